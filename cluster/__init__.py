@@ -1,0 +1,1 @@
+"""Ray: where work runs. Knows nothing of zoos or networks."""

@@ -1,0 +1,1 @@
+"""What runs when: recipes, stages, the Prefect flow, the command."""

@@ -1,0 +1,91 @@
+"""The command `dwszoo`. Heavy packages load in the commands that need them, so that `--help` answers at once."""
+
+import argparse
+import errno
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from flows.recipes import RECIPES
+from pipeline.errors import ArchiveError, InputError, WorkError
+
+INTERRUPTED = 130
+
+
+def command() -> None:
+    sys.exit(main())
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns its exit code: 0, 1 for a failure of the work, 2 for a caller's mistake."""
+    options = parser().parse_args(arguments)
+    try:
+        options.command(options)
+        return 0
+    except KeyboardInterrupt:
+        return complain("interrupted: run the same command again to go on", INTERRUPTED)
+    except (InputError, ArchiveError, WorkError, OSError) as error:
+        if options.debug:
+            raise
+        return complain(sentence(error), 2 if isinstance(error, InputError) else 1)
+
+
+def complain(message: str, code: int) -> int:
+    sys.stderr.write(f"dwszoo: {message}\n")
+    return code
+
+
+def sentence(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"the disk is full (writing {error.filename or 'a file'}): make room and run the same command again to go on"
+    return str(error)
+
+
+def parser() -> argparse.ArgumentParser:
+    from flows import commands
+
+    top = argparse.ArgumentParser(
+        prog="dwszoo", description="Makes zoos of small neural networks and learns from their weights."
+    )
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    groups = top.add_subparsers(required=True, metavar="COMMAND")
+
+    def add(where, name: str, command: Callable, *arguments: dict) -> None:
+        text = (command.__doc__ or "").strip()
+        sub = where.add_parser(name, help=text.splitlines()[0], description=text)
+        sub.set_defaults(command=command)
+        for argument in arguments:
+            sub.add_argument(*argument["names"], **{key: value for key, value in argument.items() if key != "names"})
+
+    recipe = {"names": ["recipe"], "metavar": "RECIPE", "help": f"one of {', '.join(RECIPES)}"}
+    settings = {
+        "names": ["--set"],
+        "dest": "settings",
+        "metavar": "KEY=VALUE",
+        "action": "append",
+        "default": [],
+        "help": "override a field of the recipe, such as zoo.views=4; may be repeated",
+    }
+    zoo = {"names": ["zoo"], "metavar": "DIR", "type": Path, "help": "a zoo folder"}
+    zoo_option = zoo | {"names": ["--zoo"], "required": True}
+    run = {"names": ["run"], "metavar": "RUN", "type": Path, "help": "a folder that `run` or `train` made"}
+
+    def out(help: str, required: bool = True) -> dict:
+        return {"names": ["--out"], "metavar": "PATH", "type": Path, "required": required, "help": help}
+
+    add(groups, "run", commands.run, recipe, settings, out("run folder; by default runs/RECIPE-FINGERPRINT", False))
+    add(groups, "recipes", commands.recipes, recipe | {"nargs": "?"}, settings)
+    zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(required=True, metavar="COMMAND")
+    add(zoos, "build", commands.zoo_build, recipe, settings, out("zoo folder"))
+    add(zoos, "info", commands.zoo_info, zoo, {"names": ["--json"], "action": "store_true", "help": "print JSON"})
+    add(zoos, "verify", commands.zoo_verify, zoo)
+    add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
+    add(groups, "train", commands.train, recipe, settings, zoo_option, out("run folder"))
+    split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
+    add(groups, "evaluate", commands.evaluate, run, split)
+    add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))
+    return top
+
+
+if __name__ == "__main__":
+    command()

@@ -1,0 +1,158 @@
+"""What each command of `dwszoo` does with its parsed options."""
+
+import json
+import os
+from argparse import Namespace
+from pathlib import Path
+
+from flows.overrides import describe, resolve_recipe
+from flows.recipes import RECIPES
+from pipeline.errors import ArchiveError, InputError
+
+
+def run(options: Namespace):
+    """The whole job: build a zoo, verify it, train a DWSNet and a baseline on it, evaluate, report.
+
+    Run again, it goes on where it stopped.
+    """
+    from flows.stages import default_folder
+    from pipeline.archive.files import exclusive
+
+    recipe = resolve_recipe(options.recipe, options.settings)
+    folder = options.out or default_folder(options.recipe, recipe)
+    with exclusive(folder):
+        configure_prefect()
+        from flows.run import run_recipe
+
+        metrics = run_recipe(recipe, folder)
+    print(f"zoo         {folder / 'zoo'}")
+    print(f"checkpoint  {folder / 'checkpoints'}/epoch-{metrics['dwsnet']['epoch']:04d}")
+    print(f"report      {metrics['report']}")
+    for name, title in (("dwsnet", "DWSNet"), ("baseline", "flat MLP")):
+        print(f"{title:<11} {score_line(metrics[name])}")
+
+
+def score_line(metrics: dict) -> str:
+    return (
+        f"{100 * metrics['accuracy']:.1f} % {metrics['split']} accuracy on {metrics['num_members']:,} networks, "
+        f"{100 * metrics['signal_accuracy']:.1f} % on {metrics['num_signals']:,} signals by the mean over their views "
+        f"({metrics['num_parameters']:,} parameters)"
+    )
+
+
+def configure_prefect():
+    """Defaults for a quiet run on Prefect's own temporary server; what the user has set stays."""
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+
+def recipes(options: Namespace):
+    """List the recipes, or show one with the meaning of every field."""
+    if options.recipe is None:
+        for name, recipe in RECIPES.items():
+            print(f"{name:<8} {recipe.__doc__.splitlines()[0]}")
+        return
+    recipe = resolve_recipe(options.recipe, options.settings)
+    print(f"{options.recipe}: {' '.join(RECIPES[options.recipe].__doc__.split())}\n")
+    for name, value, meaning in describe(recipe):
+        print(f"{name} = {json.dumps(value, default=str)}\n    {meaning}")
+
+
+def zoo_build(options: Namespace):
+    """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
+    from cluster.session import ray_session
+    from flows import stages
+    from pipeline.archive.build import pending_shards
+    from pipeline.archive.files import exclusive
+
+    recipe = resolve_recipe(options.recipe, options.settings)
+    with exclusive(options.out):
+        plan = stages.plan(recipe.zoo, options.out)
+        needs_ray = bool(pending_shards(plan, options.out))
+        with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
+            summary = stages.fit_zoo(plan, options.out, recipe.resources)
+        stages.archive(options.out, fitted=summary is not None)
+        stages.verify(options.out)
+    if summary is None:
+        print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
+    else:
+        print(f"{options.out}: {summary.num_members:,} INRs fitted at {summary.rate:,.0f} INRs/s, {summary.num_failed} failed")
+
+
+def zoo_info(options: Namespace):
+    """Counts, splits, PSNR quantiles, size and configuration of a zoo."""
+    from pipeline.archive.summary import summarize
+    from pipeline.archive.zoo import Zoo
+
+    summary = summarize(Zoo.open(options.zoo))
+    if options.json:
+        print(json.dumps(summary, indent=2))
+        return
+    for key, value in summary.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{name} {part}" for name, part in value.items())
+        print(f"{key:<12} {value}")
+
+
+def zoo_verify(options: Namespace):
+    """Check every shard against the catalog; list what is wrong."""
+    from pipeline.archive.verify import verify_zoo
+    from pipeline.archive.zoo import Zoo
+
+    zoo = Zoo.open(options.zoo)
+    if problems := verify_zoo(zoo):
+        for problem in problems:
+            print(problem)
+        raise ArchiveError(f"zoo {options.zoo} has {len(problems)} problems, listed above")
+    print(f"{options.zoo} is sound: {len(zoo.record.shards)} shards, {len(zoo):,} members")
+
+
+def zoo_render(options: Namespace):
+    """Draw originals beside the reconstructions of their INRs."""
+    from pipeline.report.pictures import draw_reconstructions
+
+    from pipeline.archive.zoo import Zoo
+
+    draw_reconstructions(Zoo.open(options.zoo), options.out)
+    print(options.out)
+
+
+def train(options: Namespace):
+    """Train on a zoo. Run again, it goes on from the newest checkpoint."""
+    from cluster.session import ray_session
+    from flows import stages
+    from pipeline.archive.files import exclusive
+    from pipeline.training.launch import is_trained
+
+    recipe = resolve_recipe(options.recipe, options.settings)
+    stages.verify(options.zoo)
+    with exclusive(options.out):
+        done = is_trained(options.out, recipe.training)
+        with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done):
+            stages.train(options.zoo, options.out, recipe.training, recipe.resources)
+    print(f"{options.out} is trained; `dwszoo evaluate {options.out}` scores it")
+
+
+def evaluate(options: Namespace):
+    """Score the best checkpoint of a run and write its metrics.json."""
+    from flows import stages
+
+    require_run(options.run)
+    print(score_line(stages.evaluate(options.run, options.split)))
+
+
+def predict(options: Namespace):
+    """Predict the class of every member of a zoo of the same architecture, as a Parquet table."""
+    from pipeline.archive.zoo import Zoo
+    from pipeline.training.checkpoint import load_best
+    from pipeline.training.evaluate import write_predictions
+
+    require_run(options.run)
+    num_members = write_predictions(load_best(options.run), Zoo.open(options.zoo), options.out)
+    print(f"{options.out}: {num_members:,} predictions")
+
+
+def require_run(folder: Path):
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one")

@@ -1,0 +1,83 @@
+"""From a recipe's name and `--set` options to a checked configuration."""
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from flows.recipes import RECIPES
+from pipeline.config import Config, Recipe
+from pipeline.errors import InputError
+
+
+def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
+    """The recipe `name` with each of `settings` (`key=value`, the key dotted, the value JSON or a bare string) in place.
+
+    Raises InputError that names the recipe or field, what was given, what is allowed, and the nearest known name.
+    """
+    if name not in RECIPES:
+        raise InputError(f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
+    content = RECIPES[name]().model_dump(mode="json")
+    for setting in settings:
+        key, separator, text = setting.partition("=")
+        if not separator:
+            raise InputError(f"--set takes key=value, got {setting!r}")
+        place(content, key.strip(), parse_value(text.strip()))
+    try:
+        return Recipe.model_validate(content)
+    except ValidationError as error:
+        raise InputError("; ".join(explain(problem) for problem in error.errors())) from error
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def parse_value(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def place(content: dict[str, Any], key: str, value: Any):
+    """Put `value` at the dotted `key`. Raises InputError where there is no such field."""
+    *groups, last = key.split(".")
+    here, path = content, ""
+    for part in (*groups, last):
+        if not isinstance(here, dict):
+            raise InputError(f"there is no field {key!r}: {path!r} is a single value, not a group of fields")
+        if part not in here:
+            where = f"of {path!r} " if path else ""
+            whole = [*field_names(content)]
+            raise InputError(f"there is no field {key!r}: the fields {where}are {', '.join(here)}{nearest(key, whole)}")
+        path = f"{path}.{part}".lstrip(".")
+        parent, here = here, here[part]
+    if isinstance(here, dict):
+        raise InputError(f"{key!r} is a group of fields, set one of them: {', '.join(f'{key}.{name}' for name in here)}")
+    parent[last] = value
+
+
+def field_names(content: dict[str, Any], prefix: str = "") -> Iterable[str]:
+    """The dotted names of all fields."""
+    for name, value in content.items():
+        yield from field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+
+
+def explain(problem: Any) -> str:
+    field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"
+
+
+def describe(config: BaseModel, prefix: str = "") -> Iterable[tuple[str, Any, str]]:
+    """(dotted name, value, meaning) of every field."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from describe(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, " ".join((field.description or "").split())

@@ -1,0 +1,58 @@
+"""Complete configurations, each a function. A variant edits what it is made of: `dwszoo run digits --set zoo.views=4`."""
+
+from collections.abc import Callable
+
+from pipeline.config import FitConfig, InrConfig, ModelConfig, Recipe, SignalsConfig, TrainingConfig, ZooConfig
+
+
+def digits() -> Recipe:
+    """The demo: eight INRs of each of scikit-learn's 1,797 handwritten digits, classified. Minutes on two cores."""
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="digits", size=8),
+            views=8,
+            inr=InrConfig(hidden=(16, 16)),
+            fit=FitConfig(learning_rate=1e-3, max_steps=300, target_psnr=30.0),
+            shard_size=1024,
+        ),
+        training=TrainingConfig(
+            model=ModelConfig(channels=32, num_layers=4, canonical_signs=True),
+            epochs=16,
+            learning_rate=1e-2,
+        ),
+    )
+
+
+def images() -> Recipe:
+    """Your own images: one INR each of a folder of PNG or JPEG files, one subfolder a class, at 28x28.
+
+    Needs `--set zoo.signals.path=FOLDER`. Initialised and fitted as the DWSNets corpus was.
+    """
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="folder", size=28),
+            inr=InrConfig(hidden=(32, 32)),
+            fit=FitConfig(learning_rate=1e-3, max_steps=1500),
+        ),
+        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=30),
+    )
+
+
+def smoke() -> Recipe:
+    """Everything once, small: a run of about a minute to see that an installation works. It learns next to nothing."""
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="digits", size=8, limit=200),
+            views=2,
+            inr=InrConfig(hidden=(8, 6)),
+            fit=FitConfig(max_steps=60, target_psnr=30.0),
+            shard_size=64,
+            block_size=32,
+        ),
+        training=TrainingConfig(
+            model=ModelConfig(channels=8, num_layers=2, head_width=32), epochs=3, batch_size=32, learning_rate=1e-2
+        ),
+    )
+
+
+RECIPES: dict[str, Callable[[], Recipe]] = {recipe.__name__: recipe for recipe in (digits, images, smoke)}

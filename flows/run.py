@@ -1,0 +1,97 @@
+"""The flow behind `dwszoo run`: plan, fit, archive, verify, train, baseline, evaluate, report.
+
+One Prefect task is one stage; inside a stage plain Ray tasks do the shards. Stages keep their state in files, not in
+Prefect, so the same run goes on after any interruption, on any Prefect server.
+"""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+
+from cluster.session import ray_session
+from flows import stages
+from pipeline.archive.build import ZooPlan, pending_shards
+from pipeline.archive.files import read_json, write_json
+from pipeline.config import Recipe, TrainingConfig
+
+
+def stage(function):
+    """A Prefect task that is run anew each time: what is done already, the stage finds out from files."""
+    return task(function, cache_policy=NO_CACHE, persist_result=False)
+
+
+@stage
+def plan(recipe: Recipe, run: Path) -> ZooPlan:
+    return stages.plan(recipe.zoo, run / "zoo")
+
+
+@stage
+def fit(plan: ZooPlan, recipe: Recipe, run: Path) -> bool:
+    """Whether there was anything to fit; the figures of the fit are kept in fit.json for the report."""
+    summary = stages.fit_zoo(plan, run / "zoo", recipe.resources)
+    if summary is not None:
+        write_json(run / "fit.json", asdict(summary) | {"workers": recipe.resources.workers})
+    return summary is not None
+
+
+@stage
+def archive(run: Path, fitted: bool):
+    stages.archive(run / "zoo", fitted)
+
+
+@stage
+def verify(run: Path):
+    stages.verify(run / "zoo")
+
+
+@stage
+def train(run: Path, folder: Path, training: TrainingConfig, recipe: Recipe) -> bool:
+    return stages.train(run / "zoo", folder, training, recipe.resources, training.model.kind)
+
+
+@stage
+def evaluate(folder: Path) -> dict[str, Any]:
+    from pipeline.training.checkpoint import latest
+
+    metrics = folder / "metrics.json"
+    if is_newer(metrics, latest(folder)):
+        return read_json(metrics)
+    return stages.evaluate(folder, "test")
+
+
+@stage
+def report(run: Path, recipe: Recipe) -> Path:
+    from pipeline.report.page import write_report
+
+    page = run / "report" / "index.html"
+    if not is_newer(page, run / "metrics.json", run / "baseline" / "metrics.json", run / "zoo" / "statistics.json"):
+        write_report(run, recipe)
+    return page
+
+
+def is_newer(output: Path, *inputs: Path) -> bool:
+    """As make has it: an output that is there and no older than what it was made from is done."""
+    return output.exists() and all(output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
+
+
+@flow(name="dwszoo-run")
+def run_recipe(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """The whole job into the folder `run`; returns the test metrics of the DWSNet and of the flat baseline."""
+    from pipeline.training.launch import is_trained
+
+    runs = {run: recipe.training, run / "baseline": stages.baseline_of(recipe.training)}
+    planned = plan(recipe, run)
+    stages.claim(run, planned.record, recipe.training)
+    needs_ray = bool(pending_shards(planned, run / "zoo")) or not all(is_trained(*item) for item in runs.items())
+    with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
+        fitted = fit(planned, recipe, run)
+        archive(run, fitted)
+        verify(run)
+        for folder, training in runs.items():
+            train(run, folder, training, recipe)
+    metrics = {name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)}
+    page = report(run, recipe)
+    return metrics | {"report": page}

@@ -1,0 +1,154 @@
+"""The stages of a run, as plain functions. Each can be called again: what is done is found done and not repeated."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.progress import Progress
+from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo
+from pipeline.archive.files import read_json, write_json
+from pipeline.archive.record import ZooRecord
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ModelConfig, Recipe, ResourcesConfig, TrainingConfig, ZooConfig, differences
+from pipeline.errors import ArchiveError, InputError, WorkError
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What one call of `fit_zoo` did."""
+
+    num_members: int
+    num_failed: int
+    seconds: float
+    mean_psnr: float
+
+    @property
+    def rate(self) -> float:
+        """INRs/s."""
+        return self.num_members / self.seconds
+
+
+def plan(config: ZooConfig, zoo: Path) -> ZooPlan:
+    return plan_zoo(config, zoo)
+
+
+def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary | None:
+    """Fit the shards that are not committed; None where all are. Needs a Ray session where there is something to do.
+
+    Raises WorkError that names the shards that failed, after all others are committed.
+    """
+    from cluster.fanout import run_tasks
+
+    pending = pending_shards(plan, zoo)
+    if not pending:
+        return None
+    shards = [shard for shard in plan.shards if shard.name in pending]
+    total = sum(len(shard.source_index) for shard in shards)
+    bar, start = Progress("fit", total, "INRs"), time.perf_counter()
+    members, fitted, psnr, failed, errors = 0, 0, 0.0, 0, {}
+    shared = (plan.record.config, zoo.resolve(), plan.signals)
+    for shard, result in run_tasks(fit_shard, shards, shared, resources.workers):
+        members += len(shard.source_index)
+        if isinstance(result, ShardSummary):
+            failed += result.num_failed
+            fitted += result.num_members - result.num_failed
+            psnr += result.psnr_sum
+        else:
+            errors[shard.name] = result
+        bar.update(members, f"mean PSNR {psnr / max(1, fitted):.1f} dB" + (f", {failed} failed" if failed else ""))
+    bar.close()
+    if errors:
+        name, error = next(iter(errors.items()))
+        raise WorkError(
+            f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
+            f"{name}: {error}; run the same command again to go on"
+        ) from error
+    return FitSummary(members, failed, time.perf_counter() - start, psnr / max(1, fitted))
+
+
+def archive(zoo: Path, fitted: bool) -> Zoo:
+    """Seal the zoo after a fit, or where a kill left it unsealed."""
+    return seal_zoo(zoo) if fitted or not (zoo / "statistics.json").exists() else Zoo.open(zoo)
+
+
+def verify(zoo: Path) -> Zoo:
+    """Raises ArchiveError where anything is wrong with the zoo."""
+    opened = Zoo.open(zoo)
+    if problems := verify_zoo(opened):
+        raise ArchiveError(f"zoo {zoo} has {len(problems)} problems: {'; '.join(problems)}")
+    return opened
+
+
+def claim(run: Path, record: ZooRecord, training: TrainingConfig):
+    """Write config.json, the identity of a run. Raises InputError where `run` is of another configuration."""
+    file = run / "config.json"
+    content = {"zoo": record.zoo_identity(), "training": training.identity()}
+    if file.exists() and (fields := differences(read_json(file), content)):
+        raise InputError(
+            f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
+            "choose another --out or undo the change"
+        )
+    if not file.exists():
+        write_json(file, content)
+
+
+def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
+    """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
+    from pipeline.training.launch import is_trained, launch_training
+    from pipeline.training.loader import num_batches
+
+    run.mkdir(parents=True, exist_ok=True)
+    opened = Zoo.open(zoo)
+    claim(run, opened.record, training)
+    if not (run / "zoo").exists():
+        (run / "zoo").symlink_to(os.path.relpath(zoo, run))
+    if is_trained(run, training):
+        return False
+    per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
+    bar = Progress(title, per_epoch * training.epochs, "models")
+    try:
+        launch_training(zoo, run, training, resources, lambda folder: show_training(bar, folder, training.epochs, per_epoch))
+    finally:
+        bar.close()
+    return True
+
+
+def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
+    """Bring the bar up to what the workers wrote into the run folder."""
+    from pipeline.training.checkpoint import read_history
+    from pipeline.training.loop import read_pulse
+
+    history, pulse = read_history(run), read_pulse(run)
+    done = len(history) * per_epoch
+    note = f"epoch {len(history)}/{epochs}"
+    if history:
+        note += f", loss {history[-1].train_loss:.3f}, validation accuracy {100 * history[-1].validation_accuracy:.1f} %"
+    if pulse is not None and pulse.members > done:
+        done = pulse.members
+        note += f", now loss {pulse.loss:.3f} at {pulse.models_per_second:,.0f} models/s"
+    elif history:
+        note += f", {history[-1].models_per_second:,.0f} models/s"
+    bar.update(done, note)
+
+
+def evaluate(run: Path, split: str) -> dict[str, Any]:
+    """Score the best checkpoint of a run on a split of its zoo and write metrics.json."""
+    from pipeline.training import evaluate as evaluation
+    from pipeline.training.checkpoint import load_best
+
+    metrics = evaluation.evaluate(load_best(run), Zoo.open(run / "zoo"), split)
+    write_json(run / "metrics.json", metrics)
+    return metrics
+
+
+def baseline_of(training: TrainingConfig) -> TrainingConfig:
+    """The same budget for the flat MLP: split, epochs, batches, optimiser, number of parameters."""
+    model = training.model.model_copy(update={"kind": "mlp"})
+    return training.model_copy(update={"model": ModelConfig.model_validate(model.model_dump())})
+
+
+def default_folder(name: str, recipe: Recipe) -> Path:
+    return Path("runs") / f"{name}-{recipe.fingerprint()}"

@@ -1,0 +1,123 @@
+"""Building a zoo: plan, fit shard by shard, seal. Every step can be repeated; what is committed stays."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.archive import catalog
+from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
+from pipeline.archive.plan import ShardPlan, plan_shards
+from pipeline.archive.record import FILE, ZooRecord, make_record, read_record, write_record
+from pipeline.archive.shard import encode_shard
+from pipeline.archive.statistics import compute_statistics
+from pipeline.archive.verify import shard_problem
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ZooConfig, differences
+from pipeline.errors import InputError
+from pipeline.fit.adam import fit
+from pipeline.fit.seeds import member_keys
+from pipeline.fit.siren import inr_space, unpack
+from pipeline.signals import Signals, coordinates, load_signals
+
+
+@dataclass(frozen=True)
+class ZooPlan:
+    record: ZooRecord
+    signals: Signals
+    shards: list[ShardPlan]
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    name: str
+    num_members: int
+    num_failed: int
+    psnr_sum: float
+    """Over the members that did not fail, in dB."""
+
+
+def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
+    """Load the signals, fix every member, write zoo.json.
+
+    Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
+    """
+    signals = load_signals(config.signals)
+    shards = plan_shards(config, signals.labels)
+    record = make_record(config, signals, shards)
+    if (folder / FILE).exists():
+        old = read_record(folder)
+        if fields := differences(old.zoo_identity(), record.zoo_identity()):
+            raise InputError(
+                f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
+                f"{'; '.join(fields)}: choose another --out or undo the change"
+            )
+    for part in (folder / "shards", folder / "catalog"):
+        part.mkdir(parents=True, exist_ok=True)
+        sweep_temporaries(part)
+    if not (folder / FILE).exists():
+        write_record(folder, record)
+    return ZooPlan(record, signals, shards)
+
+
+def pending_shards(plan: ZooPlan, folder: Path) -> dict[str, str]:
+    """The shards still to fit, by name, each with what is the matter with it."""
+    problems = {shard.name: shard_problem(folder, plan.record, shard) for shard in plan.record.shards}
+    return {name: problem for name, problem in problems.items() if problem}
+
+
+def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan) -> ShardSummary:
+    """Fit the members of a shard and commit it: the tar first, then its catalog part.
+
+    A function of config, signals and shard alone: fitting a shard again gives the same bytes.
+    """
+    torch.set_num_threads(1)
+    space = inr_space(config.inr, len(signals.grid), signals.num_channels)
+    keys = member_keys(config.seed, shard.source_index, shard.view)
+    values = torch.from_numpy(signals.values[shard.source_index])
+    fitted = fit(
+        space,
+        config.inr,
+        config.fit,
+        keys,
+        torch.from_numpy(coordinates(signals.grid)),
+        values.flatten(1, -2).transpose(1, 2).contiguous(),
+    )
+    names = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
+    ok = fitted.stop_reason != "diverged"
+    kept = np.flatnonzero(ok)
+    blocks = []
+    for start in range(0, len(kept), config.block_size):
+        members = kept[start : start + config.block_size]
+        tensors = unpack(space, fitted.rows[members])
+        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
+        blocks.append((block, [names[i] for i in members]))
+    data = encode_shard(shard.name, blocks)
+    write_atomic(catalog.shard_path(folder, shard.name), data)
+    place = np.cumsum(ok) - 1
+    columns = {
+        "key": names,
+        "split": [shard.split] * len(names),
+        "shard": [shard.name] * len(names),
+        "block": pa.array((place // config.block_size).astype(np.int32), mask=~ok),
+        "row": pa.array((place % config.block_size).astype(np.int32), mask=~ok),
+        "source_index": shard.source_index,
+        "view": shard.view.astype(np.int32),
+        "label": signals.labels[shard.source_index],
+        "seed": keys,
+        "status": np.where(ok, "ok", "failed").tolist(),
+        "stop_reason": fitted.stop_reason.tolist(),
+        "steps": fitted.steps,
+        "psnr": pa.array(fitted.psnr, mask=~ok),
+    }
+    catalog.write_part(folder, shard.name, columns, catalog.ShardMark(sha256(data), len(data)))
+    return ShardSummary(shard.name, len(names), int((~ok).sum()), float(fitted.psnr[ok].astype(np.float64).sum()))
+
+
+def seal_zoo(folder: Path) -> Zoo:
+    """Write statistics.json, the last file of a zoo. Raises ArchiveError where a shard is not committed."""
+    zoo = Zoo.open(folder)
+    write_json(folder / "statistics.json", compute_statistics(zoo))
+    return Zoo.open(folder)

@@ -1,0 +1,85 @@
+"""The catalog: one Parquet file a shard, one row a member, written last. It is the commit mark of its shard."""
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pipeline.archive.files import write_atomic
+from pipeline.errors import ArchiveError
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False, metadata={"doc": "source index and view"}),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),
+        pa.field("block", pa.int32(), metadata={"doc": "position of the block in its shard; null for a failed member"}),
+        pa.field("row", pa.int32(), metadata={"doc": "position in its block; null for a failed member"}),
+        pa.field("source_index", pa.int64(), nullable=False, metadata={"doc": "position of the signal in its source"}),
+        pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}),
+        pa.field("label", pa.int64(), nullable=False),
+        pa.field("seed", pa.uint64(), nullable=False, metadata={"doc": "key of the member's random numbers"}),
+        pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
+        pa.field("stop_reason", pa.string(), nullable=False, metadata={"doc": "'target', 'max_steps' or 'diverged'"}),
+        pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
+        pa.field("psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}),
+    ]
+)
+MARK = b"dwszoo.shard"
+
+
+@dataclass(frozen=True)
+class ShardMark:
+    """What a catalog part says about its shard."""
+
+    sha256: str
+    num_bytes: int
+
+
+@dataclass(frozen=True)
+class CatalogPart:
+    table: pa.Table
+    mark: ShardMark
+
+
+def part_path(folder: Path, shard: str) -> Path:
+    return folder / "catalog" / f"{shard}.parquet"
+
+
+def shard_path(folder: Path, shard: str) -> Path:
+    return folder / "shards" / f"{shard}.tar"
+
+
+def write_part(folder: Path, shard: str, columns: dict[str, np.ndarray | pa.Array | list], mark: ShardMark):
+    """Commit a shard: its rows and its checksum, with a checksum on every page."""
+    metadata = {MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode()}
+    table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+    buffer = io.BytesIO()
+    pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+    write_atomic(part_path(folder, shard), buffer.getvalue())
+
+
+def read_part(folder: Path, shard: str) -> CatalogPart:
+    """Raises ArchiveError where the part is missing or damaged."""
+    path = part_path(folder, shard)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ArchiveError(
+            f"shard {shard} is not committed: expected its catalog part {path}, found none; "
+            "`dwszoo zoo build` fits what is missing"
+        ) from None
+    try:
+        table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
+        mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
+    except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
+        raise ArchiveError(
+            f"catalog part {path} is damaged ({error}): delete it and `dwszoo zoo build` fits its shard again"
+        ) from error
+    if not table.schema.equals(SCHEMA):
+        raise ArchiveError(f"catalog part {path} must have columns {SCHEMA.names}, found {table.schema.names}")
+    return CatalogPart(table.replace_schema_metadata(None), mark)

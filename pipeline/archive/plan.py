@@ -1,0 +1,63 @@
+"""What a zoo will hold, fixed before any fit: splits, members, shards."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pipeline.config import ZooConfig
+from pipeline.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """The members of one shard, in order."""
+
+    name: str
+    """`SPLIT-NNNNNN`"""
+    split: str
+    source_index: np.ndarray
+    """`(members,)` int64: which signal."""
+    view: np.ndarray
+    """`(members,)` int64: which of the signal's INRs."""
+
+
+def split_sources(config: ZooConfig, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
+
+    Raises InputError where a split would be empty.
+    """
+    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        order = np.random.default_rng([config.seed, 1, int(label)]).permutation(members)
+        num_test = round(len(order) * config.signals.test_fraction)
+        num_validation = round(len(order) * config.signals.validation_fraction)
+        cuts = np.split(order, [num_test, num_test + num_validation])
+        for split, part in zip(("test", "validation", "train"), cuts, strict=True):
+            parts[split].append(part)
+    sources = {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
+    for split, part in sources.items():
+        if not len(part):
+            raise InputError(
+                f"the {split} split would be empty: {len(labels)} signals in {len(np.unique(labels))} classes with "
+                f"signals.validation_fraction {config.signals.validation_fraction} and signals.test_fraction "
+                f"{config.signals.test_fraction}; change the fractions or add signals"
+            )
+    return sources
+
+
+def plan_shards(config: ZooConfig, labels: np.ndarray) -> list[ShardPlan]:
+    """Every shard of the zoo: each view of a split's signals in an order of its own, cut into `shard_size` members."""
+    shards = []
+    for split_index, (split, sources) in enumerate(split_sources(config, labels).items()):
+        orders = [
+            np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources) for view in range(config.views)
+        ]
+        source_index = np.concatenate(orders)
+        view = np.repeat(np.arange(config.views), len(sources))
+        for number, start in enumerate(range(0, len(source_index), config.shard_size)):
+            part = slice(start, start + config.shard_size)
+            shards.append(ShardPlan(f"{split}-{number:06d}", split, source_index[part], view[part]))
+    return shards

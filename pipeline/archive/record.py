@@ -1,0 +1,139 @@
+"""`zoo.json`: what a zoo is, and all that one needs to run its members."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.files import write_json
+from pipeline.archive.plan import ShardPlan
+from pipeline.config import Frozen, InrConfig, ZooConfig, fingerprint
+from pipeline.errors import ArchiveError, InputError
+from pipeline.fit.siren import inr_space
+from pipeline.signals import Signals
+
+SCHEMA_VERSION = 1
+FILE = "zoo.json"
+
+
+class SignalsRecord(Frozen):
+    name: str
+    num_signals: int
+    digest: str
+    """sha256 over values, labels and class names."""
+    grid: tuple[int, ...]
+    num_channels: int
+    class_names: tuple[str, ...]
+
+
+class DecodeContract(Frozen):
+    """How to turn a member's tensors back into its signal."""
+
+    activations: tuple[str, ...]
+    """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
+    omega: float
+    output_offset: float
+    """Added to the last layer's output."""
+    coordinate_range: tuple[float, float]
+    """First and last coordinate of each axis, both on the grid."""
+    coordinate_order: str
+    value_range: tuple[float, float]
+
+
+class ShardRecord(Frozen):
+    name: str
+    split: str
+    num_members: int
+
+
+class ZooRecord(Frozen):
+    """The contents of zoo.json."""
+
+    format: str
+    schema_version: int
+    fingerprint: str
+    """Of config and signals; a folder never holds members of two fingerprints."""
+    config: ZooConfig
+    signals: SignalsRecord
+    tensors: dict[str, tuple[int, ...]]
+    """Shape of each tensor of a member, in state dict order."""
+    decode: DecodeContract
+    shards: tuple[ShardRecord, ...]
+
+    @property
+    def space(self) -> WeightSpace:
+        return inr_space(self.config.inr, len(self.signals.grid), self.signals.num_channels)
+
+    def zoo_identity(self) -> dict[str, Any]:
+        """What the fingerprint is taken of."""
+        return self.config.identity() | {"signals digest": self.signals.digest}
+
+
+def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
+    space = inr_space(config.inr, len(signals.grid), signals.num_channels)
+    return ZooRecord(
+        format="dwszoo",
+        schema_version=SCHEMA_VERSION,
+        fingerprint=fingerprint(config.identity() | {"signals digest": signals.digest()}),
+        config=config,
+        signals=SignalsRecord(
+            name=signals.name,
+            num_signals=len(signals),
+            digest=signals.digest(),
+            grid=signals.grid,
+            num_channels=signals.num_channels,
+            class_names=signals.class_names,
+        ),
+        tensors={spec.name: spec.shape for spec in space.tensors},
+        decode=decode_contract(config.inr),
+        shards=tuple(ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index)) for shard in shards),
+    )
+
+
+def decode_contract(config: InrConfig) -> DecodeContract:
+    return DecodeContract(
+        activations=(*("sine" for _ in config.hidden), "linear"),
+        omega=config.omega,
+        output_offset=config.output_offset,
+        coordinate_range=(-1.0, 1.0),
+        coordinate_order="row-major: (y, x) for images",
+        value_range=(0.0, 1.0),
+    )
+
+
+def write_record(folder: Path, record: ZooRecord):
+    write_json(folder / FILE, record.model_dump(mode="json", exclude={"config": {"signals": {"path"}}}))
+
+
+def read_record(folder: Path) -> ZooRecord:
+    """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
+    file = folder / FILE
+    if not file.is_file():
+        raise InputError(f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one")
+    try:
+        content = json.loads(file.read_bytes())
+        version = content["schema_version"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArchiveError(f"{file} is damaged ({error!r}): put back a copy or build the zoo again") from error
+    if content.get("format") != "dwszoo" or not isinstance(version, int):
+        raise InputError(f"{file} is not a zoo's: expected format 'dwszoo', found {content.get('format')!r}")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"zoo {folder} has schema version {version}, this dwszoo reads up to {SCHEMA_VERSION}: install a newer dwszoo"
+        )
+    try:
+        record = ZooRecord.model_validate(content)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"])
+        raise ArchiveError(
+            f"{file} is damaged at {field} ({problem['msg']}): put back a copy or build the zoo again"
+        ) from error
+    if record.fingerprint != fingerprint(record.zoo_identity()):
+        raise ArchiveError(
+            f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has "
+            f"{fingerprint(record.zoo_identity())}; put back a copy or build the zoo again"
+        )
+    return record

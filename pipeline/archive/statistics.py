@@ -1,0 +1,33 @@
+"""Per-tensor mean and standard deviation of the train split.
+
+One pair of numbers a tensor: statistics of each entry would depend on the order of the hidden neurons.
+"""
+
+from typing import Any
+
+import torch
+
+from pipeline.archive.zoo import Zoo
+
+
+def compute_statistics(zoo: Zoo) -> dict[str, Any]:
+    """The content of statistics.json, merged block by block in float64 (Chan et al. 1979)."""
+    merged = {spec.name: (0, 0.0, 0.0) for spec in zoo.space.tensors}
+    num_members = 0
+    for block, rows in zoo.blocks("train"):
+        num_members += len(rows)
+        for name, tensor in block.items():
+            values = tensor.to(torch.float64)
+            merged[name] = merge(merged[name], (values.numel(), values.mean().item(), values.var(correction=0).item()))
+    return {
+        "split": "train",
+        "num_members": num_members,
+        "tensors": {name: {"mean": mean, "std": variance**0.5} for name, (_, mean, variance) in merged.items()},
+    }
+
+
+def merge(one: tuple[int, float, float], other: tuple[int, float, float]) -> tuple[int, float, float]:
+    """(count, mean, variance) of two samples together."""
+    (n, mean, variance), (m, other_mean, other_variance) = one, other
+    total, gap = n + m, other_mean - mean
+    return total, mean + gap * m / total, (n * variance + m * other_variance + gap * gap * n * m / total) / total

@@ -1,0 +1,58 @@
+"""Does a zoo hold what its catalog says?"""
+
+import json
+import math
+from pathlib import Path
+
+from pipeline.archive import catalog
+from pipeline.archive.record import ShardRecord, ZooRecord
+from pipeline.archive.shard import decode_shard
+from pipeline.archive.statistics import compute_statistics
+from pipeline.archive.zoo import Zoo, read_shard_bytes
+from pipeline.errors import ArchiveError
+
+
+def verify_zoo(zoo: Zoo) -> list[str]:
+    """Everything that is wrong, one sentence each; an empty list for a sound zoo."""
+    problems = [problem for shard in zoo.record.shards if (problem := shard_problem(zoo.folder, zoo.record, shard))]
+    problems += unexpected_files(zoo)
+    return problems if problems else statistics_problems(zoo)
+
+
+def shard_problem(folder: Path, record: ZooRecord, shard: ShardRecord) -> str | None:
+    """What keeps a shard from being committed and sound, or None."""
+    try:
+        part = catalog.read_part(folder, shard.name)
+        blocks = decode_shard(shard.name, read_shard_bytes(folder, shard.name, part.mark), record.space)
+    except ArchiveError as error:
+        return str(error)
+    rows = part.table.to_pylist()
+    if len(rows) != shard.num_members:
+        return f"catalog part of shard {shard.name} must have {shard.num_members} rows, found {len(rows)}"
+    stored = [(number, row, key) for number, (_, keys) in enumerate(blocks) for row, key in enumerate(keys)]
+    named = [(row["block"], row["row"], row["key"]) for row in rows if row["status"] == "ok"]
+    if stored != named:
+        return f"catalog part of shard {shard.name} must name the {len(stored)} members of its blocks in order, found others"
+    return None
+
+
+def unexpected_files(zoo: Zoo) -> list[str]:
+    """Shards and catalog parts that the plan does not have."""
+    expected = {path(zoo.folder, shard.name) for shard in zoo.record.shards for path in (catalog.shard_path, catalog.part_path)}
+    found = {path for pattern in ("shards/*.tar", "catalog/*.parquet") for path in zoo.folder.glob(pattern)}
+    return [f"{path} is not in the plan of this zoo: move it out of the folder" for path in sorted(found - expected)]
+
+
+def statistics_problems(zoo: Zoo) -> list[str]:
+    expected = json.loads(json.dumps(compute_statistics(zoo)["tensors"]))
+    try:
+        found = zoo.statistics
+    except ArchiveError as error:
+        return [str(error)]
+    wrong = [
+        name
+        for name, moments in expected.items()
+        for moment, value in moments.items()
+        if not math.isclose(found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12)
+    ]
+    return [f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build`" for name in dict.fromkeys(wrong)]

@@ -1,0 +1,112 @@
+"""Reading a zoo: catalog, state dicts, blocks."""
+
+import json
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive import catalog
+from pipeline.archive.files import sha256
+from pipeline.archive.record import ZooRecord, read_record
+from pipeline.archive.shard import Block, decode_shard
+from pipeline.errors import ArchiveError
+
+CACHED_SHARDS = 64
+"""Decoded shards that a `Zoo` keeps."""
+
+
+class Zoo:
+    """A zoo folder, opened for reading. Every shard is checked against its checksum when first read."""
+
+    def __init__(self, folder: Path, record: ZooRecord):
+        self.folder, self.record = folder, record
+        self.space: WeightSpace = record.space
+        self._shard = lru_cache(CACHED_SHARDS)(self._read_shard)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Zoo":
+        """Raises InputError where `folder` is not a zoo, ArchiveError where it is damaged."""
+        return cls(Path(folder), read_record(Path(folder)))
+
+    @cached_property
+    def parts(self) -> dict[str, catalog.CatalogPart]:
+        """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
+        return {shard.name: catalog.read_part(self.folder, shard.name) for shard in self.record.shards}
+
+    @cached_property
+    def catalog(self) -> pa.Table:
+        """One row a member, in the order of the plan: columns as `pipeline.archive.catalog.SCHEMA` says."""
+        return pa.concat_tables([part.table for part in self.parts.values()])
+
+    @cached_property
+    def statistics(self) -> dict[str, dict[str, float]]:
+        """Mean and std of each tensor over the train split."""
+        file = self.folder / "statistics.json"
+        try:
+            return json.loads(file.read_bytes())["tensors"]
+        except FileNotFoundError:
+            raise ArchiveError(
+                f"zoo {self.folder} is not finished: {file.name} is missing; `dwszoo zoo build` finishes it"
+            ) from None
+        except (ValueError, KeyError) as error:
+            raise ArchiveError(f"{file} is damaged ({error}): delete it and run `dwszoo zoo build`") from error
+
+    def members(self, split: str) -> pa.Table:
+        """The catalog rows of the members of `split` that have weights."""
+        return self.catalog.filter((pc.field("split") == split) & (pc.field("status") == "ok"))
+
+    def blocks(self, split: str) -> Iterator[tuple[Block, pa.Table]]:
+        """Every block of `split` with its catalog rows, in the order of the plan."""
+        for shard in self.record.shards:
+            if shard.split == split:
+                table = self.parts[shard.name].table
+                for number, block in enumerate(self.shard(shard.name)):
+                    yield block, table.filter(pc.field("block") == number)
+
+    def shard(self, name: str) -> list[Block]:
+        """The blocks of a shard. Raises ArchiveError where it is missing or its bytes are not those committed."""
+        return self._shard(name)
+
+    def _read_shard(self, name: str) -> list[Block]:
+        return [
+            block for block, _ in decode_shard(name, read_shard_bytes(self.folder, name, self.parts[name].mark), self.space)
+        ]
+
+    def __len__(self) -> int:
+        return len(self.catalog)
+
+    def __getitem__(self, index: int) -> Block:
+        """The state dict of the member in catalog row `index`. Raises ArchiveError where its fit failed."""
+        row = self.catalog.slice(index, 1).to_pylist()[0]
+        if row["block"] is None:
+            raise ArchiveError(f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})")
+        block = self.shard(row["shard"])[row["block"]]
+        return {name: tensor[row["row"]] for name, tensor in block.items()}
+
+
+def read_shard_bytes(folder: Path, name: str, mark: catalog.ShardMark) -> bytes:
+    """The bytes of a shard. Raises ArchiveError where it is missing or differs from what was committed."""
+    path = catalog.shard_path(folder, name)
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise ArchiveError(f"shard {path} is missing though the catalog names it: `dwszoo zoo build` fits it again") from None
+    if len(data) != mark.num_bytes:
+        raise ArchiveError(
+            f"shard {path} must have {mark.num_bytes} bytes, found {len(data)}: `dwszoo zoo build` fits it again"
+        )
+    if sha256(data) != mark.sha256:
+        raise ArchiveError(
+            f"shard {path} must have sha256 {mark.sha256}, found {sha256(data)}: `dwszoo zoo build` fits it again"
+        )
+    return data
+
+
+def column(table: pa.Table, name: str) -> np.ndarray:
+    """A column without nulls as numpy."""
+    return table[name].to_numpy()

@@ -1,0 +1,149 @@
+"""What a run is made of, as frozen models whose every field is documented.
+
+Two kinds of fields: identity decides the bytes that come out and is fingerprinted; location (where and on how much
+hardware it runs) is not.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+
+LOCATION = "location"
+"""Marks a field that says where something runs or lies, never what comes out."""
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+
+class Config(Frozen):
+    def identity(self) -> dict[str, Any]:
+        """The fields that decide the bytes, nested as the configuration is."""
+        fields = {}
+        for name, field in type(self).model_fields.items():
+            if LOCATION not in field.metadata:
+                value = getattr(self, name)
+                fields[name] = value.identity() if isinstance(value, Config) else value
+        return fields
+
+    def fingerprint(self) -> str:
+        """Eight hexadecimal digits that differ where `identity` does."""
+        return fingerprint(self.identity())
+
+
+def fingerprint(identity: Any) -> str:
+    """Eight hexadecimal digits of the sha256 of canonical JSON; raises TypeError on what has no JSON form."""
+    canonical = json.dumps(identity, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:8]
+
+
+def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
+    """The fields that differ between two nested identities: `fit.max_steps: was 200, is 300`."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*old, *(key for key in new if key not in old)]
+        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))]
+    if json.dumps(old) == json.dumps(new):
+        return []
+    return [f"{prefix}: was {json.dumps(old)}, is {json.dumps(new)}"]
+
+
+class SignalsConfig(Config):
+    source: Literal["digits", "folder"] = "digits"
+    """Where the signals come from: scikit-learn's 8x8 digits, or a folder of PNG/JPEG images, one subfolder a class."""
+    path: Annotated[Path | None, LOCATION] = None
+    """The folder, for source 'folder'."""
+    size: PositiveInt = 8
+    """Height and width in pixels; images of a folder are resized to it, digits are 8."""
+    limit: PositiveInt | None = None
+    """Use only so many signals, evenly over the source; all of them where it is null."""
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of each class that goes to the validation split, before any fit."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of each class that goes to the test split, before any fit."""
+
+
+class InrConfig(Config):
+    hidden: tuple[PositiveInt, ...] = Field((32, 32), min_length=1)
+    """Widths of the hidden layers."""
+    omega: PositiveFloat = 30.0
+    """SIREN's omega_0: a hidden layer computes sin(omega (W h + b))."""
+    init: Literal["dws", "siren"] = "dws"
+    """'dws': the initialisation of the DWSNets corpus, which is easier to learn from; 'siren': Sitzmann et al. 2020."""
+    output_offset: float = 0.5
+    """Added to the output of the last layer."""
+
+
+class FitConfig(Config):
+    learning_rate: PositiveFloat = 1e-3
+    """Adam's learning rate."""
+    max_steps: PositiveInt = 1500
+    """A member stops after so many full-grid Adam steps, whatever its PSNR."""
+    target_psnr: PositiveFloat | None = None
+    """A member stops as soon as it reaches this PSNR in dB; never early where it is null."""
+
+
+class ZooConfig(Config):
+    seed: int = Field(0, ge=0)
+    """Decides splits and initialisations: a member's seed derives from (seed, source index, view)."""
+    signals: SignalsConfig = SignalsConfig()
+    views: PositiveInt = 1
+    """Independently initialised INRs of each signal."""
+    inr: InrConfig = InrConfig()
+    fit: FitConfig = FitConfig()
+    shard_size: PositiveInt = 4096
+    """Members in a shard: one Ray task fits one shard."""
+    block_size: int = Field(256, ge=1, le=256)
+    """Members in a block: one sample of the WebDataset archive."""
+
+
+class ModelConfig(Config):
+    kind: Literal["dwsnet", "mlp"] = "dwsnet"
+    """'dwsnet', or 'mlp': the flat baseline of about the same number of parameters."""
+    channels: PositiveInt = 32
+    """Feature channels of each equivariant layer."""
+    num_layers: PositiveInt = 4
+    """Equivariant layers."""
+    head_width: PositiveInt = 256
+    """Width of the classifier's hidden layer."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the head."""
+    canonical_signs: bool = False
+    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
+
+
+class TrainingConfig(Config):
+    seed: int = Field(0, ge=0)
+    """Decides the initial weights, the order of the batches and the augmentation."""
+    model: ModelConfig = ModelConfig()
+    epochs: PositiveInt = 10
+    """Passes over the train split."""
+    batch_size: PositiveInt = 128
+    """Members in one optimiser step, over all workers together."""
+    learning_rate: PositiveFloat = 4e-3
+    """AdamW's peak learning rate: linear warm-up, then a cosine to zero."""
+    warmup_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of all steps spent on the warm-up."""
+    weight_decay: float = Field(5e-3, ge=0)
+    """AdamW's decoupled weight decay."""
+    gradient_clip: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size."""
+
+
+class ResourcesConfig(Config):
+    workers: PositiveInt = 2
+    """Processes that fit, and processes that train."""
+    gpus_per_worker: float = Field(0.0, ge=0)
+    """GPUs of each worker; 0 trains on CPUs."""
+
+
+class Recipe(Config):
+    """A complete configuration of `dwszoo run`."""
+
+    zoo: ZooConfig = ZooConfig()
+    training: TrainingConfig = TrainingConfig()
+    resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()

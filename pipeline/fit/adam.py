@@ -1,0 +1,107 @@
+"""Full-batch Adam on many SIRENs at once, each stopped by its own rule.
+
+The gradient is written out by hand: a SIREN's backward pass needs its own activations and their cosines only, and
+without autograd a step is about twenty batched kernels into buffers that stay in cache for a `CHUNK` of members.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.config import FitConfig, InrConfig
+from pipeline.fit.siren import init_rows, psnr, render, unpack
+
+CHUNK = 64
+"""Members in flight: more spill from the L2 cache, fewer leave the batched products too small."""
+CHECK_EVERY = 10
+"""Steps between looks at the stop rule."""
+BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What came out, one row a member."""
+
+    rows: Tensor
+    """`(members, parameters)` float32: the fitted parameters."""
+    psnr: np.ndarray
+    """dB, of the parameters as stored, on the grid."""
+    steps: np.ndarray
+    """Adam steps done."""
+    stop_reason: np.ndarray
+    """'target', 'max_steps' or 'diverged' (a parameter or value became NaN or infinite)."""
+
+
+def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray, coordinates: Tensor, targets: Tensor) -> Fit:
+    """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.
+
+    The result of a member depends on its chunk at most in the last bits, and is the same each time the same members
+    are fitted together on the same kind of machine with one thread.
+    """
+    rows = init_rows(space, inr, keys)
+    steps = torch.zeros(len(rows), dtype=torch.int64)
+    for start in range(0, len(rows), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
+    final = torch.cat(
+        [
+            psnr(render(unpack(space, part), inr, coordinates), target)
+            for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
+        ]
+    )
+    finite = rows.isfinite().all(1) & final.isfinite()
+    reached = final >= (config.target_psnr or float("inf"))
+    reason = np.where(~finite.numpy(), "diverged", np.where(reached.numpy(), "target", "max_steps"))
+    return Fit(rows, final.numpy(), steps.numpy(), reason)
+
+
+def _fit_chunk(
+    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+):
+    """Fit `rows` in place and count `steps` in place; finished members leave the batch."""
+    active = torch.arange(len(rows))
+    work, target = rows.clone(), targets - inr.output_offset
+    momentum, variance = torch.zeros_like(work), torch.zeros_like(work)
+    for step in range(1, config.max_steps + 1):
+        gradient, error = gradients(space, inr, work, coordinates, target)
+        if config.target_psnr is not None and step % CHECK_EVERY == 1:
+            going = ~(-10 * error.log10() >= config.target_psnr)
+            if not going.all():
+                rows[active[~going]] = work[~going]
+                steps[active[~going]] = step - 1
+                active, work, target = active[going], work[going], target[going]
+                momentum, variance, gradient = momentum[going], variance[going], gradient[going]
+                if not len(active):
+                    return
+        momentum.lerp_(gradient, 1 - BETA1)
+        variance.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
+        denominator = (variance / (1 - BETA2**step)).sqrt_().add_(EPSILON)
+        work.addcdiv_(momentum, denominator, value=-config.learning_rate / (1 - BETA1**step))
+    rows[active] = work
+    steps[active] = config.max_steps
+
+
+def gradients(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradient `(members, parameters)` of each member's mean squared error, and that error `(members,)`.
+
+    `targets` `(members, channels, points)` have the output offset taken off.
+    """
+    tensors = unpack(space, rows)
+    inputs = [coordinates.t().expand(len(rows), -1, -1)]
+    cosines = []
+    for weight, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):
+        phase = torch.baddbmm(bias.unsqueeze(-1), weight, inputs[-1], beta=inr.omega, alpha=inr.omega)
+        cosines.append(phase.cos())
+        inputs.append(phase.sin_())
+    residual = torch.baddbmm(tensors[-1].unsqueeze(-1), tensors[-2], inputs[-1]).sub_(targets)
+    error = residual.square().mean((1, 2))
+    delta = residual.mul_(2 / residual[0].numel())
+    parts: list[Tensor] = []
+    for layer in reversed(range(len(inputs))):
+        parts = [torch.bmm(delta, inputs[layer].transpose(1, 2)).flatten(1), delta.sum(-1), *parts]
+        if layer:
+            delta = torch.bmm(tensors[2 * layer].transpose(1, 2), delta).mul_(cosines[layer - 1]).mul_(inr.omega)
+    return torch.cat(parts, 1), error

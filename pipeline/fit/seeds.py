@@ -1,0 +1,31 @@
+"""Random numbers that derive from (zoo seed, source index, view) alone.
+
+A counter-based generator: number `k` of a member depends on that member's key and on `k`, never on the batch, the
+worker or what was drawn before, so any member of any shard can be made again by itself, and all of them at once.
+"""
+
+import numpy as np
+
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+def scramble(x: np.ndarray) -> np.ndarray:
+    """SplitMix64's output function (Steele, Lea and Flood 2014): a bijection of uint64 with good avalanche."""
+    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return x ^ (x >> np.uint64(31))
+
+
+def member_keys(zoo_seed: int, source_index: np.ndarray, view: np.ndarray) -> np.ndarray:
+    """`(members,)` uint64: one key for each (zoo seed, source index, view)."""
+    key = scramble(np.array([zoo_seed], np.uint64) + GOLDEN)
+    for part in (source_index, view):
+        key = scramble((key ^ np.asarray(part).astype(np.uint64)) + GOLDEN)
+    return key
+
+
+def uniform(keys: np.ndarray, count: int) -> np.ndarray:
+    """`(members, count)` float32, uniform on [-1, 1): the first `count` numbers of each key."""
+    counter = np.arange(1, count + 1, dtype=np.uint64) * GOLDEN
+    bits = scramble(keys[:, None] + counter) >> np.uint64(40)
+    return bits.astype(np.float32) * np.float32(2**-23) - np.float32(1)

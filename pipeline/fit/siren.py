@@ -1,0 +1,64 @@
+"""SIREN networks (Sitzmann et al. 2020), many at once: layout, initialisation, forward pass.
+
+All parameters of a member lie in one row, layer by layer, weight before bias; `unpack` gives views of the tensors.
+"""
+
+from math import prod, sqrt
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.config import InrConfig
+from pipeline.fit.seeds import uniform
+
+
+def inr_space(config: InrConfig, num_dims: int, num_channels: int) -> WeightSpace:
+    """The weight space of an INR from `num_dims` coordinates to `num_channels` values."""
+    return WeightSpace.mlp((num_dims, *config.hidden, num_channels))
+
+
+def unpack(space: WeightSpace, rows: Tensor) -> list[Tensor]:
+    """Views `(members, *spec.shape)` into `rows` `(members, parameters)`, in the order of the space's tensors."""
+    parts = rows.split([prod(spec.shape) for spec in space.tensors], dim=1)
+    return [part.unflatten(1, spec.shape) for spec, part in zip(space.tensors, parts, strict=True)]
+
+
+def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor:
+    """`(members, parameters)` initial values, a function of each member's key alone.
+
+    'dws' is what the released DWSNets corpus was made with: hidden weights U(+-sqrt(6 / inputs) / omega) in the first
+    layer too, hidden biases zero. 'siren' has U(+-1 / inputs) in the first layer and torch's default biases. The last
+    layer is torch's default in both.
+    """
+    weights, biases = [*space.tensors[::2]], [*space.tensors[1::2]]
+    bounds = []
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        inputs = weight.shape[1]
+        hidden = layer < len(weights) - 1
+        if not hidden:
+            bound = bias_bound = 1 / sqrt(inputs)
+        else:
+            bound = 1 / inputs if config.init == "siren" and layer == 0 else sqrt(6 / inputs) / config.omega
+            bias_bound = 1 / sqrt(inputs) if config.init == "siren" else 0.0
+        bounds += [np.full(prod(weight.shape), bound), np.full(prod(bias.shape), bias_bound)]
+    scale = np.concatenate(bounds).astype(np.float32)
+    return torch.from_numpy(uniform(keys, len(scale)) * scale)
+
+
+def render(tensors: list[Tensor], config: InrConfig, coordinates: Tensor) -> Tensor:
+    """Values `(members, channels, points)` at `coordinates` `(points, dims)`."""
+    values = coordinates.t().expand(tensors[0].shape[0], -1, -1)
+    last = len(tensors) - 2
+    for i in range(0, len(tensors), 2):
+        values = torch.baddbmm(tensors[i + 1].unsqueeze(-1), tensors[i], values)
+        if i < last:
+            values = torch.sin(config.omega * values)
+    return values + config.output_offset
+
+
+def psnr(rendered: Tensor, targets: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio in dB of each member, for values in [0, 1]; at most 120, NaN where not finite."""
+    mse = (rendered - targets).square().mean((1, 2))
+    return -10 * torch.log10(mse.clamp_min(1e-12))

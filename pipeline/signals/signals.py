@@ -1,0 +1,53 @@
+"""Signals on a common grid, with labels."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pipeline.errors import InputError
+
+
+@dataclass(frozen=True)
+class Signals:
+    """Signals of one kind: what INRs are fitted to."""
+
+    name: str
+    values: np.ndarray
+    """`(signals, *grid, channels)` float32 in [0, 1]."""
+    labels: np.ndarray
+    """`(signals,)` int64: index into `class_names`."""
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    @property
+    def grid(self) -> tuple[int, ...]:
+        return self.values.shape[1:-1]
+
+    @property
+    def num_channels(self) -> int:
+        return self.values.shape[-1]
+
+    def digest(self) -> str:
+        """sha256 over values, labels and class names: equal digests mean equal signals."""
+        digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
+        digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
+        digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        return digest.hexdigest()
+
+    def take(self, limit: int) -> "Signals":
+        """`limit` signals, evenly over all; all of them where there are no more."""
+        if limit >= len(self):
+            return self
+        index = np.arange(limit) * len(self) // limit
+        return replace(self, values=self.values[index], labels=self.labels[index])
+
+
+def coordinates(grid: tuple[int, ...]) -> np.ndarray:
+    """`(points, dims)` float32 in [-1, 1], both ends included, row-major: for images (y, x) of each pixel."""
+    if min(grid) < 2:
+        raise InputError(f"a signal's grid needs at least two points a side, got {grid}")
+    axes = [np.linspace(-1, 1, size, dtype=np.float32) for size in grid]
+    return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))

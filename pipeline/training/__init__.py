@@ -1,0 +1,1 @@
+"""Training on zoos: loader, DeepSpeed engine, loop, checkpoints, launch, evaluation."""

@@ -1,0 +1,127 @@
+"""Checkpoints: `checkpoints/epoch-NNNN/` appears whole or not at all.
+
+Each holds DeepSpeed's own state (to go on training), `model.safetensors` with `model.json` (to use the model: no
+pickle) and `training.json` (what happened so far). The newest and the best are kept.
+"""
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.files import write_json
+from pipeline.archive.record import ZooRecord
+from pipeline.config import ModelConfig
+from pipeline.errors import ArchiveError, InputError
+from pipeline.fit.siren import inr_space
+from pipeline.tasks.classification import build_model
+
+TAG = "deepspeed"
+
+
+@dataclass(frozen=True)
+class EpochMetrics:
+    """One line of metrics.jsonl."""
+
+    epoch: int
+    """Counts from 1."""
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+    learning_rate: float
+    seconds: float
+    models_per_second: float
+    """Members trained on, over the time of the epoch without validation."""
+
+
+def checkpoint_folder(run: Path, epoch: int) -> Path:
+    return run / "checkpoints" / f"epoch-{epoch:04d}"
+
+
+def latest(run: Path) -> Path | None:
+    """The newest complete checkpoint."""
+    return max((run / "checkpoints").glob("epoch-*"), default=None)
+
+
+def read_history(run: Path) -> list[EpochMetrics]:
+    """Every epoch up to the newest checkpoint; empty before the first."""
+    folder = latest(run)
+    return [] if folder is None else [EpochMetrics(**line) for line in json.loads((folder / "training.json").read_bytes())]
+
+
+def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
+    """The first epoch with the highest validation accuracy."""
+    return max(history, key=lambda metrics: (metrics.validation_accuracy, -metrics.epoch))
+
+
+def save(run: Path, engine, history: list[EpochMetrics], model_card: dict[str, Any], rank: int):
+    """Called by every rank: DeepSpeed's ranks write their parts, rank 0 the rest, then the folder gets its name."""
+    import torch.distributed
+
+    final = checkpoint_folder(run, history[-1].epoch)
+    partial = final.with_name(f".{final.name}.tmp")
+    if rank == 0:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+    torch.distributed.barrier()
+    engine.save_checkpoint(str(partial), tag=TAG)
+    if rank == 0:
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in engine.module.state_dict().items()}
+        save_file(state, partial / "model.safetensors")
+        write_json(partial / "model.json", model_card)
+        write_json(partial / "training.json", [asdict(metrics) for metrics in history])
+    torch.distributed.barrier()
+    if rank == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        kept = {final, checkpoint_folder(run, best_epoch(history).epoch)}
+        for folder in final.parent.glob("epoch-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+
+def model_card(config: ModelConfig, record: ZooRecord) -> dict[str, Any]:
+    """The content of model.json: all that one needs beside the weights to build the model again."""
+    return {
+        "model": config.model_dump(mode="json"),
+        "class_names": list(record.signals.class_names),
+        "zoo": record.model_dump(mode="json", include={"fingerprint", "tensors", "decode", "signals"}),
+        "inr": record.config.inr.model_dump(mode="json"),
+    }
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model read back from a checkpoint, in evaluation mode."""
+
+    model: nn.Module
+    space: WeightSpace
+    class_names: list[str]
+    epoch: int
+
+
+def load_best(run: Path) -> TrainedModel:
+    """The model with the highest validation accuracy. Raises InputError where `run` has no checkpoint."""
+    from pipeline.config import InrConfig
+
+    history = read_history(run)
+    if not history:
+        raise InputError(f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one")
+    best = best_epoch(history).epoch
+    folder = checkpoint_folder(run, best)
+    try:
+        card = json.loads((folder / "model.json").read_bytes())
+        state = load_file(folder / "model.safetensors")
+        signals = card["zoo"]["signals"]
+        space = inr_space(InrConfig(**card["inr"]), len(signals["grid"]), signals["num_channels"])
+        model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
+        model.load_state_dict(state)
+    except Exception as error:
+        raise ArchiveError(f"checkpoint {folder} cannot be read ({error}): delete it and run `dwszoo train` again") from error
+    return TrainedModel(model.eval(), space, card["class_names"], best)

@@ -1,0 +1,114 @@
+"""Ray Train around the training loop."""
+
+import shutil
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ResourcesConfig, TrainingConfig
+from pipeline.errors import InputError, WorkError
+from pipeline.training.checkpoint import read_history
+from pipeline.training.loader import num_batches
+
+POLL_SECONDS = 0.5
+MAX_FAILURES = 1
+"""Times that training starts again from its newest checkpoint when a worker fails."""
+
+
+def is_trained(run: Path, config: TrainingConfig) -> bool:
+    return len(read_history(run)) >= config.epochs
+
+
+def check_batches(zoo: Zoo, config: TrainingConfig, num_workers: int):
+    """Raises InputError where the batch cannot be dealt evenly or the train split does not fill one."""
+    if config.batch_size % num_workers:
+        raise InputError(
+            f"training.batch_size must be a multiple of resources.workers ({num_workers}), got {config.batch_size}"
+        )
+    if not num_batches(zoo, "train", config.batch_size):
+        raise InputError(
+            f"training.batch_size must be at most the {len(zoo.members('train'))} members of the train split, "
+            f"got {config.batch_size}"
+        )
+
+
+def launch_training(
+    zoo_folder: Path,
+    run: Path,
+    config: TrainingConfig,
+    resources: ResourcesConfig,
+    on_progress: Callable[[Path], None],
+):
+    """Train `config` into `run` with one process a worker; goes on from the newest checkpoint.
+
+    Needs a Ray session. `on_progress` is called with `run` a few times a second. Raises WorkError where a worker
+    fails again after training went on from its checkpoint.
+    """
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    check_batches(Zoo.open(zoo_folder), config, resources.workers)
+    on_gpu = resources.gpus_per_worker > 0
+    storage = (run / ".ray").resolve()
+    per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
+    trainer = TorchTrainer(
+        train_worker,
+        train_loop_config={
+            "zoo": str(zoo_folder.resolve()),
+            "run": str(run.resolve()),
+            "training": config.model_dump(mode="json"),
+            "on_gpu": on_gpu,
+        },
+        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=on_gpu, resources_per_worker=per_worker),
+        run_config=RunConfig(
+            name=uuid.uuid4().hex, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+        ),
+    )
+    (run / ".progress.json").unlink(missing_ok=True)
+    finished = threading.Event()
+    watcher = threading.Thread(target=watch, args=(run, on_progress, finished), daemon=True)
+    watcher.start()
+    try:
+        trainer.fit()
+    except Exception as error:
+        raise WorkError(f"training of {run} failed: {last_line(error)}") from error
+    finally:
+        finished.set()
+        watcher.join()
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def watch(run: Path, on_progress: Callable[[Path], None], finished: threading.Event):
+    while not finished.wait(POLL_SECONDS):
+        on_progress(run)
+    on_progress(run)
+
+
+def last_line(error: Exception) -> str:
+    """What a worker raised, without the traceback that Ray puts before it."""
+    failures = getattr(error, "worker_failures", {})
+    cause = next(iter(failures.values()), error)
+    return str(cause).strip().splitlines()[-1]
+
+
+def train_worker(spec: dict[str, Any]):
+    """Runs in each Ray Train worker."""
+    import ray.train
+    import torch
+
+    from pipeline.training.loop import train_loop
+
+    torch.set_num_threads(1)
+    context = ray.train.get_context()
+    train_loop(
+        Path(spec["zoo"]),
+        Path(spec["run"]),
+        TrainingConfig(**spec["training"]),
+        context.get_world_rank(),
+        context.get_world_size(),
+        spec["on_gpu"],
+    )
