@@ -16,7 +16,7 @@ def run_tasks(
     num_workers: int,
     gpus_per_worker: float = 0,
 ) -> Iterator[tuple[Item, Any]]:
-    """`(item, function(*shared, item))` for each item, as they finish; an exception in place of the result of a task that raised.
+    """`(item, function(*shared, item))` for each item, as they finish; an exception where the task raised one.
 
     `shared` is put into the object store once. A task whose worker died is tried again (three times); one that raised
     is not, and does not stop the others.

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.orphans import end_children_with_me
+
 WORKER_ENVIRONMENT = {
     # Threads of one worker fight those of the next for the same cores, and OpenMP's spin against gloo's.
     "OMP_NUM_THREADS": "1",
@@ -22,6 +24,7 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    end_children_with_me()
     import ray
 
     options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}

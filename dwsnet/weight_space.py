@@ -7,6 +7,7 @@ in a convolution kernel) has an order that means something.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import prod
 
 
@@ -80,7 +81,7 @@ class WeightSpace:
         last = len(widths) - 1
         axes = [Axis(f"layer{i}", width, hidden=0 < i < last) for i, width in enumerate(widths)]
         tensors = []
-        for i, (inputs, outputs) in enumerate(zip(axes[:-1], axes[1:], strict=True)):
+        for i, (inputs, outputs) in enumerate(pairwise(axes)):
             tensors.append(TensorSpec(f"layers.{i}.weight", (outputs, inputs)))
             tensors.append(TensorSpec(f"layers.{i}.bias", (outputs,)))
         return cls(tuple(tensors))

@@ -5,8 +5,10 @@ import os
 from argparse import Namespace
 from pathlib import Path
 
-from flows.overrides import describe, resolve_recipe
+from cluster.orphans import end_children_with_me
+from flows.overrides import resolve_recipe
 from flows.recipes import RECIPES
+from pipeline.config import describe
 from pipeline.errors import ArchiveError, InputError
 
 
@@ -42,6 +44,7 @@ def score_line(metrics: dict) -> str:
 
 def configure_prefect():
     """Defaults for a quiet run on Prefect's own temporary server; what the user has set stays."""
+    end_children_with_me()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
@@ -110,9 +113,8 @@ def zoo_verify(options: Namespace):
 
 def zoo_render(options: Namespace):
     """Draw originals beside the reconstructions of their INRs."""
-    from pipeline.report.pictures import draw_reconstructions
-
     from pipeline.archive.zoo import Zoo
+    from pipeline.report.pictures import draw_reconstructions
 
     draw_reconstructions(Zoo.open(options.zoo), options.out)
     print(options.out)

@@ -5,10 +5,10 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from flows.recipes import RECIPES
-from pipeline.config import Config, Recipe
+from pipeline.config import Recipe
 from pipeline.errors import InputError
 
 
@@ -71,13 +71,3 @@ def explain(problem: Any) -> str:
     field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"
-
-
-def describe(config: BaseModel, prefix: str = "") -> Iterable[tuple[str, Any, str]]:
-    """(dotted name, value, meaning) of every field."""
-    for name, field in type(config).model_fields.items():
-        value = getattr(config, name)
-        if isinstance(value, Config):
-            yield from describe(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value, " ".join((field.description or "").split())

@@ -17,8 +17,9 @@ def digits() -> Recipe:
         ),
         training=TrainingConfig(
             model=ModelConfig(channels=32, num_layers=4, canonical_signs=True),
-            epochs=16,
+            epochs=18,
             learning_rate=1e-2,
+            weight_decay=5e-2,
         ),
     )
 

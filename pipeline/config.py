@@ -6,6 +6,7 @@ hardware it runs) is not.
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -147,3 +148,13 @@ class Recipe(Config):
     zoo: ZooConfig = ZooConfig()
     training: TrainingConfig = TrainingConfig()
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
+
+
+def describe(config: Config, prefix: str = "") -> Iterable[tuple[str, Any, str]]:
+    """(dotted name, value, meaning) of every field."""
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if isinstance(value, Config):
+            yield from describe(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value, " ".join((field.description or "").split())

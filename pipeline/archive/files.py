@@ -52,14 +52,17 @@ def exclusive(folder: Path) -> Iterator[None]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / ".lock", "w")
+        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise InputError(
             f"cannot write to {folder} ({error.strerror}): choose another --out or mend its permissions"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"{folder} is in use by another dwszoo process: wait for it or choose another --out") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise InputError(f"{folder} is in use by another dwszoo process: wait for it or choose another --out") from None
+    try:
         yield
+    finally:
+        os.close(lock)

@@ -104,7 +104,7 @@ def decode_contract(config: InrConfig) -> DecodeContract:
 
 
 def write_record(folder: Path, record: ZooRecord):
-    write_json(folder / FILE, record.model_dump(mode="json", exclude={"config": {"signals": {"path"}}}))
+    write_json(folder / FILE, record.model_dump(mode="json"))
 
 
 def read_record(folder: Path) -> ZooRecord:

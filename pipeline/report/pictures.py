@@ -1,0 +1,145 @@
+"""Pictures of zoos and of training, as files."""
+
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.archive.zoo import Zoo, column
+from pipeline.errors import InputError
+from pipeline.fit.siren import render
+from pipeline.signals import Signals, coordinates, load_signals
+from pipeline.training.checkpoint import EpochMetrics
+
+BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": "#333",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "font.size": 10,
+    "legend.frameon": False,
+    "svg.hashsalt": "dwszoo",
+}
+MAX_CLASSES, MAX_VIEWS = 10, 3
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float):
+    """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        try:
+            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+        except ValueError as error:
+            raise InputError(f"cannot draw {path}: expected a name that ends in .png or .svg ({error})") from error
+
+
+def originals(zoo: Zoo) -> Signals:
+    """The signals that the zoo was fitted to. Raises InputError where they are gone or are others now."""
+    signals = load_signals(zoo.record.config.signals)
+    if signals.digest() != zoo.record.signals.digest:
+        raise InputError(
+            f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
+            f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
+        )
+    return signals
+
+
+def draw_reconstructions(zoo: Zoo, path: Path):
+    """One signal of each class above what its INRs render, with the PSNR of each."""
+    signals = originals(zoo)
+    if len(signals.grid) != 2:
+        raise InputError(f"cannot draw zoo {zoo.folder}: expected images, found signals on a grid {signals.grid}")
+    table = zoo.catalog
+    labels, sources = column(table, "label"), column(table, "source_index")
+    views, ok = column(table, "view"), column(table, "status") == "ok"
+    classes = np.unique(labels)[:MAX_CLASSES]
+    num_views = min(MAX_VIEWS, int(views.max()) + 1)
+    grid = torch.from_numpy(coordinates(signals.grid))
+    with picture(path, 1.05 * len(classes) + 0.6, 1.15 * (num_views + 1)) as figure:
+        axes = figure.subplots(num_views + 1, len(classes), squeeze=False)
+        for place, label in enumerate(classes):
+            source = sources[labels == label].min()
+            show(axes[0, place], signals.values[source], signals.class_names[label])
+            for view in range(num_views):
+                hit = np.flatnonzero((sources == source) & (views == view) & ok)
+                if not len(hit):
+                    show(axes[view + 1, place], np.ones_like(signals.values[source]), "failed")
+                    continue
+                tensors = [tensor[None] for tensor in zoo[int(hit[0])].values()]
+                pixels = render(tensors, zoo.record.config.inr, grid)[0].t().reshape(signals.values[source].shape)
+                psnr = table["psnr"][int(hit[0])].as_py()
+                show(axes[view + 1, place], pixels.numpy(), f"{psnr:.1f} dB")
+        for row, name in enumerate(["original", *(f"INR {view + 1}" for view in range(num_views))]):
+            axes[row, 0].set_ylabel(name, fontsize=9)
+
+
+def show(axes, values: np.ndarray, title: str):
+    axes.imshow(values.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9, pad=3, color="#333")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def draw_psnr(zoo: Zoo, path: Path):
+    """How well the members fit: a histogram of their PSNR."""
+    psnr = zoo.catalog["psnr"].drop_null().to_numpy()
+    with picture(path, 6, 2.8) as figure:
+        axes = figure.subplots()
+        axes.hist(psnr, bins=60, color=BLUE)
+        axes.axvline(float(np.median(psnr)), color=ORANGE, label=f"median {np.median(psnr):.1f} dB")
+        target = zoo.record.config.fit.target_psnr
+        if target is not None:
+            axes.axvline(target, color=GREY, linestyle="--", label=f"stop target {target:g} dB")
+        axes.set_xlabel("PSNR of the stored weights, dB")
+        axes.set_ylabel("INRs")
+        axes.legend()
+
+
+def draw_curves(runs: dict[str, Sequence[EpochMetrics]], num_classes: int, path: Path):
+    """Loss and validation accuracy by epoch: one colour a run, solid on the train split, dashed on validation."""
+    with picture(path, 9, 3.2) as figure:
+        loss, accuracy = figure.subplots(1, 2)
+        for (name, history), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
+            epochs = [metrics.epoch for metrics in history]
+            loss.plot(epochs, [metrics.train_loss for metrics in history], color=colour, label=f"{name}, train")
+            loss.plot(
+                epochs, [metrics.validation_loss for metrics in history], color=colour, ls="--", label=f"{name}, validation"
+            )
+            accuracy.plot(epochs, [100 * metrics.validation_accuracy for metrics in history], color=colour, label=name)
+        accuracy.axhline(100 / num_classes, color=GREY, linestyle=":", label="chance")
+        accuracy.set_ylim(0, 100)
+        for axes, label in ((loss, "cross-entropy"), (accuracy, "validation accuracy, %")):
+            axes.set_xlabel("epoch")
+            axes.set_ylabel(label)
+            axes.legend(fontsize=8)
+            axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
+    """True classes as rows, predicted ones as columns, each cell the share of its row in percent."""
+    counts = np.array(confusion, float)
+    shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
+    size = max(3.6, 0.42 * len(class_names) + 1)
+    with picture(path, size, size) as figure:
+        axes = figure.subplots()
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(len(class_names)), class_names)
+        axes.set_yticks(range(len(class_names)), class_names)
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        for row, column_index in np.ndindex(*shares.shape):
+            share = shares[row, column_index]
+            if share >= 0.5:
+                colour = "white" if share > 50 else "#333"
+                axes.text(column_index, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)

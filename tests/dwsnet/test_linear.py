@@ -1,0 +1,143 @@
+"""The equivariant layer spans ALL equivariant affine maps, and nothing else; so does the invariant one."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dwsnet.linear import EquivariantLinear, InvariantLinear, num_free_parameters
+from dwsnet.symmetry import permute, random_permutation
+from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, invariance_error, random_features
+from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
+
+SPACES = [(2, 3, 1), (1, 2, 3), (3, 4, 2), (2, 3, 4, 1), (2, 2, 3, 2), (1, 4, 2, 3), (2, 3, 2, 4, 1), (1, 3, 2, 2, 2)]
+WIDTHS = st.lists(st.integers(2, 5), min_size=3, max_size=6, unique=True)
+
+
+def flatten(features) -> torch.Tensor:
+    """One row a member."""
+    return torch.cat([x.flatten(1) for x in features], 1)
+
+
+def unflatten(space: WeightSpace, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    parts = rows.split([torch.Size(spec.shape).numel() for spec in space.tensors], 1)
+    return tuple(part.view(len(rows), *spec.shape, 1) for spec, part in zip(space.tensors, parts, strict=True))
+
+
+def generators(space: WeightSpace) -> list[torch.Tensor]:
+    """Matrices of a transposition and a cycle on each hidden axis: they generate the whole symmetry group.
+
+    They act on rows from the right, as `unflatten` has members in rows.
+    """
+    matrices = []
+    identity = torch.eye(space.num_parameters, dtype=torch.float64)
+    for name, size in space.hidden.items():
+        swap = torch.arange(size)
+        swap[:2] = torch.tensor([1, 0])
+        for index in (swap, torch.arange(size).roll(1)):
+            permutation = {other: torch.arange(n) for other, n in space.hidden.items()} | {name: index}
+            matrices.append(flatten(permute(space, unflatten(space, identity), permutation)).contiguous())
+    return matrices
+
+
+def dimension_of_equivariant_maps(space: WeightSpace) -> int:
+    """By brute force: unknowns A minus rank of the equations `P A - A P = 0`, for every generator P."""
+    size = space.num_parameters
+    eye = torch.eye(size, dtype=torch.float64)
+    equations = torch.cat([torch.kron(p, eye) - torch.kron(eye, p.t().contiguous()) for p in generators(space)])
+    return size**2 - int(torch.linalg.matrix_rank(equations))
+
+
+def dimension_of_invariant_vectors(space: WeightSpace) -> int:
+    size = space.num_parameters
+    equations = torch.cat([p - torch.eye(size, dtype=torch.float64) for p in generators(space)])
+    return size - int(torch.linalg.matrix_rank(equations))
+
+
+def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: str) -> torch.Tensor:
+    """`(parameters, entries of the map's matrix)`: what each parameter alone does to every input direction."""
+    basis = unflatten(space, torch.eye(space.num_parameters, dtype=torch.float64))
+    parameters = [parameter for name, parameter in layer.named_parameters() if names in name]
+    rows = []
+    for parameter in layer.parameters():
+        parameter.data.zero_()
+    for parameter in parameters:
+        for i in range(parameter.numel()):
+            parameter.data.view(-1)[i] = 1
+            output = layer(basis)
+            rows.append((flatten(output) if isinstance(output, tuple) else output).flatten().detach())
+            parameter.data.view(-1)[i] = 0
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("widths", SPACES, ids=str)
+def test_the_layer_spans_all_equivariant_linear_maps(widths):
+    space = WeightSpace.mlp(widths)
+    maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
+    dimension = dimension_of_equivariant_maps(space)
+    assert int(torch.linalg.matrix_rank(maps)) == dimension == len(maps) == num_free_parameters(space)
+    for p in generators(space):
+        matrices = maps.view(len(maps), space.num_parameters, space.num_parameters)
+        assert torch.allclose(matrices @ p, p @ matrices, atol=1e-12)
+
+
+@pytest.mark.parametrize("widths", SPACES, ids=str)
+def test_the_bias_and_the_invariant_layer_span_all_invariant_vectors(widths):
+    space = WeightSpace.mlp(widths)
+    dimension = dimension_of_invariant_vectors(space)
+    biases = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "biases")
+    invariant = jacobian_by_parameters(InvariantLinear(space, 1, 1).double(), space, "weight")
+    assert int(torch.linalg.matrix_rank(biases)) == len(biases) == dimension
+    assert int(torch.linalg.matrix_rank(invariant)) == len(invariant) == dimension
+
+
+@pytest.mark.parametrize(
+    ("widths", "weights", "biases"),
+    [((2, 32, 32, 1), 75, 7), ((1, 32, 32, 1), 55, 6), ((2, 32, 32, 3), 163, 11), ((2, 32, 32, 32, 1), 117, 9)],
+    ids=str,
+)
+def test_free_parameters_are_as_the_papers_table_has_them(widths, weights, biases):
+    space = WeightSpace.mlp(widths)
+    layer = EquivariantLinear(space, 1, 1)
+    assert num_free_parameters(space) == weights == sum(weight.numel() for weight in layer.weights)
+    assert sum(bias.numel() for bias in layer.biases) == biases
+
+
+@given(WIDTHS, st.integers(1, 3), st.integers(1, 3))
+@settings(max_examples=25, deadline=None)
+def test_layers_respect_the_symmetry_in_float64(widths, in_channels, out_channels):
+    space = WeightSpace.mlp(widths)
+    assert_equivariant(space, EquivariantLinear(space, in_channels, out_channels).double(), in_channels)
+    assert_invariant(space, InvariantLinear(space, in_channels, 4).double(), in_channels)
+
+
+def test_the_check_finds_a_layer_that_breaks_the_symmetry():
+    space = WeightSpace.mlp((2, 5, 4, 3))
+    layer = EquivariantLinear(space, 2, 2).double()
+
+    def first_neuron_is_special(features):
+        outputs = layer(features)
+        return (outputs[0] * torch.arange(5.0).view(1, 5, 1, 1), *outputs[1:])
+
+    assert equivariance_error(space, first_neuron_is_special, 2) > 1e-3
+    assert invariance_error(space, lambda features: features[1][:, :, 0] @ torch.arange(5.0).double(), 2) > 1e-3
+
+
+def test_tensors_that_share_axes_in_any_order_are_served_by_the_same_rule():
+    """A weight stored as (in, out), and a skip connection: nothing in the layer knows of MLPs."""
+    a, b = Axis("a", 3, True), Axis("b", 4, True)
+    rgb = Axis("rgb", 2, False)
+    space = WeightSpace((TensorSpec("w", (a, b)), TensorSpec("wt", (b, rgb, a)), TensorSpec("skip", (rgb, a))))
+    layer = EquivariantLinear(space, 2, 3).double()
+    assert_equivariant(space, layer, 2)
+    maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
+    assert int(torch.linalg.matrix_rank(maps)) == num_free_parameters(space) == dimension_of_equivariant_maps(space)
+
+
+def test_permuting_the_features_keeps_every_value():
+    space = WeightSpace.mlp((2, 5, 3, 4))
+    generator = torch.Generator().manual_seed(1)
+    features = random_features(space, 2, 3, generator)
+    moved = permute(space, features, random_permutation(space, generator))
+    assert torch.equal(flatten(moved).sort(1).values, flatten(features).sort(1).values)
+    assert not torch.equal(flatten(moved), flatten(features))
