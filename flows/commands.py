@@ -72,7 +72,7 @@ def zoo_build(options: Namespace):
     recipe = resolve_recipe(options.recipe, options.settings)
     with exclusive(options.out):
         plan = stages.plan(recipe.zoo, options.out)
-        needs_ray = bool(pending_shards(plan, options.out))
+        needs_ray = bool(pending_shards(options.out))
         with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
             summary = stages.fit_zoo(plan, options.out, recipe.resources)
         stages.archive(options.out, fitted=summary is not None)

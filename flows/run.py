@@ -85,7 +85,7 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, Any]:
     runs = {run: recipe.training, run / "baseline": stages.baseline_of(recipe.training)}
     planned = plan(recipe, run)
     stages.claim(run, planned.record, recipe.training)
-    needs_ray = bool(pending_shards(planned, run / "zoo")) or not all(is_trained(*item) for item in runs.items())
+    needs_ray = bool(pending_shards(run / "zoo")) or not all(is_trained(*item) for item in runs.items())
     with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
         fitted = fit(planned, recipe, run)
         archive(run, fitted)

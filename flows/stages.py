@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.progress import Progress
-from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo
+from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
@@ -42,9 +42,10 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
     """
     from cluster.fanout import run_tasks
 
-    pending = pending_shards(plan, zoo)
+    pending = pending_shards(zoo)
     if not pending:
         return None
+    unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
     total = sum(len(shard.source_index) for shard in shards)
     bar, start = Progress("fit", total, "INRs"), time.perf_counter()
@@ -71,7 +72,8 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
 
 def archive(zoo: Path, fitted: bool) -> Zoo:
     """Seal the zoo after a fit, or where a kill left it unsealed."""
-    return seal_zoo(zoo) if fitted or not (zoo / "statistics.json").exists() else Zoo.open(zoo)
+    opened = Zoo.open(zoo)
+    return seal_zoo(zoo) if fitted or not opened.is_sealed else opened
 
 
 def verify(zoo: Path) -> Zoo:
@@ -123,7 +125,7 @@ def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
 
     history, pulse = read_history(run), read_pulse(run)
     done = len(history) * per_epoch
-    note = f"epoch {len(history)}/{epochs}"
+    note = f"epoch {len(history)}/{epochs}" if history or pulse else "starting the workers"
     if history:
         note += f", loss {history[-1].train_loss:.3f}, validation accuracy {100 * history[-1].validation_accuracy:.1f} %"
     if pulse is not None and pulse.members > done:

@@ -12,9 +12,9 @@ from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, writ
 from pipeline.archive.plan import ShardPlan, plan_shards
 from pipeline.archive.record import FILE, ZooRecord, make_record, read_record, write_record
 from pipeline.archive.shard import encode_shard
-from pipeline.archive.statistics import compute_statistics
-from pipeline.archive.verify import shard_problem
-from pipeline.archive.zoo import Zoo
+from pipeline.archive.statistics import compute_seal
+from pipeline.archive.verify import shard_problems
+from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
 from pipeline.fit.adam import fit
@@ -62,10 +62,9 @@ def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
     return ZooPlan(record, signals, shards)
 
 
-def pending_shards(plan: ZooPlan, folder: Path) -> dict[str, str]:
+def pending_shards(folder: Path) -> dict[str, str]:
     """The shards still to fit, by name, each with what is the matter with it."""
-    problems = {shard.name: shard_problem(folder, plan.record, shard) for shard in plan.record.shards}
-    return {name: problem for name, problem in problems.items() if problem}
+    return shard_problems(Zoo.open(folder))
 
 
 def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan) -> ShardSummary:
@@ -116,8 +115,12 @@ def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPla
     return ShardSummary(shard.name, len(names), int((~ok).sum()), float(fitted.psnr[ok].astype(np.float64).sum()))
 
 
+def unseal_zoo(folder: Path):
+    """A zoo that is being fitted is not finished, even where it was before a shard was lost."""
+    (folder / SEAL).unlink(missing_ok=True)
+
+
 def seal_zoo(folder: Path) -> Zoo:
     """Write statistics.json, the last file of a zoo. Raises ArchiveError where a shard is not committed."""
-    zoo = Zoo.open(folder)
-    write_json(folder / "statistics.json", compute_statistics(zoo))
+    write_json(folder / SEAL, compute_seal(Zoo.open(folder)))
     return Zoo.open(folder)

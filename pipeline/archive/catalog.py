@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.archive.files import write_atomic
+from pipeline.archive.files import sha256, write_atomic
 from pipeline.errors import ArchiveError
 
 SCHEMA = pa.schema(
@@ -30,6 +30,7 @@ SCHEMA = pa.schema(
     ]
 )
 MARK = b"dwszoo.shard"
+REBUILD = "`dwszoo zoo build` fits its shard again"
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ def write_part(folder: Path, shard: str, columns: dict[str, np.ndarray | pa.Arra
     write_atomic(part_path(folder, shard), buffer.getvalue())
 
 
-def read_part(folder: Path, shard: str) -> CatalogPart:
-    """Raises ArchiveError where the part is missing or damaged."""
+def read_part(folder: Path, shard: str, checksum: str | None = None) -> CatalogPart:
+    """Raises ArchiveError where the part is missing or damaged; `checksum` is its sha256 once the zoo is sealed."""
     path = part_path(folder, shard)
     try:
         data = path.read_bytes()
@@ -73,13 +74,13 @@ def read_part(folder: Path, shard: str) -> CatalogPart:
             f"shard {shard} is not committed: expected its catalog part {path}, found none; "
             "`dwszoo zoo build` fits what is missing"
         ) from None
+    if checksum not in (None, sha256(data)):
+        raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {sha256(data)}: {REBUILD}")
     try:
         table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read()
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(
-            f"catalog part {path} is damaged ({error}): delete it and `dwszoo zoo build` fits its shard again"
-        ) from error
+        raise ArchiveError(f"catalog part {path} is damaged ({error}): {REBUILD}") from error
     if not table.schema.equals(SCHEMA):
         raise ArchiveError(f"catalog part {path} must have columns {SCHEMA.names}, found {table.schema.names}")
     return CatalogPart(table.replace_schema_metadata(None), mark)

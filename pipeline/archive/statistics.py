@@ -1,4 +1,4 @@
-"""Per-tensor mean and standard deviation of the train split.
+"""Per-tensor mean and standard deviation of the train split, and the checksums that seal a zoo.
 
 One pair of numbers a tensor: statistics of each entry would depend on the order of the hidden neurons.
 """
@@ -7,11 +7,19 @@ from typing import Any
 
 import torch
 
+from pipeline.archive.catalog import part_path
+from pipeline.archive.files import sha256
 from pipeline.archive.zoo import Zoo
 
 
+def compute_seal(zoo: Zoo) -> dict[str, Any]:
+    """The content of statistics.json: statistics of the tensors, sha256 of each catalog part (which has its shard's)."""
+    paths = {shard.name: part_path(zoo.folder, shard.name) for shard in zoo.record.shards}
+    return compute_statistics(zoo) | {"catalog": {name: sha256(path.read_bytes()) for name, path in paths.items()}}
+
+
 def compute_statistics(zoo: Zoo) -> dict[str, Any]:
-    """The content of statistics.json, merged block by block in float64 (Chan et al. 1979)."""
+    """Statistics of the train split, merged block by block in float64 (Chan et al. 1979)."""
     merged = {spec.name: (0, 0.0, 0.0) for spec in zoo.space.tensors}
     num_members = 0
     for block, rows in zoo.blocks("train"):

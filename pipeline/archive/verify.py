@@ -2,10 +2,9 @@
 
 import json
 import math
-from pathlib import Path
 
 from pipeline.archive import catalog
-from pipeline.archive.record import ShardRecord, ZooRecord
+from pipeline.archive.record import ShardRecord
 from pipeline.archive.shard import decode_shard
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.zoo import Zoo, read_shard_bytes
@@ -14,16 +13,25 @@ from pipeline.errors import ArchiveError
 
 def verify_zoo(zoo: Zoo) -> list[str]:
     """Everything that is wrong, one sentence each; an empty list for a sound zoo."""
-    problems = [problem for shard in zoo.record.shards if (problem := shard_problem(zoo.folder, zoo.record, shard))]
+    try:
+        problems = list(shard_problems(zoo).values())
+    except ArchiveError as error:
+        return [str(error)]
     problems += unexpected_files(zoo)
     return problems if problems else statistics_problems(zoo)
 
 
-def shard_problem(folder: Path, record: ZooRecord, shard: ShardRecord) -> str | None:
-    """What keeps a shard from being committed and sound, or None."""
+def shard_problems(zoo: Zoo) -> dict[str, str]:
+    """What keeps shards from being committed and sound, by the shard's name. Raises ArchiveError for a broken seal."""
+    checksums = zoo.seal["catalog"] if zoo.is_sealed else {}
+    problems = {shard.name: shard_problem(zoo, shard, checksums.get(shard.name)) for shard in zoo.record.shards}
+    return {name: problem for name, problem in problems.items() if problem}
+
+
+def shard_problem(zoo: Zoo, shard: ShardRecord, checksum: str | None) -> str | None:
     try:
-        part = catalog.read_part(folder, shard.name)
-        blocks = decode_shard(shard.name, read_shard_bytes(folder, shard.name, part.mark), record.space)
+        part = catalog.read_part(zoo.folder, shard.name, checksum)
+        blocks = decode_shard(shard.name, read_shard_bytes(zoo.folder, shard.name, part.mark), zoo.space)
     except ArchiveError as error:
         return str(error)
     rows = part.table.to_pylist()

@@ -1,9 +1,9 @@
 """Reading a zoo: catalog, state dicts, blocks."""
 
-import json
 from collections.abc import Iterator
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,13 @@ import pyarrow.compute as pc
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
-from pipeline.archive.files import sha256
+from pipeline.archive.files import read_json, sha256
 from pipeline.archive.record import ZooRecord, read_record
 from pipeline.archive.shard import Block, decode_shard
 from pipeline.errors import ArchiveError
 
+SEAL = "statistics.json"
+"""Written last: a zoo that has it is finished."""
 CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
 
@@ -36,25 +38,37 @@ class Zoo:
     @cached_property
     def parts(self) -> dict[str, catalog.CatalogPart]:
         """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
-        return {shard.name: catalog.read_part(self.folder, shard.name) for shard in self.record.shards}
+        checksums = self.seal["catalog"] if self.is_sealed else {}
+        return {
+            shard.name: catalog.read_part(self.folder, shard.name, checksums.get(shard.name)) for shard in self.record.shards
+        }
 
     @cached_property
     def catalog(self) -> pa.Table:
         """One row a member, in the order of the plan: columns as `pipeline.archive.catalog.SCHEMA` says."""
         return pa.concat_tables([part.table for part in self.parts.values()])
 
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the zoo was finished."""
+        return (self.folder / SEAL).exists()
+
     @cached_property
+    def seal(self) -> dict[str, Any]:
+        """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
+        file = self.folder / SEAL
+        if not self.is_sealed:
+            raise ArchiveError(f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` finishes it")
+        try:
+            content = read_json(file)
+            return {name: dict(content[name]) for name in ("tensors", "catalog")}
+        except (ValueError, TypeError, KeyError) as error:
+            raise ArchiveError(f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build`") from error
+
+    @property
     def statistics(self) -> dict[str, dict[str, float]]:
         """Mean and std of each tensor over the train split."""
-        file = self.folder / "statistics.json"
-        try:
-            return json.loads(file.read_bytes())["tensors"]
-        except FileNotFoundError:
-            raise ArchiveError(
-                f"zoo {self.folder} is not finished: {file.name} is missing; `dwszoo zoo build` finishes it"
-            ) from None
-        except (ValueError, KeyError) as error:
-            raise ArchiveError(f"{file} is damaged ({error}): delete it and run `dwszoo zoo build`") from error
+        return self.seal["tensors"]
 
     def members(self, split: str) -> pa.Table:
         """The catalog rows of the members of `split` that have weights."""

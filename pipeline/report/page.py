@@ -20,7 +20,8 @@ NAMES = {"dwsnet": "DWSNet", "baseline": "flat MLP"}
 def write_report(run: Path, recipe: Recipe):
     """Draw everything into `run/report` and write the page last.
 
-    Needs the run's zoo, both trained models' metrics.json (`run` and `run/baseline`) and fit.json.
+    Needs the run's zoo and both trained models' metrics.json (`run` and `run/baseline`). How fast the zoo was fitted is
+    told where this run fitted it and left fit.json.
     """
     folder = run / "report"
     folder.mkdir(exist_ok=True)
@@ -28,7 +29,7 @@ def write_report(run: Path, recipe: Recipe):
     folders = {"dwsnet": run, "baseline": run / "baseline"}
     metrics = {name: read_json(path / "metrics.json") for name, path in folders.items()}
     histories = {name: read_history(path) for name, path in folders.items()}
-    fitted = read_json(run / "fit.json")
+    fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     pictures.draw_reconstructions(zoo, folder / "reconstructions.png")
     pictures.draw_psnr(zoo, folder / "psnr.svg")
     named = {NAMES[name]: history for name, history in histories.items()}
@@ -49,15 +50,18 @@ def write_report(run: Path, recipe: Recipe):
     write_atomic(folder / "index.html", page.encode())
 
 
-def headline(zoo: Zoo, metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any]) -> list[dict]:
+def headline(
+    zoo: Zoo, metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None
+) -> list[dict]:
     psnr = zoo.catalog["psnr"].drop_null().to_numpy()
     values = {
         "DWSNet test accuracy, each INR by itself": percent(metrics["dwsnet"]["accuracy"]),
         "flat MLP test accuracy, same budget": percent(metrics["baseline"]["accuracy"]),
         "median PSNR": f"{np.median(psnr):.1f} dB",
-        "INRs fitted a second": f"{fit_rate(fitted):,.0f}",
-        "models trained on a second": f"{train_rate(histories['dwsnet']):,.0f}",
+        "models/s in training": f"{train_rate(histories['dwsnet']):,.0f}",
     }
+    if fitted:
+        values["INRs/s in fitting"] = f"{fit_rate(fitted):,.0f}"
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
 
 
@@ -78,13 +82,14 @@ def model_table(metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]
     return {"columns": columns, "rows": rows}
 
 
-def throughput(zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any]) -> dict[str, str]:
-    steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
-    workers = fitted["workers"]
-    rows = {
-        "fit": f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, mean PSNR {fitted['mean_psnr']:.1f} dB "
-        f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {workers} workers)"
-    }
+def throughput(zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None) -> dict[str, str]:
+    rows = {}
+    if fitted:
+        steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
+        rows["fit"] = (
+            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of {fitted['mean_psnr']:.1f} dB "
+            f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {fitted['workers']} workers)"
+        )
     for name, history in histories.items():
         seconds = sum(metrics.seconds for metrics in history)
         best = max(metrics.validation_accuracy for metrics in history)
@@ -95,7 +100,7 @@ def throughput(zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[
     return rows
 
 
-def fit_rate(fitted: dict[str, Any]) -> float:
+def fit_rate(fitted: dict[str, Any] | None) -> float:
     return fitted["num_members"] / fitted["seconds"]
 
 

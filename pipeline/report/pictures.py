@@ -64,7 +64,7 @@ def draw_reconstructions(zoo: Zoo, path: Path):
     classes = np.unique(labels)[:MAX_CLASSES]
     num_views = min(MAX_VIEWS, int(views.max()) + 1)
     grid = torch.from_numpy(coordinates(signals.grid))
-    with picture(path, 1.05 * len(classes) + 0.6, 1.15 * (num_views + 1)) as figure:
+    with picture(path, 1.05 * len(classes) + 0.6, 1.3 * (num_views + 1)) as figure:
         axes = figure.subplots(num_views + 1, len(classes), squeeze=False)
         for place, label in enumerate(classes):
             source = sources[labels == label].min()

@@ -68,6 +68,7 @@ def launch_training(
             name=uuid.uuid4().hex, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
         ),
     )
+    shutil.rmtree(storage, ignore_errors=True)
     (run / ".progress.json").unlink(missing_ok=True)
     finished = threading.Event()
     watcher = threading.Thread(target=watch, args=(run, on_progress, finished), daemon=True)

@@ -1,0 +1,32 @@
+# `make demo` and `make test` set everything up in .venv; PYTHON chooses the interpreter (3.11 or 3.12).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint lock clean
+
+demo: .venv/installed
+	$(BIN)/dwszoo run digits --out runs/demo
+
+test: .venv/installed
+	$(BIN)/python -m pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.venv/installed: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Resolve pyproject.toml anew. A local version label (+cpu) is a choice of the machine, not of the project.
+lock:
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --quiet --upgrade pip setuptools
+	.venv-lock/bin/python -m pip install --quiet . --group dev
+	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//' > requirements.lock
+	rm -rf .venv-lock build
+
+clean:
+	rm -rf .venv runs

@@ -1,0 +1,84 @@
+"""Shared by all tests: a quiet environment, the real command, one small zoo and one complete run."""
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flows.recipes import smoke
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.zoo import Zoo
+
+QUIET = {
+    "DO_NOT_TRACK": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def quiet_environment(tmp_path_factory):
+    os.environ.update(QUIET, PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")))
+    for name in ("RAY_ADDRESS", "PREFECT_API_URL"):
+        os.environ.pop(name, None)
+
+
+@dataclass(frozen=True)
+class Result:
+    code: int
+    out: str
+    err: str
+
+
+def start_dwszoo(*arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "flows.cli", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def dwszoo(*arguments: str | Path) -> Result:
+    """Run the real command in a process of its own."""
+    process = start_dwszoo(*arguments)
+    out, err = process.communicate(timeout=220)
+    return Result(process.returncode, out, err)
+
+
+@pytest.fixture(scope="session")
+def built_zoo(tmp_path_factory) -> Path:
+    """The zoo of the smoke recipe, fitted in this process. Read only: copy it before you damage it."""
+    folder = tmp_path_factory.mktemp("built") / "zoo"
+    config = smoke().zoo
+    plan = plan_zoo(config, folder)
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    seal_zoo(folder)
+    return folder
+
+
+@pytest.fixture
+def zoo_copy(built_zoo, tmp_path) -> Path:
+    return Path(shutil.copytree(built_zoo, tmp_path / "zoo"))
+
+
+@pytest.fixture
+def zoo(built_zoo) -> Zoo:
+    return Zoo.open(built_zoo)
+
+
+@dataclass(frozen=True)
+class Run:
+    folder: Path
+    result: Result
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Run:
+    """One complete `dwszoo run smoke`: real Ray, Prefect and DeepSpeed. Read only."""
+    folder = tmp_path_factory.mktemp("smoke") / "run"
+    result = dwszoo("run", "smoke", "--out", folder)
+    assert result.code == 0, result.err
+    return Run(folder, result)

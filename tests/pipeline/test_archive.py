@@ -1,0 +1,238 @@
+"""The archive as a stranger sees it, and as a damaged one looks."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+import webdataset
+
+from flows.recipes import smoke
+from pipeline.archive import catalog
+from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo
+from pipeline.archive.files import write_json
+from pipeline.archive.plan import plan_shards, split_sources
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.zoo import Zoo, column
+from pipeline.config import SignalsConfig
+from pipeline.errors import ArchiveError, InputError
+from pipeline.fit.siren import psnr, render
+from pipeline.signals import coordinates, load_signals
+
+SHARD = "train-000001"
+
+
+def test_any_webdataset_reader_opens_a_shard(built_zoo):
+    shard = str(catalog.shard_path(built_zoo, SHARD))
+    samples = list(webdataset.WebDataset(shard, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"{SHARD}-0000", f"{SHARD}-0001"]
+    state = safetensors.torch.load(samples[0]["safetensors"])
+    assert {name: tuple(tensor.shape) for name, tensor in state.items()} == {
+        "layers.0.weight": (32, 8, 2),
+        "layers.0.bias": (32, 8),
+        "layers.1.weight": (32, 6, 8),
+        "layers.1.bias": (32, 6),
+        "layers.2.weight": (32, 1, 6),
+        "layers.2.bias": (32, 1),
+    }
+    rows = pq.read_table(catalog.part_path(built_zoo, SHARD)).to_pylist()
+    assert json.loads(samples[1]["json"]) == [row["key"] for row in rows if row["block"] == 1]
+
+
+def test_the_decode_contract_is_enough_to_draw_a_member(zoo):
+    contract = json.loads((zoo.folder / "zoo.json").read_text())["decode"]
+    row = zoo.catalog.slice(3, 1).to_pylist()[0]
+    state, size = zoo[3], zoo.record.signals.grid[0]
+    axis = torch.linspace(*contract["coordinate_range"], size)
+    values = torch.stack(torch.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2)
+    for layer, activation in enumerate(contract["activations"]):
+        values = values @ state[f"layers.{layer}.weight"].t() + state[f"layers.{layer}.bias"]
+        values = torch.sin(contract["omega"] * values) if activation == "sine" else values
+    signals = load_signals(zoo.record.config.signals)
+    wanted = torch.from_numpy(signals.values[row["source_index"]]).reshape(-1, 1)
+    mse = (values + contract["output_offset"] - wanted).square().mean()
+    assert -10 * torch.log10(mse) == pytest.approx(row["psnr"], abs=1e-3)
+
+
+def test_the_catalog_tells_the_psnr_of_every_stored_member(zoo):
+    signals, grid = load_signals(zoo.record.config.signals), torch.from_numpy(coordinates(zoo.record.signals.grid))
+    seen = 0
+    for split in ("train", "validation", "test"):
+        for block, rows in zoo.blocks(split):
+            values = torch.from_numpy(signals.values[column(rows, "source_index")]).flatten(1, -2).transpose(1, 2)
+            found = psnr(render(list(block.values()), zoo.record.config.inr, grid), values)
+            np.testing.assert_allclose(found, column(rows, "psnr"), atol=1e-3)
+            np.testing.assert_array_equal(signals.labels[column(rows, "source_index")], column(rows, "label"))
+            seen += len(rows)
+    assert seen == len(zoo) == 400
+
+
+def test_all_views_of_a_signal_are_on_one_side(zoo):
+    table = zoo.catalog.to_pandas()
+    assert (table.groupby("source_index")["split"].nunique() == 1).all()
+    assert (table.groupby("source_index")["view"].count() == 2).all()
+    assert table["key"].is_unique
+    assert table["seed"].is_unique
+    shares = table.groupby("split")["source_index"].nunique()
+    assert shares.to_dict() == {"train": 141, "validation": 19, "test": 40}
+
+
+def test_fitting_a_shard_again_gives_the_same_bytes(zoo_copy):
+    config = smoke().zoo
+    plan = plan_zoo(config, zoo_copy)
+    shard = next(shard for shard in plan.shards if shard.name == SHARD)
+    paths = [catalog.shard_path(zoo_copy, SHARD), catalog.part_path(zoo_copy, SHARD)]
+    before = [path.read_bytes() for path in paths]
+    fit_shard(config, zoo_copy, plan.signals, shard)
+    assert [path.read_bytes() for path in paths] == before
+
+
+def test_members_that_diverge_keep_their_row_without_weights(tmp_path):
+    config = smoke().zoo.model_copy(update={"signals": SignalsConfig(limit=60), "views": 1})
+    plan = plan_zoo(config, tmp_path)
+    plan.signals.values[plan.shards[0].source_index[1]] = np.nan
+    summary = fit_shard(config, tmp_path, plan.signals, plan.shards[0])
+    assert summary.num_failed == 1
+    rows = catalog.read_part(tmp_path, plan.shards[0].name).table.to_pylist()
+    failed = rows.pop(1)
+    assert (failed["status"], failed["stop_reason"], failed["block"], failed["psnr"]) == ("failed", "diverged", None, None)
+    assert {row["status"] for row in rows} == {"ok"}
+    for shard in plan.shards[1:]:
+        fit_shard(config, tmp_path, plan.signals, shard)
+    zoo = seal_zoo(tmp_path)
+    assert verify_zoo(zoo) == []
+    assert sum(len(block["layers.0.bias"]) for block, _ in zoo.blocks("train")) == len(zoo.members("train"))
+    with pytest.raises(ArchiveError, match=r"member .* has no weights: its fit failed \(diverged\)"):
+        zoo[1]
+
+
+def flip_a_bit(path: Path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def cut_short(path: Path):
+    path.write_bytes(path.read_bytes()[: 512 * 4])
+
+
+def shard(folder):
+    return catalog.shard_path(folder, SHARD)
+
+
+def part(folder):
+    return catalog.part_path(folder, SHARD)
+
+
+DAMAGE = {
+    "flipped bit": (lambda folder: flip_a_bit(shard(folder)), "must have sha256 [0-9a-f]{64}, found [0-9a-f]{64}"),
+    "cut short": (lambda folder: cut_short(shard(folder)), "must have [0-9]+ bytes, found 2048"),
+    "missing shard": (lambda folder: shard(folder).unlink(), "is missing though the catalog names it"),
+    "missing part": (lambda folder: part(folder).unlink(), "is not committed: expected its catalog part"),
+    "flipped catalog": (lambda folder: flip_a_bit(part(folder)), "catalog part .* must have sha256"),
+    "empty catalog": (lambda folder: part(folder).write_bytes(b""), "catalog part .* must have sha256"),
+    "other shard": (lambda folder: shutil.copy(part(folder), catalog.part_path(folder, "train-000000")), "train-000000"),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_verify_finds_the_damage_and_build_fits_just_that_shard_again(zoo_copy, built_zoo, name):
+    damage, message = DAMAGE[name]
+    damage(zoo_copy)
+    (problem,) = verify_zoo(Zoo.open(zoo_copy))
+    assert re.search(message, problem), problem
+    plan = plan_zoo(smoke().zoo, zoo_copy)
+    (pending,) = pending_shards(zoo_copy)
+    fit_shard(plan.record.config, zoo_copy, plan.signals, next(s for s in plan.shards if s.name == pending))
+    assert verify_zoo(Zoo.open(zoo_copy)) == []
+    for folder in ("shards", "catalog"):
+        for path in (built_zoo / folder).iterdir():
+            assert (zoo_copy / folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_catalog_damaged_before_the_zoo_is_sealed_is_found_too(zoo_copy):
+    (zoo_copy / "statistics.json").unlink()
+    data = part(zoo_copy).read_bytes()
+    part(zoo_copy).write_bytes(data[:40] + bytes([data[40] ^ 1]) + data[41:])
+    assert "is damaged" in pending_shards(zoo_copy)[SHARD]
+
+
+def test_a_damaged_seal_is_named(zoo_copy):
+    (zoo_copy / "statistics.json").write_text("[]")
+    (problem,) = verify_zoo(Zoo.open(zoo_copy))
+    assert "statistics.json is damaged" in problem
+
+
+def test_reading_a_damaged_shard_says_so(zoo_copy):
+    flip_a_bit(shard(zoo_copy))
+    with pytest.raises(ArchiveError, match=f"shard .*{SHARD}.tar must have sha256"):
+        list(Zoo.open(zoo_copy).blocks("train"))
+
+
+def test_verify_finds_files_and_figures_that_do_not_belong(zoo_copy):
+    (zoo_copy / "shards" / "train-000099.tar").write_bytes(b"")
+    (problem,) = verify_zoo(Zoo.open(zoo_copy))
+    assert "train-000099.tar is not in the plan" in problem
+    (zoo_copy / "shards" / "train-000099.tar").unlink()
+    content = json.loads((zoo_copy / "statistics.json").read_text())
+    content["tensors"]["layers.1.weight"]["std"] *= 1.01
+    write_json(zoo_copy / "statistics.json", content)
+    (problem,) = verify_zoo(Zoo.open(zoo_copy))
+    assert "statistics.json is wrong for layers.1.weight" in problem
+
+
+def test_a_folder_that_is_no_zoo_says_how_to_make_one(tmp_path):
+    with pytest.raises(InputError, match=r"is not a zoo: expected a folder with zoo\.json, found none"):
+        Zoo.open(tmp_path)
+
+
+def edit(folder: Path, **changes):
+    content = json.loads((folder / "zoo.json").read_text())
+    write_json(folder / "zoo.json", content | changes)
+
+
+def test_a_newer_schema_is_refused_by_name(zoo_copy):
+    edit(zoo_copy, schema_version=2)
+    with pytest.raises(InputError, match="has schema version 2, this dwszoo reads up to 1: install a newer dwszoo"):
+        Zoo.open(zoo_copy)
+
+
+def test_a_zoo_json_that_was_tampered_with_is_refused(zoo_copy):
+    content = json.loads((zoo_copy / "zoo.json").read_text())
+    content["config"]["inr"]["omega"] = 31.0
+    write_json(zoo_copy / "zoo.json", content)
+    with pytest.raises(ArchiveError, match=r"zoo\.json is damaged: its fingerprint is"):
+        Zoo.open(zoo_copy)
+    (zoo_copy / "zoo.json").write_text("{")
+    with pytest.raises(ArchiveError, match=r"zoo\.json is damaged"):
+        Zoo.open(zoo_copy)
+
+
+def test_another_configuration_is_refused_and_the_field_is_named(zoo_copy):
+    config = smoke().zoo
+    changed = config.model_copy(update={"fit": config.fit.model_copy(update={"max_steps": 61})})
+    with pytest.raises(InputError, match=r"differs from this one .* in fit\.max_steps: was 60, is 61"):
+        plan_zoo(changed, zoo_copy)
+    assert verify_zoo(Zoo.open(zoo_copy)) == []
+
+
+def test_an_empty_validation_split_is_refused_before_any_fit(tmp_path):
+    config = smoke().zoo
+    signals = config.signals.model_copy(update={"validation_fraction": 0.0})
+    with pytest.raises(InputError, match="the validation split would be empty: 200 signals in 10 classes"):
+        plan_zoo(config.model_copy(update={"signals": signals}), tmp_path)
+    assert not (tmp_path / "zoo.json").exists()
+
+
+def test_the_plan_depends_on_the_seed_alone():
+    labels = np.arange(200) % 10
+    config = smoke().zoo
+    one, same = plan_shards(config, labels), plan_shards(config, labels)
+    assert all(np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True))
+    other = split_sources(config.model_copy(update={"seed": 1}), labels)
+    assert not np.array_equal(other["test"], split_sources(config, labels)["test"])

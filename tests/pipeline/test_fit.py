@@ -1,0 +1,123 @@
+"""The batched fit against autograd and torch's own Adam, its stop rule, and its independence of who fits what where."""
+
+import numpy as np
+import pytest
+import torch
+
+from dwsnet.symmetry import canonical_signs, permute, random_permutation
+from pipeline.config import FitConfig, InrConfig
+from pipeline.fit.adam import fit, gradients
+from pipeline.fit.seeds import member_keys, uniform
+from pipeline.fit.siren import init_rows, inr_space, psnr, render, unpack
+from pipeline.signals import coordinates
+
+INR = InrConfig(hidden=(7, 5))
+SPACE = inr_space(INR, 2, 3)
+GRID = torch.from_numpy(coordinates((4, 6)))
+
+
+def keys(count: int) -> np.ndarray:
+    return member_keys(3, np.arange(count), np.zeros(count, int))
+
+
+def targets(count: int) -> torch.Tensor:
+    return torch.rand(count, 3, len(GRID), generator=torch.Generator().manual_seed(0))
+
+
+def test_gradients_are_those_of_autograd():
+    rows = init_rows(SPACE, INR, keys(4)).double().requires_grad_()
+    wanted = targets(4).double()
+    error = (render(unpack(SPACE, rows), INR, GRID.double()) - wanted).square().mean((1, 2))
+    error.sum().backward()
+    gradient, own_error = gradients(SPACE, INR, rows.detach(), GRID.double(), wanted - INR.output_offset)
+    assert torch.allclose(gradient, rows.grad, rtol=1e-9, atol=1e-12)
+    assert torch.allclose(own_error, error.detach(), rtol=1e-9)
+
+
+def test_the_fit_is_torchs_adam_one_network_at_a_time():
+    config = FitConfig(max_steps=25, learning_rate=2e-3)
+    fitted = fit(SPACE, INR, config, keys(3), GRID, targets(3))
+    for member in range(3):
+        row = init_rows(SPACE, INR, keys(3))[member : member + 1].requires_grad_()
+        optimizer = torch.optim.Adam([row], lr=config.learning_rate)
+        for _ in range(config.max_steps):
+            optimizer.zero_grad()
+            (render(unpack(SPACE, row), INR, GRID) - targets(3)[member : member + 1]).square().mean().backward()
+            optimizer.step()
+        assert torch.allclose(fitted.rows[member], row.detach()[0], rtol=1e-3, atol=1e-5)
+    assert fitted.steps.tolist() == [25, 25, 25]
+
+
+def test_each_member_stops_at_its_own_target_and_its_psnr_is_that_of_the_stored_weights():
+    smooth = torch.stack([0.5 + slope * GRID[:, 0] for slope in (0.0, 0.1, 0.4)])[:, None].expand(-1, 3, -1).contiguous()
+    config = FitConfig(max_steps=400, target_psnr=35.0)
+    fitted = fit(SPACE, INR, config, keys(3), GRID, smooth)
+    assert len(set(fitted.steps.tolist())) == 3
+    assert set(fitted.stop_reason) == {"target"}
+    assert (fitted.steps < 400).all()
+    again = psnr(render(unpack(SPACE, fitted.rows), INR, GRID), smooth)
+    np.testing.assert_array_equal(fitted.psnr, again.numpy())
+    assert (fitted.psnr >= 35).all()
+
+
+def test_a_member_that_never_reaches_the_target_stops_at_the_cap():
+    noise = targets(1).round()
+    fitted = fit(SPACE, INR, FitConfig(max_steps=15, target_psnr=90.0), keys(1), GRID, noise)
+    assert fitted.stop_reason.tolist() == ["max_steps"]
+    assert fitted.steps.tolist() == [15]
+
+
+def test_a_fit_that_blows_up_is_told_from_the_others():
+    wanted = targets(3)
+    wanted[1] = float("nan")
+    fitted = fit(SPACE, INR, FitConfig(max_steps=5), keys(3), GRID, wanted)
+    assert fitted.stop_reason.tolist() == ["max_steps", "diverged", "max_steps"]
+    assert fitted.rows[[0, 2]].isfinite().all()
+
+
+def test_a_member_does_not_depend_on_its_neighbours():
+    config = FitConfig(max_steps=40, target_psnr=30.0)
+    together = fit(SPACE, INR, config, keys(6), GRID, targets(6))
+    alone = fit(SPACE, INR, config, keys(6)[2:3], GRID, targets(6)[2:3])
+    assert torch.allclose(together.rows[2], alone.rows[0], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("init", ["dws", "siren"])
+def test_initial_values_have_the_bounds_of_their_preset(init):
+    inr = InrConfig(hidden=(32, 32), init=init)
+    space = inr_space(inr, 2, 1)
+    tensors = dict(zip((spec.name for spec in space.tensors), unpack(space, init_rows(space, inr, keys(400))), strict=True))
+    first = (6 / 2) ** 0.5 / 30 if init == "dws" else 1 / 2
+    bounds = {"layers.0.weight": first, "layers.1.weight": (6 / 32) ** 0.5 / 30, "layers.2.weight": 32**-0.5}
+    for name, bound in bounds.items():
+        assert tensors[name].abs().max() <= bound
+        assert tensors[name].std() == pytest.approx(bound / 3**0.5, rel=0.02)
+    assert (tensors["layers.0.bias"].abs().max() == 0) == (init == "dws")
+
+
+def test_random_numbers_belong_to_zoo_seed_source_and_view():
+    some = member_keys(0, np.array([4, 5, 4]), np.array([0, 0, 1]))
+    assert len(np.unique(np.concatenate([some, member_keys(1, np.array([4]), np.array([0]))]))) == 4
+    assert member_keys(0, np.array([4]), np.array([1]))[0] == some[2]
+    values = uniform(member_keys(0, np.arange(2000), np.zeros(2000, int)), 50)
+    assert values.min() >= -1
+    assert values.max() < 1
+    assert abs(values.mean()) < 0.01
+    assert values.std() == pytest.approx(3**-0.5, rel=0.01)
+    assert abs(np.corrcoef(values[:, 0], values[:, 1])[0, 1]) < 0.1
+    assert abs(np.corrcoef(values[:-1, 0], values[1:, 0])[0, 1]) < 0.1
+
+
+@pytest.mark.parametrize("move", ["permutation", "signs"])
+def test_symmetries_leave_the_picture_as_it_is(move):
+    tensors = unpack(SPACE, init_rows(SPACE, INR, keys(4)).double() + 0.01)
+    generator = torch.Generator().manual_seed(0)
+    if move == "permutation":
+        moved = permute(SPACE, tensors, random_permutation(SPACE, generator))
+    else:
+        tensors[1].add_(torch.randn(tensors[1].shape, generator=generator))
+        moved = canonical_signs(SPACE, tensors)
+        assert (moved[1] >= 0).all()
+        assert (moved[3] >= 0).all()
+    assert not torch.equal(moved[0], tensors[0])
+    assert torch.allclose(render(list(moved), INR, GRID.double()), render(tensors, INR, GRID.double()), atol=1e-12)

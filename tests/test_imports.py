@@ -1,0 +1,49 @@
+"""Imports point one way, heavy packages stay where they belong, and importing does no work."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+OURS = ("dwsnet", "pipeline", "flows", "cluster")
+MAY_IMPORT = {"dwsnet": set(), "cluster": set(), "pipeline": {"dwsnet"}, "flows": {"dwsnet", "pipeline", "cluster"}}
+OWNERS = {"ray": ("cluster", "pipeline/training"), "deepspeed": ("pipeline/training",), "prefect": ("flows",)}
+FILES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """Top-level packages that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            names.add(node.module.split(".")[0])
+    return names
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_point_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    names = imported(path)
+    assert names & set(OURS) <= MAY_IMPORT[package] | {package}
+    for name, owners in OWNERS.items():
+        if name in names:
+            assert any(str(path.relative_to(ROOT)).startswith(owner) for owner in owners), f"{path} imports {name}"
+
+
+def test_the_rules_see_every_package():
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(OURS)
+    assert "ray" in imported(ROOT / "cluster" / "fanout.py")
+    assert "prefect" in imported(ROOT / "flows" / "run.py")
+
+
+@pytest.mark.parametrize("module", ["flows.cli", "flows.recipes", "flows.commands"])
+def test_the_command_starts_without_heavy_packages(module):
+    heavy = "{'ray', 'torch', 'prefect', 'deepspeed', 'pyarrow', 'sklearn', 'matplotlib'}"
+    code = f"import sys, {module}; print({heavy} & set(sys.modules))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
