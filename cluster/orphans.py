@@ -20,9 +20,10 @@ GRACE_SECONDS = 5.0
 
 def end_children_with_me():
     """From now on the processes that this one starts do not outlive it by more than a few seconds. Linux only."""
-    if MARK in os.environ or not Path("/proc/self/environ").exists():
+    mine = f"{os.getpid()}-"
+    if os.environ.get(MARK, "").startswith(mine) or not Path("/proc/self/environ").exists():
         return
-    mark = uuid.uuid4().hex
+    mark = mine + uuid.uuid4().hex
     subprocess.Popen(
         [sys.executable, "-m", "cluster.orphans", str(os.getpid()), mark],
         start_new_session=True,

@@ -1,0 +1,80 @@
+"""Fan-out on a real Ray cluster, and what a killed command leaves behind: nothing."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.fanout import WINDOW, run_tasks
+from cluster.orphans import marked
+from cluster.session import ray_session
+
+
+@pytest.fixture(scope="module")
+def ray():
+    with ray_session(2):
+        import ray
+
+        yield ray
+
+
+def square(offset, number):
+    if number == 3:
+        raise ValueError("three is not liked")
+    return offset + number**2
+
+
+def test_results_come_with_their_items_and_an_exception_does_not_stop_the_others(ray):
+    results = dict(run_tasks(square, range(6), (100,), 2))
+    error = results.pop(3)
+    assert isinstance(error, ValueError)
+    assert "three is not liked" in str(error)
+    assert results == {0: 100, 1: 101, 2: 104, 4: 116, 5: 125}
+
+
+def die_once(folder, number):
+    mark = folder / str(number)
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_a_task_whose_worker_is_killed_is_tried_again(ray, tmp_path):
+    assert dict(run_tasks(die_once, [1, 2], (tmp_path,), 2)) == {1: 1, 2: 2}
+
+
+def test_no_more_than_a_window_of_tasks_is_drawn_ahead(ray):
+    drawn = []
+
+    def items():
+        for number in range(20):
+            drawn.append(number)
+            yield number
+
+    tasks = run_tasks(square, items(), (0,), 2)
+    next(tasks)
+    assert len(drawn) <= 2 * WINDOW + 1
+    tasks.close()
+
+
+def test_nothing_outlives_a_command_that_is_killed():
+    code = (
+        "import os, subprocess, sys; from cluster.orphans import MARK, end_children_with_me; end_children_with_me();"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
+        "print(os.environ[MARK], flush=True); sys.stdin.read()"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    mark = process.stdout.readline().strip()
+    deadline = time.monotonic() + 30
+    while not marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert len(marked(mark)) == 1
+    process.kill()
+    process.wait()
+    while marked(mark) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert marked(mark) == []

@@ -1,0 +1,195 @@
+"""The command as a user types it: exit codes, messages, and what each command leaves behind."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.conftest import dwszoo, start_dwszoo
+
+
+def test_help_answers_in_under_a_second():
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = dwszoo("--help")
+        times.append(time.perf_counter() - start)
+    assert min(times) < 1
+    for command in ("run", "recipes", "zoo", "train", "evaluate", "predict"):
+        assert command in result.out
+
+
+def test_recipes_are_listed_and_shown_with_every_field():
+    assert "digits" in dwszoo("recipes").out
+    shown = dwszoo("recipes", "digits", "--set", "zoo.views=5").out
+    assert "zoo.views = 5\n    Independently initialised INRs of each signal." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["recipes", "digit"], "there is no recipe 'digit'"),
+        (["run", "smoke", "--set", "trainng.epochs=3"], "did you mean 'training.epochs'?"),
+        (["zoo", "info", "/nowhere"], "/nowhere is not a zoo"),
+        (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name a folder"),
+        (
+            ["zoo", "build", "smoke", "--out", "{tmp}", "--set", "zoo.signals.validation_fraction=0"],
+            "the validation split would be empty",
+        ),
+        (["zoo", "build", "smoke", "--out", "/proc/zoo"], "cannot write to /proc/zoo"),
+        (["evaluate", "/nowhere"], "/nowhere is not a run"),
+        (["predict", "/nowhere", "--zoo", "{zoo}", "--out", "{tmp}/p.parquet"], "/nowhere is not a run"),
+        (["train", "smoke", "--zoo", "/nowhere", "--out", "{tmp}"], "/nowhere is not a zoo"),
+    ],
+)
+def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, built_zoo):
+    result = dwszoo(*(part.format(tmp=tmp_path, zoo=built_zoo) for part in arguments))
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.splitlines()) == 1
+    assert "Traceback" not in result.err
+
+
+def test_a_truncated_image_is_named_and_nothing_is_written(tmp_path):
+    images = tmp_path / "images"
+    for name in ("a", "b"):
+        (images / name).mkdir(parents=True)
+        Image.fromarray(np.full((8, 8), 90, np.uint8)).save(images / name / "x.png")
+    broken = images / "b" / "x.png"
+    broken.write_bytes(broken.read_bytes()[:50])
+    result = dwszoo("zoo", "build", "images", "--set", f"zoo.signals.path={images}", "--out", tmp_path / "zoo")
+    assert result.code == 2
+    assert f"image {broken} cannot be decoded" in result.err
+    assert not (tmp_path / "zoo" / "zoo.json").exists()
+
+
+def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
+    info = json.loads(dwszoo("zoo", "info", built_zoo, "--json").out)
+    assert (info["members"], info["failed"], info["architecture"]) == (400, 0, "2-8-6-1")
+    assert info["splits"] == {"train": 282, "validation": 38, "test": 80}
+    assert set(info["psnr"]) == {"0%", "5%", "50%", "95%", "100%"}
+    assert "architecture 2-8-6-1" in dwszoo("zoo", "info", built_zoo).out
+    verified = dwszoo("zoo", "verify", built_zoo)
+    assert (verified.code, verified.out) == (0, f"{built_zoo} is sound: 8 shards, 400 members\n")
+
+
+@pytest.mark.parametrize("command", ["verify", "info", "render", "train", "predict"])
+def test_every_command_says_what_is_wrong_with_a_damaged_zoo(command, zoo_copy, smoke_run, tmp_path):
+    (zoo_copy / "catalog" / "test-000000.parquet").unlink()
+    arguments = {
+        "verify": ["zoo", "verify", zoo_copy],
+        "info": ["zoo", "info", zoo_copy],
+        "render": ["zoo", "render", zoo_copy, "--out", tmp_path / "x.png"],
+        "train": ["train", "smoke", "--zoo", zoo_copy, "--out", tmp_path / "run"],
+        "predict": ["predict", smoke_run.folder, "--zoo", zoo_copy, "--out", tmp_path / "p.parquet"],
+    }
+    result = dwszoo(*arguments[command])
+    assert result.code == 1
+    assert "shard test-000000 is not committed" in result.out + result.err
+    assert "Traceback" not in result.err
+
+
+def test_render_draws_a_picture(built_zoo, tmp_path):
+    assert dwszoo("zoo", "render", built_zoo, "--out", tmp_path / "zoo.png").code == 0
+    with Image.open(tmp_path / "zoo.png") as picture:
+        assert picture.size[0] > 800
+        assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def digests(zoo) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(zoo.glob("*/*-*"))}
+
+
+def test_one_worker_or_two_make_the_same_bytes(built_zoo, tmp_path):
+    for workers in (1, 2):
+        result = dwszoo("zoo", "build", "smoke", "--set", f"resources.workers={workers}", "--out", tmp_path / f"{workers}")
+        assert result.code == 0, result.err
+        assert "400 INRs fitted" in result.out
+        assert digests(tmp_path / f"{workers}") == digests(built_zoo)
+
+
+def test_a_build_that_is_killed_goes_on_where_it_stopped(built_zoo, tmp_path):
+    arguments = ["zoo", "build", "smoke", "--set", "resources.workers=1", "--out", tmp_path]
+    process = start_dwszoo(*arguments)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob("catalog/*.parquet")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    committed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("catalog/*.parquet")}
+    assert committed
+    result = dwszoo(*arguments)
+    assert result.code == 0, result.err
+    assert {path: path.stat().st_mtime_ns for path in committed} == committed
+    assert digests(tmp_path) == digests(built_zoo)
+    assert "is complete: all 8 shards were committed" in dwszoo(*arguments).out
+
+
+def test_two_commands_do_not_share_a_folder(tmp_path):
+    from pipeline.archive.files import exclusive
+
+    with exclusive(tmp_path):
+        result = dwszoo("zoo", "build", "smoke", "--out", tmp_path)
+    assert result.code == 2
+    assert "is in use by another dwszoo process" in result.err
+
+
+def test_another_configuration_never_mixes_with_a_finished_run(smoke_run):
+    result = dwszoo("run", "smoke", "--set", "training.epochs=4", "--out", smoke_run.folder)
+    assert result.code == 2
+    assert "differs in training.epochs: was 3, is 4" in result.err
+
+
+def test_a_full_disk_is_said_and_nothing_committed_is_lost(tmp_path):
+    """On a tmpfs of 128 kB, which holds some of the shards; the namespace ends with the shell."""
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    build = f"{sys.executable} -m flows.cli zoo build smoke --set resources.workers=1 --out {disk}"
+    script = f"mkdir {disk} && mount -t tmpfs -o size=128k none {disk} && {build}; code=$?; cp -r {disk} {kept}; exit $code"
+    result = subprocess.run(["unshare", "-r", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    if "unshare" in result.stderr or "mount:" in result.stderr:
+        pytest.skip(f"no private mounts here: {result.stderr.strip()}")
+    assert result.returncode == 1, result.stderr
+    assert "No space left on device" in result.stderr
+    assert "run the same command again to go on" in result.stderr
+    assert "Traceback" not in result.stderr
+    committed = list(kept.glob("catalog/*.parquet"))
+    assert committed
+    assert not list(kept.glob("*/.*.tmp"))
+    before = {path.name: path.read_bytes() for path in committed}
+    assert dwszoo("zoo", "build", "smoke", "--out", kept).code == 0
+    assert all((kept / "catalog" / name).read_bytes() == data for name, data in before.items())
+
+
+def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
+    result = dwszoo("predict", smoke_run.folder, "--zoo", built_zoo, "--out", tmp_path / "p.parquet")
+    assert result.code == 0, result.err
+    table = pq.read_table(tmp_path / "p.parquet").to_pandas()
+    assert len(table) == 400
+    probabilities = table[[f"probability of {digit}" for digit in range(10)]].to_numpy()
+    np.testing.assert_allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (table["predicted"].astype(int) == probabilities.argmax(1)).all()
+    test = table[table["split"] == "test"]
+    metrics = json.loads((smoke_run.folder / "metrics.json").read_text())
+    assert (test["predicted"] == test["class"]).mean() == pytest.approx(metrics["accuracy"])
+
+
+def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
+    from flows.recipes import smoke
+    from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+    from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+
+    config = ZooConfig(signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1))
+    assert config.inr != smoke().zoo.inr
+    plan = plan_zoo(config, tmp_path / "zoo")
+    for shard in plan.shards:
+        fit_shard(config, tmp_path / "zoo", plan.signals, shard)
+    seal_zoo(tmp_path / "zoo")
+    result = dwszoo("predict", smoke_run.folder, "--zoo", tmp_path / "zoo", "--out", tmp_path / "p.parquet")
+    assert result.code == 2
+    assert "must hold networks with tensors {'layers.0.weight': (8, 2)" in result.err

@@ -1,0 +1,56 @@
+import pytest
+
+from flows.overrides import resolve_recipe
+from flows.recipes import RECIPES
+from pipeline.config import Recipe, describe
+from pipeline.errors import InputError
+
+
+def test_a_setting_replaces_one_field():
+    recipe = resolve_recipe(
+        "digits", ["zoo.views=3", "zoo.inr.hidden=[5, 4]", "zoo.inr.init=siren", "zoo.fit.target_psnr=null"]
+    )
+    assert (recipe.zoo.views, recipe.zoo.inr.hidden, recipe.zoo.inr.init) == (3, (5, 4), "siren")
+    assert recipe.zoo.fit.target_psnr is None
+    assert recipe.training == RECIPES["digits"]().training
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "message"),
+    [
+        ("digit", "zoo.views=3", r"there is no recipe 'digit': expected one of digits, images, smoke; did you mean 'digits'\?"),
+        (
+            "digits",
+            "zoo.view=3",
+            r"there is no field 'zoo\.view': the fields of 'zoo' are seed, signals, views, .*; did you mean 'zoo\.views'\?",
+        ),
+        (
+            "digits",
+            "views=3",
+            r"there is no field 'views': the fields are zoo, training, resources; did you mean 'zoo\.views'\?",
+        ),
+        ("digits", "zoo.views.x=3", r"'zoo\.views' is a single value, not a group"),
+        ("digits", "zoo.fit=3", r"'zoo\.fit' is a group of fields, set one of them: zoo\.fit\.learning_rate"),
+        ("digits", "zoo.views=0", r"zoo\.views: input should be greater than 0, got 0"),
+        ("digits", "zoo.views=many", r"zoo\.views: input should be a valid integer, .* got \"many\""),
+        ("digits", "zoo.inr.init=sirne", r"zoo\.inr\.init: input should be 'dws' or 'siren', got \"sirne\""),
+        ("digits", "zoo.views", r"--set takes key=value, got 'zoo\.views'"),
+    ],
+)
+def test_a_mistake_names_the_field_what_was_given_and_what_is_allowed(name, setting, message):
+    with pytest.raises(InputError, match=message):
+        resolve_recipe(name, [setting])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_field_of_every_recipe_has_a_meaning(name):
+    fields = list(describe(RECIPES[name]()))
+    assert len(fields) > 25
+    assert all(meaning for _, _, meaning in fields)
+    assert RECIPES[name].__doc__
+
+
+def test_identity_changes_the_fingerprint_and_location_does_not():
+    same = resolve_recipe("digits", ["resources.workers=7", "zoo.signals.path=/elsewhere"])
+    other = resolve_recipe("digits", ["zoo.seed=1"])
+    assert same.fingerprint() == Recipe.fingerprint(RECIPES["digits"]()) != other.fingerprint()

@@ -1,0 +1,42 @@
+import io
+
+from flows.progress import Progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_log_gets_whole_lines_with_a_rate_in_the_fields_unit():
+    log = io.StringIO()
+    bar = Progress("fit", 2000, "INRs", log)
+    bar.update(500, "mean PSNR 30.1 dB")
+    bar.update(600, "mean PSNR 30.1 dB")
+    bar.update(2000, "mean PSNR 30.2 dB")
+    bar.close()
+    first, last = log.getvalue().splitlines()
+    assert first.startswith("fit: 500/2,000 INRs (25 %), ")
+    assert last.startswith("fit: 2,000/2,000 INRs (100 %), ")
+    assert "INRs/s, mean PSNR 30.2 dB" in last
+    assert "\r" not in log.getvalue()
+
+
+def test_a_terminal_gets_one_bar_that_moves():
+    terminal = Terminal()
+    bar = Progress("train", 100, "models", terminal)
+    bar.update(100, "epoch 1/1")
+    bar.close()
+    assert "\r" in terminal.getvalue()
+    assert "epoch 1/1" in terminal.getvalue()
+    assert "100/100" in terminal.getvalue()
+
+
+def test_what_was_done_before_does_not_count_for_the_rate(monkeypatch):
+    now = iter(range(0, 100, 10))
+    monkeypatch.setattr("flows.progress.time.monotonic", lambda: next(now))
+    log = io.StringIO()
+    bar = Progress("train", 1000, "models", log)
+    bar.update(900, "epoch 9/10")
+    bar.update(1000, "epoch 10/10")
+    assert ", 0 models/s" in log.getvalue().splitlines()[0]

@@ -1,0 +1,140 @@
+"""The whole job through the command: what a run leaves, that it is not repeated, and that a kill costs nothing."""
+
+import json
+import re
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import dwszoo, start_dwszoo
+
+
+def metrics_of(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(history: list[dict]) -> list[dict]:
+    return [{key: value for key, value in line.items() if key not in ("seconds", "models_per_second")} for line in history]
+
+
+def test_a_run_prints_where_everything_is_and_both_accuracies(smoke_run):
+    folder, out = smoke_run.folder, smoke_run.result.out
+    assert f"zoo         {folder / 'zoo'}" in out
+    assert f"report      {folder / 'report' / 'index.html'}" in out
+    checkpoint = Path(re.search(r"checkpoint  (\S+)", out).group(1))
+    assert {"model.safetensors", "model.json", "training.json", "deepspeed"} <= {path.name for path in checkpoint.iterdir()}
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert f"DWSNet      {100 * metrics['accuracy']:.1f} % test accuracy on 80 networks" in out
+    assert "flat MLP    " in out
+
+
+def test_a_run_shows_progress_in_the_fields_units(smoke_run):
+    err = smoke_run.result.err
+    assert re.search(r"fit: 400/400 INRs \(100 %\), [\d,]+ INRs/s, mean PSNR \d+\.\d dB", err)
+    assert re.search(
+        r"dwsnet: 768/768 models \(100 %\).*epoch 3/3, loss \d\.\d+, validation accuracy \d+\.\d %, [\d,]+ models/s", err
+    )
+    assert "Traceback" not in err
+
+
+def test_a_run_folder_holds_what_the_readme_says(smoke_run):
+    folder = smoke_run.folder
+    names = {"config.json", "zoo", "checkpoints", "metrics.jsonl", "metrics.json", "report", "baseline", "fit.json"}
+    assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == names
+    assert [line["epoch"] for line in metrics_of(folder)] == [1, 2, 3]
+    assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
+    assert (folder / "baseline" / "zoo").resolve() == (folder / "zoo").resolve()
+
+
+class Page(HTMLParser):
+    """Text by element id, and everything that the page links to."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.links, self.text = [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.links += [value for name, value in attributes if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
+    report = smoke_run.folder / "report"
+    source = (report / "index.html").read_text()
+    page = Page(source)
+    assert sorted(page.links) == ["confusion.svg", "curves.svg", "psnr.svg", "reconstructions.png"]
+    assert all((report / link).stat().st_size > 2000 for link in page.links)
+    assert "http" not in source.replace("http-equiv", "")
+    metrics = json.loads((smoke_run.folder / "metrics.json").read_text())
+    baseline = json.loads((smoke_run.folder / "baseline" / "metrics.json").read_text())
+    for wanted in (
+        f"{100 * metrics['accuracy']:.1f} %",
+        f"{100 * baseline['accuracy']:.1f} %",
+        f"{metrics['num_parameters']:,}",
+        "INRs/s",
+        "models/s",
+        "zoo.fit.max_steps",
+        "training.model.channels",
+        "Adam's learning rate.",
+        "train 282, validation 38, test 80",
+    ):
+        assert wanted in page.text, wanted
+
+
+def test_a_finished_run_is_not_repeated(smoke_run):
+    watched = [path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    before = {path: path.stat().st_mtime_ns for path in watched}
+    again = dwszoo("run", "smoke", "--out", smoke_run.folder)
+    assert again.code == 0, again.err
+    assert again.out == smoke_run.result.out
+    assert {path: path.stat().st_mtime_ns for path in watched} == before
+
+
+def wait_for(condition, seconds: float):
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(built_zoo, tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    result = dwszoo("train", "smoke", "--set", "training.epochs=12", "--zoo", built_zoo, "--out", folder)
+    assert result.code == 0, result.err
+    return metrics_of(folder)
+
+
+def test_training_that_is_killed_goes_on_and_ends_the_same(built_zoo, undisturbed, tmp_path):
+    arguments = ["train", "smoke", "--set", "training.epochs=12", "--zoo", built_zoo, "--out", tmp_path]
+    process = start_dwszoo(*arguments)
+    wait_for(lambda: list(tmp_path.glob("checkpoints/epoch-*")), 90)
+    process.kill()
+    process.communicate()
+    reached = max(path.name for path in tmp_path.glob("checkpoints/epoch-*"))
+    assert reached < "epoch-0012"
+    result = dwszoo(*arguments)
+    assert result.code == 0, result.err
+    assert without_times(metrics_of(tmp_path)) == without_times(undisturbed)
+    assert not list(tmp_path.glob("checkpoints/.*"))
+
+
+def test_the_number_of_workers_does_not_change_what_is_learned_by_much(built_zoo, undisturbed, tmp_path):
+    settings = ["--set", "training.epochs=12", "--set", "resources.workers=1"]
+    result = dwszoo("train", "smoke", *settings, "--zoo", built_zoo, "--out", tmp_path)
+    assert result.code == 0, result.err
+    one, two = metrics_of(tmp_path)[-1], undisturbed[-1]
+    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.15)
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_deepspeeds_zero_stages_train(built_zoo, tmp_path, stage):
+    settings = ["--set", f"training.zero_stage={stage}", "--set", "training.epochs=1"]
+    result = dwszoo("train", "smoke", *settings, "--zoo", built_zoo, "--out", tmp_path)
+    assert result.code == 0, result.err
+    assert metrics_of(tmp_path)[0]["train_loss"] < 3

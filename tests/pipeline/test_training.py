@@ -1,0 +1,135 @@
+"""The loader's promises, the schedule, checkpoints and evaluation; the engine itself is tested through the command."""
+
+import json
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from dwsnet.models import num_parameters
+from pipeline.archive.zoo import column
+from pipeline.config import ModelConfig, TrainingConfig
+from pipeline.errors import InputError
+from pipeline.tasks.classification import build_model
+from pipeline.training.checkpoint import EpochMetrics, best_epoch, load_best
+from pipeline.training.engine import deepspeed_config, learning_rate_factor
+from pipeline.training.evaluate import evaluate, predict
+from pipeline.training.launch import check_batches
+from pipeline.training.loader import epoch_batches, num_batches, split_batches
+
+
+def members(batches) -> list[bytes]:
+    """One fingerprint for each member, in order."""
+    rows = [torch.cat([tensor.flatten(1) for tensor in batch.state.values()], 1) for batch in batches]
+    return [row.numpy().tobytes() for batch in rows for row in batch]
+
+
+def test_ranks_share_each_batch_and_the_order_does_not_depend_on_their_number(zoo):
+    whole = list(epoch_batches(zoo, "train", 0, 1, 32))
+    shares = [list(epoch_batches(zoo, "train", 0, 1, 32, rank, 4)) for rank in range(4)]
+    assert {len(share) for share in shares} == {len(whole)} == {num_batches(zoo, "train", 32)}
+    for k, batch in enumerate(whole):
+        assert members([batch]) == members([share[k] for share in shares])
+
+
+def test_an_epoch_holds_every_member_once_in_an_order_of_its_own(zoo):
+    one, again, other = (members(epoch_batches(zoo, "train", 0, epoch, 1)) for epoch in (1, 1, 2))
+    assert one == again
+    assert one != other
+    assert sorted(one) == sorted(other) == sorted(members(split_batches(zoo, "train")))
+    assert len(set(one)) == len(zoo.members("train"))
+
+
+def test_a_small_window_still_gives_every_member_once(zoo, monkeypatch):
+    monkeypatch.setattr("pipeline.training.loader.WINDOW", 100)
+    seen = members(epoch_batches(zoo, "train", 0, 1, 2))
+    assert len(set(seen)) == len(seen) == len(zoo.members("train"))
+
+
+def test_labels_go_with_their_members(zoo):
+    labels = dict(zip(members(split_batches(zoo, "train")), column(zoo.members("train"), "label"), strict=True))
+    for batch in epoch_batches(zoo, "train", 0, 1, 16):
+        assert [labels[member] for member in members([batch])] == batch.labels.tolist()
+
+
+def test_ranks_share_a_split_without_overlap(zoo):
+    shares = [members(split_batches(zoo, "train", rank, 3)) for rank in range(3)]
+    assert sorted(member for share in shares for member in share) == sorted(members(split_batches(zoo, "train")))
+
+
+def test_batches_that_cannot_be_are_refused(zoo):
+    config = TrainingConfig(batch_size=30)
+    with pytest.raises(InputError, match=r"batch_size must be a multiple of resources\.workers \(4\), got 30"):
+        check_batches(zoo, config, 4)
+    with pytest.raises(InputError, match="batch_size must be at most the 282 members of the train split, got 5000"):
+        check_batches(zoo, config.model_copy(update={"batch_size": 5000}), 2)
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero():
+    factors = [learning_rate_factor(step, 100, 0.2) for step in range(101)]
+    assert factors[0] == 1 / 20
+    assert max(factors) == factors[19] == factors[20] == 1
+    assert factors[100] == pytest.approx(0, abs=1e-12)
+    assert all(a >= b for a, b in pairwise(factors[20:]))
+    assert learning_rate_factor(0, 10, 0.0) == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_the_global_batch_does_not_depend_on_the_workers(workers):
+    config = deepspeed_config(TrainingConfig(batch_size=64), workers)
+    assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * workers
+
+
+def test_the_baseline_has_as_many_parameters_as_the_dwsnet(zoo):
+    sizes = [num_parameters(build_model(ModelConfig(kind=kind), zoo.space, 10)) for kind in ("dwsnet", "mlp")]
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+
+
+@pytest.mark.parametrize("canonical", [True, False])
+def test_the_classifier_ignores_the_order_of_hidden_units_and_the_baseline_does_not(zoo, canonical):
+    from dwsnet.symmetry import permute, random_permutation
+
+    batch = next(split_batches(zoo, "test"))
+    permutation = random_permutation(zoo.space, torch.Generator().manual_seed(0))
+    names = [spec.name for spec in zoo.space.tensors]
+    moved = dict(zip(names, permute(zoo.space, [batch.state[name] for name in names], permutation), strict=True))
+    for kind, invariant in (("dwsnet", True), ("mlp", False)):
+        model = build_model(ModelConfig(kind=kind, canonical_signs=canonical), zoo.space, 10, zoo.statistics).double().eval()
+        one, other = (model({name: x.double() for name, x in state.items()}) for state in (batch.state, moved))
+        assert torch.allclose(one, other, atol=1e-10) == invariant
+
+
+def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy():
+    one = EpochMetrics(1, 2.0, 2.0, 0.4, 0.1, 1.0, 10.0)
+    assert (
+        best_epoch([one, replace(one, epoch=2, validation_accuracy=0.6), replace(one, epoch=3, validation_accuracy=0.6)]).epoch
+        == 2
+    )
+
+
+def test_a_folder_without_checkpoints_says_so(tmp_path):
+    with pytest.raises(InputError, match="has no checkpoint: expected"):
+        load_best(tmp_path)
+
+
+def test_metrics_are_those_of_the_predictions(smoke_run):
+    from pipeline.archive.zoo import Zoo
+
+    trained, zoo = load_best(smoke_run.folder), Zoo.open(smoke_run.folder / "zoo")
+    metrics = evaluate(trained, zoo, "test")
+    assert metrics == json.loads((smoke_run.folder / "metrics.json").read_text())
+    predictions = predict(trained, zoo, "test")
+    labels = column(predictions.rows, "label")
+    assert metrics["accuracy"] == (predictions.predicted == labels).mean()
+    confusion = np.array(metrics["confusion"])
+    assert confusion.sum() == metrics["num_members"] == 80
+    assert np.trace(confusion) / confusion.sum() == metrics["accuracy"]
+    np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels, minlength=10))
+    by_signal = {}
+    for row, probabilities in zip(predictions.rows.to_pylist(), predictions.probabilities, strict=True):
+        total, _ = by_signal.get(row["source_index"], (0, None))
+        by_signal[row["source_index"]] = (total + probabilities, row["label"])
+    right = [total.argmax() == label for total, label in by_signal.values()]
+    assert metrics["signal_accuracy"] == sum(right) / len(right)
