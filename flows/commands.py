@@ -43,9 +43,12 @@ def score_line(metrics: dict) -> str:
 
 
 def configure_prefect():
-    """Defaults for a quiet run on Prefect's own temporary server; what the user has set stays."""
+    """Defaults for a quiet run on Prefect's own temporary server; what the user has set stays.
+
+    Prefect would log each error with its traceback before the command says it in a sentence.
+    """
     end_children_with_me()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 

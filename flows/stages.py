@@ -99,6 +99,7 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
 
 def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
+    from pipeline.training.checkpoint import read_history
     from pipeline.training.launch import is_trained, launch_training
     from pipeline.training.loader import num_batches
 
@@ -110,7 +111,8 @@ def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesCo
     if is_trained(run, training):
         return False
     per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
-    bar = Progress(title, per_epoch * training.epochs, "models")
+    done = len(read_history(run)) * per_epoch
+    bar = Progress(title, per_epoch * training.epochs, "models", done)
     try:
         launch_training(zoo, run, training, resources, lambda folder: show_training(bar, folder, training.epochs, per_epoch))
     finally:

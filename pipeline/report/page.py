@@ -39,7 +39,7 @@ def write_report(run: Path, recipe: Recipe):
         loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     ).get_template("page.html")
     page = template.render(
-        title=f"{zoo.record.signals.name}: a zoo of {len(zoo):,} INRs and a DWSNet that reads their weights",
+        title=f"{zoo.record.signals.name}: {len(zoo):,} INRs and a DWSNet that reads them",
         subtitle=f"zoo {zoo.record.fingerprint}, run {recipe.fingerprint()}",
         figures=headline(zoo, metrics, histories, fitted),
         models=model_table(metrics, histories),

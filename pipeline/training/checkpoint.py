@@ -11,13 +11,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import write_json
 from pipeline.archive.record import ZooRecord
-from pipeline.config import ModelConfig
+from pipeline.config import InrConfig, ModelConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import inr_space
 from pipeline.tasks.classification import build_model
@@ -108,8 +109,6 @@ class TrainedModel:
 
 def load_best(run: Path) -> TrainedModel:
     """The model with the highest validation accuracy. Raises InputError where `run` has no checkpoint."""
-    from pipeline.config import InrConfig
-
     history = read_history(run)
     if not history:
         raise InputError(f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one")
@@ -122,6 +121,6 @@ def load_best(run: Path) -> TrainedModel:
         space = inr_space(InrConfig(**card["inr"]), len(signals["grid"]), signals["num_channels"])
         model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
         model.load_state_dict(state)
-    except Exception as error:
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArchiveError(f"checkpoint {folder} cannot be read ({error}): delete it and run `dwszoo train` again") from error
     return TrainedModel(model.eval(), space, card["class_names"], best)

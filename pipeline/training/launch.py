@@ -49,6 +49,7 @@ def launch_training(
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.exceptions import TrainingFailedError
 
     check_batches(Zoo.open(zoo_folder), config, resources.workers)
     on_gpu = resources.gpus_per_worker > 0
@@ -75,7 +76,7 @@ def launch_training(
     watcher.start()
     try:
         trainer.fit()
-    except Exception as error:
+    except TrainingFailedError as error:
         raise WorkError(f"training of {run} failed: {last_line(error)}") from error
     finally:
         finished.set()

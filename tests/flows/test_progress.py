@@ -10,7 +10,7 @@ class Terminal(io.StringIO):
 
 def test_a_log_gets_whole_lines_with_a_rate_in_the_fields_unit():
     log = io.StringIO()
-    bar = Progress("fit", 2000, "INRs", log)
+    bar = Progress("fit", 2000, "INRs", stream=log)
     bar.update(500, "mean PSNR 30.1 dB")
     bar.update(600, "mean PSNR 30.1 dB")
     bar.update(2000, "mean PSNR 30.2 dB")
@@ -24,7 +24,7 @@ def test_a_log_gets_whole_lines_with_a_rate_in_the_fields_unit():
 
 def test_a_terminal_gets_one_bar_that_moves():
     terminal = Terminal()
-    bar = Progress("train", 100, "models", terminal)
+    bar = Progress("train", 100, "models", stream=terminal)
     bar.update(100, "epoch 1/1")
     bar.close()
     assert "\r" in terminal.getvalue()
@@ -36,7 +36,14 @@ def test_what_was_done_before_does_not_count_for_the_rate(monkeypatch):
     now = iter(range(0, 100, 10))
     monkeypatch.setattr("flows.progress.time.monotonic", lambda: next(now))
     log = io.StringIO()
-    bar = Progress("train", 1000, "models", log)
-    bar.update(900, "epoch 9/10")
+    bar = Progress("train", 1000, "models", 900, log)
     bar.update(1000, "epoch 10/10")
-    assert ", 0 models/s" in log.getvalue().splitlines()[0]
+    assert log.getvalue() == "train: 1,000/1,000 models (100 %), 5 models/s, epoch 10/10, 20 s\n"
+
+
+def test_nothing_is_said_twice():
+    log = io.StringIO()
+    bar = Progress("fit", 10, "INRs", stream=log)
+    bar.update(10, "mean PSNR 30.0 dB")
+    bar.close()
+    assert len(log.getvalue().splitlines()) == 1
