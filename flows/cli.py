@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,14 @@ INTERRUPTED = 130
 
 
 def command() -> None:
-    sys.exit(main())
+    code = main()
+    if code == INTERRUPTED:
+        # Ray's and Prefect's threads may be anywhere: tearing the interpreter down under them can crash. What they
+        # leave behind ends with this process (cluster.orphans).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,8 +24,9 @@ def run(options: Namespace):
     folder = options.out or default_folder(options.recipe, recipe)
     with exclusive(folder):
         configure_prefect()
-        from flows.run import run_recipe
+        from flows.run import run_recipe, start_server
 
+        start_server()
         metrics = run_recipe(recipe, folder)
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {folder / 'checkpoints'}/epoch-{metrics['dwsnet']['epoch']:04d}")

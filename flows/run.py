@@ -4,12 +4,15 @@ One Prefect task is one stage; inside a stage plain Ray tasks do the shards. Sta
 Prefect, so the same run goes on after any interruption, on any Prefect server.
 """
 
+import signal
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.server.api.server import SubprocessASGIServer
+from prefect.settings import PREFECT_API_URL
 
 from cluster.session import ray_session
 from flows import stages
@@ -75,6 +78,20 @@ def report(run: Path, recipe: Recipe) -> Path:
 def is_newer(output: Path, *inputs: Path) -> bool:
     """As make has it: an output that is there and no older than what it was made from is done."""
     return output.exists() and all(output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
+
+
+def start_server():
+    """Prefect's temporary server, where PREFECT_API_URL names no other.
+
+    Ctrl-C in a terminal goes to every process of the command. The server inherits that it is blocked, and lives to
+    hear that the run was interrupted; without it Prefect would try to reach it for more than a minute.
+    """
+    if PREFECT_API_URL.value() is None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @flow(name="dwszoo-run")

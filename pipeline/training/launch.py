@@ -76,6 +76,8 @@ def launch_training(
     watcher.start()
     try:
         trainer.fit()
+    except SystemExit:
+        raise KeyboardInterrupt from None  # what Ray Train makes of Ctrl-C
     except TrainingFailedError as error:
         raise WorkError(f"training of {run} failed: {last_line(error)}") from error
     finally:

@@ -1,7 +1,9 @@
 """The whole job through the command: what a run leaves, that it is not repeated, and that a kill costs nothing."""
 
 import json
+import os
 import re
+import signal
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -110,12 +112,19 @@ def undisturbed(built_zoo, tmp_path_factory) -> list[dict]:
     return metrics_of(folder)
 
 
-def test_training_that_is_killed_goes_on_and_ends_the_same(built_zoo, undisturbed, tmp_path):
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT], ids=["kill", "ctrl-c"])
+def test_training_that_is_interrupted_goes_on_and_ends_the_same(built_zoo, undisturbed, tmp_path, signum):
     arguments = ["train", "smoke", "--set", "training.epochs=12", "--zoo", built_zoo, "--out", tmp_path]
     process = start_dwszoo(*arguments)
     wait_for(lambda: list(tmp_path.glob("checkpoints/epoch-*")), 90)
-    process.kill()
-    process.communicate()
+    if signum == signal.SIGINT:
+        os.killpg(process.pid, signum)  # a terminal's Ctrl-C goes to every process of the group
+    else:
+        process.kill()
+    _, err = process.communicate(timeout=60)
+    if signum == signal.SIGINT:
+        assert process.returncode == 130
+        assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
     reached = max(path.name for path in tmp_path.glob("checkpoints/epoch-*"))
     assert reached < "epoch-0012"
     result = dwszoo(*arguments)
