@@ -59,10 +59,9 @@ def train(run: Path, folder: Path, training: TrainingConfig, recipe: Recipe) -> 
 def evaluate(folder: Path) -> dict[str, Any]:
     from pipeline.training.checkpoint import latest
 
-    metrics = folder / "metrics.json"
-    if is_newer(metrics, latest(folder)):
-        return read_json(metrics)
-    return stages.evaluate(folder, "test")
+    file = folder / "metrics.json"
+    metrics = read_json(file) if is_newer(file, latest(folder)) else {}
+    return metrics if metrics.get("split") == "test" else stages.evaluate(folder, "test")
 
 
 @stage

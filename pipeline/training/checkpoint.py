@@ -11,12 +11,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import safetensors.torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.files import write_json
+from pipeline.archive.files import sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.config import InrConfig, ModelConfig
 from pipeline.errors import ArchiveError, InputError
@@ -74,8 +74,9 @@ def save(run: Path, engine, history: list[EpochMetrics], model_card: dict[str, A
     engine.save_checkpoint(str(partial), tag=TAG)
     if rank == 0:
         state = {name: tensor.detach().cpu().contiguous() for name, tensor in engine.module.state_dict().items()}
-        save_file(state, partial / "model.safetensors")
-        write_json(partial / "model.json", model_card)
+        weights = safetensors.torch.save(state)
+        write_atomic(partial / "model.safetensors", weights)
+        write_json(partial / "model.json", model_card | {"sha256": sha256(weights)})
         write_json(partial / "training.json", [asdict(metrics) for metrics in history])
     torch.distributed.barrier()
     if rank == 0:
@@ -116,11 +117,15 @@ def load_best(run: Path) -> TrainedModel:
     folder = checkpoint_folder(run, best)
     try:
         card = json.loads((folder / "model.json").read_bytes())
-        state = load_file(folder / "model.safetensors")
+        weights = (folder / "model.safetensors").read_bytes()
+        if sha256(weights) != card["sha256"]:
+            raise ValueError(f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}")
         signals = card["zoo"]["signals"]
         space = inr_space(InrConfig(**card["inr"]), len(signals["grid"]), signals["num_channels"])
         model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
-        model.load_state_dict(state)
+        model.load_state_dict(safetensors.torch.load(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ArchiveError(f"checkpoint {folder} cannot be read ({error}): delete it and run `dwszoo train` again") from error
+        raise ArchiveError(
+            f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
+        ) from error
     return TrainedModel(model.eval(), space, card["class_names"], best)

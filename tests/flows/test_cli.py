@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -177,6 +179,24 @@ def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
     test = table[table["split"] == "test"]
     metrics = json.loads((smoke_run.folder / "metrics.json").read_text())
     assert (test["predicted"] == test["class"]).mean() == pytest.approx(metrics["accuracy"])
+
+
+def test_a_damaged_checkpoint_is_refused(smoke_run, tmp_path):
+    run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
+    best = json.loads((run / "metrics.json").read_text())["epoch"]
+    weights = run / "checkpoints" / f"epoch-{best:04d}" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-5] ^= 1
+    weights.write_bytes(data)
+    result = dwszoo("evaluate", run)
+    assert result.code == 1
+    assert "is damaged (model.safetensors must have sha256" in result.err
+
+
+def test_evaluating_another_split_does_not_pass_for_the_test(smoke_run, tmp_path):
+    run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
+    assert "validation accuracy on 38 networks" in dwszoo("evaluate", run, "--split", "validation").out
+    assert "test accuracy on 80 networks" in dwszoo("run", "smoke", "--out", run).out
 
 
 def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
