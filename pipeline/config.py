@@ -52,18 +52,19 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 class SignalsConfig(Config):
-    source: Literal["digits", "folder"] = "digits"
-    """Where the signals come from: scikit-learn's 8x8 digits, or a folder of PNG/JPEG images, one subfolder a class."""
+    source: Literal["digits", "folder", "parquet", "idx", "npz"] = "digits"
+    """scikit-learn's 8x8 digits; a folder of PNG/JPEG images, one subfolder a class; a folder of Parquet files in the
+    Hugging Face layout; a folder of IDX files; an NPZ file."""
     path: Annotated[Path | None, LOCATION] = None
-    """The folder, for source 'folder'."""
-    size: PositiveInt = 8
-    """Height and width in pixels; images of a folder are resized to it, digits are 8."""
+    """Where the source lies; digits come with scikit-learn."""
+    size: PositiveInt | None = None
+    """Encoded images are resized to this height and width; null keeps them, then all must be of one size."""
     limit: PositiveInt | None = None
     """Use only so many signals, evenly over the source; all of them where it is null."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each class that goes to the validation split, before any fit."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of each class that goes to the test split, before any fit."""
+    """Share of each class that goes to the test split; where the source has a test split, that one is taken instead."""
 
 
 class InrConfig(Config):

@@ -45,7 +45,7 @@ def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
     """
     signals = load_signals(config.signals)
-    shards = plan_shards(config, signals.labels)
+    shards = plan_shards(config, signals)
     record = make_record(config, signals, shards)
     if (folder / FILE).exists():
         old = read_record(folder)

@@ -6,6 +6,7 @@ import numpy as np
 
 from pipeline.config import ZooConfig
 from pipeline.errors import InputError
+from pipeline.signals import Signals
 
 SPLITS = ("train", "validation", "test")
 
@@ -23,16 +24,19 @@ class ShardPlan:
     """`(members,)` int64: which of the signal's INRs."""
 
 
-def split_sources(config: ZooConfig, labels: np.ndarray) -> dict[str, np.ndarray]:
+def split_sources(config: ZooConfig, signals: Signals) -> dict[str, np.ndarray]:
     """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
 
-    Raises InputError where a split would be empty.
+    Where the source has a test split of its own, that is the test split. Raises InputError where a split would be empty.
     """
+    labels, held_out = signals.labels, signals.held_out
     parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)
         order = np.random.default_rng([config.seed, 1, int(label)]).permutation(members)
-        num_test = round(len(order) * config.signals.test_fraction)
+        if held_out is not None:
+            order = np.concatenate([order[held_out[order]], order[~held_out[order]]])
+        num_test = round(len(order) * config.signals.test_fraction) if held_out is None else int(held_out[order].sum())
         num_validation = round(len(order) * config.signals.validation_fraction)
         cuts = np.split(order, [num_test, num_test + num_validation])
         for split, part in zip(("test", "validation", "train"), cuts, strict=True):
@@ -48,10 +52,10 @@ def split_sources(config: ZooConfig, labels: np.ndarray) -> dict[str, np.ndarray
     return sources
 
 
-def plan_shards(config: ZooConfig, labels: np.ndarray) -> list[ShardPlan]:
+def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
     """Every shard of the zoo: each view of a split's signals in an order of its own, cut into `shard_size` members."""
     shards = []
-    for split_index, (split, sources) in enumerate(split_sources(config, labels).items()):
+    for split_index, (split, sources) in enumerate(split_sources(config, signals).items()):
         orders = [
             np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources) for view in range(config.views)
         ]

@@ -1,18 +1,29 @@
-"""Where signals come from: one file a source, one function that opens them all."""
+"""Where signals come from: one file a kind of source, one function that opens them all."""
 
 from pipeline.config import SignalsConfig
+from pipeline.errors import InputError
+from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
+from pipeline.signals.parquet import load_parquet
 from pipeline.signals.signals import Signals, coordinates
 
 __all__ = ["Signals", "coordinates", "load_signals"]
 
+READERS = {"folder": load_folder, "parquet": load_parquet, "idx": load_idx, "npz": load_npz}
+
 
 def load_signals(config: SignalsConfig) -> Signals:
     """All signals that `config` names. Raises InputError where one cannot be read."""
-    match config.source:
-        case "digits":
-            signals = load_digits(config)
-        case "folder":
-            signals = load_folder(config)
+    signals = load_digits(config.size) if config.source == "digits" else load_path(config)
     return signals if config.limit is None else signals.take(config.limit)
+
+
+def load_path(config: SignalsConfig) -> Signals:
+    path = config.path
+    if path is None:
+        raise InputError(f"signals.path must name where source {config.source!r} lies, got null")
+    if not (path.is_file() if config.source == "npz" else path.is_dir()):
+        kind = "file" if config.source == "npz" else "folder"
+        raise InputError(f"signals.path must name a {kind} for source {config.source!r}, found none at {path}")
+    return READERS[config.source](path, config.size)

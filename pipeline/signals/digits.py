@@ -2,17 +2,16 @@
 
 import numpy as np
 
-from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
 from pipeline.signals.signals import Signals
 
 
-def load_digits(config: SignalsConfig) -> Signals:
+def load_digits(size: int | None) -> Signals:
     """The digits, scaled from 0..16 to [0, 1]."""
     from sklearn import datasets
 
-    if config.size != 8:
-        raise InputError(f"signals.size must be 8 for source 'digits', got {config.size}")
+    if size not in (None, 8):
+        raise InputError(f"signals.size must be null or 8 for source 'digits', got {size}")
     digits = datasets.load_digits()
     return Signals(
         name="digits",

@@ -18,6 +18,8 @@ class Signals:
     labels: np.ndarray
     """`(signals,)` int64: index into `class_names`."""
     class_names: tuple[str, ...]
+    held_out: np.ndarray | None = None
+    """`(signals,)` bool: the source's own test split, where it has one."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -31,10 +33,12 @@ class Signals:
         return self.values.shape[-1]
 
     def digest(self) -> str:
-        """sha256 over values, labels and class names: equal digests mean equal signals."""
+        """sha256 over values, labels, class names and test split: equal digests mean equal signals."""
         digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
         digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
+        if self.held_out is not None:
+            digest.update(self.held_out.tobytes())
         return digest.hexdigest()
 
     def take(self, limit: int) -> "Signals":
@@ -42,7 +46,8 @@ class Signals:
         if limit >= len(self):
             return self
         index = np.arange(limit) * len(self) // limit
-        return replace(self, values=self.values[index], labels=self.labels[index])
+        held_out = None if self.held_out is None else self.held_out[index]
+        return replace(self, values=self.values[index], labels=self.labels[index], held_out=held_out)
 
 
 def coordinates(grid: tuple[int, ...]) -> np.ndarray:

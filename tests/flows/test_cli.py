@@ -39,7 +39,7 @@ def test_recipes_are_listed_and_shown_with_every_field():
         (["recipes", "digit"], "there is no recipe 'digit'"),
         (["run", "smoke", "--set", "trainng.epochs=3"], "did you mean 'training.epochs'?"),
         (["zoo", "info", "/nowhere"], "/nowhere is not a zoo"),
-        (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name a folder"),
+        (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name where"),
         (
             ["zoo", "build", "smoke", "--out", "{tmp}", "--set", "zoo.signals.validation_fraction=0"],
             "the validation split would be empty",

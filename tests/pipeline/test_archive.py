@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -230,9 +231,19 @@ def test_an_empty_validation_split_is_refused_before_any_fit(tmp_path):
 
 
 def test_the_plan_depends_on_the_seed_alone():
-    labels = np.arange(200) % 10
     config = smoke().zoo
-    one, same = plan_shards(config, labels), plan_shards(config, labels)
+    signals = load_signals(config.signals)
+    one, same = plan_shards(config, signals), plan_shards(config, signals)
     assert all(np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True))
-    other = split_sources(config.model_copy(update={"seed": 1}), labels)
-    assert not np.array_equal(other["test"], split_sources(config, labels)["test"])
+    other = split_sources(config.model_copy(update={"seed": 1}), signals)
+    assert not np.array_equal(other["test"], split_sources(config, signals)["test"])
+
+
+def test_a_sources_own_test_split_is_kept():
+    config = smoke().zoo
+    signals = load_signals(config.signals)
+    held_out = np.arange(len(signals)) >= 170
+    splits = split_sources(config, replace(signals, held_out=held_out))
+    np.testing.assert_array_equal(splits["test"], np.arange(170, 200))
+    assert sorted(np.concatenate(list(splits.values()))) == list(range(200))
+    assert len(splits["validation"]) == 19

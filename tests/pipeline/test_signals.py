@@ -51,7 +51,7 @@ def test_a_limit_takes_signals_evenly(images):
 def test_a_truncated_image_is_named(images):
     broken = images / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"image .*dog/3\.png cannot be decoded .*: replace it or take it out of the folder"):
+    with pytest.raises(InputError, match=r"image .*dog/3\.png cannot be decoded .*: replace it or take it out"):
         load_signals(folder(images))
 
 
@@ -64,10 +64,10 @@ def test_a_file_that_is_no_image_is_named(images):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: folder(None), "signals.path must name a folder of images"),
+        (lambda path: folder(None), "signals.path must name where source 'folder' lies, got null"),
         (lambda path: folder(path / "nowhere"), "found none at"),
         (lambda path: folder(path), "must hold PNG or JPEG images in one subfolder a class, found none"),
-        (lambda path: SignalsConfig(source="digits", size=28), "signals.size must be 8 for source 'digits', got 28"),
+        (lambda path: SignalsConfig(source="digits", size=28), "signals.size must be null or 8 for source 'digits', got 28"),
     ],
 )
 def test_bad_sources_say_what_was_expected(tmp_path, make, message):
