@@ -2,22 +2,24 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import torch
 
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
 from pipeline.archive.plan import ShardPlan, plan_shards
 from pipeline.archive.record import FILE, ZooRecord, make_record, read_record, write_record
-from pipeline.archive.shard import encode_shard
+from pipeline.archive.shard import Block, encode_shard
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
-from pipeline.fit.adam import fit
+from pipeline.fit.adam import Fit, fit
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space, unpack
 from pipeline.signals import Signals, coordinates, load_signals
@@ -74,45 +76,49 @@ def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPla
     """
     torch.set_num_threads(1)
     space = inr_space(config.inr, len(signals.grid), signals.num_channels)
-    keys = member_keys(config.seed, shard.source_index, shard.view)
-    values = torch.from_numpy(signals.values[shard.source_index])
-    fitted = fit(
-        space,
-        config.inr,
-        config.fit,
-        keys,
-        torch.from_numpy(coordinates(signals.grid)),
-        values.flatten(1, -2).transpose(1, 2).contiguous(),
-    )
+    values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
+    seeds = member_keys(config.seed, shard.source_index, shard.view)
+    fitted = fit(space, config.inr, config.fit, seeds, torch.from_numpy(coordinates(signals.grid)), values)
     names = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
-    ok = fitted.stop_reason != "diverged"
-    kept = np.flatnonzero(ok)
-    blocks = []
-    for start in range(0, len(kept), config.block_size):
-        members = kept[start : start + config.block_size]
-        tensors = unpack(space, fitted.rows[members])
-        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
-        blocks.append((block, [names[i] for i in members]))
-    data = encode_shard(shard.name, blocks)
+    data = encode_shard(shard.name, pack_blocks(space, fitted, names, config.block_size))
     write_atomic(catalog.shard_path(folder, shard.name), data)
-    place = np.cumsum(ok) - 1
-    columns = {
+    columns = outcome_columns(fitted, config.block_size) | {
         "key": names,
         "split": [shard.split] * len(names),
         "shard": [shard.name] * len(names),
-        "block": pa.array((place // config.block_size).astype(np.int32), mask=~ok),
-        "row": pa.array((place % config.block_size).astype(np.int32), mask=~ok),
         "source_index": shard.source_index,
         "view": shard.view.astype(np.int32),
         "label": signals.labels[shard.source_index],
-        "seed": keys,
+        "seed": seeds,
+    }
+    catalog.write_part(folder, shard.name, columns, catalog.ShardMark(sha256(data), len(data)))
+    psnr = fitted.psnr[fitted.ok].astype(np.float64)
+    return ShardSummary(shard.name, len(names), int((~fitted.ok).sum()), float(psnr.sum()))
+
+
+def pack_blocks(space: WeightSpace, fitted: Fit, names: list[str], block_size: int) -> list[tuple[Block, list[str]]]:
+    """The members that have weights, in order, as blocks with their names."""
+    blocks = []
+    kept = np.flatnonzero(fitted.ok)
+    for start in range(0, len(kept), block_size):
+        members = kept[start : start + block_size]
+        tensors = unpack(space, fitted.rows[members])
+        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
+        blocks.append((block, [names[i] for i in members]))
+    return blocks
+
+
+def outcome_columns(fitted: Fit, block_size: int) -> dict[str, Any]:
+    """Catalog columns that tell what became of each member, and where `pack_blocks` puts it."""
+    ok, place = fitted.ok, np.cumsum(fitted.ok) - 1
+    return {
+        "block": pa.array((place // block_size).astype(np.int32), mask=~ok),
+        "row": pa.array((place % block_size).astype(np.int32), mask=~ok),
         "status": np.where(ok, "ok", "failed").tolist(),
         "stop_reason": fitted.stop_reason.tolist(),
         "steps": fitted.steps,
         "psnr": pa.array(fitted.psnr, mask=~ok),
     }
-    catalog.write_part(folder, shard.name, columns, catalog.ShardMark(sha256(data), len(data)))
-    return ShardSummary(shard.name, len(names), int((~ok).sum()), float(fitted.psnr[ok].astype(np.float64).sum()))
 
 
 def unseal_zoo(folder: Path):

@@ -72,6 +72,10 @@ class ZooRecord(Frozen):
 
 
 def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
+    if config.signals.path is not None:  # later commands may be run elsewhere
+        config = config.model_copy(
+            update={"signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})}
+        )
     space = inr_space(config.inr, len(signals.grid), signals.num_channels)
     return ZooRecord(
         format="dwszoo",

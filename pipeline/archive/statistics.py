@@ -9,13 +9,18 @@ import torch
 
 from pipeline.archive.catalog import part_path
 from pipeline.archive.files import sha256
+from pipeline.archive.record import FILE
 from pipeline.archive.zoo import Zoo
 
 
 def compute_seal(zoo: Zoo) -> dict[str, Any]:
-    """The content of statistics.json: statistics of the tensors, sha256 of each catalog part (which has its shard's)."""
+    """The content of statistics.json: statistics of the tensors, sha256 of zoo.json and of each catalog part.
+
+    A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
+    """
     paths = {shard.name: part_path(zoo.folder, shard.name) for shard in zoo.record.shards}
-    return compute_statistics(zoo) | {"catalog": {name: sha256(path.read_bytes()) for name, path in paths.items()}}
+    checksums = {"zoo": sha256((zoo.folder / FILE).read_bytes())}
+    return compute_statistics(zoo) | checksums | {"catalog": {name: sha256(path.read_bytes()) for name, path in paths.items()}}
 
 
 def compute_statistics(zoo: Zoo) -> dict[str, Any]:

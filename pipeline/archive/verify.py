@@ -4,7 +4,8 @@ import json
 import math
 
 from pipeline.archive import catalog
-from pipeline.archive.record import ShardRecord
+from pipeline.archive.files import sha256
+from pipeline.archive.record import FILE, ShardRecord
 from pipeline.archive.shard import decode_shard
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.zoo import Zoo, read_shard_bytes
@@ -18,7 +19,7 @@ def verify_zoo(zoo: Zoo) -> list[str]:
     except ArchiveError as error:
         return [str(error)]
     problems += unexpected_files(zoo)
-    return problems if problems else statistics_problems(zoo)
+    return problems if problems else seal_problems(zoo)
 
 
 def shard_problems(zoo: Zoo) -> dict[str, str]:
@@ -51,7 +52,8 @@ def unexpected_files(zoo: Zoo) -> list[str]:
     return [f"{path} is not in the plan of this zoo: move it out of the folder" for path in sorted(found - expected)]
 
 
-def statistics_problems(zoo: Zoo) -> list[str]:
+def seal_problems(zoo: Zoo) -> list[str]:
+    """What statistics.json says that is not so."""
     expected = json.loads(json.dumps(compute_statistics(zoo)["tensors"]))
     try:
         found = zoo.statistics
@@ -63,4 +65,8 @@ def statistics_problems(zoo: Zoo) -> list[str]:
         for moment, value in moments.items()
         if not math.isclose(found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12)
     ]
-    return [f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build`" for name in dict.fromkeys(wrong)]
+    changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal["zoo"]
+    problems = [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
+    return problems + [
+        f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build`" for name in dict.fromkeys(wrong)
+    ]

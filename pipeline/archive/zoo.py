@@ -61,7 +61,7 @@ class Zoo:
             raise ArchiveError(f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` finishes it")
         try:
             content = read_json(file)
-            return {name: dict(content[name]) for name in ("tensors", "catalog")}
+            return {"zoo": str(content["zoo"])} | {name: dict(content[name]) for name in ("tensors", "catalog")}
         except (ValueError, TypeError, KeyError) as error:
             raise ArchiveError(f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build`") from error
 

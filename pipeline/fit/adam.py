@@ -34,6 +34,11 @@ class Fit:
     stop_reason: np.ndarray
     """'target', 'max_steps' or 'diverged' (a parameter or value became NaN or infinite)."""
 
+    @property
+    def ok(self) -> np.ndarray:
+        """Which members have weights worth keeping."""
+        return self.stop_reason != "diverged"
+
 
 def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray, coordinates: Tensor, targets: Tensor) -> Fit:
     """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.

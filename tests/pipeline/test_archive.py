@@ -214,6 +214,15 @@ def test_a_zoo_json_that_was_tampered_with_is_refused(zoo_copy):
         Zoo.open(zoo_copy)
 
 
+def test_a_changed_decode_contract_is_found(zoo_copy):
+    text = (zoo_copy / "zoo.json").read_text()
+    (zoo_copy / "zoo.json").write_text(
+        text.replace('"output_offset": 0.5,\n    "coordinate', '"output_offset": 0.4,\n    "coordinate')
+    )
+    (problem,) = verify_zoo(Zoo.open(zoo_copy))
+    assert problem == "zoo.json is not as it was when the zoo was finished: put back a copy"
+
+
 def test_another_configuration_is_refused_and_the_field_is_named(zoo_copy):
     config = smoke().zoo
     changed = config.model_copy(update={"fit": config.fit.model_copy(update={"max_steps": 61})})
