@@ -215,10 +215,9 @@ def test_a_zoo_json_that_was_tampered_with_is_refused(zoo_copy):
 
 
 def test_a_changed_decode_contract_is_found(zoo_copy):
-    text = (zoo_copy / "zoo.json").read_text()
-    (zoo_copy / "zoo.json").write_text(
-        text.replace('"output_offset": 0.5,\n    "coordinate', '"output_offset": 0.4,\n    "coordinate')
-    )
+    content = json.loads((zoo_copy / "zoo.json").read_text())
+    content["decode"]["output_offset"] = 0.4
+    write_json(zoo_copy / "zoo.json", content)
     (problem,) = verify_zoo(Zoo.open(zoo_copy))
     assert problem == "zoo.json is not as it was when the zoo was finished: put back a copy"
 
