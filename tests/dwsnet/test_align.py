@@ -5,11 +5,11 @@ from itertools import permutations
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import largest_difference, random_network
 
 from dwsnet.align import match_weights
 from dwsnet.symmetry import permute, random_permutations
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
+from tests.dwsnet.small_networks import largest_difference, random_network
 
 WIDTHS = st.lists(st.integers(2, 7), min_size=3, max_size=6, unique=True)
 SEEDS = st.integers(0, 2**31)

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import largest_difference, random_network, render, siren
 
 from dwsnet.align import match_weights
 from dwsnet.augment import (
@@ -20,6 +19,7 @@ from dwsnet.augment import (
 )
 from dwsnet.symmetry import permute, random_permutations
 from dwsnet.weight_space import WeightSpace
+from tests.dwsnet.small_networks import largest_difference, random_network, render, siren
 
 SPACE = WeightSpace.mlp((2, 6, 5, 3))
 POINTS = torch.rand(13, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64) * 2 - 1

@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_networks import OMEGA, largest_difference, random_network, render, siren
 
 from dwsnet.canonical import canonical_phases, canonical_scales
 from dwsnet.symmetry import (
@@ -17,6 +16,7 @@ from dwsnet.symmetry import (
     turn_phases,
 )
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
+from tests.dwsnet.small_networks import OMEGA, largest_difference, random_network, render, siren
 
 WIDTHS = st.lists(st.integers(2, 6), min_size=3, max_size=5, unique=True)
 SEEDS = st.integers(0, 2**31)
