@@ -10,6 +10,7 @@ to the last weight from the weight before it and from earlier biases); they are 
 """
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -146,12 +147,7 @@ def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
 
 
 def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> PooledLayer:
-    blocks = {match.group(1, 2, 3, 4) for match in map(BLOCK.fullmatch, state) if match}
-    depth = len(space.tensors) // 2
-    if len(blocks) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
-        raise ValueError(
-            f"an official layer for {2 * depth} tensors must have {full} blocks, or {diagonal} if diagonal, found {len(blocks)}"
-        )
+    _check_blocks(state, space)
     first = state["bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.weight"]
     out_channels, in_channels = first.shape
     layer = PooledLayer(space, in_channels, out_channels, pooling, first.dtype)
@@ -165,10 +161,33 @@ def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
     return layer
 
 
+def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
+    """Raises ValueError where a block or a linear map of one is missing: it would be read as zero."""
+    found = Counter(match.group(1, 2, 3, 4) for match in map(BLOCK.fullmatch, state) if match and match[6] == "weight")
+    depth = len(space.tensors) // 2
+    if len(found) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
+        raise ValueError(
+            f"an official layer for {2 * depth} tensors must have {full} blocks, or {diagonal} if diagonal, found {len(found)}"
+        )
+    for block, num_maps in found.items():
+        source, target = _tensors(block)
+        shared = set(space.tensors[source].hidden) & set(space.tensors[target].hidden)
+        if num_maps != 2 ** len(shared):
+            raise ValueError(
+                f"the block {'{}_to_{}.layers.{}_{}'.format(*block)} must have {2 ** len(shared)} weights, found {num_maps}"
+            )
+
+
+def _tensors(block: Sequence[str]) -> tuple[int, int]:
+    """Positions of source and target in the space, of a block (source kind, target kind, source layer, target layer)."""
+    source_kind, target_kind, i, j = block
+    return 2 * int(i) + (source_kind == "bias"), 2 * int(j) + (target_kind == "bias")
+
+
 def _place(layer: PooledLayer, name: str, tensor: Tensor):
     """Add one official parameter to the coefficient it is part of. Raises ValueError where it does not fit the space."""
-    source_kind, target_kind, i, j, role, parameter = BLOCK.fullmatch(name).groups()
-    source, target = 2 * int(i) + (source_kind == "bias"), 2 * int(j) + (target_kind == "bias")
+    *block, role, parameter = BLOCK.fullmatch(name).groups()
+    source, target = _tensors(block)
     specs = layer.space.tensors
     shared = [axis for axis in specs[source].hidden if axis in specs[target].hidden]
     # The official weights are (in, out): lin_n pools over their first axis, the inputs, lin_m over the outputs.

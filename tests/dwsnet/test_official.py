@@ -94,3 +94,10 @@ def test_what_cannot_be_read_is_refused_by_name():
     for widths in ((2, 5, 3), (2, 5, 4, 6, 3)):
         with pytest.raises(ValueError, match=r"must have \d+ blocks, or \d+ if diagonal, found 36"):
             read_official(state, WeightSpace.mlp(widths), pooling)
+
+
+def test_a_missing_part_is_not_read_as_zero():
+    space, pooling, state, _, _ = load("max")
+    name = "layers.0.weight_to_weight.layers.1_1.lin_n.0.weight"
+    with pytest.raises(ValueError, match=r"weight_to_weight.layers.1_1 must have 4 weights, found 3"):
+        read_official({key: x for key, x in state.items() if key != name}, space, pooling)
