@@ -72,3 +72,12 @@ def test_axes_in_any_order_and_kernels_are_matched():
     tensors = random_network(space, 2, 0)
     moved = shuffled(space, tensors, 1)
     assert largest_difference(permute(space, moved, match_weights(space, tensors, moved)), tensors) == 0
+
+
+def test_what_later_layers_tell_is_used_where_earlier_ones_tell_nothing():
+    """The first layer is all zeros: only the second round, which sees the second weight, can match its neurons."""
+    space = WeightSpace.mlp((2, 6, 5, 3))
+    reference = random_network(space, 1, 0)
+    reference[0].zero_(), reference[1].zero_(), reference[4].mul_(100)
+    moved = permute(space, reference, {"layer1": torch.arange(6).roll(2), "layer2": torch.arange(5)})
+    assert largest_difference(permute(space, moved, match_weights(space, reference, moved)), reference) == 0
