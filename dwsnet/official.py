@@ -3,8 +3,7 @@
 The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S of
 shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer
 `Gamma x - Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is
-S = {}. So the whole official layer is the rule of `dwsnet.linear` with the pooling as a parameter, and reading it means
-putting each coefficient in its place: over 2M for the layer's normalisation, over 4 for a set-by-set layer, the minus
+S = {}. So the whole official layer is a `PooledLayer`, and reading it means putting each coefficient in its place: over 2M for the layer's normalisation, over 4 for a set-by-set layer, the minus
 sign of Lambda. Two of the official modules give every output column the same coefficients (papers' bugs B1, B2: the maps
 to the last weight from the weight before it and from earlier biases); they are read as repeated rows.
 """
@@ -17,11 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.linear import AxisSet, axis_sets, carriers, fold, spread, unfold
 from dwsnet.normalize import BatchNorm
-from dwsnet.weight_space import TensorSpec, WeightSpace
-
-POOLINGS = {"mean": torch.mean, "sum": torch.sum, "max": torch.amax}
+from dwsnet.pooled import POOLINGS, PooledLayer
+from dwsnet.weight_space import WeightSpace
 
 BLOCK = re.compile(
     r"(weight|bias)_to_(weight|bias)\.layers\.(\d+)_(\d+)\.(?:\w+\.)*?"
@@ -32,52 +29,6 @@ READABLE = re.compile(
     rf"(layers\.)?(layers\.\d+\.({BLOCK.pattern}|skip\.0\.\w+|\w+_bn\.\d+\.\w+)|skip\.\w+)|clf\.layer\.0\.\w+"
 )
 """Every name in a state dict that is read."""
-
-
-def pool_by(pooling: str, spec: TensorSpec, folded: Tensor, axes: AxisSet) -> Tensor:
-    """`(batch, *sizes of axes, fixed entries * channels)`: the hidden axes outside `axes` pooled away."""
-    away = [dim for dim, name in enumerate(spec.hidden, start=1) if name not in axes]
-    kept = [name for name in spec.hidden if name in axes]
-    pooled = POOLINGS[pooling](folded, dim=away) if away else folded
-    return pooled.permute(0, *(kept.index(name) + 1 for name in axes), pooled.ndim - 1)
-
-
-class PooledLayer(nn.Module):
-    """The official layer as one matrix for each axis set. Takes and returns `(batch, *spec.shape, channels)` a tensor.
-
-    It has room for every equivariant map of its pooling: blocks that the official layer ties (B1, B2) or leaves out
-    (`diagonal`) start tied or zero, and training may untie them.
-    """
-
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, pooling: str, dtype: torch.dtype):
-        super().__init__()
-        self.space, self.in_channels, self.out_channels, self.pooling = space, in_channels, out_channels, pooling
-        self.axis_sets = axis_sets(space)
-        self.carriers = [carriers(space, axes) for axes in self.axis_sets]
-        fixed = [[space.tensors[i].num_fixed for i in members] for members in self.carriers]
-        self.weights = nn.ParameterList(
-            torch.zeros(sum(sizes) * out_channels, sum(sizes) * in_channels, dtype=dtype) for sizes in fixed
-        )
-        self.biases = nn.ParameterList(torch.zeros(spec.num_fixed * out_channels, dtype=dtype) for spec in space.tensors)
-
-    def block(self, axes: Sequence[str], target: int, source: int) -> Tensor:
-        """A view into the weights: what takes the source pooled to `axes` to the target."""
-        place = next(k for k, known in enumerate(self.axis_sets) if set(known) == set(axes))
-        fixed = {i: self.space.tensors[i].num_fixed for i in self.carriers[place]}
-        before = {i: sum(size for j, size in fixed.items() if j < i) for i in fixed}
-        rows = self.weights[place].data.narrow(0, before[target] * self.out_channels, fixed[target] * self.out_channels)
-        return rows.narrow(1, before[source] * self.in_channels, fixed[source] * self.in_channels)
-
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        specs = self.space.tensors
-        folded = [fold(spec, x) for spec, x in zip(specs, features, strict=True)]
-        outputs: list[Tensor] = list(self.biases)
-        for axes, members, weight in zip(self.axis_sets, self.carriers, self.weights, strict=True):
-            pooled = torch.cat([pool_by(self.pooling, specs[i], folded[i], axes) for i in members], -1)
-            rows = [specs[i].num_fixed * self.out_channels for i in members]
-            for i, part in zip(members, F.linear(pooled, weight).split(rows, -1), strict=True):
-                outputs[i] = spread(specs[i], part, axes) + outputs[i]
-        return tuple(unfold(spec, y) for spec, y in zip(specs, outputs, strict=True))
 
 
 class OfficialDWSNet(nn.Module):
@@ -109,10 +60,8 @@ class OfficialClassifier(nn.Module):
         self.trunk, self.head = trunk, head
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        layer = self.trunk.layers[-1]
-        specs = layer.space.tensors
-        outputs = [fold(spec, F.relu(x)) for spec, x in zip(specs, self.trunk(features), strict=True)]
-        return self.head(torch.cat([pool_by(layer.pooling, spec, x, ()) for spec, x in zip(specs, outputs, strict=True)], -1))
+        outputs = tuple(F.relu(x) for x in self.trunk(features))
+        return self.head(self.trunk.layers[-1].pool(outputs))
 
 
 def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet | OfficialClassifier:
