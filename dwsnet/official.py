@@ -1,11 +1,12 @@
 """Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets) with DeepSets set layers (`ds`).
 
-The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S of
-shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer
-`Gamma x - Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is
-S = {}. So the whole official layer is a `PooledLayer`, and reading it means putting each coefficient in its place: over 2M for the layer's normalisation, over 4 for a set-by-set layer, the minus
-sign of Lambda. Two of the official modules give every output column the same coefficients (papers' bugs B1, B2: the maps
-to the last weight from the weight before it and from earlier biases); they are read as repeated rows.
+The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S
+of shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer `Gamma x -
+Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is S = {}. So
+the whole official layer is a `PooledLayer`, and reading it means putting each coefficient in its place: over 2M for the
+layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two of the official modules give
+every output column the same coefficients (papers' bugs B1, B2: the maps to the last weight from the weight before it
+and from earlier biases); they are read as repeated rows.
 """
 
 import re
