@@ -1,6 +1,11 @@
-"""Hidden permutations, and the one place where they act."""
+"""The symmetries of a weight space, and the one place where each acts.
 
-from collections.abc import Sequence
+Hidden permutations belong to every architecture. Signs of hidden units belong to odd activations (sine, tanh), positive
+scales to ReLU, and half turns of the phase to sine: canonical forms under these are in `dwsnet.canonical`.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import pi
 
 import torch
 from torch import Tensor
@@ -8,12 +13,39 @@ from torch import Tensor
 from dwsnet.weight_space import WeightSpace
 
 HiddenPermutation = dict[str, Tensor]
-"""For each hidden axis by name, an index tensor: entry `i` says which old neuron comes to place `i`."""
+"""For each hidden axis by name, an index tensor: entry `i` says which old neuron comes to place `i`.
+
+`(size,)` for all members of a batch alike, or `(batch, size)` for each its own.
+"""
+UnitScales = dict[str, Tensor]
+"""For each hidden axis by name, `(batch, size)`: a nonzero factor for each hidden unit of each member."""
+HalfTurns = dict[str, Tensor]
+"""For each hidden axis by name, `(batch, size)` integers: by how many times pi the phase of each unit is turned."""
 
 
 def random_permutation(space: WeightSpace, generator: torch.Generator) -> HiddenPermutation:
-    """One uniformly random permutation for each hidden axis."""
-    return {name: torch.randperm(size, generator=generator) for name, size in space.hidden.items()}
+    """One uniformly random permutation for each hidden axis, on the generator's device like all random elements here."""
+    sizes = space.hidden.items()
+    return {name: torch.randperm(size, generator=generator, device=generator.device) for name, size in sizes}
+
+
+def random_permutations(space: WeightSpace, batch: int, generator: torch.Generator) -> HiddenPermutation:
+    """A uniformly random permutation for each hidden axis of each member, `(batch, size)` each."""
+    return {name: _uniform(batch, size, generator).argsort(1) for name, size in space.hidden.items()}
+
+
+def random_signs(space: WeightSpace, batch: int, generator: torch.Generator) -> UnitScales:
+    """+1 or -1 for each hidden unit of each member, evenly."""
+    return {name: torch.where(_uniform(batch, size, generator) < 0.5, -1.0, 1.0) for name, size in space.hidden.items()}
+
+
+def random_scales(space: WeightSpace, batch: int, generator: torch.Generator, largest: float) -> UnitScales:
+    """A factor for each hidden unit of each member, log-uniform on [1 / largest, largest]."""
+    return {name: largest ** (2 * _uniform(batch, size, generator) - 1) for name, size in space.hidden.items()}
+
+
+def _uniform(batch: int, size: int, generator: torch.Generator) -> Tensor:
+    return torch.rand(batch, size, generator=generator, device=generator.device, dtype=torch.float64)
 
 
 def permute(space: WeightSpace, tensors: Sequence[Tensor], permutation: HiddenPermutation) -> tuple[Tensor, ...]:
@@ -26,9 +58,56 @@ def permute(space: WeightSpace, tensors: Sequence[Tensor], permutation: HiddenPe
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
             if axis.hidden:
-                tensor = tensor.index_select(dim, permutation[axis.name].to(tensor.device))
+                tensor = _reorder(tensor, dim, permutation[axis.name].to(tensor.device))
         result.append(tensor)
     return tuple(result)
+
+
+def _reorder(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
+    if index.ndim == 1:
+        return tensor.index_select(dim, index)
+    return tensor.take_along_dim(_along(tensor, dim, index), dim)
+
+
+def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
+    """`values` `(batch, size)` shaped to broadcast against `tensor` with its sizes along `dim`."""
+    shape = [len(values)] + [1] * (tensor.ndim - 1)
+    shape[dim] = -1
+    return values.view(shape)
+
+
+def scale_units(space: WeightSpace, tensors: Sequence[Tensor], scales: UnitScales) -> tuple[Tensor, ...]:
+    """Hidden units scaled: what comes in (weights and bias) times the factor, what goes out over it.
+
+    `(batch, *spec.shape)` in and out; axes that `scales` does not name stay. Leaves the function as it is for positive
+    factors and ReLU, and for factors +-1 and odd activations. A tensor's first axis is what it computes, as in torch:
+    (out, in, ...); along any other hidden axis its entries are outgoing weights.
+    """
+    result = []
+    for spec, tensor in zip(space.tensors, tensors, strict=True):
+        for dim, axis in enumerate(spec.axes, start=1):
+            if axis.hidden and axis.name in scales:
+                factor = _along(tensor, dim, scales[axis.name].to(tensor))
+                tensor = tensor * factor if dim == 1 else tensor / factor
+        result.append(tensor)
+    return tuple(result)
+
+
+def turn_phases(space: WeightSpace, tensors: Sequence[Tensor], turns: HalfTurns, omega: float) -> tuple[Tensor, ...]:
+    """Sine units turned by whole multiples k of pi: bias + k pi / omega, outgoing weights times (-1)^k.
+
+    A unit computes sin(omega (W h + b)), so a phase of pi is pi / omega in the bias, and sin(z + k pi) = (-1)^k sin(z):
+    the function stays as it is. `(batch, *spec.shape)` in and out.
+    """
+    turned = []
+    for spec, tensor in zip(space.tensors, tensors, strict=True):
+        if len(spec.axes) == 1 and spec.hidden:
+            tensor = tensor + turns[spec.hidden[0]].to(tensor) * (pi / omega)
+        for dim, axis in enumerate(spec.axes[1:], start=2):
+            if axis.hidden:
+                tensor = tensor * _along(tensor, dim, 1.0 - 2.0 * (turns[axis.name].to(tensor) % 2))
+        turned.append(tensor)
+    return tuple(turned)
 
 
 def canonical_signs(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -38,17 +117,15 @@ def canonical_signs(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Tens
     and one of the 2^units equal networks is picked. `(batch, *spec.shape)` in and out; every hidden axis must have one
     tensor that carries it alone, the bias.
     """
-    signs = {
-        spec.hidden[0]: torch.where(tensor < 0, -1.0, 1.0).to(tensor.dtype)
+    return scale_units(
+        space, tensors, {name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()}
+    )
+
+
+def biases(space: WeightSpace, tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
+    """`{hidden axis: (batch, size)}`: the tensor that carries the axis alone."""
+    return {
+        spec.hidden[0]: tensor
         for spec, tensor in zip(space.tensors, tensors, strict=True)
         if len(spec.axes) == 1 and spec.hidden
     }
-    result = []
-    for spec, tensor in zip(space.tensors, tensors, strict=True):
-        for dim, axis in enumerate(spec.axes, start=1):
-            if axis.hidden:
-                shape = [len(tensor)] + [1] * len(spec.axes)
-                shape[dim] = axis.size
-                tensor = tensor * signs[axis.name].view(shape)
-        result.append(tensor)
-    return tuple(result)

@@ -1,11 +1,15 @@
-"""An MLP on the flat parameter vector: it knows nothing of the symmetry."""
+"""MLPs on the flat parameter vector: one that knows nothing of the symmetry, one that learns it, one that undoes it."""
 
 from collections.abc import Mapping
-from math import sqrt
 
+import torch
 from torch import Tensor, nn
 
+from dwsnet.align import match_weights
+from dwsnet.augment import permute_hidden
+from dwsnet.baselines.width import widest
 from dwsnet.models import ReadState, flatten_state
+from dwsnet.symmetry import permute
 from dwsnet.weight_space import WeightSpace
 
 
@@ -17,23 +21,62 @@ class FlatMLPClassifier(nn.Module):
 
     def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
         super().__init__()
+        self.space = space
         self.read = ReadState(space, canonical_signs)
-        width = flat_width(space.num_parameters, num_classes, num_parameters)
-        self.layers = nn.Sequential(
-            nn.Linear(space.num_parameters, width),
-            nn.BatchNorm1d(width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.BatchNorm1d(width),
-            nn.GELU(),
-            nn.Linear(width, num_classes),
-        )
+        self.layers = widest(lambda width: _mlp(space.num_parameters, width, num_classes), num_parameters)
 
     def forward(self, state: Mapping[str, Tensor]) -> Tensor:
-        return self.layers(flatten_state(self.read(state)))
+        return self.layers(flatten_state(self.order(self.read(state))))
+
+    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The tensors in the order of neurons in which the MLP sees them: as they come."""
+        return tensors
 
 
-def flat_width(inputs: int, outputs: int, num_parameters: int) -> int:
-    """The widest hidden layers w with w^2 + (inputs + outputs + 6) w + outputs <= num_parameters; at least 1."""
-    half = (inputs + outputs + 6) / 2
-    return max(1, int(sqrt(half**2 + num_parameters - outputs) - half))
+class AugmentedMLPClassifier(FlatMLPClassifier):
+    """The flat MLP with permutation augmentation: in training, each member's hidden neurons come in a random order.
+
+    The order is drawn from torch's default generator, as dropout is. In evaluation it is the flat MLP.
+    """
+
+    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return permute_hidden(self.space, tensors, torch.default_generator) if self.training else tensors
+
+
+class AlignedMLPClassifier(FlatMLPClassifier):
+    """The flat MLP on networks aligned to one reference network by weight matching (Git Re-Basin).
+
+    Invariant to hidden permutations (but for ties), since matching is. `align_to` sets the reference, which is part of
+    the state dict. The matching runs on the CPU, about a millisecond a network of two hidden layers of 32.
+    """
+
+    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+        super().__init__(space, num_classes, num_parameters, canonical_signs)
+        for i, spec in enumerate(space.tensors):
+            self.register_buffer(f"reference{i}", torch.full((1, *spec.shape), torch.nan))
+
+    def align_to(self, state: Mapping[str, Tensor]) -> "AlignedMLPClassifier":
+        """Take the first network of stacked state dicts as the reference: any one of the train split will do."""
+        for i, spec in enumerate(self.space.tensors):
+            self.get_buffer(f"reference{i}").copy_(state[spec.name][:1])
+        return self
+
+    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        named = {spec.name: self.get_buffer(f"reference{i}") for i, spec in enumerate(self.space.tensors)}
+        if any(x.isnan().any() for x in named.values()):
+            raise ValueError(
+                "the aligned MLP needs a reference network: call align_to with a state dict of the train split first"
+            )
+        return permute(self.space, tensors, match_weights(self.space, self.read(named), tensors))
+
+
+def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(inputs, width),
+        nn.BatchNorm1d(width),
+        nn.GELU(),
+        nn.Linear(width, width),
+        nn.BatchNorm1d(width),
+        nn.GELU(),
+        nn.Linear(width, outputs),
+    )

@@ -1,0 +1,60 @@
+"""Weight matching: hidden permutations that bring networks as near to reference networks as they go.
+
+Git Re-Basin (Ainsworth et al. 2022, algorithm 1) for any weight space: one hidden axis at a time, the assignment that
+makes the inner product of all parameters with the reference largest, until no axis changes.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from torch import Tensor
+
+from dwsnet.symmetry import HiddenPermutation, permute
+from dwsnet.weight_space import TensorSpec, WeightSpace
+
+
+@torch.no_grad()
+def match_weights(space: WeightSpace, reference: Sequence[Tensor], tensors: Sequence[Tensor]) -> HiddenPermutation:
+    """`(batch, size)` for each hidden axis: `permute(space, tensors, ...)` with it lies near `reference`.
+
+    `tensors` are `(batch, *spec.shape)`; `reference` too, or `(1, *spec.shape)`: one for all. The optimum is a local
+    one for more than one hidden axis. It does not depend on the order of the network's neurons (but for ties): the
+    first round matches each axis by those tensors alone whose other hidden axes are matched already, so that it starts
+    every network of an orbit at the same place.
+    """
+    batch, device = len(tensors[0]), tensors[0].device
+    reference, tensors = [x.double().cpu() for x in reference], [x.double().cpu() for x in tensors]
+    permutation = {name: torch.arange(size).expand(batch, -1) for name, size in space.hidden.items()}
+    matched: set[str] = set()
+    changed = True
+    while changed:
+        changed = len(matched) < len(permutation)
+        for axis in permutation:
+            matched.add(axis)
+            used = [i for i, spec in enumerate(space.tensors) if axis in spec.hidden and matched >= set(spec.hidden)]
+            moved = permute(space, tensors, permutation)
+            similarity = sum(_similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used)
+            index = _assign(similarity)
+            # Rounding could make equal assignments alternate for ever: only a gain counts as a change.
+            gain = _total(similarity, index) - _total(similarity, torch.arange(index.shape[1]).expand_as(index))
+            better = gain > 1e-9 * similarity.abs().amax((1, 2))
+            permutation[axis] = torch.where(better.unsqueeze(1), permutation[axis].gather(1, index), permutation[axis])
+            changed |= bool(better.any())
+    return {name: index.to(device) for name, index in permutation.items()}
+
+
+def _similarity(spec: TensorSpec, axis: str, reference: Tensor, tensor: Tensor) -> Tensor:
+    """`(batch, size, size)`: inner product of each slice of the reference along `axis` with each slice of the tensor."""
+    dim = 1 + [known.name for known in spec.axes].index(axis)
+    one, other = (x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor))
+    return one @ other.transpose(1, 2)
+
+
+def _assign(similarity: Tensor) -> Tensor:
+    """`(batch, size)`: which column goes with each row so that the sum is largest."""
+    return torch.stack([torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in similarity])
+
+
+def _total(similarity: Tensor, index: Tensor) -> Tensor:
+    return similarity.gather(2, index.unsqueeze(2)).sum((1, 2))

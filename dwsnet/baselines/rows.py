@@ -1,0 +1,128 @@
+"""A network as a sequence of rows, one a neuron: INR2Vec's encoder and a transformer read it.
+
+A row is all that computes one neuron, its incoming weights and its bias (of a convolution, the channel's kernel),
+padded with zeros to the widest.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.baselines.width import widest
+from dwsnet.models import ReadState
+from dwsnet.weight_space import WeightSpace
+
+NUM_LAYERS, NUM_HEADS = 4, 4
+"""Of the transformer."""
+
+
+def row_shape(space: WeightSpace) -> tuple[int, int]:
+    """Number of rows and their width."""
+    layers = _layers(space)
+    shapes = [[space.tensors[i].shape for i in members] for members in layers]
+    widths = [sum(torch.Size(shape[1:]).numel() for shape in layer) for layer in shapes]
+    return sum(layer[0][0] for layer in shapes), max(widths)
+
+
+def to_rows(space: WeightSpace, tensors: Sequence[Tensor]) -> Tensor:
+    """`(batch, rows, width)` of tensors `(batch, *spec.shape)`, layer by layer."""
+    _, width = row_shape(space)
+    rows = []
+    for members in _layers(space):
+        parts = [tensors[i].flatten(2) if tensors[i].ndim > 2 else tensors[i].unsqueeze(2) for i in members]
+        row = torch.cat(parts, 2)
+        rows.append(F.pad(row, (0, width - row.shape[2])))
+    return torch.cat(rows, 1)
+
+
+def _layers(space: WeightSpace) -> list[list[int]]:
+    """Positions of the tensors that compute the same neurons: those that begin with the same axis."""
+    layers: dict[str, list[int]] = {}
+    for i, spec in enumerate(space.tensors):
+        layers.setdefault(spec.axes[0].name, []).append(i)
+    return list(layers.values())
+
+
+class INR2VecClassifier(nn.Module):
+    """INR2Vec's encoder (De Luigi et al. 2023) and a linear head, as wide as `num_parameters` allows.
+
+    One MLP with batch normalisation and ReLU for all rows, the maximum over rows, w, w, 2w, 2w wide as the original is
+    512, 512, 1024, 1024. The original leaves out the first and the last layer of the INR, whose rows are of another
+    width; here they are padded. Takes stacked state dicts, returns logits `(batch, num_classes)`. Not invariant: the
+    order of rows does not matter, that of their entries, the neurons of the layer before, does.
+    """
+
+    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+        super().__init__()
+        self.space = space
+        self.read = ReadState(space, canonical_signs)
+        _, inputs = row_shape(space)
+        self.layers = widest(lambda width: _Encoder(inputs, width, num_classes), num_parameters)
+
+    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+        return self.layers(to_rows(self.space, self.read(state)))
+
+
+class _Encoder(nn.Module):
+    """`(batch, rows, inputs)` to `(batch, outputs)`."""
+
+    def __init__(self, inputs: int, width: int, outputs: int):
+        super().__init__()
+        modules: list[nn.Module] = []
+        for size_in, size_out in ((inputs, width), (width, width), (width, 2 * width)):
+            modules += [nn.Linear(size_in, size_out), nn.BatchNorm1d(size_out), nn.ReLU()]
+        self.rows = nn.Sequential(*modules, nn.Linear(2 * width, 2 * width))
+        self.head = nn.Linear(2 * width, outputs)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        encoded = self.rows(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
+        return self.head(encoded.amax(1))
+
+
+class TransformerClassifier(nn.Module):
+    """A transformer over rows (Schuerholt et al. 2021), read out at a class token, as large as `num_parameters` allows.
+
+    Four pre-norm layers of four heads, a learned position for each row. Takes stacked state dicts, returns logits
+    `(batch, num_classes)`. Not invariant: positions tell the rows apart, and so does the order of their entries.
+    """
+
+    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+        super().__init__()
+        self.space = space
+        self.read = ReadState(space, canonical_signs)
+        shape = row_shape(space)
+        size = widest(lambda n: _RowTransformer(shape, NUM_HEADS * n, 2 * NUM_HEADS * n, num_classes), num_parameters).size
+        # Heads make the size go in steps: the feed-forward layers take up what is left.
+        self.layers = widest(lambda width: _RowTransformer(shape, size, width, num_classes), num_parameters)
+
+    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+        return self.layers(to_rows(self.space, self.read(state)))
+
+
+class _RowTransformer(nn.Module):
+    """`(batch, rows, inputs)` to `(batch, outputs)`, for `shape = (rows, inputs)`."""
+
+    def __init__(self, shape: tuple[int, int], size: int, feedforward: int, outputs: int):
+        super().__init__()
+        num_rows, inputs = shape
+        self.size = size
+        self.embed = nn.Linear(inputs, size)
+        self.position = nn.Parameter(0.02 * torch.randn(num_rows, size))
+        self.token = nn.Parameter(0.02 * torch.randn(size))
+        self.blocks = nn.Sequential(
+            *(
+                nn.TransformerEncoderLayer(
+                    size, NUM_HEADS, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+                )
+                for _ in range(NUM_LAYERS)
+            )
+        )
+        self.norm = nn.LayerNorm(size)
+        self.head = nn.Linear(size, outputs)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        token = self.token.expand(len(rows), 1, -1)
+        blocks = self.blocks(torch.cat([token, self.embed(rows) + self.position], 1))
+        return self.head(self.norm(blocks[:, 0]))

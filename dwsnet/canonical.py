@@ -1,0 +1,44 @@
+"""One network of all that compute the same function, under the symmetries of ReLU and of sine units.
+
+`canonical_signs` (for sine and tanh) is in `dwsnet.symmetry`. All of these keep the function exactly, commute with
+hidden permutations, and give the same result for every network that differs by the symmetry they are named after
+(but for units on the border: a bias of exactly 0, a phase of exactly pi / 2).
+"""
+
+from collections.abc import Sequence
+from math import pi
+
+import torch
+from torch import Tensor
+
+from dwsnet.symmetry import biases, canonical_signs, scale_units, turn_phases
+from dwsnet.weight_space import WeightSpace
+
+
+def canonical_scales(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """Each ReLU unit scaled so that its incoming weights and bias have norm 1: `(batch, *spec.shape)` in and out.
+
+    Layer by layer from the input, since scaling a layer changes what comes into the next; the scale of the whole ends
+    up in the last layer. A unit that nothing comes into, dead at 0, stays as it is.
+    """
+    tensors = tuple(tensors)
+    for axis in space.hidden:
+        incoming = [x.flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in incoming_to(space, tensors, axis)]
+        norm = torch.linalg.vector_norm(torch.cat(incoming, 2), dim=2)
+        tensors = scale_units(space, tensors, {axis: torch.where(norm > 0, 1 / norm, 1.0)})
+    return tensors
+
+
+def incoming_to(space: WeightSpace, tensors: Sequence[Tensor], axis: str) -> list[Tensor]:
+    """The tensors `(batch, size, ...)` whose first axis is `axis`: weights and bias that compute it."""
+    return [tensor for spec, tensor in zip(space.tensors, tensors, strict=True) if spec.axes[0].name == axis]
+
+
+def canonical_phases(space: WeightSpace, tensors: Sequence[Tensor], omega: float) -> tuple[Tensor, ...]:
+    """Each sine unit turned by whole multiples of pi, then signed, so that 0 <= omega * bias <= pi / 2.
+
+    `(batch, *spec.shape)` in and out. A SIREN unit computes sin(omega (W h + b)): its phase is omega * bias, and
+    turning the bias itself by pi would change the function.
+    """
+    turns = {axis: -torch.round(bias * (omega / pi)) for axis, bias in biases(space, tensors).items()}
+    return canonical_signs(space, turn_phases(space, tensors, turns, omega))

@@ -1,0 +1,187 @@
+"""Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets) with DeepSets set layers (`ds`).
+
+The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S
+of shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer `Gamma x -
+Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is S = {}. So
+the whole official layer is a `PooledLayer`, and reading it means putting each coefficient in its place: over 2M for the
+layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two of the official modules give
+every output column the same coefficients (papers' bugs B1, B2: the maps to the last weight from the weight before it
+and from earlier biases); they are read as repeated rows.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.normalize import BatchNorm
+from dwsnet.pooled import POOLINGS, PooledLayer
+from dwsnet.weight_space import WeightSpace
+
+BLOCK = re.compile(
+    r"(weight|bias)_to_(weight|bias)\.layers\.(\d+)_(\d+)\.(?:\w+\.)*?"
+    r"(Gamma|Lambda|lin_all|lin_n|lin_m|lin_both|layer)\.0\.(weight|bias)"
+)
+"""A parameter of one official module: kinds of source and target, their layers, the role of the linear map."""
+READABLE = re.compile(
+    rf"(layers\.)?(layers\.\d+\.({BLOCK.pattern}|skip\.0\.\w+|\w+_bn\.\d+\.\w+)|skip\.\w+)|clf\.layer\.0\.\w+"
+)
+"""Every name in a state dict that is read."""
+
+
+class OfficialDWSNet(nn.Module):
+    """The official DWSModel: layers with ReLU and, where it had them, batch norms between, and a skip round all.
+
+    Takes and returns `(batch, *spec.shape, channels)` for each tensor of the space, weights `(out, in)` as in torch
+    (the official code has `(in, out)`). The official dropout, which is never switched off (B3), is left out.
+    """
+
+    def __init__(self, layers: Sequence[PooledLayer], norms: Sequence[nn.Module], skip: nn.Linear | None):
+        super().__init__()
+        self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        outputs = self.layers[0](features)
+        for i, layer in enumerate(self.layers[1:]):
+            normed = self.norms[i](outputs) if self.norms else outputs
+            outputs = layer(tuple(F.relu(x) for x in normed))
+        if self.skip is not None:
+            outputs = tuple(self.skip(x) + y for x, y in zip(features, outputs, strict=True))
+        return outputs
+
+
+class OfficialClassifier(nn.Module):
+    """The official DWSModelForClassification: features `(batch, *spec.shape, channels)` to `(batch, classes)`."""
+
+    def __init__(self, trunk: OfficialDWSNet, head: nn.Linear):
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        outputs = tuple(F.relu(x) for x in self.trunk(features))
+        return self.head(self.trunk.layers[-1].pool(outputs))
+
+
+def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet | OfficialClassifier:
+    """The model of an official state dict, with the same outputs, in evaluation mode and in the dtype of the state dict.
+
+    `space` is an MLP's and `pooling` is the official `reduction` (max, mean or sum): the state dict tells neither.
+    Raises ValueError for what is not read: set attention, several linear maps in a block, downsampling.
+    """
+    if pooling not in POOLINGS:
+        raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if unknown := [name for name in state if READABLE.fullmatch(name) is None]:
+        raise ValueError(
+            f"an official state dict must come from set layers 'ds' with one linear map a block and no downsampling, "
+            f"found {unknown[0]!r}"
+        )
+    if "clf.layer.0.weight" not in state:
+        return _read_trunk(state, space, pooling).eval()
+    trunk = _read_trunk(_below(state, "layers."), space, pooling)
+    return OfficialClassifier(trunk, _read_head(_below(state, "clf.layer.0."), space, trunk.layers[-1].out_channels)).eval()
+
+
+def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet:
+    places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
+    parts = [_below(state, f"layers.{place}.") for place in places]
+    layers = [_read_layer(part, space, pooling) for part in parts if "weights_bn.0.weight" not in part]
+    norms = [_read_norm(part, space) for part in parts if "weights_bn.0.weight" in part]
+    return OfficialDWSNet(layers, norms, _linear(_below(state, "skip.")) if "skip.weight" in state else None)
+
+
+def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> PooledLayer:
+    _check_blocks(state, space)
+    first = state["bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.weight"]
+    out_channels, in_channels = first.shape
+    layer = PooledLayer(space, in_channels, out_channels, pooling, first.dtype)
+    for name, tensor in state.items():
+        if not name.startswith("skip."):
+            _place(layer, name, tensor)
+    if "skip.0.weight" in state:
+        for i, spec in enumerate(space.tensors):
+            layer.block(spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), state["skip.0.weight"]))
+            layer.biases[i].data.add_(state["skip.0.bias"].repeat(spec.num_fixed))
+    return layer
+
+
+def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
+    """Raises ValueError where a block or a linear map of one is missing: it would be read as zero."""
+    found = Counter(match.group(1, 2, 3, 4) for match in map(BLOCK.fullmatch, state) if match and match[6] == "weight")
+    depth = len(space.tensors) // 2
+    if len(found) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
+        raise ValueError(
+            f"an official layer for {2 * depth} tensors must have {full} blocks, or {diagonal} if diagonal, found {len(found)}"
+        )
+    for block, num_maps in found.items():
+        source, target = _tensors(block)
+        shared = set(space.tensors[source].hidden) & set(space.tensors[target].hidden)
+        if num_maps != 2 ** len(shared):
+            raise ValueError(
+                f"the block {'{}_to_{}.layers.{}_{}'.format(*block)} must have {2 ** len(shared)} weights, found {num_maps}"
+            )
+
+
+def _tensors(block: Sequence[str]) -> tuple[int, int]:
+    """Positions of source and target in the space, of a block (source kind, target kind, source layer, target layer)."""
+    source_kind, target_kind, i, j = block
+    return 2 * int(i) + (source_kind == "bias"), 2 * int(j) + (target_kind == "bias")
+
+
+def _place(layer: PooledLayer, name: str, tensor: Tensor):
+    """Add one official parameter to the coefficient it is part of. Raises ValueError where it does not fit the space."""
+    *block, role, parameter = BLOCK.fullmatch(name).groups()
+    source, target = _tensors(block)
+    specs = layer.space.tensors
+    shared = [axis for axis in specs[source].hidden if axis in specs[target].hidden]
+    # The official weights are (in, out): lin_n pools over their first axis, the inputs, lin_m over the outputs.
+    kept, factor = {
+        "layer": ([], 1),
+        "Gamma": (shared, 1),
+        "Lambda": ([], -1),
+        "lin_all": (shared, 1 / 4),
+        "lin_n": (shared[:1], 1 / 4),
+        "lin_m": (shared[1:], 1 / 4),
+        "lin_both": ([], 1 / 4),
+    }[role]
+    value = tensor * factor / len(specs)
+    if len(value) == layer.out_channels:  # B1, B2: the same for every column
+        value = torch.cat([value] * specs[target].num_fixed)
+    place = layer.biases[target].data if parameter == "bias" else layer.block(kept, target, source)
+    if place.shape != value.shape:
+        raise ValueError(f"{name!r} must have shape {tuple(place.shape)} for this weight space, found {tuple(value.shape)}")
+    place.add_(value)
+
+
+def _read_norm(state: Mapping[str, Tensor], space: WeightSpace) -> BatchNorm:
+    weight = state["weights_bn.0.weight"]
+    norm = BatchNorm(space, len(weight)).to(weight.dtype)
+    for i, module in enumerate(norm.norms):
+        module.load_state_dict(_below(state, f"{'biases' if i % 2 else 'weights'}_bn.{i // 2}."))
+    return norm
+
+
+def _read_head(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -> nn.Linear:
+    """The official head, which has the inner weights first, then first and last weight, then the biases, in our order."""
+    count = len(space.tensors)
+    order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]
+    sizes = [space.tensors[i].num_fixed * channels for i in order]
+    if state["weight"].shape[1] != sum(sizes):
+        raise ValueError(
+            f"'clf.layer.0.weight' must have {sum(sizes)} columns for this weight space, found {state['weight'].shape[1]}"
+        )
+    columns = dict(zip(order, state["weight"].split(sizes, 1), strict=True))
+    return _linear({**state, "weight": torch.cat([columns[i] for i in range(count)], 1)})
+
+
+def _linear(state: Mapping[str, Tensor]) -> nn.Linear:
+    outputs, inputs = state["weight"].shape
+    linear = nn.Linear(inputs, outputs, bias="bias" in state, dtype=state["weight"].dtype)
+    linear.load_state_dict(state)
+    return linear
