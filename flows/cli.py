@@ -92,6 +92,7 @@ def parser() -> argparse.ArgumentParser:
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)
     add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))
+    add(groups, "bench", commands.bench, {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"})
     return top
 
 

@@ -1,7 +1,10 @@
 """What each command of `dwszoo` does with its parsed options."""
 
+import ast
 import json
 import os
+import runpy
+import sys
 from argparse import Namespace
 from pathlib import Path
 
@@ -157,6 +160,26 @@ def predict(options: Namespace):
     require_run(options.run)
     num_members = write_predictions(load_best(options.run), Zoo.open(options.zoo), options.out)
     print(f"{options.out}: {num_members:,} predictions")
+
+
+def bench(options: Namespace):
+    """List the benchmarks, or run one: each measures ours beside a named reference in the same run."""
+    root = Path(__file__).parents[1]
+    files = {file.stem: file for file in sorted((root / "tests" / "bench").glob("[!_]*.py")) if has_main(file)}
+    if not files:
+        raise InputError(f"benchmarks come with the source: expected {root / 'tests' / 'bench'}, found none")
+    if options.name is None:
+        for name, file in files.items():
+            print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_text())).splitlines()[0]}")
+    elif options.name in files:
+        sys.path.insert(0, str(root))
+        runpy.run_module(f"tests.bench.{options.name}", run_name="__main__")
+    else:
+        raise InputError(f"there is no benchmark {options.name!r}: expected one of {', '.join(files)}")
+
+
+def has_main(file: Path) -> bool:
+    return "__main__" in file.read_text()
 
 
 def require_run(folder: Path):
