@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwsnet.linear import EquivariantLinear, InvariantLinear, num_free_parameters
+from dwsnet.incidence import num_free_parameters
+from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.symmetry import permute, random_permutation
 from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, invariance_error, random_features
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
