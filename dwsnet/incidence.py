@@ -64,12 +64,13 @@ class Folding:
         self.dims = [0, *hidden, *fixed, len(spec.axes) + 1]
         self.inverse = [self.dims.index(dim) for dim in range(len(self.dims))]
         self.sizes = [spec.axes[dim - 1].size for dim in hidden + fixed]
+        self.as_it_is = not fixed and self.dims == sorted(self.dims)
 
     def fold(self, features: Tensor) -> Tensor:
-        return features.permute(self.dims).flatten(len(self.axes) + 1)
+        return features if self.as_it_is else features.permute(self.dims).flatten(len(self.axes) + 1)
 
     def unfold(self, folded: Tensor) -> Tensor:
-        return folded.reshape(len(folded), *self.sizes, -1).permute(self.inverse)
+        return folded if self.as_it_is else folded.reshape(len(folded), *self.sizes, -1).permute(self.inverse)
 
 
 class Move(NamedTuple):
@@ -126,27 +127,37 @@ class Incidence:
         """Whether the only carrier of the axes has no other hidden axis, and others reach it only by spreading."""
         return len(self.carriers[s]) == 1 and self.own[self.carriers[s][0]] == s and len(self.moves_into[s]) > 0
 
-    def gather(self, features: Sequence[Tensor], reduce: Reduce, channels: int) -> list[Tensor]:
+    def gather(self, folded: Sequence[Tensor], reduce: Reduce, channels: int) -> list[Tensor]:
         """For each axis set the features of its carriers, pooled over their other hidden axes and side by side.
 
         Pooled features are pooled further: no pass over the same data twice for one axis.
         """
-        gathered: list[Tensor] = [features[0]] * len(self.axis_sets)
+        gathered: list[Tensor] = [folded[0]] * len(self.axis_sets)
         for s in reversed(range(len(self.axis_sets))):
             parts = {move.start_small: move.pool(gathered[move.large], reduce, channels) for move in self.moves[s]}
             own = [i for i in self.carriers[s] if self.own[i] == s]
-            parts |= {self._start(s, i): self.foldings[i].fold(features[i]) for i in own}
+            parts |= {self._start(s, i): folded[i] for i in own}
             ordered = [parts[start] for start in sorted(parts)]
             gathered[s] = ordered[0] if len(ordered) == 1 else torch.cat(ordered, -1)
         return gathered
 
     def take(self, mapped: Sequence[Tensor], channels: int) -> tuple[Tensor, ...]:
-        """Each tensor's features `(batch, *spec.shape, channels)` from those of the set of all its hidden axes."""
-        tensors = []
-        for i, (s, folding) in enumerate(zip(self.own, self.foldings, strict=True)):
-            own = mapped[s].narrow(-1, self._start(s, i) * channels, self.fixed[i] * channels)
-            tensors.append(folding.unfold(own.contiguous()))
-        return tuple(tensors)
+        """Each tensor's folded features from those of the set of all its hidden axes: its own memory, nobody's view."""
+        return tuple(
+            mapped[s]
+            if len(self.carriers[s]) == 1
+            else mapped[s]
+            .narrow(-1, self._start(s, i) * channels, self.fixed[i] * channels)
+            .clone(memory_format=torch.contiguous_format)
+            for i, s in enumerate(self.own)
+        )
+
+    def fold(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(folding.fold(x) for folding, x in zip(self.foldings, features, strict=True))
+
+    def unfold(self, folded: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Folded features of every tensor as `(batch, *spec.shape, channels)`."""
+        return tuple(folding.unfold(x) for folding, x in zip(self.foldings, folded, strict=True))
 
     def _start(self, s: int, i: int) -> int:
         return sum(self.fixed[j] for j in self.carriers[s] if j < i)

@@ -31,21 +31,28 @@ def scatter(
     for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
         rows, shape = x.flatten(0, -2), (*x.shape[:-1], weight.shape[1])
         terms = [
-            (move.spread(mapped[move.small], channels), 1 if bias is not None else 1 / move.size, move)
+            (move, move.spread(mapped[move.small], channels), 1.0 if bias is not None else 1 / move.size)
             for move in incidence.moves_into[s]
         ]
         if incidence.alone(s):
-            start, alpha, _ = terms[0]
-            start = start if alpha == 1 else start * alpha
-            for term, alpha, _ in terms[1:]:
-                start = torch.add(start, term, alpha=alpha)
-            start = start.expand(shape).contiguous()
-            mapped.append(start.view(rows.shape[0], -1).addmm_(rows, weight).view(shape))
+            mapped.append(broadcast_sum([(term, alpha) for _, term, alpha in terms], shape))
+            mapped[s].view(rows.shape[0], -1).addmm_(rows, weight)
             continue
-        mapped.append((rows @ weight if s or bias is None else torch.addmm(bias, rows, weight)).view(shape))
-        for term, alpha, move in terms:
+        product = rows @ weight if s or bias is None else torch.addmm(bias, rows, weight)
+        mapped.append(product.view(shape))
+        for move, term, alpha in terms:
             mapped[s].narrow(-1, move.start_large * channels, move.width * channels).add_(term, alpha=alpha)
     return incidence.take(mapped, channels)
+
+
+def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -> Tensor:
+    """The sum of each term times its factor, in new memory of that shape."""
+    (result, factor), *others = terms
+    if factor != 1:
+        result = result * factor
+    for term, factor in others:
+        result = torch.add(result, term, alpha=factor)
+    return result if others and result.shape == shape else result.expand(shape).clone(memory_format=torch.contiguous_format)
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
@@ -116,7 +123,9 @@ class EquivariantLinear(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         bias = torch.cat(list(self.biases))
-        return EquivariantMap.apply(self.incidence, self.in_channels, self.out_channels, bias, *features, *self.weights)
+        folded = self.incidence.fold(features)
+        outputs = EquivariantMap.apply(self.incidence, self.in_channels, self.out_channels, bias, *folded, *self.weights)
+        return self.incidence.unfold(outputs)
 
     def extra_repr(self) -> str:
         return f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
@@ -134,6 +143,6 @@ class InvariantLinear(nn.Module):
         self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        folded = [folding.fold(x) for folding, x in zip(self.incidence.foldings, features, strict=True)]
+        folded = self.incidence.fold(features)
         pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]
         return self.linear(torch.cat(pooled, -1))
