@@ -15,8 +15,8 @@ from torch import Tensor
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 AxisSet = tuple[str, ...]
-Reduce = Callable[[Tensor, int], Tensor]
-"""Takes a tensor and a dimension, returns the tensor without it."""
+Reduce = Callable[[Tensor, "Move"], Tensor]
+"""Takes the columns that a move pools, returns them without dimension `move.dim`."""
 
 
 def axis_order(space: WeightSpace) -> list[str]:
@@ -90,7 +90,7 @@ class Move(NamedTuple):
     """Columns are counted in fixed entries here; times channels, they are columns of the features."""
 
     def pool(self, large: Tensor, reduce: Reduce, channels: int) -> Tensor:
-        return reduce(large.narrow(-1, self.start_large * channels, self.width * channels), self.dim)
+        return reduce(large.narrow(-1, self.start_large * channels, self.width * channels), self)
 
     def spread(self, small: Tensor, channels: int) -> Tensor:
         return small.narrow(-1, self.start_small * channels, self.width * channels).unsqueeze(self.dim)
@@ -178,13 +178,13 @@ class Incidence:
         return moves
 
 
-def mean(x: Tensor, dim: int) -> Tensor:
-    return x.mean(dim)
+def mean(x: Tensor, move: Move) -> Tensor:
+    return x.mean(move.dim)
 
 
-def total(x: Tensor, dim: int) -> Tensor:
-    return x.sum(dim)
+def total(x: Tensor, move: Move) -> Tensor:
+    return x.sum(move.dim)
 
 
-def largest(x: Tensor, dim: int) -> Tensor:
-    return x.amax(dim)
+def largest(x: Tensor, move: Move) -> Tensor:
+    return x.amax(move.dim)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from dwsnet.incidence import Incidence, mean, total
+from dwsnet.pooling import pooling_of
+from dwsnet.state import check_features
 from dwsnet.weight_space import WeightSpace
 
 
@@ -93,14 +95,38 @@ class EquivariantMap(torch.autograd.Function):
         return None, None, None, back[0].sum(0), *to_features, *to_weights
 
 
+class Scatter(torch.autograd.Function):
+    """`scatter` of features that were gathered elsewhere, for layers that do more than average them."""
+
+    @staticmethod
+    def forward(ctx, incidence: Incidence, out_channels: int, bias: Tensor, *tensors: Tensor):
+        sets = len(incidence.axis_sets)
+        ctx.incidence, ctx.out_channels = incidence, out_channels
+        ctx.save_for_backward(*tensors)
+        return scatter(incidence, tensors[:sets], [weight.t() for weight in tensors[sets:]], out_channels, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        sets = len(ctx.incidence.axis_sets)
+        gathered, weights = ctx.saved_tensors[:sets], ctx.saved_tensors[sets:]
+        back = ctx.incidence.gather(gradients, total, ctx.out_channels)
+        to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
+        to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
+        return None, None, back[0].sum(0), *to_gathered, *to_weights
+
+
 class EquivariantLinear(nn.Module):
     """Every affine map from features over `space` to features over `space` that commutes with hidden permutations.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
+    "attention") the averages are replaced by it: still equivariant, with the same parameters, but "max" and
+    "attention" are not linear.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int):
+    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, pooling: str = "mean"):
         super().__init__()
+        self.pool = pooling_of(pooling, Incidence(space), in_channels)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
         self.incidence = Incidence(space)
         self.weights = nn.ParameterList(
@@ -122,10 +148,19 @@ class EquivariantLinear(nn.Module):
             nn.init.zeros_(bias)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        bias = torch.cat(list(self.biases))
-        folded = self.incidence.fold(features)
-        outputs = EquivariantMap.apply(self.incidence, self.in_channels, self.out_channels, bias, *folded, *self.weights)
-        return self.incidence.unfold(outputs)
+        check_features(self.space, features, self.in_channels)
+        incidence, device = self.incidence, features[0].device.type
+        tensors = [*incidence.fold(features), *self.weights, torch.cat(list(self.biases))]
+        if torch.is_autocast_enabled(device):
+            tensors = [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+        *tensors, bias = tensors
+        with torch.autocast(device, enabled=False):  # one cast above; products in place take one dtype
+            if self.pool is mean:
+                outputs = EquivariantMap.apply(incidence, self.in_channels, self.out_channels, bias, *tensors)
+            else:
+                gathered = incidence.gather(tensors[: len(features)], self.pool, self.in_channels)
+                outputs = Scatter.apply(incidence, self.out_channels, bias, *gathered, *tensors[len(features) :])
+        return incidence.unfold(outputs)
 
     def extra_repr(self) -> str:
         return f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
@@ -139,10 +174,11 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, space: WeightSpace, in_channels: int, out_features: int):
         super().__init__()
-        self.incidence = Incidence(space)
+        self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
         self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
+        check_features(self.space, features, self.in_channels)
         folded = self.incidence.fold(features)
         pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]
         return self.linear(torch.cat(pooled, -1))

@@ -8,25 +8,9 @@ from torch.nn import functional as F
 
 from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.normalize import BatchNorm, Standardize
+from dwsnet.state import read_state
 from dwsnet.symmetry import canonical_signs
 from dwsnet.weight_space import WeightSpace
-
-
-def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
-
-    Raises ValueError where a tensor is missing, unknown, or of another shape.
-    """
-    names = [spec.name for spec in space.tensors]
-    if missing := [name for name in names if name not in state]:
-        raise ValueError(f"state dict must have tensors {names}, missing {missing}")
-    if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"state dict must have tensors {names}, found also {unknown}")
-    for spec in space.tensors:
-        found = tuple(state[spec.name].shape)
-        if found[1:] != spec.shape or len(found) != len(spec.shape) + 1:
-            raise ValueError(f"tensor {spec.name!r} must have shape (batch, {', '.join(map(str, spec.shape))}), found {found}")
-    return tuple(state[name] for name in names)
 
 
 class ReadState(nn.Module):
