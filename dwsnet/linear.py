@@ -86,7 +86,8 @@ class EquivariantMap(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor):
         incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
-        gathered, weights = ctx.saved_tensors[:sets], ctx.saved_tensors[sets:]
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        gathered, weights = saved[:sets], saved[sets:]
         back = incidence.gather(gradients, total, ctx.out_channels)
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
         to_features = [None] * len(incidence.own)
@@ -109,7 +110,8 @@ class Scatter(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, *gradients: Tensor):
         sets = len(ctx.incidence.axis_sets)
-        gathered, weights = ctx.saved_tensors[:sets], ctx.saved_tensors[sets:]
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        gathered, weights = saved[:sets], saved[sets:]
         back = ctx.incidence.gather(gradients, total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
