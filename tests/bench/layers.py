@@ -45,8 +45,8 @@ def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool, repe
     model = Stack(kind, space).to(device)
     features = tuple(torch.randn(batch, *spec.shape, 1, device=device) for spec in space.tensors)
     call = torch.compile(model, fullgraph=True) if compiled else model
-    gradients = [torch.randn_like(x) for x in model(features)]
     before, fastest = peak(device), float("inf")
+    gradients = [torch.randn_like(x) for x in model(features)]
     for _ in range(repeats):
         start = time.perf_counter()
         torch.autograd.backward(call(features), gradients)
@@ -90,9 +90,7 @@ def scaling() -> str:
         widths = (2, *[32] * (depth - 1), 1)
         milliseconds, _, count = in_a_process("linear", ",".join(map(str, widths)), "16", "0")
         per_parameter = milliseconds / WeightSpace.mlp(widths).num_parameters * 1e6 / 16
-        rows.append(
-            f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us per 1,000 parameters  {count:9d} parameters of ours"
-        )
+        rows.append(f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  {count:9d} of ours")
     return "\n".join(rows)
 
 
