@@ -9,119 +9,160 @@ pair of tensors and of channels, which is the dimension of the whole space of eq
 """
 
 from collections.abc import Sequence
-from itertools import combinations
-from math import prod
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
-from dwsnet.weight_space import TensorSpec, WeightSpace
-
-AxisSet = tuple[str, ...]
-
-
-def axis_sets(space: WeightSpace) -> list[AxisSet]:
-    """Every set of hidden axes that some tensor carries, smallest first; the empty set is the global one."""
-    found: dict[frozenset[str], AxisSet] = {}
-    for spec in space.tensors:
-        for size in range(len(spec.hidden) + 1):
-            for axes in combinations(spec.hidden, size):
-                found.setdefault(frozenset(axes), axes)
-    return sorted(found.values(), key=len)
+from dwsnet.incidence import Incidence, mean, total
+from dwsnet.pooling import pooling_of
+from dwsnet.state import check_features
+from dwsnet.weight_space import WeightSpace
 
 
-def carriers(space: WeightSpace, axes: AxisSet) -> list[int]:
-    """Positions of the tensors that carry all of `axes`."""
-    return [i for i, spec in enumerate(space.tensors) if set(axes) <= set(spec.hidden)]
+def scatter(
+    incidence: Incidence, gathered: Sequence[Tensor], weights: Sequence[Tensor], channels: int, bias: Tensor | None = None
+) -> tuple[Tensor, ...]:
+    """Gathered features times their `(in, out)` matrices, spread along the axes that were pooled away, and summed.
 
-
-def num_free_parameters(space: WeightSpace) -> int:
-    """Dimension of the space of equivariant linear maps, for one input and one output channel, without bias.
-
-    Holds when every hidden axis has at least two entries (papers' d_k >= 2).
+    With a bias this is the layer. Without one it is the layer's transpose: the transpose of a mean is a repeat divided
+    by the count. Small terms come first, so a tensor that alone carries its hidden axes costs one sum of two broadcast
+    terms and one matrix product added in place. Not for autograd, which forbids the latter.
     """
-    fixed = [spec.num_fixed for spec in space.tensors]
-    return sum(sum(fixed[i] for i in carriers(space, axes)) ** 2 for axes in axis_sets(space))
+    mapped: list[Tensor] = []
+    for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
+        rows, shape = x.flatten(0, -2), (*x.shape[:-1], weight.shape[1])
+        terms = [
+            (move, move.spread(mapped[move.small], channels), 1.0 if bias is not None else 1 / move.size)
+            for move in incidence.moves_into[s]
+        ]
+        if incidence.alone(s):
+            mapped.append(broadcast_sum([(term, alpha) for _, term, alpha in terms], shape))
+            mapped[s].view(rows.shape[0], -1).addmm_(rows, weight)
+            continue
+        product = rows @ weight if s or bias is None else torch.addmm(bias, rows, weight)
+        mapped.append(product.view(shape))
+        for move, term, alpha in terms:
+            mapped[s].narrow(-1, move.start_large * channels, move.width * channels).add_(term, alpha=alpha)
+    return incidence.take(mapped, channels)
 
 
-def fold(spec: TensorSpec, features: Tensor) -> Tensor:
-    """`(batch, *spec.shape, channels)` to `(batch, *hidden sizes, fixed entries * channels)`."""
-    hidden = [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden]
-    fixed = [dim for dim, axis in enumerate(spec.axes, start=1) if not axis.hidden]
-    return features.permute(0, *hidden, *fixed, features.ndim - 1).flatten(len(hidden) + 1)
+def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -> Tensor:
+    """The sum of each term times its factor, in new memory of that shape."""
+    (result, factor), *others = terms
+    if factor != 1:
+        result = result * factor
+    for term, factor in others:
+        result = torch.add(result, term, alpha=factor)
+    return result if others and result.shape == shape else result.expand(shape).clone(memory_format=torch.contiguous_format)
 
 
-def unfold(spec: TensorSpec, folded: Tensor) -> Tensor:
-    """The inverse of `fold`."""
-    hidden = [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden]
-    fixed = [dim for dim, axis in enumerate(spec.axes, start=1) if not axis.hidden]
-    sizes = [spec.axes[dim - 1].size for dim in fixed]
-    features = folded.unflatten(-1, (*sizes, folded.shape[-1] // prod(sizes)))
-    order = [0, *hidden, *fixed]
-    return features.permute(*(order.index(dim) for dim in range(len(order))), features.ndim - 1)
+def outer(left: Tensor, right: Tensor) -> Tensor:
+    """`(left width, right width)`: the sum over members and positions of `left` times `right`.
+
+    Member by member where that takes no more room than its input: many tall products are faster than one.
+    """
+    if left[0, ..., 0].numel() < max(left.shape[-1], right.shape[-1]):
+        return left.flatten(0, -2).t() @ right.flatten(0, -2)
+    return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2)).sum(0)
 
 
-def pool(spec: TensorSpec, folded: Tensor, axes: AxisSet) -> Tensor:
-    """Mean over the hidden axes that are not in `axes`; what is left is in the order of `axes`."""
-    away = [dim for dim, name in enumerate(spec.hidden, start=1) if name not in axes]
-    kept = [name for name in spec.hidden if name in axes]
-    pooled = folded.mean(away) if away else folded
-    return pooled.permute(0, *(kept.index(name) + 1 for name in axes), pooled.ndim - 1)
+class EquivariantMap(torch.autograd.Function):
+    """The layer with its backward pass written out: the transpose of an equivariant map is equivariant too.
+
+    Pooled features are computed once and kept; the gradient is pooled once (sums for means) and goes through the same
+    `scatter`. Autograd alone would write every broadcast, and every gradient of a mean, at full size.
+    """
+
+    @staticmethod
+    def forward(ctx, incidence: Incidence, in_channels: int, out_channels: int, bias: Tensor, *tensors: Tensor):
+        count = len(incidence.own)
+        gathered = incidence.gather(tensors[:count], mean, in_channels)
+        ctx.incidence, ctx.in_channels, ctx.out_channels = incidence, in_channels, out_channels
+        ctx.save_for_backward(*gathered, *tensors[count:])
+        return scatter(incidence, gathered, [weight.t() for weight in tensors[count:]], out_channels, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        gathered, weights = saved[:sets], saved[sets:]
+        back = incidence.gather(gradients, total, ctx.out_channels)
+        to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
+        to_features = [None] * len(incidence.own)
+        if any(ctx.needs_input_grad[4 : 4 + len(to_features)]):
+            to_features = scatter(incidence, back, weights, ctx.in_channels)
+        return None, None, None, back[0].sum(0), *to_features, *to_weights
 
 
-def spread(spec: TensorSpec, pooled: Tensor, axes: AxisSet) -> Tensor:
-    """The inverse of `pool` up to broadcasting: size 1 along the hidden axes of `spec` that are not in `axes`."""
-    kept = [name for name in spec.hidden if name in axes]
-    ordered = pooled.permute(0, *(axes.index(name) + 1 for name in kept), pooled.ndim - 1)
-    for dim, name in enumerate(spec.hidden, start=1):
-        if name not in axes:
-            ordered = ordered.unsqueeze(dim)
-    return ordered
+class Scatter(torch.autograd.Function):
+    """`scatter` of features that were gathered elsewhere, for layers that do more than average them."""
+
+    @staticmethod
+    def forward(ctx, incidence: Incidence, out_channels: int, bias: Tensor, *tensors: Tensor):
+        sets = len(incidence.axis_sets)
+        ctx.incidence, ctx.out_channels = incidence, out_channels
+        ctx.save_for_backward(*tensors)
+        return scatter(incidence, tensors[:sets], [weight.t() for weight in tensors[sets:]], out_channels, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        sets = len(ctx.incidence.axis_sets)
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        gathered, weights = saved[:sets], saved[sets:]
+        back = ctx.incidence.gather(gradients, total, ctx.out_channels)
+        to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
+        to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
+        return None, None, back[0].sum(0), *to_gathered, *to_weights
 
 
 class EquivariantLinear(nn.Module):
     """Every affine map from features over `space` to features over `space` that commutes with hidden permutations.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
+    "attention") the averages are replaced by it: still equivariant, with the same parameters, but "max" and
+    "attention" are not linear.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int):
+    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, pooling: str = "mean"):
         super().__init__()
+        self.pool = pooling_of(pooling, Incidence(space), in_channels)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
-        self.axis_sets = axis_sets(space)
-        self.carriers = [carriers(space, axes) for axes in self.axis_sets]
-        fixed = [spec.num_fixed for spec in space.tensors]
+        self.incidence = Incidence(space)
         self.weights = nn.ParameterList(
-            torch.empty(sum(fixed[i] for i in members) * out_channels, sum(fixed[i] for i in members) * in_channels)
-            for members in self.carriers
+            torch.empty(sum(self.incidence.widths(s, out_channels)), sum(self.incidence.widths(s, in_channels)))
+            for s in range(len(self.incidence.axis_sets))
         )
-        self.biases = nn.ParameterList(torch.empty(count * out_channels) for count in fixed)
+        self.biases = nn.ParameterList(torch.empty(spec.num_fixed * out_channels) for spec in space.tensors)
         self.reset_parameters()
 
     def reset_parameters(self):
         """He initialisation, shared evenly among the terms that add up in each output tensor."""
-        for members, weight in zip(self.carriers, self.weights, strict=True):
+        for s, weight in enumerate(self.weights):
             nn.init.normal_(weight, std=(2 / weight.shape[1]) ** 0.5)
             with torch.no_grad():
-                for i, rows in zip(members, weight.split(self._rows(members)), strict=True):
+                parts = weight.split(self.incidence.widths(s, self.out_channels))
+                for i, rows in zip(self.incidence.carriers[s], parts, strict=True):
                     rows *= 2 ** (-len(self.space.tensors[i].hidden) / 2)
         for bias in self.biases:
             nn.init.zeros_(bias)
 
-    def _rows(self, members: Sequence[int]) -> list[int]:
-        return [self.space.tensors[i].num_fixed * self.out_channels for i in members]
-
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        specs = self.space.tensors
-        folded = [fold(spec, x) for spec, x in zip(specs, features, strict=True)]
-        outputs: list[Tensor] = list(self.biases)
-        for axes, members, weight in zip(self.axis_sets, self.carriers, self.weights, strict=True):
-            pooled = torch.cat([pool(specs[i], folded[i], axes) for i in members], -1)
-            mapped = F.linear(pooled, weight).split(self._rows(members), -1)
-            for i, part in zip(members, mapped, strict=True):
-                outputs[i] = spread(specs[i], part, axes) + outputs[i]
-        return tuple(unfold(spec, y) for spec, y in zip(specs, outputs, strict=True))
+        check_features(self.space, features, self.in_channels)
+        incidence, device = self.incidence, features[0].device.type
+        tensors = [*incidence.fold(features), *self.weights, torch.cat(list(self.biases))]
+        if torch.is_autocast_enabled(device):
+            tensors = [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
+        *tensors, bias = tensors
+        with torch.autocast(device, enabled=False):  # one cast above; products in place take one dtype
+            if self.pool is mean:
+                outputs = EquivariantMap.apply(incidence, self.in_channels, self.out_channels, bias, *tensors)
+            else:
+                gathered = incidence.gather(tensors[: len(features)], self.pool, self.in_channels)
+                outputs = Scatter.apply(incidence, self.out_channels, bias, *gathered, *tensors[len(features) :])
+        return incidence.unfold(outputs)
 
     def extra_repr(self) -> str:
         return f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
@@ -135,10 +176,11 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, space: WeightSpace, in_channels: int, out_features: int):
         super().__init__()
-        self.space = space
-        self.linear = nn.Linear(sum(spec.num_fixed for spec in space.tensors) * in_channels, out_features)
+        self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
+        self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        specs = self.space.tensors
-        pooled = [pool(spec, fold(spec, x), ()) for spec, x in zip(specs, features, strict=True)]
+        check_features(self.space, features, self.in_channels)
+        folded = self.incidence.fold(features)
+        pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]
         return self.linear(torch.cat(pooled, -1))

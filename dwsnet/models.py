@@ -5,28 +5,17 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from dwsnet.linear import EquivariantLinear, InvariantLinear
-from dwsnet.normalize import BatchNorm, Standardize
+from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
+from dwsnet.pretrained import Pretrained
+from dwsnet.set_attention import EquivariantAttention
+from dwsnet.state import read_state
 from dwsnet.symmetry import canonical_signs
 from dwsnet.weight_space import WeightSpace
 
-
-def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
-    """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
-
-    Raises ValueError where a tensor is missing, unknown, or of another shape.
-    """
-    names = [spec.name for spec in space.tensors]
-    if missing := [name for name in names if name not in state]:
-        raise ValueError(f"state dict must have tensors {names}, missing {missing}")
-    if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"state dict must have tensors {names}, found also {unknown}")
-    for spec in space.tensors:
-        found = tuple(state[spec.name].shape)
-        if found[1:] != spec.shape or len(found) != len(spec.shape) + 1:
-            raise ValueError(f"tensor {spec.name!r} must have shape (batch, {', '.join(map(str, spec.shape))}), found {found}")
-    return tuple(state[name] for name in names)
+NORMS = {"batch": BatchNorm, "member": MemberNorm}
 
 
 class ReadState(nn.Module):
@@ -43,28 +32,62 @@ class ReadState(nn.Module):
 
 
 class DWSNet(nn.Module):
-    """The equivariant trunk: affine layers with batch normalisation and GELU between them.
+    """The equivariant trunk: layers with a norm, GELU and dropout after each.
 
-    Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`.
+    Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`. `num_heads` above 0 makes the
+    layers attend; `norm` is "batch" or "member"; `skip` adds each layer's input to its output; `checkpoint` computes
+    activations again in the backward pass instead of keeping them.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, channels: int, num_layers: int):
+    def __init__(
+        self,
+        space: WeightSpace,
+        in_channels: int,
+        channels: int,
+        num_layers: int,
+        *,
+        num_heads: int = 0,
+        pooling: str = "mean",
+        norm: str = "batch",
+        dropout: float = 0.0,
+        skip: bool = False,
+        checkpoint: bool = False,
+    ):
         super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}")
         inputs = [in_channels] + [channels] * (num_layers - 1)
-        self.layers = nn.ModuleList(EquivariantLinear(space, size, channels) for size in inputs)
-        self.norms = nn.ModuleList(BatchNorm(space, channels) for _ in inputs)
+        self.layers = nn.ModuleList(
+            EquivariantAttention(space, size, channels, num_heads, pooling)
+            if num_heads
+            else EquivariantLinear(space, size, channels, pooling)
+            for size in inputs
+        )
+        self.norms = nn.ModuleList(NORMS[norm](space, channels) for _ in inputs)
+        self.dropout, self.skip, self.checkpoint = nn.Dropout(dropout), skip, checkpoint
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        for layer, norm in zip(self.layers, self.norms, strict=True):
-            features = tuple(F.gelu(x) for x in norm(layer(features)))
+        for i in range(len(self.layers)):
+            if self.checkpoint and self.training:
+                features = checkpoint(self.step, i, features, use_reentrant=False)
+            else:
+                features = self.step(i, features)
         return features
 
+    def step(self, i: int, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """Layer `i` with what comes after it."""
+        outputs = tuple(self.dropout(F.gelu(x)) for x in self.norms[i](self.layers[i](features)))
+        if self.skip and i > 0:
+            outputs = tuple(x + y for x, y in zip(features, outputs, strict=True))
+        return outputs
 
-class DWSNetClassifier(nn.Module):
-    """Classifies networks: standardise, equivariant trunk, invariant layer, one hidden layer.
+
+class DWSNetClassifier(Pretrained):
+    """Classifies networks, or regresses or embeds them where `num_classes` counts values: standardise, equivariant trunk,
+    invariant layer, one hidden layer.
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`; permuting hidden
-    neurons leaves them as they are.
+    neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
     """
 
     def __init__(
@@ -76,10 +99,20 @@ class DWSNetClassifier(nn.Module):
         head_width: int,
         dropout: float = 0.0,
         canonical_signs: bool = False,
+        **trunk: int | float | str | bool,
     ):
         super().__init__()
+        self.config = {
+            "num_classes": num_classes,
+            "channels": channels,
+            "num_layers": num_layers,
+            "head_width": head_width,
+            "dropout": dropout,
+            "canonical_signs": canonical_signs,
+            **trunk,
+        }
         self.read = ReadState(space, canonical_signs)
-        self.trunk = DWSNet(space, 1, channels, num_layers)
+        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
         self.invariant = InvariantLinear(space, channels, head_width)
         self.head = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes))
 

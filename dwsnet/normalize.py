@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dwsnet.weight_space import WeightSpace
 
@@ -37,3 +38,22 @@ class BatchNorm(nn.Module):
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         return tuple(norm(x.flatten(0, -2)).view(x.shape) for norm, x in zip(self.norms, features, strict=True))
+
+
+class MemberNorm(nn.Module):
+    """Each tensor of each member over its own mean and spread, taken over positions and channels; a gain for each channel.
+
+    No batch statistics: the same in training and evaluation, for any batch. Over channels too, because a tensor of one
+    entry (an INR's last bias) has no spread over positions.
+    """
+
+    def __init__(self, space: WeightSpace, channels: int):
+        super().__init__()
+        self.gains = nn.ParameterList(torch.ones(channels) for _ in space.tensors)
+        self.shifts = nn.ParameterList(torch.zeros(channels) for _ in space.tensors)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(
+            torch.addcmul(shift, F.layer_norm(x, x.shape[1:]), gain)
+            for x, gain, shift in zip(features, self.gains, self.shifts, strict=True)
+        )

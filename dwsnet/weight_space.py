@@ -5,10 +5,12 @@ every tensor that carries the axis is permuted together. A fixed axis (an input 
 in a convolution kernel) has an order that means something.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,59 @@ class WeightSpace:
         widths = tuple(widths)
         if len(widths) < 3:
             raise ValueError(f"an MLP weight space needs at least two layers (three widths), got widths {widths}")
-        last = len(widths) - 1
-        axes = [Axis(f"layer{i}", width, hidden=0 < i < last) for i, width in enumerate(widths)]
+        return cls.chain([(f"layers.{i}", (outputs, inputs), True) for i, (inputs, outputs) in enumerate(pairwise(widths))])
+
+    @classmethod
+    def cnn(cls, in_channels: int, channels: Sequence[int], kernel_size: int, num_classes: int) -> "WeightSpace":
+        """The space of a 2D CNN classifier: one convolution for each of `channels`, global average pool, linear head.
+
+        Kernels are `(out, in, row, column)`; positions in a kernel are fixed axes. Named as in `mlp`, the head is last.
+        """
+        if not channels:
+            raise ValueError("a CNN weight space needs at least one convolution, got channels ()")
+        shapes = [(outputs, inputs, kernel_size, kernel_size) for inputs, outputs in pairwise((in_channels, *channels))]
+        shapes.append((num_classes, channels[-1]))
+        return cls.chain([(f"layers.{i}", shape, True) for i, shape in enumerate(shapes)])
+
+    @classmethod
+    def chain(cls, layers: Sequence[tuple[str, Sequence[int], bool]]) -> "WeightSpace":
+        """Layers one after another, each by (name, shape of its weight `(out, in, positions...)`, whether it has a bias).
+
+        All outputs but the last are hidden; positions (of a convolution kernel) are fixed. Raises ValueError where a layer
+        takes another number of inputs than the layer before has outputs.
+        """
+        if len(layers) < 2:
+            raise ValueError(
+                f"a weight space needs at least two layers, got {[name for name, _, _ in layers]}: no hidden neurons"
+            )
+        inputs = Axis("layer0", layers[0][1][1], hidden=False)
         tensors = []
-        for i, (inputs, outputs) in enumerate(pairwise(axes)):
-            tensors.append(TensorSpec(f"layers.{i}.weight", (outputs, inputs)))
-            tensors.append(TensorSpec(f"layers.{i}.bias", (outputs,)))
+        for i, (name, shape, has_bias) in enumerate(layers, start=1):
+            if shape[1] != inputs.size:
+                raise ValueError(
+                    f"weight '{name}.weight' must take the {inputs.size} outputs of the layer before, got shape {tuple(shape)}"
+                )
+            outputs = Axis(f"layer{i}", shape[0], hidden=i < len(layers))
+            positions = (Axis(f"{name}.position{k}", size, hidden=False) for k, size in enumerate(shape[2:]))
+            tensors.append(TensorSpec(f"{name}.weight", (outputs, inputs, *positions)))
+            if has_bias:
+                tensors.append(TensorSpec(f"{name}.bias", (outputs,)))
+            inputs = outputs
         return cls(tuple(tensors))
+
+    @classmethod
+    def from_module(cls, module: nn.Module) -> "WeightSpace":
+        """The space of a chain of linear and convolution layers, its tensors named as in `module.state_dict()`."""
+        from dwsnet.readers import layers_of_module  # the reader needs torch.fx, the description does not
+
+        return cls.chain(layers_of_module(module))
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "WeightSpace":
+        """The same from tensors alone, taken as one chain in the order of the dict."""
+        from dwsnet.readers import layers_of_state_dict
+
+        return cls.chain(layers_of_state_dict(state))
 
     @property
     def hidden(self) -> dict[str, int]:

@@ -5,12 +5,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwsnet.linear import EquivariantLinear, InvariantLinear, num_free_parameters
+from dwsnet.incidence import num_free_parameters
+from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.symmetry import permute, random_permutation
 from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, invariance_error, random_features
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
 SPACES = [(2, 3, 1), (1, 2, 3), (3, 4, 2), (2, 3, 4, 1), (2, 2, 3, 2), (1, 4, 2, 3), (2, 3, 2, 4, 1), (1, 3, 2, 2, 2)]
+CNNS = [(2, (3,), 2, 2), (1, (2, 3), 2, 1), (2, (2, 3, 2), 1, 3), (1, (3, 2), 1, 4)]
+ALL = {str(widths): WeightSpace.mlp(widths) for widths in SPACES} | {f"cnn {cnn}": WeightSpace.cnn(*cnn) for cnn in CNNS}
 WIDTHS = st.lists(st.integers(2, 5), min_size=3, max_size=6, unique=True)
 
 
@@ -70,9 +73,8 @@ def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: st
     return torch.stack(rows)
 
 
-@pytest.mark.parametrize("widths", SPACES, ids=str)
-def test_the_layer_spans_all_equivariant_linear_maps(widths):
-    space = WeightSpace.mlp(widths)
+@pytest.mark.parametrize("space", ALL.values(), ids=ALL)
+def test_the_layer_spans_all_equivariant_linear_maps(space):
     maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
     dimension = dimension_of_equivariant_maps(space)
     assert int(torch.linalg.matrix_rank(maps)) == dimension == len(maps) == num_free_parameters(space)
@@ -81,9 +83,8 @@ def test_the_layer_spans_all_equivariant_linear_maps(widths):
         assert torch.allclose(matrices @ p, p @ matrices, atol=1e-12)
 
 
-@pytest.mark.parametrize("widths", SPACES, ids=str)
-def test_the_bias_and_the_invariant_layer_span_all_invariant_vectors(widths):
-    space = WeightSpace.mlp(widths)
+@pytest.mark.parametrize("space", ALL.values(), ids=ALL)
+def test_the_bias_and_the_invariant_layer_span_all_invariant_vectors(space):
     dimension = dimension_of_invariant_vectors(space)
     biases = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "biases")
     invariant = jacobian_by_parameters(InvariantLinear(space, 1, 1).double(), space, "weight")
@@ -109,6 +110,36 @@ def test_layers_respect_the_symmetry_in_float64(widths, in_channels, out_channel
     space = WeightSpace.mlp(widths)
     assert_equivariant(space, EquivariantLinear(space, in_channels, out_channels).double(), in_channels)
     assert_invariant(space, InvariantLinear(space, in_channels, 4).double(), in_channels)
+
+
+@given(st.lists(st.integers(2, 4), min_size=1, max_size=3), st.integers(1, 3))
+@settings(max_examples=10, deadline=None)
+def test_layers_over_cnns_respect_the_symmetry_in_float64(channels, kernel_size):
+    space = WeightSpace.cnn(2, channels, kernel_size, 3)
+    assert_equivariant(space, EquivariantLinear(space, 2, 3).double(), 2)
+    assert_invariant(space, InvariantLinear(space, 2, 4).double(), 2)
+
+
+def test_the_backward_pass_written_out_is_the_derivative():
+    space = WeightSpace.cnn(2, (3, 2), 2, 2)
+    layer = EquivariantLinear(space, 2, 3).double()
+    features = random_features(space, 2, 2, torch.Generator().manual_seed(0))
+    parameters = [parameter.detach().requires_grad_() for parameter in layer.parameters()]
+    names = [name for name, _ in layer.named_parameters()]
+
+    def call(*tensors):
+        values = dict(zip(names, tensors[len(features) :], strict=True))
+        return torch.func.functional_call(layer, values, (tensors[: len(features)],))
+
+    assert torch.autograd.gradcheck(call, (*(x.requires_grad_() for x in features), *parameters), fast_mode=True)
+
+
+def test_activations_may_work_in_place_on_the_outputs():
+    space = WeightSpace.mlp((2, 5, 4, 3))
+    layer = EquivariantLinear(space, 1, 2)
+    outputs = layer(tuple(x.float() for x in random_features(space, 2, 1, torch.Generator())))
+    sum(x.relu_().sum() for x in outputs).backward()
+    assert all(parameter.grad is not None for parameter in layer.parameters())
 
 
 def test_the_check_finds_a_layer_that_breaks_the_symmetry():

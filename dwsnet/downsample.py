@@ -1,0 +1,67 @@
+"""A layer for wide inputs: 784 pixels or 3072 make the exact layer's first matrix too large to map to itself.
+
+The number of free parameters grows with the square of the input's width: 1.3 M for a pair of channels over 784-128-128-10.
+As in the official DownSampleDWSLayer, the wide fixed axis is first mapped to a narrow one, neuron by neuron and with the
+mean over neurons; the exact layer works there, and the way back up adds a skip.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor, nn
+
+from dwsnet.linear import EquivariantLinear
+from dwsnet.weight_space import WeightSpace
+
+
+def narrowed(space: WeightSpace, axis: str, size: int) -> WeightSpace:
+    """The same space with a fixed axis of another size."""
+    names = {one.name for spec in space.tensors for one in spec.axes if not one.hidden}
+    if axis not in names:
+        raise ValueError(f"axis must be one of the fixed axes {sorted(names)}, got {axis!r}")
+    specs = (
+        replace(spec, axes=tuple(replace(one, size=size) if one.name == axis else one for one in spec.axes))
+        for spec in space.tensors
+    )
+    return WeightSpace(tuple(specs))
+
+
+class FixedAxisMap(nn.Module):
+    """A linear map along one fixed axis of one tensor's features, of each entry and of the mean over the hidden axes."""
+
+    def __init__(self, dim: int, others: tuple[int, ...], in_size: int, out_size: int):
+        super().__init__()
+        self.dim, self.others = dim, others
+        self.entry = nn.Linear(in_size, out_size)
+        self.mean = nn.Linear(in_size, out_size, bias=False) if others else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        mapped = self.entry(x.movedim(self.dim, -1))
+        if self.mean is not None:
+            mapped = mapped + self.mean(x.mean(self.others, keepdim=True).movedim(self.dim, -1))
+        return mapped.movedim(-1, self.dim)
+
+
+class DownsampledLinear(nn.Module):
+    """`EquivariantLinear` through a narrower fixed axis: `(batch, *spec.shape, channels)` in and out, equivariant.
+
+    `axis` is the name of the wide one ("layer0" is an MLP's input), `size` what it becomes inside.
+    """
+
+    def __init__(self, space: WeightSpace, axis: str, size: int, in_channels: int, out_channels: int):
+        super().__init__()
+        inner = narrowed(space, axis, size)
+        self.layer = EquivariantLinear(inner, in_channels, out_channels)
+        self.down, self.up, self.skip = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
+        for i, spec in enumerate(space.tensors):
+            for dim, one in enumerate(spec.axes, start=1):
+                if one.name == axis:
+                    others = tuple(d for d, other in enumerate(spec.axes, start=1) if other.hidden)
+                    self.down[str(i)] = FixedAxisMap(dim, others, one.size, size)
+                    self.up[str(i)] = FixedAxisMap(dim, others, size, one.size)
+                    self.skip[str(i)] = nn.Linear(in_channels, out_channels)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        inner = [self.down[str(i)](x) if str(i) in self.down else x for i, x in enumerate(features)]
+        outer = enumerate(zip(features, self.layer(inner), strict=True))
+        return tuple(self.up[str(i)](y) + self.skip[str(i)](x) if str(i) in self.up else y for i, (x, y) in outer)

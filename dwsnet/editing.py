@@ -1,0 +1,67 @@
+"""Networks in, networks out: the weight-output model."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from dwsnet.models import DWSNet, ReadState
+from dwsnet.pretrained import Pretrained
+from dwsnet.weight_space import TensorSpec, WeightSpace
+
+
+class DWSNetEditor(Pretrained):
+    """Maps networks to networks: v - dv, where dv starts near zero, so an untrained editor returns nearly its input.
+
+    Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly. With `expansion` k > 1
+    (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot express all operators on functions) every
+    hidden layer of the output is k times as wide: `k` copies of each neuron with their outgoing weights divided by k,
+    which is the same function, minus a dv of its own for every entry. Neuron `i` becomes neurons `i k` to `i k + k - 1`.
+    `init_scale` is the spread of dv's first weights (the official code's for weight outputs); `trunk` are further arguments
+    of `DWSNet`.
+    """
+
+    def __init__(
+        self,
+        space: WeightSpace,
+        channels: int,
+        num_layers: int,
+        expansion: int = 1,
+        init_scale: float = 1e-4,
+        **trunk: int | float | str | bool,
+    ):
+        super().__init__()
+        self.config = {
+            "channels": channels,
+            "num_layers": num_layers,
+            "expansion": expansion,
+            "init_scale": init_scale,
+            **trunk,
+        }
+        self.space, self.expansion = space, expansion
+        self.read = ReadState(space, canonical_signs=False)
+        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
+        self.heads = nn.ModuleList(nn.Linear(channels, expansion ** len(spec.hidden)) for spec in space.tensors)
+        for head in self.heads:
+            nn.init.normal_(head.weight, std=init_scale)
+            nn.init.zeros_(head.bias)
+
+    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        features = self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))
+        result = {}
+        for spec, x, head, std in zip(self.space.tensors, features, self.heads, self.read.standardize.std, strict=True):
+            change = head(x) * std
+            result[spec.name] = self._expanded(spec, state[spec.name].unsqueeze(-1) - change)
+        return result
+
+    def _expanded(self, spec: TensorSpec, copies: Tensor) -> Tensor:
+        """`(batch, *spec.shape, copies)` with the copies moved into the hidden axes, incoming hidden ones divided by k."""
+        k, hidden = self.expansion, [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden]
+        x = copies.unflatten(-1, (k,) * len(hidden)) if hidden else copies.squeeze(-1)
+        # from (batch, axes..., k of each hidden axis) to (batch, axes with k behind each hidden one)
+        order = [0]
+        for dim in range(1, len(spec.axes) + 1):
+            order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
+        sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
+        incoming = len(spec.axes) > 1 and spec.axes[1].hidden
+        return torch.reshape(x.permute(order), (len(x), *sizes)) / (k if incoming else 1)

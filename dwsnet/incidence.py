@@ -1,0 +1,190 @@
+"""Which tensors of a weight space carry which hidden axes, and pooling and spreading along them.
+
+One rule serves every layer: pick a set S of hidden axes; the tensors that carry all of S are pooled over their other
+hidden axes, stand side by side, and what comes out is repeated along the axes that were pooled away. Features are
+folded here: `(batch, *hidden sizes, fixed entries * channels)`, for fixed axes mix like channels.
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from dwsnet.weight_space import TensorSpec, WeightSpace
+
+AxisSet = tuple[str, ...]
+Reduce = Callable[[Tensor, "Move"], Tensor]
+"""Takes the columns that a move pools, returns them without dimension `move.dim`."""
+
+
+def axis_order(space: WeightSpace) -> list[str]:
+    """All hidden axes, last first: torch stores weights as (out, in), so folding an MLP's or a CNN's moves no data."""
+    return list(reversed(space.hidden))
+
+
+def axis_sets(space: WeightSpace) -> list[AxisSet]:
+    """Every set of hidden axes that some tensor carries, smallest first; the empty set is the global one."""
+    order = axis_order(space)
+    found: dict[AxisSet, None] = {}
+    for spec in space.tensors:
+        for size in range(len(spec.hidden) + 1):
+            found |= dict.fromkeys(combinations(sorted(spec.hidden, key=order.index), size))
+    return sorted(found, key=len)
+
+
+def carriers(space: WeightSpace, axes: AxisSet) -> list[int]:
+    """Positions of the tensors that carry all of `axes`."""
+    return [i for i, spec in enumerate(space.tensors) if set(axes) <= set(spec.hidden)]
+
+
+def num_free_parameters(space: WeightSpace) -> int:
+    """Dimension of the space of equivariant linear maps, for one input and one output channel, without bias.
+
+    Holds when every hidden axis has at least two entries (papers' d_k >= 2).
+    """
+    fixed = [spec.num_fixed for spec in space.tensors]
+    return sum(sum(fixed[i] for i in carriers(space, axes)) ** 2 for axes in axis_sets(space))
+
+
+def num_free_biases(space: WeightSpace) -> int:
+    """Dimension of the space of vectors that hidden permutations leave as they are, for one channel."""
+    return sum(spec.num_fixed for spec in space.tensors)
+
+
+class Folding:
+    """One tensor's features `(batch, *spec.shape, channels)` as `(batch, *hidden sizes, fixed entries * channels)` and back."""
+
+    def __init__(self, spec: TensorSpec, order: Sequence[str]):
+        self.axes = tuple(sorted(spec.hidden, key=order.index))
+        names = [axis.name for axis in spec.axes]
+        hidden = [names.index(name) + 1 for name in self.axes]
+        fixed = [dim for dim, axis in enumerate(spec.axes, start=1) if not axis.hidden]
+        self.dims = [0, *hidden, *fixed, len(spec.axes) + 1]
+        self.inverse = [self.dims.index(dim) for dim in range(len(self.dims))]
+        self.sizes = [spec.axes[dim - 1].size for dim in hidden + fixed]
+        self.as_it_is = not fixed and self.dims == sorted(self.dims)
+
+    def fold(self, features: Tensor) -> Tensor:
+        return features if self.as_it_is else features.permute(self.dims).flatten(len(self.axes) + 1)
+
+    def unfold(self, folded: Tensor) -> Tensor:
+        return folded if self.as_it_is else folded.reshape(len(folded), *self.sizes, -1).permute(self.inverse)
+
+
+class Move(NamedTuple):
+    """Some columns of one axis set and of another with one axis more: pooled one way, spread the other."""
+
+    small: int
+    """Position of the axis set without the axis."""
+    large: int
+    """Position of the axis set with it."""
+    dim: int
+    """Dimension of the axis in the features of the larger one."""
+    size: int
+    """Entries of the axis."""
+    start_small: int
+    start_large: int
+    width: int
+    """Columns are counted in fixed entries here; times channels, they are columns of the features."""
+
+    def pool(self, large: Tensor, reduce: Reduce, channels: int) -> Tensor:
+        return reduce(large.narrow(-1, self.start_large * channels, self.width * channels), self)
+
+    def spread(self, small: Tensor, channels: int) -> Tensor:
+        return small.narrow(-1, self.start_small * channels, self.width * channels).unsqueeze(self.dim)
+
+    def continues(self, other: "Move") -> bool:
+        """Whether it moves the next columns in the same way as `other` does."""
+        return self[:4] == other[:4] and self[4:6] == (other.start_small + other.width, other.start_large + other.width)
+
+
+class Incidence:
+    """The axis sets of a weight space with their carriers, and how features move between them.
+
+    The features of an axis set S are `(batch, *sizes of S, columns)`, its carriers side by side in the order of the space.
+    """
+
+    def __init__(self, space: WeightSpace):
+        self.foldings = [Folding(spec, axis_order(space)) for spec in space.tensors]
+        self.fixed = [spec.num_fixed for spec in space.tensors]
+        self.axis_sets = axis_sets(space)
+        self.carriers = [carriers(space, axes) for axes in self.axis_sets]
+        self.own = [self.axis_sets.index(folding.axes) for folding in self.foldings]
+        """For each tensor the position of the set of all its hidden axes."""
+        self.moves = [self._moves(s, space.hidden) for s in range(len(self.axis_sets))]
+        """For each axis set the moves that pool its columns; neighbours that move alike move together."""
+        self.moves_into = [
+            [move for some in self.moves for move in some if move.large == t] for t in range(len(self.axis_sets))
+        ]
+
+    def widths(self, s: int, channels: int) -> list[int]:
+        """Columns of each carrier of axis set `s`."""
+        return [self.fixed[i] * channels for i in self.carriers[s]]
+
+    def alone(self, s: int) -> bool:
+        """Whether the only carrier of the axes has no other hidden axis, and others reach it only by spreading."""
+        return len(self.carriers[s]) == 1 and self.own[self.carriers[s][0]] == s and len(self.moves_into[s]) > 0
+
+    def gather(self, folded: Sequence[Tensor], reduce: Reduce, channels: int) -> list[Tensor]:
+        """For each axis set the features of its carriers, pooled over their other hidden axes and side by side.
+
+        Pooled features are pooled further: no pass over the same data twice for one axis.
+        """
+        gathered: list[Tensor] = [folded[0]] * len(self.axis_sets)
+        for s in reversed(range(len(self.axis_sets))):
+            parts = {move.start_small: move.pool(gathered[move.large], reduce, channels) for move in self.moves[s]}
+            own = [i for i in self.carriers[s] if self.own[i] == s]
+            parts |= {self._start(s, i): folded[i] for i in own}
+            ordered = [parts[start] for start in sorted(parts)]
+            gathered[s] = ordered[0] if len(ordered) == 1 else torch.cat(ordered, -1)
+        return gathered
+
+    def take(self, mapped: Sequence[Tensor], channels: int) -> tuple[Tensor, ...]:
+        """Each tensor's folded features from those of the set of all its hidden axes: its own memory, nobody's view."""
+        return tuple(
+            mapped[s]
+            if len(self.carriers[s]) == 1
+            else mapped[s]
+            .narrow(-1, self._start(s, i) * channels, self.fixed[i] * channels)
+            .clone(memory_format=torch.contiguous_format)
+            for i, s in enumerate(self.own)
+        )
+
+    def fold(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(folding.fold(x) for folding, x in zip(self.foldings, features, strict=True))
+
+    def unfold(self, folded: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Folded features of every tensor as `(batch, *spec.shape, channels)`."""
+        return tuple(folding.unfold(x) for folding, x in zip(self.foldings, folded, strict=True))
+
+    def _start(self, s: int, i: int) -> int:
+        return sum(self.fixed[j] for j in self.carriers[s] if j < i)
+
+    def _moves(self, s: int, sizes: dict[str, int]) -> list[Move]:
+        moves: list[Move] = []
+        for i in self.carriers[s]:
+            if self.own[i] == s:
+                continue
+            added = next(name for name in self.foldings[i].axes if name not in self.axis_sets[s])
+            larger = tuple(name for name in self.foldings[i].axes if name == added or name in self.axis_sets[s])
+            t = self.axis_sets.index(larger)
+            move = Move(s, t, larger.index(added) + 1, sizes[added], self._start(s, i), self._start(t, i), self.fixed[i])
+            if moves and move.continues(moves[-1]):
+                last = moves.pop()
+                move = last._replace(width=last.width + move.width)
+            moves.append(move)
+        return moves
+
+
+def mean(x: Tensor, move: Move) -> Tensor:
+    return x.mean(move.dim)
+
+
+def total(x: Tensor, move: Move) -> Tensor:
+    return x.sum(move.dim)
+
+
+def largest(x: Tensor, move: Move) -> Tensor:
+    return x.amax(move.dim)

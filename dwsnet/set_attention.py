@@ -1,0 +1,72 @@
+"""The nonlinear layer: neurons of a hidden layer attend to each other, besides the affine map.
+
+The paper's headline configuration replaces the set layer of every pair of tensors that share a hidden axis by a set
+attention block (Lee et al. 2019). Here one attention serves each hidden axis: a token is a neuron, with the features of
+all tensors that carry the axis side by side, so queries of one tensor meet keys of another, and the output matrix takes
+all heads to all tensors. What differs from the official layer: heads are shared by all pairs of the axis (there each
+pair has eight of its own); scores are divided by the root of the head's width, not of the whole width; the affine map
+stays beside the attention, so every equivariant affine map is still among the layers; no ReLU inside.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.incidence import Incidence
+from dwsnet.linear import Scatter
+from dwsnet.pooling import pooling_of
+from dwsnet.state import check_features
+from dwsnet.weight_space import WeightSpace
+
+
+class NeuronAttention(nn.Module):
+    """Multi-head self-attention over the neurons of one hidden layer: `(batch, neurons, in)` to `(batch, neurons, out)`."""
+
+    def __init__(self, in_width: int, out_width: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.project = nn.Linear(in_width, 3 * out_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+
+
+class EquivariantAttention(nn.Module):
+    """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
+
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `num_heads` must
+    divide `out_channels`.
+    """
+
+    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, num_heads: int = 8, pooling: str = "mean"):
+        super().__init__()
+        if out_channels % num_heads:
+            raise ValueError(f"num_heads must divide out_channels, got {num_heads} heads and {out_channels} channels")
+        self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
+        self.incidence = Incidence(space)
+        self.pool = pooling_of(pooling, self.incidence, in_channels)
+        self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
+        for s, axes in enumerate(self.incidence.axis_sets):
+            inputs, outputs = (sum(self.incidence.widths(s, channels)) for channels in (in_channels, out_channels))
+            attends = len(axes) == 1
+            if attends:
+                self.attentions[str(s)] = NeuronAttention(inputs, outputs, num_heads)
+            self.weights.append(torch.randn(outputs, inputs + attends * outputs) * (1 / (inputs + attends * outputs)) ** 0.5)
+        self.biases = nn.ParameterList(torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors)
+
+    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        check_features(self.space, features, self.in_channels)
+        device = features[0].device.type
+        gathered = self.incidence.gather(self.incidence.fold(features), self.pool, self.in_channels)
+        for s, attention in self.attentions.items():
+            tokens = gathered[int(s)]
+            gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
+        tensors = [*gathered, *self.weights]
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features[0].dtype
+        with torch.autocast(device, enabled=False):
+            bias = torch.cat(list(self.biases)).to(dtype)
+            outputs = Scatter.apply(self.incidence, self.out_channels, bias, *(tensor.to(dtype) for tensor in tensors))
+        return self.incidence.unfold(outputs)

@@ -1,0 +1,113 @@
+# ruff: noqa: T201
+"""Ours against the official scheme: `python -m tests.bench.layers`.
+
+Five layers of 32 channels with ReLU between over (2, 32, 32, 1), forward and backward from a given gradient, the same
+batch. Each case runs in a process of its own; peak memory is what the step adds to the resident set. Then the cost per
+parameter of the network that is read, for 3 to 24 layers.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+
+import torch
+from torch import Tensor, nn
+
+from dwsnet import EquivariantAttention, EquivariantLinear, WeightSpace
+from tests.bench.pairwise import DeepSets, PairwiseLayer, SetAttention
+
+KINDS = {
+    "pairs ds": lambda space, inputs: PairwiseLayer(space, inputs, 32, DeepSets),
+    "pairs sab": lambda space, inputs: PairwiseLayer(space, inputs, 32, SetAttention),
+    "linear": lambda space, inputs: EquivariantLinear(space, inputs, 32),
+    "attention": lambda space, inputs: EquivariantAttention(space, inputs, 32),
+}
+COMPARED = [("pairs ds", "linear"), ("pairs sab", "attention")]
+
+
+class Stack(nn.Module):
+    def __init__(self, kind: str, space: WeightSpace, num_layers: int = 5):
+        super().__init__()
+        self.layers = nn.ModuleList(KINDS[kind](space, 32 if i else 1) for i in range(num_layers))
+
+    def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        for layer in self.layers:
+            features = tuple(x.relu() for x in layer(features))
+        return features
+
+
+def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool, repeats: int = 7) -> tuple[float, float, int]:
+    """Milliseconds of the fastest step, peak MiB that steps add, number of parameters."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    space = WeightSpace.mlp(widths)
+    model = Stack(kind, space).to(device)
+    features = tuple(torch.randn(batch, *spec.shape, 1, device=device) for spec in space.tensors)
+    call = torch.compile(model, fullgraph=True) if compiled else model
+    before, fastest = peak(device), float("inf")
+    gradients = [torch.randn_like(x) for x in model(features)]
+    for _ in range(repeats):
+        start = time.perf_counter()
+        torch.autograd.backward(call(features), gradients)
+        model.zero_grad()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        fastest = min(fastest, time.perf_counter() - start)
+    return fastest * 1e3, peak(device) - before, sum(parameter.numel() for parameter in model.parameters())
+
+
+def peak(device: str) -> float:
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+
+
+def in_a_process(*case: str) -> tuple[float, float, int]:
+    command = [sys.executable, "-m", "tests.bench.layers", "--case", *case]
+    lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    return float(lines[-3]), float(lines[-2]), int(lines[-1])
+
+
+def compare(batch: int, compiled: bool) -> str:
+    """One block of the table: each official set layer beside ours."""
+    rows = []
+    for theirs, ours in COMPARED:
+        reference = in_a_process(theirs, "2,32,32,1", str(batch), "0")
+        found = in_a_process(ours, "2,32,32,1", str(batch), str(int(compiled)))
+        rows.append(
+            f"batch {batch:4d}  {theirs:9s} {reference[0]:7.0f} ms {reference[1]:6.0f} MiB {reference[2]:8d} parameters | "
+            f"{ours:9s}{' compiled' if compiled else ''} {found[0]:7.0f} ms {found[1]:6.0f} MiB {found[2]:8d} parameters | "
+            f"{reference[0] / found[0]:.1f}x faster, {found[1] / max(reference[1], 1):.2f} of the memory"
+        )
+    return "\n".join(rows)
+
+
+def scaling() -> str:
+    """Microseconds of a step for 1,000 parameters of the network that is read, for deeper and deeper MLPs."""
+    rows = []
+    for depth in (3, 6, 12, 24):
+        widths = (2, *[32] * (depth - 1), 1)
+        milliseconds, _, count = in_a_process("linear", ",".join(map(str, widths)), "16", "0")
+        per_parameter = milliseconds / WeightSpace.mlp(widths).num_parameters * 1e6 / 16
+        rows.append(f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  {count:9d} of ours")
+    return "\n".join(rows)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--case", nargs=4, metavar=("KIND", "WIDTHS", "BATCH", "COMPILED"), help="one measurement")
+    parser.add_argument("--compiled", action="store_true", help="compare ours under torch.compile")
+    parser.add_argument("--batches", type=int, nargs="+", default=[128, 512])
+    arguments = parser.parse_args()
+    if arguments.case:
+        kind, widths, batch, compiled = arguments.case
+        print(*measure(kind, tuple(map(int, widths.split(","))), int(batch), compiled == "1"))
+        return
+    for batch in arguments.batches:
+        print(compare(batch, arguments.compiled), flush=True)
+    print(scaling())
+
+
+if __name__ == "__main__":
+    main()
