@@ -3,10 +3,11 @@
 The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S
 of shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer `Gamma x -
 Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is S = {}. So
-the whole official layer is a `PooledLayer`, and reading it means putting each coefficient in its place: over 2M for the
-layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two of the official modules give
-every output column the same coefficients (papers' bugs B1, B2: the maps to the last weight from the weight before it
-and from earlier biases); they are read as repeated rows.
+the whole official layer is an `EquivariantLinear` with that pooling, and reading it means putting each coefficient in
+its place: over 2M for the layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two of
+the official modules give every output column the same coefficients (papers' bugs B1, B2: the maps to the last weight
+from the weight before it and from earlier biases); they are read as repeated rows, and what `diagonal` leaves out as
+zeros. Training may change both.
 """
 
 import re
@@ -17,10 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm
-from dwsnet.pooled import POOLINGS, PooledLayer
 from dwsnet.weight_space import WeightSpace
 
+POOLINGS = ("max", "mean", "sum")
 BLOCK = re.compile(
     r"(weight|bias)_to_(weight|bias)\.layers\.(\d+)_(\d+)\.(?:\w+\.)*?"
     r"(Gamma|Lambda|lin_all|lin_n|lin_m|lin_both|layer)\.0\.(weight|bias)"
@@ -39,7 +41,7 @@ class OfficialDWSNet(nn.Module):
     (the official code has `(in, out)`). The official dropout, which is never switched off (B3), is left out.
     """
 
-    def __init__(self, layers: Sequence[PooledLayer], norms: Sequence[nn.Module], skip: nn.Linear | None):
+    def __init__(self, layers: Sequence[EquivariantLinear], norms: Sequence[nn.Module], skip: nn.Linear | None):
         super().__init__()
         self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
 
@@ -61,8 +63,10 @@ class OfficialClassifier(nn.Module):
         self.trunk, self.head = trunk, head
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        outputs = tuple(F.relu(x) for x in self.trunk(features))
-        return self.head(self.trunk.layers[-1].pool(outputs))
+        layer = self.trunk.layers[-1]
+        folded = layer.incidence.fold([F.relu(x) for x in self.trunk(features)])
+        everything, *_ = layer.incidence.gather(folded, layer.pool, layer.out_channels)
+        return self.head(everything)
 
 
 def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet | OfficialClassifier:
@@ -96,17 +100,19 @@ def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
     return OfficialDWSNet(layers, norms, _linear(_below(state, "skip.")) if "skip.weight" in state else None)
 
 
-def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> PooledLayer:
+def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> EquivariantLinear:
     _check_blocks(state, space)
     first = state["bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.weight"]
     out_channels, in_channels = first.shape
-    layer = PooledLayer(space, in_channels, out_channels, pooling, first.dtype)
+    layer = EquivariantLinear(space, in_channels, out_channels, pooling).to(first.dtype)
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
     for name, tensor in state.items():
         if not name.startswith("skip."):
             _place(layer, name, tensor)
     if "skip.0.weight" in state:
         for i, spec in enumerate(space.tensors):
-            layer.block(spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), state["skip.0.weight"]))
+            block_of(layer, spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), state["skip.0.weight"]))
             layer.biases[i].data.add_(state["skip.0.bias"].repeat(spec.num_fixed))
     return layer
 
@@ -134,7 +140,15 @@ def _tensors(block: Sequence[str]) -> tuple[int, int]:
     return 2 * int(i) + (source_kind == "bias"), 2 * int(j) + (target_kind == "bias")
 
 
-def _place(layer: PooledLayer, name: str, tensor: Tensor):
+def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source: int) -> Tensor:
+    """A view into the layer's weights: what takes the source pooled to `axes` to the target."""
+    incidence = layer.incidence
+    s = next(s for s, known in enumerate(incidence.axis_sets) if set(known) == set(axes))
+    rows = layer.weights[s].data.split(incidence.widths(s, layer.out_channels))[incidence.carriers[s].index(target)]
+    return rows.split(incidence.widths(s, layer.in_channels), 1)[incidence.carriers[s].index(source)]
+
+
+def _place(layer: EquivariantLinear, name: str, tensor: Tensor):
     """Add one official parameter to the coefficient it is part of. Raises ValueError where it does not fit the space."""
     *block, role, parameter = BLOCK.fullmatch(name).groups()
     source, target = _tensors(block)
@@ -153,7 +167,7 @@ def _place(layer: PooledLayer, name: str, tensor: Tensor):
     value = tensor * factor / len(specs)
     if len(value) == layer.out_channels:  # B1, B2: the same for every column
         value = torch.cat([value] * specs[target].num_fixed)
-    place = layer.biases[target].data if parameter == "bias" else layer.block(kept, target, source)
+    place = layer.biases[target].data if parameter == "bias" else block_of(layer, kept, target, source)
     if place.shape != value.shape:
         raise ValueError(f"{name!r} must have shape {tuple(place.shape)} for this weight space, found {tuple(value.shape)}")
     place.add_(value)
