@@ -65,6 +65,7 @@ def _fit_compiled(
     """Fit `rows` in place and count `steps` in place."""
     kernel = load_kernel()
     sizes = (coordinates.shape[1], *inr.hidden, targets.shape[1])
+    coordinates, targets = coordinates.contiguous(), targets.contiguous()
     for member, (row, target) in enumerate(zip(rows, targets, strict=True)):
         steps[member] = kernel.fit_member(
             sizes,

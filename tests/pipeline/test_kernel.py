@@ -202,6 +202,16 @@ def test_other_threads_run_during_a_fit():
 
 
 @compiled
+def test_strides_do_not_matter():
+    space, inr, keys, points, targets = problem((7, 5), (4, 6), 3)
+    channels_last, by_axis = (tensor.mT.contiguous().mT for tensor in (targets, points))
+    assert not channels_last[0].is_contiguous()
+    config = FitConfig(max_steps=5)
+    strided = fit(space, inr, config, keys, by_axis, channels_last)
+    assert torch.equal(strided.rows, fit(space, inr, config, keys, points, targets).rows)
+
+
+@compiled
 def test_tensors_the_kernel_cannot_read_are_refused():
     space, inr, keys, points, targets = problem((7, 5), (4, 6), 3)
     with pytest.raises(ValueError, match="float32"):
