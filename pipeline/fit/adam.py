@@ -1,6 +1,7 @@
-"""Full-batch Adam on many SIRENs at once, each stopped by its own rule.
+"""Full-batch Adam on many SIRENs, each stopped by its own rule.
 
-The gradient is written out by hand: a SIREN's backward pass needs its own activations and their cosines only, and
+The compiled kernel fits one member after the other. Where it cannot be built, PyTorch does the same on many at once:
+the gradient is written out by hand, since a SIREN's backward pass needs its own activations and their cosines only, and
 without autograd a step is about twenty batched kernels into buffers that stay in cache for a `CHUNK` of members.
 """
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
+from pipeline.fit.kernel import load_kernel
 from pipeline.fit.siren import init_rows, psnr, render, unpack
 
 CHUNK = 64
@@ -43,24 +45,55 @@ class Fit:
 def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray, coordinates: Tensor, targets: Tensor) -> Fit:
     """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.
 
-    The result of a member depends on its chunk at most in the last bits, and is the same each time the same members
-    are fitted together on the same kind of machine with one thread.
+    The result of a member is a function of its own key and target alone, the same on every machine of a kind. Without
+    the compiled kernel it also depends, at most in the last bits, on the members it is fitted with.
     """
     rows = init_rows(space, inr, keys)
     steps = torch.zeros(len(rows), dtype=torch.int64)
-    for start in range(0, len(rows), CHUNK):
-        chunk = slice(start, start + CHUNK)
-        _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
+    fit_rows = _fit_eagerly if load_kernel() is None else _fit_compiled
+    fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset)
     final = torch.cat(
         [
-            psnr(render(unpack(space, part), inr, coordinates), target)
-            for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
+            psnr(render(unpack(space, row), inr, coordinates), target)
+            for row, target in zip(rows.split(1), targets.split(1), strict=True)
         ]
     )
     finite = rows.isfinite().all(1) & final.isfinite()
-    reached = final >= (config.target_psnr or float("inf"))
+    reached = (steps < config.max_steps) | (final >= (config.target_psnr or float("inf")))
     reason = np.where(~finite.numpy(), "diverged", np.where(reached.numpy(), "target", "max_steps"))
     return Fit(rows, final.numpy(), steps.numpy(), reason)
+
+
+def _fit_compiled(
+    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+):
+    """Fit `rows` in place and count `steps` in place."""
+    kernel = load_kernel()
+    sizes = (coordinates.shape[1], *inr.hidden, targets.shape[1])
+    coordinates, targets = coordinates.contiguous(), targets.contiguous()
+    for member, (row, target) in enumerate(zip(rows, targets, strict=True)):
+        steps[member] = kernel.fit_member(
+            sizes,
+            coordinates,
+            target,
+            row,
+            omega=inr.omega,
+            max_steps=config.max_steps,
+            target_psnr=config.target_psnr,
+            check_every=CHECK_EVERY,
+            learning_rate=config.learning_rate,
+            betas=(BETA1, BETA2),
+            epsilon=EPSILON,
+        )
+
+
+def _fit_eagerly(
+    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+):
+    """As `_fit_compiled`, in PyTorch and in chunks."""
+    for start in range(0, len(rows), CHUNK):
+        chunk = slice(start, start + CHUNK)
+        _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
 
 
 def _fit_chunk(
@@ -68,7 +101,7 @@ def _fit_chunk(
 ):
     """Fit `rows` in place and count `steps` in place; finished members leave the batch."""
     active = torch.arange(len(rows))
-    work, target = rows.clone(), targets - inr.output_offset
+    work, target = rows.clone(), targets
     momentum, variance = torch.zeros_like(work), torch.zeros_like(work)
     for step in range(1, config.max_steps + 1):
         gradient, error = gradients(space, inr, work, coordinates, target)
