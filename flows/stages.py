@@ -41,10 +41,12 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
     Raises WorkError that names the shards that failed, after all others are committed.
     """
     from cluster.fanout import run_tasks
+    from pipeline.fit.kernel import load_kernel
 
     pending = pending_shards(zoo)
     if not pending:
         return None
+    load_kernel()  # builds it before the workers look for it, and warns here, where it is seen
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
     total = sum(len(shard.source_index) for shard in shards)

@@ -45,8 +45,8 @@ class Fit:
 def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray, coordinates: Tensor, targets: Tensor) -> Fit:
     """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.
 
-    The result of a member is a function of its own key and target alone, the same on every machine of a kind. Without
-    the compiled kernel it also depends, at most in the last bits, on the members it is fitted with.
+    The parameters of a member are a function of its own key and target alone, the same on every machine of a kind.
+    Without the compiled kernel they also depend, at most in the last bits, on the members it is fitted with.
     """
     rows = init_rows(space, inr, keys)
     steps = torch.zeros(len(rows), dtype=torch.int64)
@@ -54,8 +54,8 @@ def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray,
     fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset)
     final = torch.cat(
         [
-            psnr(render(unpack(space, row), inr, coordinates), target)
-            for row, target in zip(rows.split(1), targets.split(1), strict=True)
+            psnr(render(unpack(space, part), inr, coordinates), target)
+            for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
         ]
     )
     finite = rows.isfinite().all(1) & final.isfinite()
@@ -68,23 +68,20 @@ def _fit_compiled(
     space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
 ):
     """Fit `rows` in place and count `steps` in place."""
-    kernel = load_kernel()
-    sizes = (coordinates.shape[1], *inr.hidden, targets.shape[1])
-    coordinates, targets = coordinates.contiguous(), targets.contiguous()
-    for member, (row, target) in enumerate(zip(rows, targets, strict=True)):
-        steps[member] = kernel.fit_member(
-            sizes,
-            coordinates,
-            target,
-            row,
-            omega=inr.omega,
-            max_steps=config.max_steps,
-            target_psnr=config.target_psnr,
-            check_every=CHECK_EVERY,
-            learning_rate=config.learning_rate,
-            betas=(BETA1, BETA2),
-            epsilon=EPSILON,
-        )
+    load_kernel().fit_members(
+        (coordinates.shape[1], *inr.hidden, targets.shape[1]),
+        coordinates.contiguous(),
+        targets.contiguous(),
+        rows,
+        steps,
+        omega=inr.omega,
+        max_steps=config.max_steps,
+        target_psnr=config.target_psnr,
+        check_every=CHECK_EVERY,
+        learning_rate=config.learning_rate,
+        betas=(BETA1, BETA2),
+        epsilon=EPSILON,
+    )
 
 
 def _fit_eagerly(

@@ -298,20 +298,25 @@ struct Siren {
 
 }  // namespace
 
-// Fits `row`, the parameters in state dict order, in place and returns the steps done. Looks every `check_every` steps
-// whether the error of the weights as they are is at the target; a NaN target is never reached.
-extern "C" int64_t dwszoo_fit(int64_t num_layers, const int64_t* sizes, int64_t num_points, const float* coordinates,
-                              const float* targets, float* row, double omega, int64_t max_steps, float target_psnr,
-                              int64_t check_every, double rate, double beta1, double beta2, double epsilon) {
-    Siren siren(num_layers, sizes, num_points, omega);
-    siren.set_signal(coordinates, targets);
-    siren.walk([&](int64_t i, int64_t place) { siren.parameters[place] = row[i]; });
-    int64_t step = 1;
-    for (; step <= max_steps; step++) {
-        const float error = siren.gradients();
-        if (step % check_every == 1 && -10 * std::log10(error) >= target_psnr) break;
-        siren.adam(step, rate, beta1, beta2, epsilon);
+// Fits the rows of parameters, in state dict order, in place, each to its own targets, and counts the steps of each. Looks
+// every `check_every` steps whether the error of the weights as they are is at the target; a NaN target is never reached.
+extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_t* sizes, int64_t num_points,
+                           const float* coordinates, const float* targets, float* rows, int64_t* steps, double omega,
+                           int64_t max_steps, float target_psnr, int64_t check_every, double rate, double beta1,
+                           double beta2, double epsilon) {
+    for (int64_t member = 0; member < num_members; member++) {
+        Siren siren(num_layers, sizes, num_points, omega);
+        siren.set_signal(coordinates, targets + member * num_points * sizes[num_layers]);
+        int64_t count = 0;
+        siren.walk([&](int64_t i, int64_t place) { siren.parameters[place] = rows[i]; count = i + 1; });
+        int64_t step = 1;
+        for (; step <= max_steps; step++) {
+            const float error = siren.gradients();
+            if (step % check_every == 1 && -10 * std::log10(error) >= target_psnr) break;
+            siren.adam(step, rate, beta1, beta2, epsilon);
+        }
+        siren.walk([&](int64_t i, int64_t place) { rows[i] = siren.parameters[place]; });
+        rows += count;
+        steps[member] = step - 1;
     }
-    siren.walk([&](int64_t i, int64_t place) { row[i] = siren.parameters[place]; });
-    return step - 1;
 }

@@ -1,4 +1,4 @@
-"""The fit of one member in compiled code: `kernel.cpp`, built at first use for the machine it runs on."""
+"""The fit in compiled code: `kernel.cpp`, built at first use for the machine it runs on."""
 
 import ctypes
 import hashlib
@@ -22,19 +22,20 @@ logger = logging.getLogger(__name__)
 
 
 class Kernel:
-    """`fit_member` of a library built from `kernel.cpp`. Raises OSError where it cannot be loaded."""
+    """The library built from `kernel.cpp`. Raises OSError where it cannot be loaded."""
 
     def __init__(self, path: Path):
         self.fit = ctypes.CDLL(str(path)).dwszoo_fit
-        self.fit.argtypes = [SIZE, PLACE, SIZE, PLACE, PLACE, PLACE, REAL, SIZE, ctypes.c_float, SIZE, REAL, REAL, REAL, REAL]
-        self.fit.restype = SIZE
+        self.fit.argtypes = [SIZE, SIZE, PLACE, SIZE, *[PLACE] * 4, REAL, SIZE, ctypes.c_float, SIZE, *[REAL] * 4]
+        self.fit.restype = None
 
-    def fit_member(
+    def fit_members(
         self,
         sizes: tuple[int, ...],
         coordinates: Tensor,
         targets: Tensor,
-        row: Tensor,
+        rows: Tensor,
+        steps: Tensor,
         *,
         omega: float,
         max_steps: int,
@@ -43,19 +44,22 @@ class Kernel:
         learning_rate: float,
         betas: tuple[float, float],
         epsilon: float,
-    ) -> int:
-        """Fit `row` `(parameters,)` in place to `targets` `(channels, points)`; returns the Adam steps done.
+    ):
+        """Fit `rows` `(members, parameters)` in place to `targets` `(members, channels, points)`, one after the other.
 
-        Other threads run meanwhile: ctypes lets the interpreter go.
+        The Adam steps that each took come into `steps` `(members,)` int64. Other threads run meanwhile: ctypes lets the
+        interpreter go.
         """
-        tensors = (coordinates, targets, row)
-        if not all(each.is_contiguous() and each.dtype == torch.float32 and each.device.type == "cpu" for each in tensors):
-            raise ValueError("the kernel takes contiguous float32 tensors on the CPU")
-        return self.fit(
+        for tensor in (coordinates, targets, rows, steps):
+            dtype = torch.int64 if tensor is steps else torch.float32
+            if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != "cpu":
+                raise ValueError(f"the kernel takes contiguous {dtype} tensors on the CPU, found {tensor.dtype}")
+        self.fit(
+            len(rows),
             len(sizes) - 1,
             (SIZE * len(sizes))(*sizes),
             len(coordinates),
-            *(each.data_ptr() for each in tensors),
+            *(tensor.data_ptr() for tensor in (coordinates, targets, rows, steps)),
             omega,
             max_steps,
             float("nan") if target_psnr is None else target_psnr,

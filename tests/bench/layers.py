@@ -1,4 +1,3 @@
-# ruff: noqa: T201
 """Ours against the official scheme: `python -m tests.bench.layers`.
 
 Five layers of 32 channels with ReLU between over (2, 32, 32, 1), forward and backward from a given gradient, the same
