@@ -16,6 +16,10 @@ LOCATION = "location"
 """Marks a field that says where something runs or lies, never what comes out."""
 
 
+ExchangeFormat = Literal["dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset"]
+"""Layouts of other projects that zoos are written in and read from: `pipeline.exchange`."""
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
@@ -97,6 +101,33 @@ class ZooConfig(Config):
     fit: FitConfig = FitConfig()
     shard_size: PositiveInt = 4096
     """Members in a shard: one Ray task fits one shard."""
+    block_size: int = Field(256, ge=1, le=256)
+    """Members in a block: one sample of the WebDataset archive."""
+
+
+class ImportConfig(Config):
+    """Where a zoo was imported from, and what its format does not say."""
+
+    format: ExchangeFormat
+    """Whose layout."""
+    path: Annotated[Path, LOCATION]
+    """The folder, or the file with the splits."""
+    splits: Literal["source", "drawn"] = "source"
+    """The source's own splits, drawn where it has none; or drawn anew, run by run."""
+    seed: int = Field(0, ge=0)
+    """Decides splits that are drawn."""
+    validation_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the runs that goes to the validation split, where it is drawn."""
+    test_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of the runs that goes to the test split, where it is drawn."""
+    activation: str | None = None
+    """Activation of all hidden layers; null: what the source says, if anything."""
+    omega: PositiveFloat | None = None
+    """SIREN's omega_0; null: what the source says, if anything."""
+    output_offset: float | None = None
+    """Added to the output of the last layer; null: what the source says, if anything."""
+    shard_size: PositiveInt = 4096
+    """Members in a shard."""
     block_size: int = Field(256, ge=1, le=256)
     """Members in a block: one sample of the WebDataset archive."""
 

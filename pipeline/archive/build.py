@@ -19,7 +19,7 @@ from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
-from pipeline.fit.adam import Fit, fit
+from pipeline.fit.adam import fit
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space, unpack
 from pipeline.signals import Signals, coordinates, load_signals
@@ -30,6 +30,19 @@ class ZooPlan:
     record: ZooRecord
     signals: Signals
     shards: list[ShardPlan]
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of a shard, in order, those without weights too."""
+
+    keys: list[str]
+    rows: torch.Tensor
+    """`(members, parameters)` float32, in the order of the weight space."""
+    ok: np.ndarray
+    """`(members,)` bool: who has weights."""
+    columns: dict[str, Any]
+    """Catalog columns beside key, split, shard, block, row and status."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +62,15 @@ def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
     signals = load_signals(config.signals)
     shards = plan_shards(config, signals)
     record = make_record(config, signals, shards)
+    claim_zoo(folder, record)
+    return ZooPlan(record, signals, shards)
+
+
+def claim_zoo(folder: Path, record: ZooRecord):
+    """Make `folder` the place of this zoo: zoo.json, and nothing half-written.
+
+    Raises InputError where it holds a zoo of another configuration, and says which fields differ.
+    """
     if (folder / FILE).exists():
         old = read_record(folder)
         if fields := differences(old.zoo_identity(), record.zoo_identity()):
@@ -61,7 +83,6 @@ def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
         sweep_temporaries(part)
     if not (folder / FILE).exists():
         write_record(folder, record)
-    return ZooPlan(record, signals, shards)
 
 
 def pending_shards(folder: Path) -> dict[str, str]:
@@ -70,7 +91,7 @@ def pending_shards(folder: Path) -> dict[str, str]:
 
 
 def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan) -> ShardSummary:
-    """Fit the members of a shard and commit it: the tar first, then its catalog part.
+    """Fit the members of a shard and commit it.
 
     A function of config, signals and shard alone: fitting a shard again gives the same bytes.
     """
@@ -79,46 +100,49 @@ def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPla
     values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
     seeds = member_keys(config.seed, shard.source_index, shard.view)
     fitted = fit(space, config.inr, config.fit, seeds, torch.from_numpy(coordinates(signals.grid)), values)
-    names = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
-    data = encode_shard(shard.name, pack_blocks(space, fitted, names, config.block_size))
-    write_atomic(catalog.shard_path(folder, shard.name), data)
-    columns = outcome_columns(fitted, config.block_size) | {
-        "key": names,
-        "split": [shard.split] * len(names),
-        "shard": [shard.name] * len(names),
+    keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
+    columns = {
         "source_index": shard.source_index,
         "view": shard.view.astype(np.int32),
         "label": signals.labels[shard.source_index],
         "seed": seeds,
+        "stop_reason": fitted.stop_reason.tolist(),
+        "steps": fitted.steps,
+        "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
     }
-    catalog.write_part(folder, shard.name, columns, catalog.ShardMark(sha256(data), len(data)))
+    commit_shard(folder, shard.name, Members(keys, fitted.rows, fitted.ok, columns), space, config.block_size)
     psnr = fitted.psnr[fitted.ok].astype(np.float64)
-    return ShardSummary(shard.name, len(names), int((~fitted.ok).sum()), float(psnr.sum()))
+    return ShardSummary(shard.name, len(keys), int((~fitted.ok).sum()), float(psnr.sum()))
 
 
-def pack_blocks(space: WeightSpace, fitted: Fit, names: list[str], block_size: int) -> list[tuple[Block, list[str]]]:
-    """The members that have weights, in order, as blocks with their names."""
-    blocks = []
-    kept = np.flatnonzero(fitted.ok)
-    for start in range(0, len(kept), block_size):
-        members = kept[start : start + block_size]
-        tensors = unpack(space, fitted.rows[members])
-        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
-        blocks.append((block, [names[i] for i in members]))
-    return blocks
-
-
-def outcome_columns(fitted: Fit, block_size: int) -> dict[str, Any]:
-    """Catalog columns that tell what became of each member, and where `pack_blocks` puts it."""
-    ok, place = fitted.ok, np.cumsum(fitted.ok) - 1
-    return {
+def commit_shard(
+    folder: Path, name: str, members: Members, space: WeightSpace, block_size: int, schema: pa.Schema = catalog.SCHEMA
+):
+    """Write the tar first, then its catalog part: their bytes are a function of the arguments alone."""
+    data = encode_shard(name, pack_blocks(space, members, block_size))
+    write_atomic(catalog.shard_path(folder, name), data)
+    ok, place = members.ok, np.cumsum(members.ok) - 1
+    columns = members.columns | {
+        "key": members.keys,
+        "split": [name.rsplit("-", 1)[0]] * len(ok),
+        "shard": [name] * len(ok),
         "block": pa.array((place // block_size).astype(np.int32), mask=~ok),
         "row": pa.array((place % block_size).astype(np.int32), mask=~ok),
         "status": np.where(ok, "ok", "failed").tolist(),
-        "stop_reason": fitted.stop_reason.tolist(),
-        "steps": fitted.steps,
-        "psnr": pa.array(fitted.psnr, mask=~ok),
     }
+    catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
+
+
+def pack_blocks(space: WeightSpace, members: Members, block_size: int) -> list[tuple[Block, list[str]]]:
+    """The members that have weights, in order, as blocks with their keys."""
+    blocks = []
+    kept = np.flatnonzero(members.ok)
+    for start in range(0, len(kept), block_size):
+        index = kept[start : start + block_size]
+        tensors = unpack(space, members.rows[index])
+        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
+        blocks.append((block, [members.keys[i] for i in index]))
+    return blocks
 
 
 def unseal_zoo(folder: Path):

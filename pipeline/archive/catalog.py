@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,17 @@ SCHEMA = pa.schema(
         pa.field("psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}),
     ]
 )
+IMPORTED = pa.schema(
+    [
+        *(SCHEMA.field(name) for name in ("key", "split", "shard", "block", "row")),
+        pa.field("source_index", pa.int64(), nullable=False, metadata={"doc": "number of the signal or the run"}),
+        pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of its members"}),
+        pa.field("label", pa.int64()),
+        pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
+        pa.field("stop_reason", pa.string(), metadata={"doc": "what the source says, or why there are no weights"}),
+    ]
+)
+"""Columns of every imported zoo; those of the source follow."""
 MARK = b"dwszoo.shard"
 REBUILD = "`dwszoo zoo build` fits its shard again"
 
@@ -55,16 +67,23 @@ def shard_path(folder: Path, shard: str) -> Path:
     return folder / "shards" / f"{shard}.tar"
 
 
-def write_part(folder: Path, shard: str, columns: dict[str, np.ndarray | pa.Array | list], mark: ShardMark):
+def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
+    """The schema of an imported zoo, by the Arrow types of the columns of its source. Raises ValueError for an unknown type."""
+    return pa.schema([*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())])
+
+
+def write_part(
+    folder: Path, shard: str, columns: Mapping[str, np.ndarray | pa.Array | list], mark: ShardMark, schema: pa.Schema = SCHEMA
+):
     """Commit a shard: its rows and its checksum, with a checksum on every page."""
     metadata = {MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode()}
-    table = pa.table(columns, schema=SCHEMA.with_metadata(metadata))
+    table = pa.table(columns, schema=schema.with_metadata(metadata))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
     write_atomic(part_path(folder, shard), buffer.getvalue())
 
 
-def read_part(folder: Path, shard: str, checksum: str | None = None) -> CatalogPart:
+def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA) -> CatalogPart:
     """Raises ArchiveError where the part is missing or damaged; `checksum` is its sha256 once the zoo is sealed."""
     path = part_path(folder, shard)
     try:
@@ -82,6 +101,6 @@ def read_part(folder: Path, shard: str, checksum: str | None = None) -> CatalogP
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"catalog part {path} is damaged ({error}): {REBUILD}") from error
-    if not table.schema.equals(SCHEMA):
-        raise ArchiveError(f"catalog part {path} must have columns {SCHEMA.names}, found {table.schema.names}")
+    if not table.schema.equals(schema):
+        raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}")
     return CatalogPart(table.replace_schema_metadata(None), mark)

@@ -1,15 +1,18 @@
 """`zoo.json`: what a zoo is, and all that one needs to run its members."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+import pyarrow as pa
+from pydantic import ValidationError, field_validator
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.catalog import SCHEMA, imported_schema
 from pipeline.archive.files import write_json
 from pipeline.archive.plan import ShardPlan
-from pipeline.config import Frozen, InrConfig, ZooConfig, fingerprint
+from pipeline.config import Frozen, ImportConfig, InrConfig, ZooConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import inr_space
 from pipeline.signals import Signals
@@ -29,23 +32,36 @@ class SignalsRecord(Frozen):
 
 
 class DecodeContract(Frozen):
-    """How to turn a member's tensors back into its signal."""
+    """How to turn a member's tensors back into its signal; null where an imported zoo did not come with it."""
 
-    activations: tuple[str, ...]
+    activations: tuple[str, ...] | None
     """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
-    omega: float
-    output_offset: float
+    omega: float | None
+    output_offset: float | None
     """Added to the last layer's output."""
-    coordinate_range: tuple[float, float]
+    coordinate_range: tuple[float, float] | None
     """First and last coordinate of each axis, both on the grid."""
-    coordinate_order: str
-    value_range: tuple[float, float]
+    coordinate_order: str | None
+    value_range: tuple[float, float] | None
 
 
 class ShardRecord(Frozen):
     name: str
     split: str
     num_members: int
+
+
+class ImportRecord(Frozen):
+    """Where an imported zoo came from."""
+
+    path: str
+    num_files: int
+    sha256: str
+    """Over the names and contents of all files that were read."""
+    tensors: dict[str, tuple[str, tuple[int, ...]]]
+    """What the source calls each tensor of its first member, and its shape there."""
+    columns: dict[str, str]
+    """Arrow type of each catalog column that came with the source."""
 
 
 class ZooRecord(Frozen):
@@ -55,20 +71,51 @@ class ZooRecord(Frozen):
     schema_version: int
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
-    config: ZooConfig
+    config: ZooConfig | ImportConfig
+    """What it was built or imported by."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor of a member, in state dict order."""
     decode: DecodeContract
     shards: tuple[ShardRecord, ...]
+    imported: ImportRecord | None = None
+
+    @field_validator("tensors")
+    @classmethod
+    def make_up_a_space(cls, tensors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        space_of(tensors)
+        return tensors
+
+    @field_validator("imported")
+    @classmethod
+    def have_columns(cls, imported: ImportRecord | None) -> ImportRecord | None:
+        imported_schema(imported.columns if imported else {})
+        return imported
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of the catalog."""
+        return imported_schema(self.imported.columns) if self.imported else SCHEMA
 
     @property
     def space(self) -> WeightSpace:
-        return inr_space(self.config.inr, len(self.signals.grid), self.signals.num_channels)
+        return space_of(self.tensors)
 
     def zoo_identity(self) -> dict[str, Any]:
         """What the fingerprint is taken of."""
         return self.config.identity() | {"signals digest": self.signals.digest}
+
+
+def space_of(shapes: Mapping[str, Sequence[int]]) -> WeightSpace:
+    """The weight space of a chain of layers, by the shapes of its tensors in state dict order.
+
+    Raises ValueError where they are not `LAYER.weight` and `LAYER.bias` of one chain.
+    """
+    weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
+    space = WeightSpace.chain([(layer, shape, f"{layer}.bias" in shapes) for layer, shape in weights.items()])
+    if {spec.name: spec.shape for spec in space.tensors} != {name: tuple(shape) for name, shape in shapes.items()}:
+        raise ValueError(f"tensors must be weights and biases of a chain of layers, found {dict(shapes)}")
+    return space
 
 
 def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:

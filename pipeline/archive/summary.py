@@ -14,7 +14,9 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 def summarize(zoo: Zoo) -> dict[str, Any]:
     """Counts, splits, PSNR quantiles in dB, size in bytes and provenance."""
     record, table = zoo.record, zoo.catalog
-    psnr = table["psnr"].drop_null().to_numpy()
+    psnr = table["psnr"].drop_null().to_numpy() if "psnr" in table.column_names else ()
+    grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
+    weights = [shape for name, shape in record.tensors.items() if name.endswith(".weight")]
     size = sum(
         path(zoo.folder, shard.name).stat().st_size
         for shard in record.shards
@@ -22,8 +24,8 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     )
     return {
         "fingerprint": record.fingerprint,
-        "signals": f"{record.signals.num_signals:,} of {record.signals.name}, {'x'.join(map(str, record.signals.grid))}",
-        "architecture": "-".join(map(str, (len(record.signals.grid), *record.config.inr.hidden, record.signals.num_channels))),
+        "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
+        "architecture": "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights)))),
         "parameters": zoo.space.num_parameters,
         "members": len(table),
         "failed": int(pc.sum(pc.equal(table["status"], "failed")).as_py()),

@@ -31,7 +31,7 @@ def shard_problems(zoo: Zoo) -> dict[str, str]:
 
 def shard_problem(zoo: Zoo, shard: ShardRecord, checksum: str | None) -> str | None:
     try:
-        part = catalog.read_part(zoo.folder, shard.name, checksum)
+        part = catalog.read_part(zoo.folder, shard.name, checksum, zoo.record.schema)
         blocks = decode_shard(shard.name, read_shard_bytes(zoo.folder, shard.name, part.mark), zoo.space)
     except ArchiveError as error:
         return str(error)

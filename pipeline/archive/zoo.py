@@ -40,12 +40,13 @@ class Zoo:
         """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
         checksums = self.seal["catalog"] if self.is_sealed else {}
         return {
-            shard.name: catalog.read_part(self.folder, shard.name, checksums.get(shard.name)) for shard in self.record.shards
+            shard.name: catalog.read_part(self.folder, shard.name, checksums.get(shard.name), self.record.schema)
+            for shard in self.record.shards
         }
 
     @cached_property
     def catalog(self) -> pa.Table:
-        """One row a member, in the order of the plan: columns as `pipeline.archive.catalog.SCHEMA` says."""
+        """One row a member, in the order of the plan: columns as its record's schema says."""
         return pa.concat_tables([part.table for part in self.parts.values()])
 
     @property

@@ -44,6 +44,8 @@ def picture(path: Path, width: float, height: float):
 
 def originals(zoo: Zoo) -> Signals:
     """The signals that the zoo was fitted to. Raises InputError where they are gone or are others now."""
+    if zoo.record.imported:
+        raise InputError(f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known")
     signals = load_signals(zoo.record.config.signals)
     if signals.digest() != zoo.record.signals.digest:
         raise InputError(

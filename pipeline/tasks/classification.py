@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from dwsnet.baselines import FlatMLPClassifier
 from dwsnet.models import DWSNetClassifier, num_parameters
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.zoo import Zoo
 from pipeline.config import ModelConfig
+from pipeline.errors import InputError
 
 
 def build_model(
@@ -33,6 +35,14 @@ def build_model(
     if statistics is not None:
         model.read.standardize.set(statistics)
     return model
+
+
+def require_classes(zoo: Zoo):
+    """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
+    if not zoo.record.signals.class_names or zoo.catalog["label"].null_count:
+        raise InputError(f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names")
+    if not len(zoo.members("validation")):
+        raise InputError(f"zoo {zoo.folder} must have members in its validation split, found none")
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -17,10 +17,9 @@ from torch import nn
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import sha256, write_atomic, write_json
-from pipeline.archive.record import ZooRecord
-from pipeline.config import InrConfig, ModelConfig
+from pipeline.archive.record import ZooRecord, space_of
+from pipeline.config import ModelConfig
 from pipeline.errors import ArchiveError, InputError
-from pipeline.fit.siren import inr_space
 from pipeline.tasks.classification import build_model
 
 TAG = "deepspeed"
@@ -94,7 +93,6 @@ def model_card(config: ModelConfig, record: ZooRecord) -> dict[str, Any]:
         "model": config.model_dump(mode="json"),
         "class_names": list(record.signals.class_names),
         "zoo": record.model_dump(mode="json", include={"fingerprint", "tensors", "decode", "signals"}),
-        "inr": record.config.inr.model_dump(mode="json"),
     }
 
 
@@ -120,8 +118,7 @@ def load_best(run: Path) -> TrainedModel:
         weights = (folder / "model.safetensors").read_bytes()
         if sha256(weights) != card["sha256"]:
             raise ValueError(f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}")
-        signals = card["zoo"]["signals"]
-        space = inr_space(InrConfig(**card["inr"]), len(signals["grid"]), signals["num_channels"])
+        space = space_of(card["zoo"]["tensors"])
         model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
         model.load_state_dict(safetensors.torch.load(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
