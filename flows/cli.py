@@ -6,8 +6,10 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
 from flows.recipes import RECIPES
+from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 INTERRUPTED = 130
@@ -88,6 +90,11 @@ def parser() -> argparse.ArgumentParser:
     add(zoos, "info", commands.zoo_info, zoo, {"names": ["--json"], "action": "store_true", "help": "print JSON"})
     add(zoos, "verify", commands.zoo_verify, zoo)
     add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
+    formats = {"names": ["--format"], "choices": get_args(ExchangeFormat), "required": True, "help": "whose layout"}
+    add(zoos, "export", commands.zoo_export, zoo, formats, out("a new folder"))
+    source = {"names": ["path"], "metavar": "PATH", "type": Path, "help": "a folder in that layout, or its file with splits"}
+    fields = settings | {"help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"}
+    add(zoos, "import", commands.zoo_import, source, formats, fields, out("zoo folder"))
     add(groups, "train", commands.train, recipe, settings, zoo_option, out("run folder"))
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)

@@ -127,6 +127,33 @@ def zoo_render(options: Namespace):
     print(options.out)
 
 
+def zoo_export(options: Namespace):
+    """Write the members of a zoo in a layout that other projects read."""
+    from flows import stages
+
+    num_members, num_failed = stages.export(options.zoo, options.format, options.out)
+    print(
+        f"{options.out}: {num_members:,} members as {options.format}"
+        + (f"; {num_failed:,} have no weights" if num_failed else "")
+    )
+
+
+def zoo_import(options: Namespace):
+    """Make a zoo of networks that another project keeps in its own layout. Run again, it goes on where it stopped."""
+    from flows import stages
+    from flows.overrides import override
+    from pipeline.archive.files import exclusive
+    from pipeline.config import ImportConfig
+
+    config = override(ImportConfig(format=options.format, path=options.path), options.settings)
+    with exclusive(options.out):
+        num_members, problems = stages.import_zoo(config, options.out)
+        stages.verify(options.out)
+    print(f"{options.out}: {num_members:,} members imported, {len(problems):,} without weights")
+    for key, problem in list(problems.items())[:10]:
+        print(f"    {key}: {problem}")
+
+
 def train(options: Namespace):
     """Train on a zoo. Run again, it goes on from the newest checkpoint."""
     from cluster.session import ray_session

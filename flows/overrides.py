@@ -3,13 +3,15 @@
 import difflib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from flows.recipes import RECIPES
-from pipeline.config import Recipe
+from pipeline.config import Config, Recipe
 from pipeline.errors import InputError
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
 
 
 def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
@@ -19,14 +21,19 @@ def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
     """
     if name not in RECIPES:
         raise InputError(f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
-    content = RECIPES[name]().model_dump(mode="json")
+    return override(RECIPES[name](), settings)
+
+
+def override(config: AnyConfig, settings: Iterable[str]) -> AnyConfig:
+    """`config` with each of `settings` in place, as in `resolve_recipe`."""
+    content = config.model_dump(mode="json")
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
             raise InputError(f"--set takes key=value, got {setting!r}")
         place(content, key.strip(), parse_value(text.strip()))
     try:
-        return Recipe.model_validate(content)
+        return type(config).model_validate(content)
     except ValidationError as error:
         raise InputError("; ".join(explain(problem) for problem in error.errors())) from error
 

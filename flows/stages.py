@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ModelConfig, Recipe, ResourcesConfig, TrainingConfig, ZooConfig, differences
+from pipeline.config import ImportConfig, ModelConfig, Recipe, ResourcesConfig, TrainingConfig, ZooConfig, differences
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 
@@ -86,6 +88,47 @@ def verify(zoo: Path) -> Zoo:
     return opened
 
 
+@contextmanager
+def counting(title: str, total: int, note: str) -> Iterator[Callable[[int], None]]:
+    """A bar over members, moved by calling what it gives with how many more are done."""
+    bar, done = Progress(title, total, "members"), 0
+
+    def advance(number: int):
+        nonlocal done
+        done += number
+        bar.update(done, note)
+
+    try:
+        yield advance
+    finally:
+        bar.close()
+
+
+def export(zoo: Path, format: str, out: Path) -> tuple[int, int]:
+    """Write a zoo in the layout of another project; returns how many members have weights, and how many do not."""
+    from pipeline.exchange.exporting import export_zoo
+
+    opened = Zoo.open(zoo)
+    with counting("export", len(opened), format) as advance:
+        num_members = export_zoo(opened, format, out, advance)
+    return num_members, len(opened) - num_members
+
+
+def import_zoo(config: ImportConfig, out: Path) -> tuple[int, dict[str, str]]:
+    """Import what is not committed yet, and seal; returns the number of members, and why some have no weights, by key."""
+    from pipeline.exchange.importing import import_shard, plan_import
+
+    plan, problems = plan_import(config, out), {}
+    if pending := pending_shards(out):
+        unseal_zoo(out)
+        with counting("import", sum(len(plan.intake.shards[name]) for name in pending), config.format) as advance:
+            for name in pending:
+                problems |= import_shard(plan, out, name)
+                advance(len(plan.intake.shards[name]))
+    archive(out, fitted=bool(pending))
+    return len(plan.intake.rows), problems
+
+
 def claim(run: Path, record: ZooRecord, training: TrainingConfig):
     """Write config.json, the identity of a run. Raises InputError where `run` is of another configuration."""
     file = run / "config.json"
@@ -101,12 +144,14 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
 
 def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
+    from pipeline.tasks.classification import require_classes
     from pipeline.training.checkpoint import read_history
     from pipeline.training.launch import is_trained, launch_training
     from pipeline.training.loader import num_batches
 
-    run.mkdir(parents=True, exist_ok=True)
     opened = Zoo.open(zoo)
+    require_classes(opened)
+    run.mkdir(parents=True, exist_ok=True)
     claim(run, opened.record, training)
     if not (run / "zoo").exists():
         (run / "zoo").symlink_to(os.path.relpath(zoo, run))

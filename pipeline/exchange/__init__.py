@@ -1,0 +1,1 @@
+"""Zoos in the formats of others: read and written, bit for bit."""

@@ -1,0 +1,166 @@
+"""The layout of the released DWSNets corpora: one `.pth` state dict a member, and JSON splits.
+
+`{"train": {"path": [...], "label": [...]}, "val": ..., "test": ...}`; tensors `seq.{i}.weight`, `seq.{i}.bias`; files
+`NAME_{training|testing}_{label}_{id}/checkpoints/model_final.pth`, where ids start again in the testing half. Paths may
+be absolute ones of another machine. Lists beside `path` and `label` are columns of the catalog.
+"""
+
+import json
+import pickle
+import re
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+from pipeline.exchange.layers import layout_for, layout_of
+from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, file_name
+from pipeline.exchange.rows import table_of
+from pipeline.exchange.source import Loaded, Source, load_states, read_json, weights_of
+
+SPLITS = {"train": "train", "validation": "val", "test": "test"}
+FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")
+FILE = "model_final.pth"
+
+
+def write(zoo: Zoo, out: Path, advance: Advance):
+    """`splits.json` and a folder a member; paths are relative to `out`."""
+    layout = layout_for(zoo.space, lambda i, _: f"seq.{i}", ".weight", ".bias")
+    splits: dict[str, dict[str, list]] = {theirs: {"path": []} for theirs in SPLITS.values()}
+    for split, block, table in exported_blocks(zoo):
+        rows, half = exported_rows(table), "testing" if split == "test" else "training"
+        tensors = {name: torch.from_numpy(array) for name, array in layout.theirs(block).items()}
+        for position, row in enumerate(rows.to_pylist()):
+            label = "" if row.get("label") is None else f"{row['label']}_"
+            path = PurePosixPath(f"dwszoo_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE)
+            (out / path).parent.mkdir(parents=True)
+            # A view would be saved with the whole block behind it.
+            torch.save({name: tensor[position].clone() for name, tensor in tensors.items()}, out / path)
+            content = splits[SPLITS[split]]
+            content["path"].append(str(path))
+            for name, value in row.items():
+                if name != "split":
+                    content.setdefault(name, []).append(value)
+        advance(len(rows))
+    (out / "splits.json").write_text(json.dumps(splits, allow_nan=False))
+
+
+def read(path: Path) -> Source:
+    """`path`: the folder, or the JSON file with the splits. Without one the names of folders tell half, label and id."""
+    splits = path if path.is_file() else find_splits(path)
+    root = path.parent if path.is_file() else path
+    rows = list(rows_of_folders(root) if splits is None else rows_of_splits(root, splits))
+    files = [row.pop("file") for row in rows]
+    states = (load(file) for file in files)
+    first = next((state for state in states if not isinstance(state, str)), None)
+    if first is None:
+        raise InputError(f"{root} must have state dicts as .pth files, found {len(files)} paths and none that can be read")
+    layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in first.items()])
+
+    def read_rows(index: np.ndarray) -> Loaded:
+        return load_states(layout, [load(files[i]) for i in index])
+
+    found = [file for file in dict.fromkeys(files) if file is not None]
+    return Source(table_of(rows), layout, read_rows, found if splits is None else [splits, *found])
+
+
+def load(file: Path | None) -> dict[str, torch.Tensor] | str:
+    """The weights of a `.pth` file, or why there are none. Nothing but tensors is unpickled."""
+    try:
+        return "missing" if file is None else weights_of(load_file(file))
+    except InputError as error:
+        return str(error)
+
+
+def load_file(file: Path) -> Any:
+    """Raises InputError where the file is not one that torch.save made of tensors and plain values."""
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file.name} cannot be read by torch.load(weights_only=True): {str(error).splitlines()[0]}"
+        ) from error
+
+
+def find_splits(folder: Path) -> Path | None:
+    """The one JSON file of `folder` that has splits; None where there is none."""
+    found = [
+        file for file in sorted(folder.glob("*.json")) if isinstance(content := read_json(file), dict) and "train" in content
+    ]
+    if len(found) > 1:
+        raise InputError(f"{folder} has several files with splits ({', '.join(file.name for file in found)}): name one of them")
+    return found[0] if found else None
+
+
+def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
+    content = read_json(splits)
+    if not isinstance(content, dict) or not set(content) & set(SPLITS.values()):
+        raise InputError(f"{splits} must map train, val and test to paths, found {str(content)[:60]}")
+    for split, theirs in SPLITS.items():
+        columns = content.get(theirs, {})
+        columns = {"path": columns} if isinstance(columns, list) else columns
+        check_columns(f"{splits} at {theirs!r}", columns)
+        for values in zip(*columns.values(), strict=True):
+            row = dict(zip(columns, values, strict=True))
+            path = row.pop("path")
+            file = locate(root, path)
+            stated = row_of_path(root, file) if file else {"source": path}
+            if file and "label" not in stated | row:
+                stated |= beside_tensors(file)
+            yield stated | row | {"split": split, "file": file}
+
+
+def check_columns(what: str, columns: Any):
+    if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
+        raise InputError(f"{what} must be lists, one of them 'path'")
+    lengths = {name: len(values) for name, values in columns.items()}
+    if len(set(lengths.values())) > 1 or (columns and "path" not in columns):
+        raise InputError(f"{what} must have lists of one length, one of them 'path', found lengths {lengths}")
+    if not all(isinstance(path, str) for path in columns.get("path", [])):
+        raise InputError(f"{what} must have texts as paths")
+
+
+def locate(root: Path, path: str) -> Path | None:
+    """The file below `root` that `path` means: its longest end that exists. What is above `root` is never read."""
+    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")]
+    for start in range(len(parts)):
+        file = root.joinpath(*parts[start:])
+        if ".." not in parts[start:] and file.is_file() and file.resolve().is_relative_to(root.resolve()):
+            return file
+    return None
+
+
+def beside_tensors(file: Path) -> dict[str, Any]:
+    """The numbers that a file holds beside its tensors: the `label` of an image, the `coef` of a sine."""
+    try:
+        content = load_file(file)
+    except InputError:
+        return {}
+    content = content if isinstance(content, dict) else {}
+    lists = {
+        f"{name}.{i}": entry for name, value in content.items() if isinstance(value, list) for i, entry in enumerate(value)
+    }
+    return {name: value for name, value in (content | lists).items() if isinstance(value, int | float)}
+
+
+def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
+    files = sorted(root.glob(f"**/{FILE}"))
+    if not files:
+        raise InputError(f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither")
+    for file in files:
+        row = row_of_path(root, file)
+        yield row | {"split": "test" if row.get("half") == "testing" else None, "file": file}
+
+
+def row_of_path(root: Path, file: Path) -> dict[str, Any]:
+    """What the name of a member's folder says. `group` has the half, because ids start again in the testing half."""
+    relative = file.relative_to(root)
+    row: dict[str, Any] = {"source": str(relative)}
+    if match := FOLDER.fullmatch(file.parent.parent.name):
+        half = "testing" if match["half"].endswith("testing") else "training"
+        row |= {"half": half, "label": int(match["label"]), "group": f"{half} {match['id']}"}
+    return row

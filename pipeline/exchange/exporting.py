@@ -1,0 +1,51 @@
+"""Writing a zoo in another format: whole or not at all."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.archive.files import exclusive
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ExchangeFormat
+from pipeline.errors import InputError
+from pipeline.exchange.formats import FORMATS
+from pipeline.exchange.outgoing import Advance, exported_rows, num_exported
+
+SIDECAR = "dwszoo.json"
+"""What the formats have no place for: how to run a member, what the signals were, the rows of members without weights."""
+
+
+def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) -> int:
+    """Write every member that has weights; returns how many. Raises InputError where `out` is not a new or empty folder."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InputError(f"{out} must be a new or an empty folder: choose another --out")
+    partial = out.with_name(f".{out.name}.partial")
+    with exclusive(partial):  # what a killed export left behind, if anything, and nobody else's
+        clear(partial)
+        FORMATS[format].write(zoo, partial, advance)
+        (partial / SIDECAR).write_text(json.dumps(sidecar(zoo), indent=2, allow_nan=False))
+        (partial / ".lock").unlink()
+        os.replace(partial, out)
+    return num_exported(zoo)
+
+
+def clear(folder: Path):
+    """Remove everything but the lock."""
+    for leftover in folder.iterdir():
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        elif leftover.name != ".lock":
+            leftover.unlink()
+
+
+def sidecar(zoo: Zoo) -> dict[str, Any]:
+    record, table = zoo.record, zoo.catalog
+    failed = table.filter([status == "failed" for status in table["status"].to_pylist()])
+    return {
+        "fingerprint": record.fingerprint,
+        "decode": record.decode.model_dump(mode="json"),
+        "signals": record.signals.model_dump(mode="json", include={"name", "grid", "class_names"}),
+        "failed": exported_rows(failed).to_pylist(),
+    }

@@ -1,0 +1,14 @@
+"""The formats, by name: a module each that reads (`read(path)` gives a `Source`) and writes (`write(zoo, folder, advance)`)."""
+
+from types import ModuleType
+
+from pipeline.config import ExchangeFormat
+from pipeline.exchange import dwsnets, fit_a_nef, modelzoos, unterthiner, webdataset
+
+FORMATS: dict[ExchangeFormat, ModuleType] = {
+    "dwsnets": dwsnets,
+    "unterthiner": unterthiner,
+    "modelzoos": modelzoos,
+    "fit-a-nef": fit_a_nef,
+    "webdataset": webdataset,
+}

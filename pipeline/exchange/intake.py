@@ -1,0 +1,173 @@
+"""From the rows of a source to the catalog of a zoo: keys, groups, labels, splits, shards."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline.archive.catalog import IMPORTED
+from pipeline.archive.plan import SPLITS
+from pipeline.config import ImportConfig
+from pipeline.errors import InputError
+from pipeline.exchange.outgoing import SAFE
+from pipeline.exchange.rows import PLACE, known_types, table_of
+
+SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+MAX_CLASSES = 10_000
+"""Whole numbers above this are no classes."""
+
+
+@dataclass(frozen=True)
+class Intake:
+    rows: pa.Table
+    """All members: first those of the source, then those that it knows to have failed; the columns that travel."""
+    shards: dict[str, list[int]]
+    """The rows of each shard."""
+    columns: dict[str, str]
+    """Arrow type of each column beside the common ones."""
+    class_names: tuple[str, ...]
+    num_groups: int
+
+
+def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, Any]]) -> Intake:
+    """Raises InputError for an unknown split, a group on two sides, and an empty train split."""
+    if failed:
+        rows = pa.concat_tables([known_types(rows), known_types(table_of(failed))], promote_options="permissive")
+    rows = known_types(rows)
+    groups = group_numbers(rows)
+    label, class_names = labels_of(rows)
+    splits = splits_of(config, rows, groups, label)
+    common = {
+        "key": keys_of(rows),
+        "split": splits.tolist(),
+        "source_index": pa.array(groups),
+        "view": views_of(rows, groups),
+        "label": label,
+        "stop_reason": texts(rows, "stop_reason"),
+    }
+    extras = {
+        name: simple(rows[name].combine_chunks())
+        for name in rows.column_names
+        if name not in (*IMPORTED.names, *PLACE, "group")
+    }
+    shards = {}
+    for split in SPLITS:
+        index = np.flatnonzero(splits == split).tolist()
+        for number, start in enumerate(range(0, len(index), config.shard_size)):
+            shards[f"{split}-{number:06d}"] = index[start : start + config.shard_size]
+    return Intake(
+        pa.table(common | extras),
+        shards,
+        {name: str(column.type) for name, column in extras.items()},
+        class_names,
+        len(np.unique(groups)),
+    )
+
+
+def present(rows: pa.Table, name: str) -> bool:
+    """Whether every row has a value in this column."""
+    return name in rows.column_names and rows[name].null_count == 0
+
+
+def texts(rows: pa.Table, name: str) -> pa.Array:
+    if name not in rows.column_names:
+        return pa.nulls(len(rows), pa.string())
+    return rows[name].combine_chunks().cast(pa.string())
+
+
+def simple(column: pa.Array) -> pa.Array:
+    """Numbers, truth values and texts as they are, anything else as text."""
+    kind = column.type
+    keep = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind)
+    return column if keep else column.cast(pa.string())
+
+
+def keys_of(rows: pa.Table) -> list[str]:
+    """The source's own keys where all are safe file names and differ, otherwise numbers."""
+    keys = texts(rows, "key").to_pylist()
+    usable = all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(keys)
+    return keys if usable else [f"{number:08d}" for number in range(len(keys))]
+
+
+def group_numbers(rows: pa.Table) -> np.ndarray:
+    """`(members,)` int64: equal for members of one signal or run, which are never on two sides of a split."""
+    if present(rows, "source_index") and pa.types.is_integer(rows["source_index"].type):
+        return rows["source_index"].to_numpy().astype(np.int64)
+    for name in ("run", "group", "source"):
+        if present(rows, name):
+            return rows[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+    return np.arange(len(rows))
+
+
+def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
+    """Which of its group's members each is: the source's numbers, or counted."""
+    if present(rows, "view"):
+        return rows["view"].combine_chunks()
+    order = np.argsort(groups, kind="stable")
+    starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
+    views = np.empty(len(groups), np.int32)
+    views[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    return pa.array(views)
+
+
+def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
+    """Labels as class numbers with the names of the classes; no classes where there are no labels or they are no classes."""
+    if "label" not in rows.column_names:
+        return pa.nulls(len(rows), pa.int64()), ()
+    label = rows["label"].combine_chunks()
+    if pa.types.is_string(label.type) and not pc.all(pc.utf8_is_decimal(label)).as_py():
+        names = sorted(set(label.drop_null().to_pylist()))
+        return pc.index_in(label, pa.array(names)).cast(pa.int64()), tuple(names)
+    label = label.cast(pa.int64())
+    low, high = (value.as_py() for value in (pc.min(label), pc.max(label)))
+    return label, tuple(map(str, range(high + 1))) if low is not None and low >= 0 and high < MAX_CLASSES else ()
+
+
+def splits_of(config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: pa.Array) -> np.ndarray:
+    """`(members,)` the split of each member: the source's, drawn where it has none."""
+    given = texts(rows, "split").to_pylist() if config.splits == "source" else [None] * len(rows)
+    if unknown := sorted({name for name in given if name is not None and name not in SPLIT_NAMES}):
+        raise InputError(f"splits of {config.path} must be called {', '.join(SPLIT_NAMES)}, found {', '.join(unknown[:3])}")
+    splits = np.array([SPLIT_NAMES.get(name, "") for name in given], dtype="<U10")
+    open_groups = np.unique(groups[splits == ""])
+    if len(open_groups):
+        test_fraction = 0.0 if (splits == "test").any() else config.test_fraction
+        drawn = draw(config, open_groups, classes_of(open_groups, groups, label), test_fraction)
+        splits[splits == ""] = drawn[np.searchsorted(open_groups, groups[splits == ""])]
+    check_sides(config, groups, splits)
+    if not (splits == "train").any():
+        raise InputError(f"the train split of {config.path} would be empty: {len(rows)} members; set splits=drawn")
+    return splits
+
+
+def classes_of(wanted: np.ndarray, groups: np.ndarray, label: pa.Array) -> np.ndarray:
+    """The label of each wanted group, -1 where it has none."""
+    unique, first = np.unique(groups, return_index=True)
+    labels = pc.fill_null(label, -1).to_numpy(zero_copy_only=False)
+    return labels[first[np.searchsorted(unique, wanted)]]
+
+
+def draw(config: ImportConfig, groups: np.ndarray, classes: np.ndarray, test_fraction: float) -> np.ndarray:
+    """A split for each group, class by class, by the seed."""
+    splits = np.full(len(groups), "train", dtype="<U10")
+    for label in np.unique(classes):
+        order = np.random.default_rng([config.seed, 3, int(label) + 1]).permutation(np.flatnonzero(classes == label))
+        num_test, num_validation = (round(len(order) * share) for share in (test_fraction, config.validation_fraction))
+        splits[order[:num_test]] = "test"
+        splits[order[num_test : num_test + num_validation]] = "validation"
+    return splits
+
+
+def check_sides(config: ImportConfig, groups: np.ndarray, splits: np.ndarray):
+    """Raises InputError where members of one group are on two sides."""
+    pairs = np.unique(np.stack([groups, np.searchsorted(sorted(SPLITS), splits)]), axis=1)[0]
+    twice = pairs[:-1][pairs[1:] == pairs[:-1]]
+    if len(twice):
+        member = int(np.flatnonzero(groups == twice[0])[0])
+        raise InputError(
+            f"members of one signal or run of {config.path} must be on one side, found {len(np.unique(twice))} on several "
+            f"(one has member {member}): `--set splits=drawn` draws other splits, run by run"
+        )

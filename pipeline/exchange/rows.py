@@ -1,0 +1,49 @@
+"""Catalog rows on their way out and in: which columns travel, under which names, of which types."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pipeline.archive.catalog import SCHEMA
+
+KNOWN_TYPES = {field.name: field.type for field in SCHEMA}
+"""Types of the columns that our catalogs have; text formats do not state them."""
+PLACE = ("shard", "block", "row", "status")
+"""What a member's row says about its place in an archive of ours; another archive has other places."""
+
+
+def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    """Rows as a table with every column that any row has, null where a row has none."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
+
+
+def column_of(values: list[Any]) -> pa.Array:
+    """Numbers, truth values or texts as they are; anything else, and mixtures, as JSON."""
+    try:
+        array = pa.array(values)
+        if not pa.types.is_nested(array.type):
+            return array
+    except (pa.ArrowException, OverflowError):
+        pass
+    return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
+
+
+def known_types(table: pa.Table) -> pa.Table:
+    """The columns that our catalogs have in the types that they have there, where their values fit; places left out."""
+    table = table.drop_columns([name for name in PLACE if name in table.column_names])
+    for number, name in enumerate(table.column_names):
+        if name in KNOWN_TYPES and name != "label" and table[name].type != KNOWN_TYPES[name]:
+            try:
+                table = table.set_column(number, name, table[name].cast(KNOWN_TYPES[name]))
+            except pa.ArrowException:
+                continue
+    return table
+
+
+def renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
+    """The columns under other names, where they have one, unless another column has that name already."""
+    taken = set(table.column_names)
+    return table.rename_columns([names[name] if names.get(name, name) not in taken else name for name in table.column_names])

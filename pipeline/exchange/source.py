@@ -1,0 +1,112 @@
+"""A zoo in another format, opened for reading: what its members are, and their tensors when asked for."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from pipeline.errors import InputError
+from pipeline.exchange.layers import Layout, layout_of
+
+MAX_TEXT = 2**30
+"""Bytes of a text file that are read at most, compressed or not."""
+
+
+@dataclass(frozen=True)
+class Source:
+    rows: pa.Table
+    """One row a member. Columns with a meaning here: `key`, `split` (train, validation, test or null), `group` (members of
+    one run or one signal), `label`, `source` (where the member lies); all others are kept as they are."""
+    layout: Layout
+    read: Callable[[np.ndarray], "Loaded"]
+    """The members of these rows."""
+    files: Sequence[Path]
+    """All that was read, for the checksum."""
+    decode: Mapping[str, Any] = field(default_factory=dict)
+    """What the format states about how to run a member."""
+    class_names: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    values: np.ndarray
+    """`(members, parameters)` float32, in the order of the weight space."""
+    problems: dict[int, str]
+    """Why a member (its position) has no weights."""
+
+
+def load_matrix(layout: Layout, tensors: Mapping[str, np.ndarray]) -> Loaded:
+    """Members from stacked tensors of theirs; those that are not finite failed."""
+    return refuse_nonfinite(Loaded(layout.rows(tensors), {}))
+
+
+def load_states(layout: Layout, states: Sequence[Mapping[str, torch.Tensor] | str]) -> Loaded:
+    """Members from one state dict each; a text in the place of a state dict says why there is none."""
+    values = np.zeros((len(states), layout.num_parameters), np.float32)
+    problems = {}
+    for position, state in enumerate(states):
+        if isinstance(state, str) or isinstance(state := fitting(layout, state), str):
+            problems[position] = state
+            continue
+        values[position] = layout.rows({name: tensor.numpy()[None] for name, tensor in state.items()})[0]
+    return refuse_nonfinite(Loaded(values, problems))
+
+
+def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor] | str:
+    """The state dict with the names of the layout; a text where it is not of the same architecture.
+
+    Names may differ from member to member where modules without weights (dropout) come and go: layers count in their order.
+    """
+    if [(name, tuple(tensor.shape)) for name, tensor in state.items()] == [
+        (own.theirs, own.their_shape) for own in layout.tensors
+    ]:
+        return state
+    try:
+        own = layout_of([(name, tuple(tensor.shape)) for name, tensor in state.items()])
+    except InputError as error:
+        return str(error)
+    if [(tensor.name, tensor.shape) for tensor in own.tensors] != [(tensor.name, tensor.shape) for tensor in layout.tensors]:
+        expected = {tensor.theirs: tensor.their_shape for tensor in layout.tensors}
+        return f"must have tensors {expected}, found { {name: tuple(tensor.shape) for name, tensor in state.items()} }"
+    return {tensor.theirs: state[mine.theirs] for tensor, mine in zip(layout.tensors, own.tensors, strict=True)}
+
+
+def refuse_nonfinite(loaded: Loaded) -> Loaded:
+    """The same, with a problem for each member that has NaN or infinite weights."""
+    broken = np.flatnonzero(~np.isfinite(loaded.values).all(1))
+    return Loaded(loaded.values, {int(position): "not finite" for position in broken} | loaded.problems)
+
+
+def read_text(path: Path) -> str:
+    """Raises InputError where the file is missing, too large or not UTF-8."""
+    try:
+        if path.stat().st_size > MAX_TEXT:
+            raise InputError(f"{path} must have at most {MAX_TEXT:,} bytes, found {path.stat().st_size:,}")
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read as text ({error})") from error
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(read_text(path))
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path} must hold JSON ({error})") from error
+
+
+def weights_of(content: Any) -> dict[str, torch.Tensor]:
+    """The weights and biases of what torch.load gave. Raises InputError where it is no state dict of numbers."""
+    if not isinstance(content, Mapping):
+        raise InputError(f"must be a state dict, found {type(content).__name__}")
+    state = {name: value for name, value in content.items() if isinstance(name, str) and name.endswith((".weight", ".bias"))}
+    for name, tensor in state.items():
+        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+            raise InputError(f"tensor {name!r} must be a dense tensor of floating point numbers")
+    if not state:
+        raise InputError(f"must have tensors NAME.weight and NAME.bias, found {list(content)[:6]}")
+    return {name: tensor.detach().to(torch.float32) for name, tensor in state.items()}

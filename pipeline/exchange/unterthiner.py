@@ -1,0 +1,165 @@
+"""The layout of the Small CNN Zoo (Unterthiner et al. 2020): one matrix, one table, one map.
+
+`weights.npy` `(members, parameters)` float32; `metrics.csv.gz`, a row a member: `step`, `modeldir` (the run), `config.*`,
+accuracies and losses; `layout.csv`, a row a tensor: `varname,start_idx,end_idx,size,shape`, named and laid out as Keras does
+(`kernel:0` with outputs last).
+"""
+
+import ast
+import csv
+import io
+import zlib
+from math import prod
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+from numpy.lib.format import open_memmap
+
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+from pipeline.exchange.layers import Layout, layout_for, layout_of
+from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, num_exported
+from pipeline.exchange.rows import KNOWN_TYPES, renamed
+from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_text
+
+COLUMNS = {"epoch": "step", "run": "modeldir"} | {
+    name: f"config.{name}"
+    for name in (
+        "activation",
+        "dropout",
+        "init_std",
+        "l2reg",
+        "learning_rate",
+        "optimizer",
+        "train_fraction",
+        "w_init",
+        "b_init",
+        "epochs",
+    )
+}
+"""Our names of columns, and theirs."""
+HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
+
+
+def write(zoo: Zoo, out: Path, advance: Advance):
+    layout = layout_for(zoo.space, keras_name, "/kernel:0", "/bias:0")
+    matrix = open_memmap(out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters))
+    tables, start = [], 0
+    for _, block, rows in exported_blocks(zoo):
+        tensors = layout.theirs(block)
+        matrix[start : start + len(rows)] = np.concatenate([tensor.reshape(len(rows), -1) for tensor in tensors.values()], 1)
+        tables.append(renamed(exported_rows(rows), COLUMNS))
+        start += len(rows)
+        advance(len(rows))
+    matrix.flush()
+    with pa.CompressedOutputStream(str(out / "metrics.csv.gz"), "gzip") as file:
+        pyarrow.csv.write_csv(pa.concat_tables(tables), file)
+    with open(out / "layout.csv", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(HEADER)
+        end = 0
+        for tensor in layout.tensors:
+            size = prod(tensor.their_shape)
+            writer.writerow((tensor.theirs, end, end + size, size, tensor.their_shape))
+            end += size
+
+
+def keras_name(number: int, positions: int) -> str:
+    """Keras numbers layers of a kind from the second on; the number of the layer is unique whatever its kind."""
+    kind = "conv2d" if positions == 2 else "dense"
+    return f"sequential/{kind}_{number}" if number else f"sequential/{kind}"
+
+
+def read(path: Path) -> Source:
+    """`path`: the folder with the three files."""
+    files = [path / name for name in ("weights.npy", "metrics.csv.gz", "layout.csv")]
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{path} must have {', '.join(each.name for each in files)}, found no {file.name}")
+    weights, metrics, tensors = files
+    matrix, rows = open_matrix(weights), read_metrics(metrics)
+    if len(rows) != len(matrix):
+        raise InputError(
+            f"{metrics} must have a row for each of the {len(matrix):,} rows of {weights.name}, found {len(rows):,}"
+        )
+    slices, layout = read_layout(tensors, matrix.shape[1])
+    rows = rows.append_column("source", pa.array([f"{weights.name} row {i}" for i in range(len(rows))], pa.string()))
+
+    def read_rows(index: np.ndarray) -> Loaded:
+        part = matrix[index].astype(np.float32, copy=False)
+        return load_matrix(
+            layout, {name: part[:, columns].reshape(len(part), *shape) for name, (columns, shape) in slices.items()}
+        )
+
+    return Source(rows, layout, read_rows, files)
+
+
+def open_matrix(file: Path) -> np.ndarray:
+    """Mapped, not read. Raises InputError where it is not a matrix of floating point numbers as large as its header says."""
+    try:
+        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(f"{file} must be a matrix as numpy.save writes it ({str(error).splitlines()[0]})") from error
+    if matrix.ndim != 2 or matrix.dtype.kind != "f":
+        raise InputError(
+            f"{file} must be (members, parameters) of floating point numbers, found {matrix.shape} of {matrix.dtype}"
+        )
+    return matrix
+
+
+def read_metrics(file: Path) -> pa.Table:
+    theirs = {COLUMNS.get(name, name): kind for name, kind in KNOWN_TYPES.items()}
+    options = pyarrow.csv.ConvertOptions(column_types=theirs, strings_can_be_null=True)
+    try:
+        table = pyarrow.csv.read_csv(pa.BufferReader(inflate(file)), convert_options=options)
+    except pa.ArrowException as error:
+        raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
+    unnamed = [name for name in table.column_names if not name or name.startswith("Unnamed")]
+    return renamed(table.drop_columns(unnamed), {theirs: ours for ours, theirs in COLUMNS.items()})
+
+
+def inflate(file: Path) -> bytes:
+    """The content of a gzip file. Raises InputError where it is none or holds more than `MAX_TEXT` bytes."""
+    inflater = zlib.decompressobj(wbits=31)
+    try:
+        content = inflater.decompress(file.read_bytes(), MAX_TEXT)
+    except zlib.error as error:
+        raise InputError(f"{file} must be compressed by gzip ({error})") from error
+    if inflater.unconsumed_tail or not inflater.eof:
+        raise InputError(f"{file} must be a whole gzip file of at most {MAX_TEXT:,} bytes of text")
+    return content
+
+
+def read_layout(file: Path, num_columns: int) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
+    """Columns and shape of each tensor by its name. Raises InputError where they do not make up the whole matrix."""
+    table = list(csv.DictReader(io.StringIO(read_text(file))))
+    slices, end = {}, 0
+    for row in sorted(table, key=lambda row: whole(file, row, "start_idx")):
+        shape, start, stop = shape_in(file, row), whole(file, row, "start_idx"), whole(file, row, "end_idx")
+        if start != end or stop - start != prod(shape):
+            columns = f"columns {end} to {end + prod(shape)}, found {start} to {stop}"
+            raise InputError(f"{file} must give {row['varname']!r} of shape {shape} {columns}")
+        slices[row["varname"]], end = (slice(start, stop), shape), stop
+    if end != num_columns:
+        raise InputError(f"{file} must make up the {num_columns} columns of weights.npy, found {end}")
+    return slices, layout_of([(name, shape) for name, (_, shape) in slices.items()])
+
+
+def whole(file: Path, row: dict[str, str], name: str) -> int:
+    text = row.get(name) or ""
+    if not text.strip().isdecimal():
+        raise InputError(f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found {text!r}")
+    return int(text)
+
+
+def shape_in(file: Path, row: dict[str, str]) -> tuple[int, ...]:
+    """The shape, written `(3, 3, 1, 16)`: a literal, never evaluated."""
+    try:
+        shape = ast.literal_eval(row.get("shape") or "")
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        shape = None
+    if not isinstance(shape, tuple | list) or not shape or not all(type(size) is int and size > 0 for size in shape):
+        raise InputError(f"{file} must give the shape of {row.get('varname')!r} as (3, 3, 1, 16), found {row.get('shape')!r}")
+    return tuple(shape)

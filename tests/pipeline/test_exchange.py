@@ -1,0 +1,194 @@
+"""Zoos that go out in the layouts of other projects and come back, and what those projects see of them."""
+
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import safetensors.torch
+import torch
+import webdataset
+
+from flows.recipes import smoke
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ExchangeFormat, FitConfig, ImportConfig, SignalsConfig
+from pipeline.errors import InputError
+from pipeline.exchange.exporting import export_zoo
+from pipeline.exchange.formats import FORMATS
+from pipeline.exchange.importing import import_shard, plan_import
+
+NUM_MEMBERS = 120
+
+
+@pytest.fixture(scope="module")
+def small_zoo(tmp_path_factory) -> Zoo:
+    """Two INRs each of 60 digits; those of one digit failed."""
+    folder = tmp_path_factory.mktemp("small") / "zoo"
+    changes = {"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=5)}
+    config = smoke().zoo.model_copy(update=changes)
+    plan = plan_zoo(config, folder)
+    plan.signals.values[plan.shards[0].source_index[1]] = np.nan
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    return seal_zoo(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(small_zoo, tmp_path_factory) -> dict[str, Path]:
+    """The zoo in every format. Read only."""
+    folders = {name: tmp_path_factory.mktemp("exported") / name for name in FORMATS}
+    for name, folder in folders.items():
+        assert export_zoo(small_zoo, name, folder, lambda number: None) == NUM_MEMBERS - 2
+    return folders
+
+
+def bring_in(format: ExchangeFormat, path: Path, out: Path, **settings) -> Zoo:
+    plan = plan_import(ImportConfig(format=format, path=path, **settings), out)
+    for name in plan.intake.shards:
+        import_shard(plan, out, name)
+    return seal_zoo(out)
+
+
+def members(zoo: Zoo) -> dict[str, tuple[dict, dict[str, torch.Tensor]]]:
+    """Catalog row and state dict of every member, by key; no state where it failed."""
+    rows = zoo.catalog.to_pylist()
+    return {row["key"]: (row, zoo[i] if row["status"] == "ok" else {}) for i, row in enumerate(rows)}
+
+
+def test_every_format_has_a_name():
+    assert tuple(FORMATS) == ExchangeFormat.__args__
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_zoo_comes_back_bit_for_bit(small_zoo, exported, tmp_path, name):
+    zoo = bring_in(name, exported[name], tmp_path)
+    assert verify_zoo(zoo) == []
+    assert zoo.space == small_zoo.space
+    assert zoo.record.decode == small_zoo.record.decode
+    assert zoo.record.signals.class_names == small_zoo.record.signals.class_names
+    before, after = members(small_zoo), members(zoo)
+    assert before.keys() == after.keys()
+    columns = ("split", "source_index", "view", "label", "seed", "steps", "psnr", "status", "stop_reason")
+    for key, (row, state) in before.items():
+        assert {column: after[key][0][column] for column in columns} == {column: row[column] for column in columns}
+        assert state.keys() == after[key][1].keys()
+        assert all(torch.equal(tensor, after[key][1][tensor_name]) for tensor_name, tensor in state.items())
+    assert zoo.statistics.keys() == small_zoo.statistics.keys()
+
+
+def test_an_interrupted_import_goes_on_and_changes_nothing_that_is_committed(exported, tmp_path):
+    zoo = bring_in("unterthiner", exported["unterthiner"], tmp_path / "one", shard_size=16)
+    config = ImportConfig(format="unterthiner", path=exported["unterthiner"], shard_size=16)
+    plan = plan_import(config, tmp_path / "two")
+    for name in [*plan.intake.shards][::-1]:
+        import_shard(plan, tmp_path / "two", name)
+    seal_zoo(tmp_path / "two")
+    files = [path.relative_to(zoo.folder) for path in zoo.folder.rglob("*") if path.is_file()]
+    assert len(files) > 10
+    assert all((zoo.folder / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
+    with pytest.raises(InputError, match=r"differs from this one .* in shard_size: was 16, is 4096"):
+        plan_import(ImportConfig(format="unterthiner", path=exported["unterthiner"]), tmp_path / "one")
+
+
+def state_of(zoo: Zoo, key: str) -> dict[str, np.ndarray]:
+    return {name: tensor.numpy() for name, tensor in members(zoo)[key][1].items()}
+
+
+def test_dwsnets_readers_find_state_dicts_by_their_splits(small_zoo, exported):
+    folder = exported["dwsnets"]
+    splits = json.loads((folder / "splits.json").read_text())
+    assert {name: len(split["path"]) for name, split in splits.items()} == {"train": 82, "val": 14, "test": 22}
+    for split in splits.values():
+        for path, label, key in zip(split["path"], split["label"], split["key"], strict=True):
+            file = folder / path
+            state = torch.load(file, weights_only=True)
+            assert list(state) == [f"seq.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")]
+            np.testing.assert_array_equal(state["seq.1.weight"], state_of(small_zoo, key)["layers.1.weight"])
+            assert file.parent.parent.stem.split("_")[-2] == str(label)
+            assert file.stat().st_size < 6000  # the member alone, not the block that it is a view of
+            break
+    assert {("train" in path) for path in splits["test"]["path"]} == {False}
+
+
+def test_small_cnn_zoo_readers_find_a_matrix_a_table_and_a_map(small_zoo, exported):
+    folder = exported["unterthiner"]
+    weights = np.load(folder / "weights.npy", allow_pickle=False)
+    with gzip.open(folder / "metrics.csv.gz", "rt") as file:
+        rows = list(csv.DictReader(file))
+    assert weights.shape == (len(rows), 85) == (118, 85)
+    assert weights.dtype == np.float32
+    layout = list(csv.DictReader((folder / "layout.csv").open()))
+    entry = next(entry for entry in layout if entry["varname"] == "sequential/dense_1/kernel:0")
+    assert entry["shape"] == "(8, 6)"
+    kernel = weights[40, int(entry["start_idx"]) : int(entry["end_idx"])].reshape(8, 6)
+    np.testing.assert_array_equal(kernel.T, state_of(small_zoo, rows[40]["key"])["layers.1.weight"])
+
+
+def test_modelzoos_readers_find_runs_with_checkpoints(small_zoo, exported):
+    run = sorted(exported["modelzoos"].iterdir())[5]
+    params = json.loads((run / "params.json").read_text())
+    results = [json.loads(line) for line in (run / "result.json").read_text().splitlines()]
+    assert results[0]["training_iteration"] == 0
+    state = torch.load(run / "checkpoint_000000" / "checkpoints", weights_only=True)
+    expected = state_of(small_zoo, run.name)
+    np.testing.assert_array_equal(state["module_list.2.bias"], expected["layers.2.bias"])
+    assert params["label"] == members(small_zoo)[run.name][0]["label"]
+
+
+def test_neural_field_arena_readers_find_ranges_of_flax_parameters(small_zoo, exported):
+    (file,) = exported["fit-a-nef"].glob("*.hdf5")
+    assert file.name == "nefs_0-118.hdf5"
+    with h5py.File(file) as content:
+        config = json.loads(content["param_config"][0].decode("utf-8"))
+        assert config[:2] == [["kernel_net_0.linear.bias", [8]], ["kernel_net_0.linear.kernel", [2, 8]]]
+        assert config[-1] == ["output_linear.kernel", [6, 1]]
+        assert content["params"].shape == (118, 85)
+        key = content["key"].asstr()[30]
+        kernel = content["params"][30, 8 : 8 + 16].reshape(2, 8)
+        np.testing.assert_array_equal(kernel.T, state_of(small_zoo, key)["layers.0.weight"])
+        assert content["labels"][30] == members(small_zoo)[key][0]["label"]
+    assert json.loads((file.parent / "nef.json").read_text())["params"]["omega_0"] == 30.0
+
+
+def test_webdataset_readers_find_a_member_a_sample(small_zoo, exported):
+    url = str(exported["webdataset"] / "train-000000.tar")
+    samples = list(webdataset.WebDataset(url, shardshuffle=False))
+    assert len(samples) == 82
+    row, state = json.loads(samples[7]["json"]), safetensors.torch.load(samples[7]["safetensors"])
+    assert row["key"] == samples[7]["__key__"]
+    np.testing.assert_array_equal(state["layers.1.bias"], state_of(small_zoo, row["key"])["layers.1.bias"])
+
+
+def test_an_export_appears_whole_or_not_at_all(small_zoo, tmp_path):
+    def fail(number: int):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export_zoo(small_zoo, "dwsnets", tmp_path / "out", fail)
+    assert not (tmp_path / "out").exists()
+    export_zoo(small_zoo, "unterthiner", tmp_path / "out", lambda number: None)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "dwszoo.json",
+        "layout.csv",
+        "metrics.csv.gz",
+        "weights.npy",
+    ]
+    with pytest.raises(InputError, match="out must be a new or an empty folder"):
+        export_zoo(small_zoo, "unterthiner", tmp_path / "out", lambda number: None)
+
+
+@pytest.mark.parametrize("name", ["dwsnets", "modelzoos", "webdataset"])
+def test_a_members_key_cannot_leave_the_folder(small_zoo, tmp_path, monkeypatch, name):
+    blocks = list(small_zoo.blocks("validation"))
+    block, rows = blocks[0]
+    evil = rows.set_column(0, "key", [["../../evil"] * len(rows)])
+    monkeypatch.setattr(small_zoo, "blocks", lambda split: [(block, evil)] if split == "validation" else [], raising=False)
+    with pytest.raises(InputError, match=re.escape("found '../../evil'")):
+        export_zoo(small_zoo, name, tmp_path / "out", lambda number: None)
+    assert not list(tmp_path.rglob("*evil*"))
