@@ -6,8 +6,10 @@ be absolute ones of another machine. Lists beside `path` and `label` are columns
 """
 
 import json
+import os
 import pickle
 import re
+import struct
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,11 +22,18 @@ from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, layout_of
 from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, file_name
 from pipeline.exchange.rows import table_of
-from pipeline.exchange.source import Loaded, Source, load_states, read_json, weights_of
+from pipeline.exchange.source import Loaded, Source, first_line, load_states, read_json, weights_of
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")
+UNREADABLE = (
+    *(pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError),
+    *(LookupError, ArithmeticError, AssertionError, MemoryError, NameError),
+)
+"""What torch.load raises for bytes that are no state dict."""
 FILE = "model_final.pth"
+MAX_BESIDE = 16
+"""Numbers in a list beside the tensors of a file that become columns."""
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
@@ -80,10 +89,8 @@ def load_file(file: Path) -> Any:
     """Raises InputError where the file is not one that torch.save made of tensors and plain values."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"{file.name} cannot be read by torch.load(weights_only=True): {str(error).splitlines()[0]}"
-        ) from error
+    except UNREADABLE as error:
+        raise InputError(f"{file.name} cannot be read by torch.load(weights_only=True): {first_line(error)}") from error
 
 
 def find_splits(folder: Path) -> Path | None:
@@ -108,10 +115,11 @@ def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
             row = dict(zip(columns, values, strict=True))
             path = row.pop("path")
             file = locate(root, path)
-            stated = row_of_path(root, file) if file else {"source": path}
+            stated = row_of_path(file) if file else {}
             if file and "label" not in stated | row:
                 stated |= beside_tensors(file)
-            yield stated | row | {"split": split, "file": file}
+            where = str(file.relative_to(root)) if file else path
+            yield stated | row | {"split": split, "source": where, "file": file}
 
 
 def check_columns(what: str, columns: Any):
@@ -129,7 +137,7 @@ def locate(root: Path, path: str) -> Path | None:
     parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")]
     for start in range(len(parts)):
         file = root.joinpath(*parts[start:])
-        if ".." not in parts[start:] and file.is_file() and file.resolve().is_relative_to(root.resolve()):
+        if ".." not in parts[start:] and os.path.isfile(file) and file.resolve().is_relative_to(root.resolve()):
             return file
     return None
 
@@ -142,7 +150,10 @@ def beside_tensors(file: Path) -> dict[str, Any]:
         return {}
     content = content if isinstance(content, dict) else {}
     lists = {
-        f"{name}.{i}": entry for name, value in content.items() if isinstance(value, list) for i, entry in enumerate(value)
+        f"{name}.{i}": entry
+        for name, value in content.items()
+        if isinstance(value, list) and len(value) <= MAX_BESIDE
+        for i, entry in enumerate(value)
     }
     return {name: value for name, value in (content | lists).items() if isinstance(value, int | float)}
 
@@ -152,15 +163,15 @@ def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
     if not files:
         raise InputError(f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither")
     for file in files:
-        row = row_of_path(root, file)
-        yield row | {"split": "test" if row.get("half") == "testing" else None, "file": file}
+        row = row_of_path(file)
+        split = "test" if row.get("half") == "testing" else None
+        yield row | {"split": split, "source": str(file.relative_to(root)), "file": file}
 
 
-def row_of_path(root: Path, file: Path) -> dict[str, Any]:
+def row_of_path(file: Path) -> dict[str, Any]:
     """What the name of a member's folder says. `group` has the half, because ids start again in the testing half."""
-    relative = file.relative_to(root)
-    row: dict[str, Any] = {"source": str(relative)}
-    if match := FOLDER.fullmatch(file.parent.parent.name):
-        half = "testing" if match["half"].endswith("testing") else "training"
-        row |= {"half": half, "label": int(match["label"]), "group": f"{half} {match['id']}"}
-    return row
+    match = FOLDER.fullmatch(file.parent.parent.name)
+    if match is None:
+        return {}
+    half = "testing" if match["half"].endswith("testing") else "training"
+    return {"half": half, "label": int(match["label"]), "group": f"{half} {match['id']}"}

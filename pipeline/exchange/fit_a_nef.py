@@ -4,6 +4,9 @@
 before kernel, kernels as in Flax `(in, out)`; `labels` `(members,)`; `nef.json` with the kind of network and its
 `omega_0`. Other data sets with a value a member are columns of the catalog. Splits are ranges of members there, so train,
 validation and test come in this order.
+
+What a file says is checked here, but its structure is read by the HDF5 library, which a crafted file can make hang: import
+HDF5 files of people you trust.
 """
 
 import json
@@ -21,7 +24,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of, natural
 from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, num_exported
-from pipeline.exchange.rows import KNOWN_TYPES
+from pipeline.exchange.rows import KNOWN_TYPES, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_json
 
 FILE = re.compile(r"nefs_(\d+)-(\d+)\.hdf5")
@@ -95,7 +98,7 @@ def read(path: Path) -> Source:
             )
         rows = read_file(file, lambda content: read_rows(content, layout.num_parameters))
         sizes.append(len(rows))
-        tables.append(rows.append_column("source", pa.array([f"{file.name} row {i}" for i in range(len(rows))], pa.string())))
+        tables.append(with_source(rows, [f"{file.name} row {i}" for i in range(len(rows))]))
     starts = np.concatenate([[0], np.cumsum(sizes)])
 
     def load(index: np.ndarray) -> Loaded:

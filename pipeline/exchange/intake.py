@@ -114,14 +114,18 @@ def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
 
 
 def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
-    """Labels as class numbers with the names of the classes; no classes where there are no labels or they are no classes."""
+    """Labels as class numbers with the names of the classes: whole numbers count from 0, anything else is a name.
+
+    No classes where there are no labels, or where the numbers are too large or negative.
+    """
     if "label" not in rows.column_names:
         return pa.nulls(len(rows), pa.int64()), ()
     label = rows["label"].combine_chunks()
-    if pa.types.is_string(label.type) and not pc.all(pc.utf8_is_decimal(label)).as_py():
-        names = sorted(set(label.drop_null().to_pylist()))
-        return pc.index_in(label, pa.array(names)).cast(pa.int64()), tuple(names)
-    label = label.cast(pa.int64())
+    try:
+        label = label.cast(pa.int64())
+    except pa.ArrowException:
+        names = sorted(set(label.cast(pa.string()).drop_null().to_pylist()))
+        return pc.index_in(label.cast(pa.string()), pa.array(names)).cast(pa.int64()), tuple(names)
     low, high = (value.as_py() for value in (pc.min(label), pc.max(label)))
     return label, tuple(map(str, range(high + 1))) if low is not None and low >= 0 and high < MAX_CLASSES else ()
 

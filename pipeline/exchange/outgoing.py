@@ -29,7 +29,7 @@ def num_exported(zoo: Zoo) -> int:
 
 def exported_rows(table: pa.Table) -> pa.Table:
     """The columns that travel."""
-    return table.drop_columns([name for name in PLACE if name in table.column_names])
+    return table.drop_columns([name for name in (*PLACE, "source") if name in table.column_names])
 
 
 def file_name(key: str) -> str:

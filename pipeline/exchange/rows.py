@@ -21,14 +21,15 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """Numbers, truth values or texts as they are; anything else, and mixtures, as JSON."""
+    """Numbers, truth values or texts as they are; anything else, and mixtures, as texts, JSON where they were none."""
     try:
         array = pa.array(values)
         if not pa.types.is_nested(array.type):
             return array
     except (pa.ArrowException, OverflowError):
         pass
-    return pa.array([None if value is None else json.dumps(value, default=str) for value in values], pa.string())
+    texts = [value if value is None or isinstance(value, str) else json.dumps(value, default=str) for value in values]
+    return pa.array(texts, pa.string())
 
 
 def known_types(table: pa.Table) -> pa.Table:
@@ -41,6 +42,12 @@ def known_types(table: pa.Table) -> pa.Table:
             except pa.ArrowException:
                 continue
     return table
+
+
+def with_source(table: pa.Table, where: list[str]) -> pa.Table:
+    """The rows with where each member lies; what the source itself may call `source` is not kept."""
+    table = table.drop_columns(["source"]) if "source" in table.column_names else table
+    return table.append_column("source", pa.array(where, pa.string()))
 
 
 def renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:

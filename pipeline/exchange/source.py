@@ -99,6 +99,11 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} must hold JSON ({error})") from error
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def weights_of(content: Any) -> dict[str, torch.Tensor]:
     """The weights and biases of what torch.load gave. Raises InputError where it is no state dict of numbers."""
     if not isinstance(content, Mapping):

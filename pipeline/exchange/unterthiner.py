@@ -11,6 +11,7 @@ import io
 import zlib
 from math import prod
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
@@ -21,8 +22,8 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of
 from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, num_exported
-from pipeline.exchange.rows import KNOWN_TYPES, renamed
-from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_text
+from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
+from pipeline.exchange.source import MAX_TEXT, Loaded, Source, first_line, load_matrix, read_text
 
 COLUMNS = {"epoch": "step", "run": "modeldir"} | {
     name: f"config.{name}"
@@ -85,7 +86,7 @@ def read(path: Path) -> Source:
             f"{metrics} must have a row for each of the {len(matrix):,} rows of {weights.name}, found {len(rows):,}"
         )
     slices, layout = read_layout(tensors, matrix.shape[1])
-    rows = rows.append_column("source", pa.array([f"{weights.name} row {i}" for i in range(len(rows))], pa.string()))
+    rows = with_source(rows, [f"{weights.name} row {i}" for i in range(len(rows))])
 
     def read_rows(index: np.ndarray) -> Loaded:
         part = matrix[index].astype(np.float32, copy=False)
@@ -100,8 +101,8 @@ def open_matrix(file: Path) -> np.ndarray:
     """Mapped, not read. Raises InputError where it is not a matrix of floating point numbers as large as its header says."""
     try:
         matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{file} must be a matrix as numpy.save writes it ({str(error).splitlines()[0]})") from error
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, MemoryError, OverflowError) as error:
+        raise InputError(f"{file} must be a matrix as numpy.save writes it ({first_line(error)})") from error
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise InputError(
             f"{file} must be (members, parameters) of floating point numbers, found {matrix.shape} of {matrix.dtype}"
@@ -116,6 +117,8 @@ def read_metrics(file: Path) -> pa.Table:
         table = pyarrow.csv.read_csv(pa.BufferReader(inflate(file)), convert_options=options)
     except pa.ArrowException as error:
         raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
+    if len(set(table.column_names)) < table.num_columns:
+        raise InputError(f"{file} must have columns of different names, found {table.column_names}")
     unnamed = [name for name in table.column_names if not name or name.startswith("Unnamed")]
     return renamed(table.drop_columns(unnamed), {theirs: ours for ours, theirs in COLUMNS.items()})
 

@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 import webdataset
 
+from flows.cli import main
 from flows.recipes import smoke
 from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.verify import verify_zoo
@@ -22,6 +23,7 @@ from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import import_shard, plan_import
+from pipeline.tasks.classification import require_classes
 
 NUM_MEMBERS = 120
 
@@ -192,3 +194,45 @@ def test_a_members_key_cannot_leave_the_folder(small_zoo, tmp_path, monkeypatch,
     with pytest.raises(InputError, match=re.escape("found '../../evil'")):
         export_zoo(small_zoo, name, tmp_path / "out", lambda number: None)
     assert not list(tmp_path.rglob("*evil*"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_imported_zoo_goes_out_again(exported, tmp_path, name):
+    zoo = bring_in(name, exported[name], tmp_path / "zoo")
+    export_zoo(zoo, name, tmp_path / "again", lambda number: None)
+    again = bring_in(name, tmp_path / "again", tmp_path / "zoo again")
+    assert again.catalog.equals(zoo.catalog)
+    assert again.record.imported.columns == zoo.record.imported.columns
+
+
+def test_a_zoo_without_labels_has_no_classes_to_learn(exported, tmp_path):
+    rows = exported["unterthiner"]
+    with gzip.open(rows / "metrics.csv.gz", "rt") as file:
+        table = list(csv.reader(file))
+    place = table[0].index("label")
+    (tmp_path / "in").mkdir()
+    for name in ("weights.npy", "layout.csv"):
+        (tmp_path / "in" / name).write_bytes((rows / name).read_bytes())
+    with gzip.open(tmp_path / "in" / "metrics.csv.gz", "wt", newline="") as file:
+        csv.writer(file).writerows([*line[:place], *line[place + 1 :]] for line in table)
+    zoo = bring_in("unterthiner", tmp_path / "in", tmp_path / "zoo")
+    assert zoo.catalog["label"].null_count == len(zoo)
+    with pytest.raises(InputError, match="has no classes to learn: its members must have labels"):
+        require_classes(zoo)
+
+
+def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):
+    out = ["--format", "unterthiner", "--out"]
+    assert main(["zoo", "export", str(built_zoo), *out, str(tmp_path / "theirs")]) == 0
+    assert main(["zoo", "import", str(tmp_path / "theirs"), *out, str(tmp_path / "ours")]) == 0
+    shown = capsys.readouterr()
+    assert "400 members as unterthiner" in shown.out
+    assert "400 members imported, 0 without weights" in shown.out
+    assert "400/400 members (100 %)" in shown.err
+    assert main(["zoo", "verify", str(tmp_path / "ours")]) == 0
+    assert main(["zoo", "info", str(tmp_path / "ours")]) == 0
+    assert "200 of digits, 8x8" in capsys.readouterr().out
+    assert main(["zoo", "import", str(tmp_path / "theirs"), *out, str(tmp_path / "x"), "--set", "omgea=3"]) == 2
+    assert "did you mean 'omega'?" in capsys.readouterr().err
+    assert main(["zoo", "render", str(tmp_path / "ours"), "--out", str(tmp_path / "x.png")]) == 2
+    assert "it was imported" in capsys.readouterr().err
