@@ -42,7 +42,7 @@ IMPORTED = pa.schema(
 )
 """Columns of every imported zoo; those of the source follow."""
 MARK = b"dwszoo.shard"
-REBUILD = "`dwszoo zoo build` fits its shard again"
+REBUILD = "`dwszoo zoo build` (or `import`) makes its shard again"
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.
     except FileNotFoundError:
         raise ArchiveError(
             f"shard {shard} is not committed: expected its catalog part {path}, found none; "
-            "`dwszoo zoo build` fits what is missing"
+            "`dwszoo zoo build` (or `import`) makes what is missing"
         ) from None
     if checksum not in (None, sha256(data)):
         raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {sha256(data)}: {REBUILD}")

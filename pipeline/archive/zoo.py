@@ -59,12 +59,14 @@ class Zoo:
         """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
         file = self.folder / SEAL
         if not self.is_sealed:
-            raise ArchiveError(f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` finishes it")
+            raise ArchiveError(
+                f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` (or `import`) finishes it"
+            )
         try:
             content = read_json(file)
             return {"zoo": str(content["zoo"])} | {name: dict(content[name]) for name in ("tensors", "catalog")}
         except (ValueError, TypeError, KeyError) as error:
-            raise ArchiveError(f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build`") from error
+            raise ArchiveError(f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build` (or `import`)") from error
 
     @property
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -110,14 +112,17 @@ def read_shard_bytes(folder: Path, name: str, mark: catalog.ShardMark) -> bytes:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ArchiveError(f"shard {path} is missing though the catalog names it: `dwszoo zoo build` fits it again") from None
+        raise ArchiveError(
+            f"shard {path} is missing though the catalog names it: `dwszoo zoo build` (or `import`) makes it again"
+        ) from None
     if len(data) != mark.num_bytes:
         raise ArchiveError(
-            f"shard {path} must have {mark.num_bytes} bytes, found {len(data)}: `dwszoo zoo build` fits it again"
+            f"shard {path} must have {mark.num_bytes} bytes, found {len(data)}: `dwszoo zoo build` (or `import`) makes it again"
         )
     if sha256(data) != mark.sha256:
         raise ArchiveError(
-            f"shard {path} must have sha256 {mark.sha256}, found {sha256(data)}: `dwszoo zoo build` fits it again"
+            f"shard {path} must have sha256 {mark.sha256}, found {sha256(data)}: "
+            "`dwszoo zoo build` (or `import`) makes it again"
         )
     return data
 

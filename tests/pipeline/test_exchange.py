@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 import webdataset
 
+from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
 from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
@@ -236,3 +237,17 @@ def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):
     assert "did you mean 'omega'?" in capsys.readouterr().err
     assert main(["zoo", "render", str(tmp_path / "ours"), "--out", str(tmp_path / "x.png")]) == 2
     assert "it was imported" in capsys.readouterr().err
+
+
+def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
+    config = ImportConfig(format="webdataset", path=exported["webdataset"])
+    assert stages.import_zoo(config, tmp_path)[0] == NUM_MEMBERS
+    shard = tmp_path / "shards" / "test-000000.tar"
+    whole, others = shard.read_bytes(), (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns
+    shard.write_bytes(whole[:-1000])
+    (problem,) = verify_zoo(Zoo.open(tmp_path))
+    assert "(or `import`) makes it again" in problem
+    stages.import_zoo(config, tmp_path)
+    assert shard.read_bytes() == whole
+    assert (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns == others
+    assert verify_zoo(Zoo.open(tmp_path)) == []
