@@ -7,7 +7,6 @@ makes the inner product of all parameters with the reference largest, until no a
 from collections.abc import Sequence
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from dwsnet.symmetry import HiddenPermutation, permute
@@ -53,6 +52,8 @@ def _similarity(spec: TensorSpec, axis: str, reference: Tensor, tensor: Tensor) 
 
 def _assign(similarity: Tensor) -> Tensor:
     """`(batch, size)`: which column goes with each row so that the sum is largest."""
+    from scipy.optimize import linear_sum_assignment  # costs every import of dwsnet 0.4 s otherwise
+
     return torch.stack([torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in similarity])
 
 
