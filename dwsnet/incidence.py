@@ -12,11 +12,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from dwsnet import kernel
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 AxisSet = tuple[str, ...]
-Reduce = Callable[[Tensor, "Move"], Tensor]
-"""Takes the columns that a move pools, returns them without dimension `move.dim`."""
+Reduce = Callable[[Tensor, Sequence["Move"], int], list[Tensor]]
+"""Takes the features of an axis set, the moves that pool some of their columns, and the number of channels; returns what
+each move pools, without dimension `move.dim`."""
 
 
 def axis_order(space: WeightSpace) -> list[str]:
@@ -89,8 +91,9 @@ class Move(NamedTuple):
     width: int
     """Columns are counted in fixed entries here; times channels, they are columns of the features."""
 
-    def pool(self, large: Tensor, reduce: Reduce, channels: int) -> Tensor:
-        return reduce(large.narrow(-1, self.start_large * channels, self.width * channels), self)
+    def columns(self, large: Tensor, channels: int) -> Tensor:
+        """What the move pools, or adds to: a view."""
+        return large.narrow(-1, self.start_large * channels, self.width * channels)
 
     def spread(self, small: Tensor, channels: int) -> Tensor:
         return small.narrow(-1, self.start_small * channels, self.width * channels).unsqueeze(self.dim)
@@ -132,13 +135,15 @@ class Incidence:
 
         Pooled features are pooled further: no pass over the same data twice for one axis.
         """
+        parts: list[dict[int, Tensor]] = [{} for _ in self.axis_sets]
         gathered: list[Tensor] = [folded[0]] * len(self.axis_sets)
         for s in reversed(range(len(self.axis_sets))):
-            parts = {move.start_small: move.pool(gathered[move.large], reduce, channels) for move in self.moves[s]}
-            own = [i for i in self.carriers[s] if self.own[i] == s]
-            parts |= {self._start(s, i): folded[i] for i in own}
-            ordered = [parts[start] for start in sorted(parts)]
+            parts[s] |= {self._start(s, i): folded[i] for i in self.carriers[s] if self.own[i] == s}
+            ordered = [parts[s][start] for start in sorted(parts[s])]
             gathered[s] = ordered[0] if len(ordered) == 1 else torch.cat(ordered, -1)
+            moves = self.moves_into[s]
+            for move, pooled in zip(moves, reduce(gathered[s], moves, channels), strict=True):
+                parts[move.small][move.start_small] = pooled
         return gathered
 
     def take(self, mapped: Sequence[Tensor], channels: int) -> tuple[Tensor, ...]:
@@ -178,13 +183,16 @@ class Incidence:
         return moves
 
 
-def mean(x: Tensor, move: Move) -> Tensor:
-    return x.mean(move.dim)
+def mean(features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
+    return [x / move.size for x, move in zip(total(features, moves, channels), moves, strict=True)]
 
 
-def total(x: Tensor, move: Move) -> Tensor:
-    return x.sum(move.dim)
+def total(features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
+    if len(moves) == 2 and all(move.width * channels == features.shape[-1] for move in moves) and kernel.takes(features):
+        sums = kernel.sum_both(features)
+        return [sums[move.dim - 1] for move in moves]
+    return [move.columns(features, channels).sum(move.dim) for move in moves]
 
 
-def largest(x: Tensor, move: Move) -> Tensor:
-    return x.amax(move.dim)
+def largest(features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
+    return [move.columns(features, channels).amax(move.dim) for move in moves]

@@ -14,37 +14,68 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from dwsnet.incidence import Incidence, mean, total
+from dwsnet import kernel
+from dwsnet.incidence import Incidence, Move, Reduce, mean, total
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_features
 from dwsnet.weight_space import WeightSpace
 
+Term = tuple[Move, Tensor, float]
+"""What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
+
 
 def scatter(
-    incidence: Incidence, gathered: Sequence[Tensor], weights: Sequence[Tensor], channels: int, bias: Tensor | None = None
+    incidence: Incidence,
+    gathered: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    channels: int,
+    bias: Tensor | None = None,
+    to_weights: dict[int, Tensor] | None = None,
+    features: Sequence[Tensor] = (),
 ) -> tuple[Tensor, ...]:
     """Gathered features times their `(in, out)` matrices, spread along the axes that were pooled away, and summed.
 
     With a bias this is the layer. Without one it is the layer's transpose: the transpose of a mean is a repeat divided
-    by the count. Small terms come first, so a tensor that alone carries its hidden axes costs one sum of two broadcast
-    terms and one matrix product added in place. Not for autograd, which forbids the latter.
+    by the count. Small terms come first, so that a tensor that alone carries its hidden axes takes one pass. Where the
+    same pass over the `features` of the layer gives the gradient of a matrix too, it comes into `to_weights`.
     """
     mapped: list[Tensor] = []
     for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
-        rows, shape = x.flatten(0, -2), (*x.shape[:-1], weight.shape[1])
-        terms = [
+        terms: list[Term] = [
             (move, move.spread(mapped[move.small], channels), 1.0 if bias is not None else 1 / move.size)
             for move in incidence.moves_into[s]
         ]
         if incidence.alone(s):
-            mapped.append(broadcast_sum([(term, alpha) for _, term, alpha in terms], shape))
-            mapped[s].view(rows.shape[0], -1).addmm_(rows, weight)
+            if to_weights is not None and kernel.takes(x, weight.shape[1]):
+                result, to_weights[s] = kernel.affine_backward(x, weight, *row_and_column(terms), features[s])
+            else:
+                result = affine(x, weight, terms)
+            mapped.append(result)
             continue
+        rows = x.flatten(0, -2)
         product = rows @ weight if s or bias is None else torch.addmm(bias, rows, weight)
-        mapped.append(product.view(shape))
+        mapped.append(product.view(*x.shape[:-1], weight.shape[1]))
         for move, term, alpha in terms:
-            mapped[s].narrow(-1, move.start_large * channels, move.width * channels).add_(term, alpha=alpha)
+            move.columns(mapped[s], channels).add_(term, alpha=alpha)
     return incidence.take(mapped, channels)
+
+
+def affine(x: Tensor, weight: Tensor, terms: Sequence[Term]) -> Tensor:
+    """`x @ weight` plus every term times its factor, in new memory."""
+    if kernel.takes(x, weight.shape[1]):
+        return kernel.affine(x, weight, *row_and_column(terms))
+    shape = (*x.shape[:-1], weight.shape[1])
+    result = broadcast_sum([(term, alpha) for _, term, alpha in terms], shape)
+    result.view(-1, shape[-1]).addmm_(x.flatten(0, -2), weight)
+    return result
+
+
+def row_and_column(terms: Sequence[Term]) -> tuple[Tensor, Tensor]:
+    """Of features with two hidden axes the term of each row, spread over the columns, and that of each column."""
+    row, column = sorted(terms, key=lambda term: -term[0].dim)
+    return tuple(
+        term.squeeze(move.dim) if alpha == 1 else term.squeeze(move.dim) * alpha for move, term, alpha in (row, column)
+    )
 
 
 def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -> Tensor:
@@ -89,11 +120,47 @@ class EquivariantMap(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
         gathered, weights = saved[:sets], saved[sets:]
         back = incidence.gather(gradients, total, ctx.out_channels)
-        to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
+        to_weights: dict[int, Tensor] = {}
         to_features = [None] * len(incidence.own)
         if any(ctx.needs_input_grad[4 : 4 + len(to_features)]):
-            to_features = scatter(incidence, back, weights, ctx.in_channels)
-        return None, None, None, back[0].sum(0), *to_features, *to_weights
+            to_features = scatter(incidence, back, weights, ctx.in_channels, None, to_weights, gathered)
+        for s in set(range(sets)) - set(to_weights):
+            to_weights[s] = outer(back[s], gathered[s])
+        return None, None, None, back[0].sum(0), *to_features, *(to_weights[s] for s in range(sets))
+
+
+class Gather(torch.autograd.Function):
+    """`gather` by means, or by sums, with its backward pass written out: no gradient of a mean at full size."""
+
+    @staticmethod
+    def forward(ctx, incidence: Incidence, reduce: Reduce, channels: int, *folded: Tensor):
+        ctx.incidence, ctx.reduce, ctx.channels = incidence, reduce, channels
+        return tuple(incidence.gather(folded, reduce, channels))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, *gradients: Tensor):
+        incidence, whole = ctx.incidence, list(gradients)
+        for s in range(len(whole)):
+            moves = incidence.moves_into[s]
+            terms = [
+                (move, move.spread(whole[move.small], ctx.channels), 1 / move.size if ctx.reduce is mean else 1.0)
+                for move in moves
+            ]
+            if incidence.alone(s):
+                whole[s] = broadcast_sum([(term, alpha) for _, term, alpha in terms], whole[s].shape).add_(whole[s])
+                continue
+            whole[s] = whole[s].clone() if moves else whole[s]
+            for move, term, alpha in terms:
+                move.columns(whole[s], ctx.channels).add_(term, alpha=alpha)
+        return None, None, None, *incidence.take(whole, ctx.channels)
+
+
+def gather(incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence[Tensor]) -> Sequence[Tensor]:
+    """`incidence.gather` for autograd, which is left to differentiate only what is not a mean or a sum."""
+    if reduce in (mean, total):
+        return Gather.apply(incidence, reduce, channels, *folded)
+    return incidence.gather(folded, reduce, channels)
 
 
 class Scatter(torch.autograd.Function):
@@ -160,7 +227,7 @@ class EquivariantLinear(nn.Module):
             if self.pool is mean:
                 outputs = EquivariantMap.apply(incidence, self.in_channels, self.out_channels, bias, *tensors)
             else:
-                gathered = incidence.gather(tensors[: len(features)], self.pool, self.in_channels)
+                gathered = gather(incidence, self.pool, self.in_channels, tensors[: len(features)])
                 outputs = Scatter.apply(incidence, self.out_channels, bias, *gathered, *tensors[len(features) :])
         return incidence.unfold(outputs)
 

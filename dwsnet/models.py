@@ -58,7 +58,7 @@ class DWSNet(nn.Module):
             raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}")
         inputs = [in_channels] + [channels] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            EquivariantAttention(space, size, channels, num_heads, pooling)
+            EquivariantAttention(space, size, channels, num_heads, pooling=pooling)
             if num_heads
             else EquivariantLinear(space, size, channels, pooling)
             for size in inputs

@@ -1,5 +1,7 @@
 """Ways to pool features over hidden axes; each gives the same for every order of the neurons."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +20,10 @@ class AttentionPooling(nn.Module):
     def key(move: Move) -> str:
         return f"{move.large}_{move.start_large}_to_{move.small}"
 
-    def forward(self, x: Tensor, move: Move) -> Tensor:
+    def forward(self, features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
+        return [self._pool(move.columns(features, channels), move) for move in moves]
+
+    def _pool(self, x: Tensor, move: Move) -> Tensor:
         score = x @ self.scores[self.key(move)].to(x.dtype)
         return (x * score.softmax(move.dim).unsqueeze(-1)).sum(move.dim)
 

@@ -15,19 +15,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dwsnet.incidence import Incidence
-from dwsnet.linear import Scatter
+from dwsnet.linear import Scatter, gather
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_features
 from dwsnet.weight_space import WeightSpace
 
 
 class NeuronAttention(nn.Module):
-    """Multi-head self-attention over the neurons of one hidden layer: `(batch, neurons, in)` to `(batch, neurons, out)`."""
+    """Multi-head self-attention over the neurons of one hidden layer: `(batch, neurons, in)` to `(batch, neurons, heads)`.
 
-    def __init__(self, in_width: int, out_width: int, num_heads: int):
+    The last dimension holds all heads side by side.
+    """
+
+    def __init__(self, in_width: int, num_heads: int, head_width: int):
         super().__init__()
         self.num_heads = num_heads
-        self.project = nn.Linear(in_width, 3 * out_width)
+        self.project = nn.Linear(in_width, 3 * num_heads * head_width)
 
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
@@ -37,30 +40,35 @@ class NeuronAttention(nn.Module):
 class EquivariantAttention(nn.Module):
     """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `num_heads` must
-    divide `out_channels`.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, num_heads: int = 8, pooling: str = "mean"):
+    def __init__(
+        self,
+        space: WeightSpace,
+        in_channels: int,
+        out_channels: int,
+        num_heads: int = 4,
+        head_width: int = 16,
+        pooling: str = "mean",
+    ):
         super().__init__()
-        if out_channels % num_heads:
-            raise ValueError(f"num_heads must divide out_channels, got {num_heads} heads and {out_channels} channels")
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
         for s, axes in enumerate(self.incidence.axis_sets):
             inputs, outputs = (sum(self.incidence.widths(s, channels)) for channels in (in_channels, out_channels))
-            attends = len(axes) == 1
-            if attends:
-                self.attentions[str(s)] = NeuronAttention(inputs, outputs, num_heads)
-            self.weights.append(torch.randn(outputs, inputs + attends * outputs) * (1 / (inputs + attends * outputs)) ** 0.5)
+            if len(axes) == 1:
+                self.attentions[str(s)] = NeuronAttention(inputs, num_heads, head_width)
+                inputs += num_heads * head_width
+            self.weights.append(torch.randn(outputs, inputs) * (1 / inputs) ** 0.5)
         self.biases = nn.ParameterList(torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors)
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
         check_features(self.space, features, self.in_channels)
         device = features[0].device.type
-        gathered = self.incidence.gather(self.incidence.fold(features), self.pool, self.in_channels)
+        gathered = list(gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features)))
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)

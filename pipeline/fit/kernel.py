@@ -1,31 +1,23 @@
 """The fit in compiled code: `kernel.cpp`, built at first use for the machine it runs on."""
 
 import ctypes
-import hashlib
-import logging
-import os
-import shutil
-import subprocess
-import tempfile
 from functools import cache
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-SOURCE = Path(__file__).with_name("kernel.cpp")
-FLAGS = ("-std=c++2a", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
-COMPILERS = ("c++", "g++", "clang++")
-SIZE, REAL, PLACE = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+from dwsnet.compiled import load_library
 
-logger = logging.getLogger(__name__)
+SOURCE = Path(__file__).with_name("kernel.cpp")
+SIZE, REAL, PLACE = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
 
 
 class Kernel:
-    """The library built from `kernel.cpp`. Raises OSError where it cannot be loaded."""
+    """The library built from `kernel.cpp`."""
 
-    def __init__(self, path: Path):
-        self.fit = ctypes.CDLL(str(path)).dwszoo_fit
+    def __init__(self, library: ctypes.CDLL):
+        self.fit = library.dwszoo_fit
         self.fit.argtypes = [SIZE, SIZE, PLACE, SIZE, *[PLACE] * 4, REAL, SIZE, ctypes.c_float, SIZE, *[REAL] * 4]
         self.fit.restype = None
 
@@ -73,41 +65,5 @@ class Kernel:
 @cache
 def load_kernel() -> Kernel | None:
     """The kernel, or None after one warning where it cannot be had."""
-    try:
-        return Kernel(_build(_compiler()))
-    except (OSError, subprocess.SubprocessError) as problem:
-        reason = problem.stderr.strip() if isinstance(problem, subprocess.CalledProcessError) else problem
-        logger.warning(
-            "INRs are fitted by PyTorch, several times slower, for the compiled kernel could not be built: %s. "
-            "Install a C++ compiler (GCC 10 or Clang 10 or newer: `apt install g++`, `dnf install gcc-c++`, "
-            "`xcode-select --install`, `conda install cxx-compiler`).",
-            reason,
-        )
-        return None
-
-
-def _compiler() -> str:
-    for name in COMPILERS:
-        if path := shutil.which(name):
-            return path
-    raise FileNotFoundError(f"none of {', '.join(COMPILERS)} is on the PATH")
-
-
-def _build(compiler: str) -> Path:
-    """The library in the user's cache, built if it is not there yet.
-
-    Its name is a digest of the source, the flags and all that the compiler defines here (its version, the machine's
-    instructions), so that machines of several kinds may share the folder. Whoever builds at the same time builds the same.
-    """
-    command = [compiler, *FLAGS]
-    defines = subprocess.run([*command, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True)
-    digest = hashlib.sha256(SOURCE.read_bytes() + repr(FLAGS).encode() + defines.stdout.encode()).hexdigest()
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dwszoo"
-    library = folder / f"fit-{digest[:16]}.so"
-    if not library.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            built = Path(scratch) / library.name
-            subprocess.run([*command, str(SOURCE), "-o", str(built)], check=True, capture_output=True, text=True)
-            built.replace(library)
-    return library
+    library = load_library(SOURCE, "INRs are fitted by PyTorch, several times slower")
+    return None if library is None else Kernel(library)

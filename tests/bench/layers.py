@@ -13,6 +13,7 @@ import time
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from dwsnet import EquivariantAttention, EquivariantLinear, WeightSpace
 from tests.bench.pairwise import DeepSets, PairwiseLayer, SetAttention
@@ -33,7 +34,7 @@ class Stack(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         for layer in self.layers:
-            features = tuple(x.relu() for x in layer(features))
+            features = tuple(F.relu(x, inplace=True) for x in layer(features))
         return features
 
 

@@ -57,11 +57,6 @@ def test_attention_makes_neurons_see_each_other_beyond_their_mean():
     assert third[0].abs().max() < 1e-12 < 1e-4 < third[1].abs().max()
 
 
-def test_heads_must_divide_channels():
-    with pytest.raises(ValueError, match="3 heads and 4 channels"):
-        EquivariantAttention(SPACES[0], 2, 4, num_heads=3)
-
-
 @pytest.mark.parametrize("space", SPACES, ids=IDS)
 def test_member_norm_commutes_and_ignores_the_other_members(space):
     norm = scrambled(MemberNorm(space, 3))

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from dwsnet.compiled import load_library
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam, kernel
@@ -150,6 +151,7 @@ def test_sines_and_cosines_are_right_far_from_zero(omega):
 def test_without_a_compiler_pytorch_takes_over_and_says_so_once(monkeypatch, tmp_path, caplog):
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(kernel, "load_library", kernel.cache(load_library.__wrapped__))
     monkeypatch.setattr(adam, "load_kernel", cache := kernel.cache(kernel.load_kernel.__wrapped__))
     space, inr, *rest = problem((7, 5), (4, 6), 3)
     with caplog.at_level(logging.WARNING):
@@ -166,9 +168,9 @@ def test_without_a_compiler_pytorch_takes_over_and_says_so_once(monkeypatch, tmp
 def test_a_compiler_that_fails_is_quoted(monkeypatch, tmp_path, caplog):
     broken = tmp_path / "broken.cpp"
     broken.write_text("int main() { return nothing_of_that_name; }")
-    monkeypatch.setattr(kernel, "SOURCE", broken)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    assert kernel.load_kernel.__wrapped__() is None
+    assert load_library(broken, "Nothing runs") is None
+    assert "Nothing runs" in caplog.text
     assert "nothing_of_that_name" in caplog.text
     assert not list((tmp_path / "cache").rglob("*.so"))
 
@@ -185,7 +187,7 @@ def test_processes_that_build_at_once_end_with_one_library(monkeypatch, tmp_path
     assert [builder.exitcode for builder in builders] == [0, 0]
     (library,) = (tmp_path / "dwszoo").iterdir()
     before = library.stat().st_mtime_ns
-    assert kernel.load_kernel.__wrapped__() is not None
+    assert load_library.__wrapped__(kernel.SOURCE, "") is not None
     assert library.stat().st_mtime_ns == before
 
 
