@@ -1,5 +1,5 @@
 // The passes of a layer over a tensor with two hidden axes, compiled at first use: features `(members, rows, columns,
-// channels)`, contiguous.
+// channels)`, contiguous. What comes out of a product has a multiple of 16 channels: whole vectors on every machine.
 //
 // These tensors do not fit in the caches, so a pass costs what it reads and writes. Each routine reads a feature once,
 // keeps a block of the result in registers, and asks for what comes next early, for the strided reads of a matrix product
@@ -7,7 +7,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 
 namespace {
 
@@ -24,69 +23,47 @@ constexpr int CHUNK = 64;   // positions whose features stay in the L1 cache
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
+inline Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
+inline Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
 inline void expect(const float* place, int64_t count) {
     for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k);
 }
 
-// Up to two vectors of a row; `tail` floats are in the last one.
-template <int VECTORS, bool FULL>
-struct Strip {
-    int tail;
-
-    Vector read(const float* row, int v) const {
-        if (FULL || v < VECTORS - 1) return *reinterpret_cast<const Vector*>(row + v * LANES);
-        Vector vector = {};
-        std::memcpy(&vector, row + v * LANES, sizeof(float) * tail);
-        return vector;
-    }
-    void write(float* row, int v, Vector vector) const {
-        if (FULL || v < VECTORS - 1)
-            *reinterpret_cast<Vector*>(row + v * LANES) = vector;
-        else
-            std::memcpy(row + v * LANES, &vector, sizeof(float) * tail);
-    }
-};
-
-// Calls `work(strip, start)` for strips of two vectors, or one, that cover `width` floats.
+// Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover `width` floats.
 template <typename Work>
 inline void for_strips(int64_t width, const Work& work) {
     int64_t start = 0;
-    for (; start + 2 * LANES <= width; start += 2 * LANES) work(Strip<2, true>{LANES}, start);
-    const int left = int(width - start);
-    if (left > LANES)
-        work(Strip<2, false>{left - LANES}, start);
-    else if (left > 0)
-        work(Strip<1, false>{left}, start);
+    for (; start + 2 * LANES <= width; start += 2 * LANES) work.template operator()<2>(start);
+    if (start < width) work.template operator()<1>(start);
 }
 
 // ROWS rows of the result start as `start(row, v)` and gain `factor(row, k) * right[k]` for all k below `count`.
-template <int ROWS, int VECTORS, bool FULL, typename Start, typename Factor>
-inline void product(const Strip<VECTORS, FULL>& strip, int64_t count, const float* right, int64_t width, const Start& start,
-                    const Factor& factor, float* result) {
+template <int ROWS, int VECTORS, typename Start, typename Factor>
+inline void product(int64_t count, const float* right, int64_t width, const Start& start, const Factor& factor, float* result) {
     Vector sums[ROWS][VECTORS];
     for (int v = 0; v < VECTORS; v++)
         for (int r = 0; r < ROWS; r++) sums[r][v] = start(r, v);
     for (int64_t k = 0; k < count; k++) {
         Vector vectors[VECTORS];
-        for (int v = 0; v < VECTORS; v++) vectors[v] = strip.read(right + k * width, v);
+        for (int v = 0; v < VECTORS; v++) vectors[v] = at(right + k * width + v * LANES);
         for (int r = 0; r < ROWS; r++)
             for (int v = 0; v < VECTORS; v++) sums[r][v] += factor(r, k) * vectors[v];
     }
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) strip.write(result + r * width, v, sums[r][v]);
+        for (int v = 0; v < VECTORS; v++) at(result + r * width + v * LANES) = sums[r][v];
 }
 
 // One row of positions of one member: `(columns, in)` features times the matrix, plus both terms.
 void affine_row(const float* x, int64_t columns, int64_t in, const float* matrix, int64_t out, const float* row_term,
                 const float* column_term, float* y) {
-    for_strips(out, [&](auto strip, int64_t s) {
+    for_strips(out, [&]<int VECTORS>(int64_t s) {
         const auto block = [&]<int ROWS>(int64_t j) {
             const auto start = [&](int r, int v) {
-                return strip.read(row_term + s, v) + strip.read(column_term + (j + r) * out + s, v);
+                return at(row_term + s + v * LANES) + at(column_term + (j + r) * out + s + v * LANES);
             };
             const auto factor = [&](int r, int64_t k) { return x[(j + r) * in + k]; };
             expect(x + j * in + AHEAD, ROWS * in);
-            product<ROWS>(strip, in, matrix + s, out, start, factor, y + j * out + s);
+            product<ROWS, VECTORS>(in, matrix + s, out, start, factor, y + j * out + s);
         };
         int64_t j = 0;
         for (; j + BLOCK <= columns; j += BLOCK) block.template operator()<BLOCK>(j);
@@ -100,12 +77,12 @@ void add_outer(const float* x, int64_t left, const float* y, int64_t right, int6
         const int64_t positions = std::min<int64_t>(CHUNK, count - p);
         expect(x + CHUNK * left, CHUNK * left);
         expect(y + CHUNK * right, CHUNK * right);
-        for_strips(right, [&](auto strip, int64_t s) {
+        for_strips(right, [&]<int VECTORS>(int64_t s) {
             const auto block = [&]<int ROWS>(int64_t k) {
                 float* result = sums + k * right + s;
-                const auto start = [&](int r, int v) { return strip.read(result + r * right, v); };
+                const auto start = [&](int r, int v) { return at(result + r * right + v * LANES); };
                 const auto factor = [&](int r, int64_t position) { return x[position * left + k + r]; };
-                product<ROWS>(strip, positions, y + s, right, start, factor, result);
+                product<ROWS, VECTORS>(positions, y + s, right, start, factor, result);
             };
             int64_t k = 0;
             for (; k + BLOCK <= left; k += BLOCK) block.template operator()<BLOCK>(k);

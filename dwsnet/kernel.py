@@ -17,6 +17,8 @@ from dwsnet.compiled import load_library
 CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, about half as fast"
 WIDEST = 64
 """Columns of features beyond which a product is bound by arithmetic, and the BLAS is as fast."""
+LINE = 16
+"""Floats of a cache line: results are written in whole ones."""
 SIZE, PLACE = ctypes.c_int64, ctypes.c_void_p
 
 
@@ -36,9 +38,9 @@ def is_there() -> bool:
     return load_kernel() is not None
 
 
-def takes(features: Tensor, out: int = 1) -> bool:
+def takes(features: Tensor, out: int = LINE) -> bool:
     """Whether the kernel is there for such features `(members, rows, columns, channels)` and as many channels out."""
-    fits = features.ndim == 4 and max(features.shape[-1], out) <= WIDEST
+    fits = features.ndim == 4 and out % LINE == 0 and max(features.shape[-1], out) <= WIDEST
     return fits and features.device.type == "cpu" and features.dtype == torch.float32 and is_there()
 
 

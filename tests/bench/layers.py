@@ -10,6 +10,7 @@ import resource
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ KINDS = {
     "linear": lambda space, inputs: EquivariantLinear(space, inputs, 32),
     "attention": lambda space, inputs: EquivariantAttention(space, inputs, 32),
 }
+WIDTHS = "2,32,32,1"
 COMPARED = [("pairs ds", "linear"), ("pairs sab", "attention")]
 
 
@@ -69,18 +71,20 @@ def in_a_process(*case: str) -> tuple[float, float, int]:
     return float(lines[-3]), float(lines[-2]), int(lines[-1])
 
 
-def compare(batch: int, compiled: bool) -> str:
-    """One block of the table: each official set layer beside ours."""
-    rows = []
+def compare(batch: int) -> Iterator[str]:
+    """The official set layers and ours beside them, run by Python and compiled."""
     for theirs, ours in COMPARED:
-        reference = in_a_process(theirs, "2,32,32,1", str(batch), "0")
-        found = in_a_process(ours, "2,32,32,1", str(batch), str(int(compiled)))
-        rows.append(
-            f"batch {batch:4d}  {theirs:9s} {reference[0]:7.0f} ms {reference[1]:6.0f} MiB {reference[2]:8d} parameters | "
-            f"{ours:9s}{' compiled' if compiled else ''} {found[0]:7.0f} ms {found[1]:6.0f} MiB {found[2]:8d} parameters | "
-            f"{reference[0] / found[0]:.1f}x faster, {found[1] / max(reference[1], 1):.2f} of the memory"
-        )
-    return "\n".join(rows)
+        reference = in_a_process(theirs, WIDTHS, str(batch), "0")
+        yield f"batch {batch:4d}  {theirs:18s} {describe(reference)}"
+        for compiled in (False, True):
+            found = in_a_process(ours, WIDTHS, str(batch), str(int(compiled)))
+            name = f"{ours} compiled" if compiled else ours
+            ratios = f"{reference[0] / found[0]:.1f}x faster, {found[1] / max(reference[1], 1):.2f} of the memory"
+            yield f"batch {batch:4d}  {name:18s} {describe(found)}  {ratios}"
+
+
+def describe(measured: tuple[float, float, int]) -> str:
+    return f"{measured[0]:7.0f} ms {measured[1]:6.0f} MiB {measured[2]:8d} parameters"
 
 
 def scaling() -> str:
@@ -97,7 +101,6 @@ def scaling() -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--case", nargs=4, metavar=("KIND", "WIDTHS", "BATCH", "COMPILED"), help="one measurement")
-    parser.add_argument("--compiled", action="store_true", help="compare ours under torch.compile")
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 512])
     arguments = parser.parse_args()
     if arguments.case:
@@ -105,7 +108,8 @@ def main():
         print(*measure(kind, tuple(map(int, widths.split(","))), int(batch), compiled == "1"))
         return
     for batch in arguments.batches:
-        print(compare(batch, arguments.compiled), flush=True)
+        for row in compare(batch):
+            print(row, flush=True)
     print(scaling())
 
 
