@@ -133,12 +133,17 @@ class ImportConfig(Config):
 
 
 class ModelConfig(Config):
-    kind: Literal["dwsnet", "mlp"] = "dwsnet"
-    """'dwsnet', or 'mlp': the flat baseline of about the same number of parameters."""
+    kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = "dwsnet"
+    """'dwsnet', or a baseline as large as the DWSNet of the other fields: 'mlp' on flattened weights, with permutation
+    augmentation or on weights aligned to one network; 'inr2vec' or 'transformer' over rows."""
     channels: PositiveInt = 32
     """Feature channels of each equivariant layer."""
     num_layers: PositiveInt = 4
     """Equivariant layers."""
+    num_heads: int = Field(0, ge=0)
+    """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0: affine layers alone."""
+    pooling: Literal["mean", "sum", "max", "attention"] = "mean"
+    """How equivariant layers pool over neurons."""
     head_width: PositiveInt = 256
     """Width of the classifier's hidden layer."""
     dropout: float = Field(0.0, ge=0, lt=1)

@@ -1,26 +1,33 @@
 """Which class was the signal of? The label of the source, from the weights alone."""
 
-from collections.abc import Mapping
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.baselines import FlatMLPClassifier
+from dwsnet.baselines import (
+    AlignedMLPClassifier,
+    AugmentedMLPClassifier,
+    FlatMLPClassifier,
+    INR2VecClassifier,
+    TransformerClassifier,
+)
 from dwsnet.models import DWSNetClassifier, num_parameters
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ModelConfig
 from pipeline.errors import InputError
 
+BASELINES = {
+    "mlp": FlatMLPClassifier,
+    "mlp-augmented": AugmentedMLPClassifier,
+    "mlp-aligned": AlignedMLPClassifier,
+    "inr2vec": INR2VecClassifier,
+    "transformer": TransformerClassifier,
+}
 
-def build_model(
-    config: ModelConfig, space: WeightSpace, num_classes: int, statistics: Mapping[str, Mapping[str, float]] | None = None
-) -> nn.Module:
-    """A classifier of stacked state dicts; `statistics` standardise its input (a loaded state dict brings its own).
 
-    The flat baseline is as large as the DWSNet of the same configuration.
-    """
+def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn.Module:
+    """A classifier of stacked state dicts. A baseline is as large as the DWSNet of the same configuration."""
     model = DWSNetClassifier(
         space,
         num_classes,
@@ -29,11 +36,20 @@ def build_model(
         head_width=config.head_width,
         dropout=config.dropout,
         canonical_signs=config.canonical_signs,
+        num_heads=config.num_heads,
+        pooling=config.pooling,
     )
-    if config.kind == "mlp":
-        model = FlatMLPClassifier(space, num_classes, num_parameters(model), config.canonical_signs)
-    if statistics is not None:
-        model.read.standardize.set(statistics)
+    if config.kind in BASELINES:
+        return BASELINES[config.kind](space, num_classes, num_parameters(model), config.canonical_signs)
+    return model
+
+
+def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
+    """The model with what it takes from the train split: statistics that standardise, a network to align to."""
+    model.read.standardize.set(zoo.statistics)
+    if isinstance(model, AlignedMLPClassifier):
+        block, _ = next(zoo.blocks("train"))
+        model.align_to(block)
     return model
 
 

@@ -63,7 +63,8 @@ def train_loop(zoo_folder: Path, run: Path, config: TrainingConfig, rank: int, w
     zoo = Zoo.open(zoo_folder)
     steps = num_batches(zoo, "train", config.batch_size)
     torch.manual_seed(config.seed)
-    model = classification.build_model(config.model, zoo.space, len(zoo.record.signals.class_names), zoo.statistics)
+    model = classification.build_model(config.model, zoo.space, len(zoo.record.signals.class_names))
+    model = classification.adapt_to(zoo, model)
     engine = make_engine(model, config, steps * config.epochs, world_size, on_gpu)
     history = checkpoint.read_history(run)
     if history:

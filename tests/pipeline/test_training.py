@@ -12,7 +12,7 @@ from dwsnet.models import num_parameters
 from pipeline.archive.zoo import column
 from pipeline.config import ModelConfig, TrainingConfig
 from pipeline.errors import InputError
-from pipeline.tasks.classification import build_model
+from pipeline.tasks.classification import BASELINES, adapt_to, build_model
 from pipeline.training.checkpoint import EpochMetrics, best_epoch, load_best
 from pipeline.training.engine import deepspeed_config, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
@@ -82,9 +82,27 @@ def test_the_global_batch_does_not_depend_on_the_workers(workers):
     assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * workers
 
 
-def test_the_baseline_has_as_many_parameters_as_the_dwsnet(zoo):
-    sizes = [num_parameters(build_model(ModelConfig(kind=kind), zoo.space, 10)) for kind in ("dwsnet", "mlp")]
-    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+@pytest.mark.parametrize("kind", BASELINES)
+def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kind):
+    torch.manual_seed(0)
+    dwsnet, baseline = (build_model(ModelConfig(kind=name), zoo.space, 10) for name in ("dwsnet", kind))
+    assert num_parameters(baseline) == pytest.approx(num_parameters(dwsnet), rel=0.02)
+    batch = next(split_batches(zoo, "train"))
+    adapt_to(zoo, baseline).train()
+    optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3)
+    losses = []
+    for _ in range(8):
+        losses.append(torch.nn.functional.cross_entropy(baseline(batch.state), batch.labels))
+        optimizer.zero_grad()
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_the_dwsnet_attends_and_pools_as_it_is_told(zoo):
+    model = build_model(ModelConfig(num_heads=2, pooling="max"), zoo.space, 10)
+    assert model.config["num_heads"] == 2
+    assert model.config["pooling"] == "max"
 
 
 @pytest.mark.parametrize("canonical", [True, False])
@@ -96,7 +114,8 @@ def test_the_classifier_ignores_the_order_of_hidden_units_and_the_baseline_does_
     names = [spec.name for spec in zoo.space.tensors]
     moved = dict(zip(names, permute(zoo.space, [batch.state[name] for name in names], permutation), strict=True))
     for kind, invariant in (("dwsnet", True), ("mlp", False)):
-        model = build_model(ModelConfig(kind=kind, canonical_signs=canonical), zoo.space, 10, zoo.statistics).double().eval()
+        model = build_model(ModelConfig(kind=kind, canonical_signs=canonical), zoo.space, 10)
+        model = adapt_to(zoo, model).double().eval()
         one, other = (model({name: x.double() for name, x in state.items()}) for state in (batch.state, moved))
         assert torch.allclose(one, other, atol=1e-10) == invariant
 
