@@ -55,6 +55,31 @@ def dws_mnist() -> Recipe:
     )
 
 
+def waves() -> Recipe:
+    """The waves a sin(bx) of the DWSNets paper, one INR each, 1-32-32-1: in which band is the frequency?"""
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="waves", test_fraction=0.1),
+            inr=InrConfig(hidden=(32, 32)),
+            fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=40.0),
+        ),
+        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=20),
+    )
+
+
+def shapes() -> Recipe:
+    """Signed distances to 4,000 solid shapes on a 16x16x16 grid, one INR each, 3-32-32-1: which kind of shape is it?"""
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="distances"),
+            inr=InrConfig(hidden=(32, 32)),
+            fit=FitConfig(learning_rate=1e-3, max_steps=400, target_psnr=40.0),
+            shard_size=1024,
+        ),
+        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=30),
+    )
+
+
 def smoke() -> Recipe:
     """Everything once, small: a run of about a minute to see that an installation works. It learns next to nothing."""
     return Recipe(
@@ -73,5 +98,5 @@ def smoke() -> Recipe:
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__.replace("_", "-"): recipe for recipe in (digits, images, dws_mnist, smoke)
+    recipe.__name__.replace("_", "-"): recipe for recipe in (digits, images, dws_mnist, waves, shapes, smoke)
 }

@@ -56,13 +56,15 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 class SignalsConfig(Config):
-    source: Literal["digits", "folder", "parquet", "idx", "npz"] = "digits"
+    source: Literal["digits", "folder", "parquet", "idx", "npz", "sines", "waves", "distances", "occupancy"] = "digits"
     """scikit-learn's 8x8 digits; a folder of PNG/JPEG images, one subfolder a class; a folder of Parquet files in the
-    Hugging Face layout; a folder of IDX files; an NPZ file."""
+    Hugging Face layout; a folder of IDX files; an NPZ file; 10,000 waves sin(bx) or a sin(bx), whose class is a band of
+    frequencies; signed distances to, or occupancy of, 4,000 solid shapes, whose class is the kind of shape."""
     path: Annotated[Path | None, LOCATION] = None
-    """Where the source lies; digits come with scikit-learn."""
+    """Where the source lies: for images from files."""
     size: PositiveInt | None = None
-    """Encoded images are resized to this height and width; null keeps them, then all must be of one size."""
+    """Points along each side of the grid. Encoded images are resized; null keeps them, then all must be of one size; null
+    is 2,000 points for waves and 16 for shapes."""
     limit: PositiveInt | None = None
     """Use only so many signals, evenly over the source; all of them where it is null."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)

@@ -58,8 +58,8 @@ def originals(zoo: Zoo) -> Signals:
 def draw_reconstructions(zoo: Zoo, path: Path):
     """One signal of each class above what its INRs render, with the PSNR of each."""
     signals = originals(zoo)
-    if len(signals.grid) != 2:
-        raise InputError(f"cannot draw zoo {zoo.folder}: expected images, found signals on a grid {signals.grid}")
+    if len(signals.grid) > 3:
+        raise InputError(f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}")
     table = zoo.catalog
     labels, sources = column(table, "label"), column(table, "source_index")
     views, ok = column(table, "view"), column(table, "status") == "ok"
@@ -85,7 +85,13 @@ def draw_reconstructions(zoo: Zoo, path: Path):
 
 
 def show(axes, values: np.ndarray, title: str):
-    axes.imshow(values.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    """`(*grid, channels)` as a curve, a picture, or the middle slice of a volume."""
+    if values.ndim == 2:
+        axes.plot(values, color=BLUE, linewidth=0.8)
+        axes.set_ylim(-0.05, 1.05)
+    else:
+        picture = values if values.ndim == 3 else values[len(values) // 2]
+        axes.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_title(title, fontsize=9, pad=3, color="#333")
     axes.set_xticks([])
     axes.set_yticks([])

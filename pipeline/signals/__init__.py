@@ -2,6 +2,7 @@
 
 from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
+from pipeline.signals.analytic import load_distances, load_occupancy, load_sines, load_waves
 from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
@@ -10,12 +11,19 @@ from pipeline.signals.signals import Signals, coordinates
 
 __all__ = ["Signals", "coordinates", "load_signals"]
 
+MADE = {
+    "digits": load_digits,
+    "sines": load_sines,
+    "waves": load_waves,
+    "distances": load_distances,
+    "occupancy": load_occupancy,
+}
 READERS = {"folder": load_folder, "parquet": load_parquet, "idx": load_idx, "npz": load_npz}
 
 
 def load_signals(config: SignalsConfig) -> Signals:
     """All signals that `config` names. Raises InputError where one cannot be read."""
-    signals = load_digits(config.size) if config.source == "digits" else load_path(config)
+    signals = MADE[config.source](config.size) if config.source in MADE else load_path(config)
     return signals if config.limit is None else signals.take(config.limit)
 
 

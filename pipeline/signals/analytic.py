@@ -1,0 +1,94 @@
+"""Signals by formula: waves on a line and solid shapes in space. Signal `i` is a function of `i` alone."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import numpy as np
+
+from pipeline.signals.signals import Signals, coordinates
+
+NUM_WAVES, NUM_BANDS, WAVE_POINTS = 10_000, 8, 2000
+FREQUENCIES, AMPLITUDES = (0.5, 10.0), (0.1, 1.0)
+"""Both uniform: cycles over [-pi, pi], and the height of a wave."""
+NUM_SHAPES, SHAPE_POINTS = 4_000, 16
+SEED = 7
+
+
+def wave_parameters(count: int = NUM_WAVES) -> tuple[np.ndarray, np.ndarray]:
+    """`(count,)` amplitudes a and frequencies b of the first waves a sin(bx)."""
+    drawn = np.random.default_rng([SEED, 0]).random((count, 2))
+    ranges = np.array([AMPLITUDES, FREQUENCIES])
+    return tuple((ranges[:, 0] + drawn * (ranges[:, 1] - ranges[:, 0])).T)
+
+
+def load_sines(size: int | None) -> Signals:
+    """sin(bx), as in the frequency regression of Navon et al. 2023."""
+    _, frequency = wave_parameters()
+    return waves("sines", np.ones(NUM_WAVES), frequency, size or WAVE_POINTS)
+
+
+def load_waves(size: int | None) -> Signals:
+    """a sin(bx), as in the self-supervised experiment of Navon et al. 2023."""
+    return waves("waves", *wave_parameters(), size or WAVE_POINTS)
+
+
+def waves(name: str, amplitude: np.ndarray, frequency: np.ndarray, points: int) -> Signals:
+    """(1 + a sin(bx)) / 2 for x in [-pi, pi]; the class is the band of the frequency."""
+    x = np.pi * coordinates((points,)).T
+    values = np.empty((len(frequency), points, 1), np.float32)
+    values[..., 0] = (1 + amplitude[:, None] * np.sin(frequency[:, None] * x)) / 2
+    edges = np.linspace(*FREQUENCIES, NUM_BANDS + 1)
+    names = tuple(f"b {low:.1f} to {high:.1f}" for low, high in pairwise(edges))
+    return Signals(name, values, np.searchsorted(edges, frequency, side="right") - 1, names)
+
+
+def sphere(points: np.ndarray) -> np.ndarray:
+    return np.linalg.norm(points, axis=-1) - 1
+
+
+def box(points: np.ndarray) -> np.ndarray:
+    outside = np.abs(points) - np.array([1.0, 0.7, 0.5])
+    return np.linalg.norm(outside.clip(0), axis=-1) + outside.max(-1).clip(max=0)
+
+
+def torus(points: np.ndarray) -> np.ndarray:
+    ring = np.linalg.norm(points[..., :2], axis=-1) - 0.7
+    return np.hypot(ring, points[..., 2]) - 0.3
+
+
+def cylinder(points: np.ndarray) -> np.ndarray:
+    outside = np.stack([np.linalg.norm(points[..., :2], axis=-1) - 0.5, np.abs(points[..., 2]) - 0.9], -1)
+    return np.linalg.norm(outside.clip(0), axis=-1) + outside.max(-1).clip(max=0)
+
+
+def capsule(points: np.ndarray) -> np.ndarray:
+    along = points[..., 2].clip(-0.6, 0.6)
+    return np.sqrt((points[..., :2] ** 2).sum(-1) + (points[..., 2] - along) ** 2) - 0.4
+
+
+SHAPES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (sphere, box, torus, cylinder, capsule)
+"""Signed distances, negative inside, of shapes that reach to about 1."""
+
+
+def load_distances(size: int | None) -> Signals:
+    """Signed distances d to turned, moved and scaled shapes, as values (1 + d) / 2 between 0 and 1: 1/2 is the surface."""
+    return shapes("distances", size or SHAPE_POINTS, lambda distance: ((1 + distance) / 2).clip(0, 1))
+
+
+def load_occupancy(size: int | None) -> Signals:
+    """1 inside of the same shapes, 0 outside."""
+    return shapes("occupancy", size or SHAPE_POINTS, lambda distance: distance < 0)
+
+
+def shapes(name: str, points: int, value: Callable[[np.ndarray], np.ndarray]) -> Signals:
+    """Values on a cube of so many points a side; the class is the kind of shape."""
+    grid = coordinates((points,) * 3).astype(np.float64)
+    labels = np.arange(NUM_SHAPES) % len(SHAPES)
+    values = np.empty((NUM_SHAPES, len(grid)), np.float32)
+    for i, label in enumerate(labels):
+        drawn = np.random.default_rng([SEED, 1, i])
+        turn, _ = np.linalg.qr(drawn.standard_normal((3, 3)))
+        scale, centre = drawn.uniform(0.4, 0.7), drawn.uniform(-0.25, 0.25, 3)
+        values[i] = value(scale * SHAPES[label]((grid - centre) @ turn / scale))
+    names = tuple(shape.__name__ for shape in SHAPES)
+    return Signals(name, values.reshape(NUM_SHAPES, points, points, points, 1), labels.astype(np.int64), names)

@@ -1,0 +1,54 @@
+"""Waves and shapes are what their formulas say, and every picture of them can be drawn."""
+
+import numpy as np
+import pytest
+
+from pipeline.config import SignalsConfig
+from pipeline.report.pictures import picture, show
+from pipeline.signals import coordinates, load_signals
+from pipeline.signals.analytic import FREQUENCIES, SHAPES, wave_parameters
+
+POINTS = np.random.default_rng(0).uniform(-1.5, 1.5, (2000, 3))
+
+
+@pytest.mark.parametrize("source", ["sines", "waves"])
+def test_waves_are_their_formula_and_their_class_is_the_band_of_the_frequency(source):
+    signals = load_signals(SignalsConfig(source=source, size=50))
+    amplitude, frequency = wave_parameters()
+    assert len(signals) == len(frequency) == 10_000
+    x = np.linspace(-np.pi, np.pi, 50)
+    a = 1 if source == "sines" else amplitude[17]
+    np.testing.assert_allclose(2 * signals.values[17, :, 0] - 1, a * np.sin(frequency[17] * x), atol=1e-5)
+    low, high = FREQUENCIES
+    width = (high - low) / len(signals.class_names)
+    assert ((frequency - low) // width == signals.labels).all()
+    assert np.unique(signals.labels).tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)
+def test_a_distance_grows_as_fast_as_one_moves_and_is_negative_inside(shape):
+    distance, step = shape(POINTS), 1e-5
+    slope = np.stack([(shape(POINTS + step * axis) - distance) / step for axis in np.eye(3)], -1)
+    np.testing.assert_allclose(np.median(np.linalg.norm(slope, axis=-1)), 1, atol=1e-3)
+    assert np.linalg.norm(slope, axis=-1).max() < 1.01
+    assert 0.02 < (distance < 0).mean() < 0.5
+    # One step of so far along the slope ends at the surface.
+    surface = np.abs(shape(POINTS - distance[:, None] * slope))
+    assert np.median(surface) < 1e-3
+
+
+def test_shapes_fill_the_same_places_as_distances_and_as_occupancy():
+    distances, occupancy = (load_signals(SignalsConfig(source=source, size=8)) for source in ("distances", "occupancy"))
+    assert ((distances.values < 0.5) == (occupancy.values == 1)).all()
+    assert (distances.labels == occupancy.labels).all()
+    assert len({tuple(row) for row in distances.values[::5].reshape(800, -1).tolist()}) == 800
+    assert distances.grid == (8, 8, 8)
+    assert load_signals(SignalsConfig(source="distances", size=8)).digest() == distances.digest()
+
+
+@pytest.mark.parametrize("grid", [(9,), (9, 9), (9, 9, 9)], ids=len)
+def test_signals_on_a_line_a_plane_and_in_space_can_be_drawn(tmp_path, grid):
+    values = coordinates(grid)[:, :1].reshape(*grid, 1)
+    with picture(tmp_path / "drawn.png", 2, 2) as figure:
+        show(figure.subplots(), values, "a slope")
+    assert (tmp_path / "drawn.png").stat().st_size > 1000
