@@ -1,6 +1,8 @@
 """Reading a zoo: catalog, state dicts, blocks."""
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pyarrow.compute as pc
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.files import read_json, sha256
+from pipeline.archive.network import Network
 from pipeline.archive.record import ZooRecord, read_record
 from pipeline.archive.shard import Block, decode_shard
 from pipeline.errors import ArchiveError
@@ -20,6 +23,8 @@ SEAL = "statistics.json"
 """Written last: a zoo that has it is finished."""
 CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
+READ_AHEAD = 2
+"""Shards that are read and checked while another is used."""
 
 
 class Zoo:
@@ -77,13 +82,26 @@ class Zoo:
         """The catalog rows of the members of `split` that have weights."""
         return self.catalog.filter((pc.field("split") == split) & (pc.field("status") == "ok"))
 
+    def where(self, condition: pc.Expression) -> np.ndarray:
+        """Catalog rows that meet a condition: `zoo[i] for i in zoo.where(pc.field("psnr") > 30)`."""
+        numbered = self.catalog.append_column("index", pa.array(np.arange(len(self))))
+        return column(numbered.filter(condition), "index")
+
     def blocks(self, split: str) -> Iterator[tuple[Block, pa.Table]]:
-        """Every block of `split` with its catalog rows, in the order of the plan."""
-        for shard in self.record.shards:
-            if shard.split == split:
-                table = self.parts[shard.name].table
-                for number, block in enumerate(self.shard(shard.name)):
-                    yield block, table.filter(pc.field("block") == number)
+        """Every block of `split` with its catalog rows, in the order of the plan; the next shards are read meanwhile."""
+        names = [shard.name for shard in self.record.shards if shard.split == split]
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            coming = deque(pool.submit(self.shard, name) for name in names[:READ_AHEAD])
+            for place, name in enumerate(names):
+                table = self.parts[name].table
+                rows, start = table.filter(pc.equal(table["status"], "ok")), 0
+                blocks = coming.popleft().result()
+                if place + READ_AHEAD < len(names):
+                    coming.append(pool.submit(self.shard, names[place + READ_AHEAD]))
+                for block in blocks:
+                    num_members = len(next(iter(block.values())))
+                    yield block, rows.slice(start, num_members)
+                    start += num_members
 
     def shard(self, name: str) -> list[Block]:
         """The blocks of a shard. Raises ArchiveError where it is missing or its bytes are not those committed."""
@@ -104,6 +122,13 @@ class Zoo:
             raise ArchiveError(f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})")
         block = self.shard(row["shard"])[row["block"]]
         return {name: tensor[row["row"]] for name, tensor in block.items()}
+
+    def module(self, index: int) -> Network:
+        """The member in catalog row `index` as a torch module with its own state dict, from coordinates to values.
+
+        Raises ArchiveError where its fit failed, InputError where the zoo does not say how to run its members.
+        """
+        return Network(self.record.decode, self[index], f"zoo {self.folder}")
 
 
 def read_shard_bytes(folder: Path, name: str, mark: catalog.ShardMark) -> bytes:

@@ -83,7 +83,7 @@ def load_occupancy(size: int | None) -> Signals:
 def shapes(name: str, points: int, value: Callable[[np.ndarray], np.ndarray]) -> Signals:
     """Values on a cube of so many points a side; the class is the kind of shape."""
     grid = coordinates((points,) * 3).astype(np.float64)
-    labels = np.arange(NUM_SHAPES) % len(SHAPES)
+    labels = np.random.default_rng([SEED, 2]).permutation(NUM_SHAPES) % len(SHAPES)
     values = np.empty((NUM_SHAPES, len(grid)), np.float32)
     for i, label in enumerate(labels):
         drawn = np.random.default_rng([SEED, 1, i])

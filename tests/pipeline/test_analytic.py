@@ -44,6 +44,8 @@ def test_shapes_fill_the_same_places_as_distances_and_as_occupancy():
     assert len({tuple(row) for row in distances.values[::5].reshape(800, -1).tolist()}) == 800
     assert distances.grid == (8, 8, 8)
     assert load_signals(SignalsConfig(source="distances", size=8)).digest() == distances.digest()
+    assert np.bincount(distances.labels).tolist() == [800] * 5
+    assert len(np.unique(load_signals(SignalsConfig(source="distances", size=8, limit=40)).labels)) == 5
 
 
 @pytest.mark.parametrize("grid", [(9,), (9, 9), (9, 9, 9)], ids=len)

@@ -1,0 +1,117 @@
+"""How fast a zoo is read: `python -m tests.bench.read`.
+
+10,000 members of 2-32-32-1 (1,185 parameters), random, on disk and in the page cache, one process: blocks of a zoo as
+training reads them, checksums compared; one member a sample as plain WebDataset; a file a member by `torch.load`. Each
+reads every tensor of every member; sums of all parameters must agree.
+"""
+
+import io
+import json
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import safetensors.torch
+import torch
+import webdataset
+from torch import Tensor
+
+from dwsnet import WeightSpace
+from pipeline.archive.build import Members, claim_zoo, commit_shard, seal_zoo
+from pipeline.archive.plan import plan_shards
+from pipeline.archive.record import make_record
+from pipeline.archive.zoo import Zoo
+from pipeline.config import InrConfig, SignalsConfig, ZooConfig
+from pipeline.fit.siren import unpack
+from pipeline.signals import Signals
+
+NUM_MEMBERS, NUM_FILES, REPEATS = 10_000, 2_000, 5
+SPACE = WeightSpace.mlp((2, 32, 32, 1))
+
+
+def make_zoo(folder: Path, rows: Tensor) -> Zoo:
+    """A finished zoo of these parameters."""
+    config = ZooConfig(signals=SignalsConfig(validation_fraction=0.1, test_fraction=0.1), inr=InrConfig(hidden=(32, 32)))
+    signals = Signals("none", np.zeros((len(rows), 2, 2, 1), np.float32), np.zeros(len(rows), np.int64), ("one",))
+    shards = plan_shards(config, signals)
+    claim_zoo(folder, make_record(config, signals, shards))
+    for shard in shards:
+        count = len(shard.source_index)
+        columns = {
+            "source_index": shard.source_index,
+            "view": shard.view.astype(np.int32),
+            "label": signals.labels[shard.source_index],
+            "seed": shard.source_index.astype(np.uint64),
+            "stop_reason": ["max_steps"] * count,
+            "steps": np.ones(count, np.int64),
+            "psnr": np.full(count, 30, np.float32),
+        }
+        keys = [f"{source:08d}" for source in shard.source_index]
+        members = Members(keys, rows[shard.source_index], np.ones(count, bool), columns)
+        commit_shard(folder, shard.name, members, SPACE, config.block_size)
+    return seal_zoo(folder)
+
+
+def blocks(folder: Path) -> Iterator[dict[str, Tensor]]:
+    zoo = Zoo.open(folder / "zoo")
+    for split in ("train", "validation", "test"):
+        for block, _ in zoo.blocks(split):
+            yield block
+
+
+def one_a_sample(folder: Path) -> Iterator[dict[str, Tensor]]:
+    for sample in webdataset.WebDataset(str(folder / "members.tar"), shardshuffle=False):
+        yield {name: tensor[None] for name, tensor in safetensors.torch.load(sample["safetensors"]).items()}
+
+
+def one_a_file(folder: Path) -> Iterator[dict[str, Tensor]]:
+    for path in sorted((folder / "files").iterdir()):
+        yield {name: tensor[None] for name, tensor in torch.load(path, weights_only=True).items()}
+
+
+def write_all(folder: Path, rows: Tensor):
+    make_zoo(folder / "zoo", rows)
+    states = [
+        {spec.name: tensor[0].clone() for spec, tensor in zip(SPACE.tensors, unpack(SPACE, row[None]), strict=True)}
+        for row in rows
+    ]
+    with webdataset.TarWriter(str(folder / "members.tar"), encoder=False) as writer:
+        for i, state in enumerate(states):
+            content = {"safetensors": safetensors.torch.save(state), "json": json.dumps(i).encode()}
+            writer.write({"__key__": f"{i:08d}", **content})
+    (folder / "files").mkdir()
+    for i, state in enumerate(states[:NUM_FILES]):
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        (folder / "files" / f"{i:08d}.pth").write_bytes(buffer.getvalue())
+
+
+def measure(read: Callable[[Path], Iterator[dict[str, Tensor]]], folder: Path) -> tuple[float, int, float]:
+    """Models a second in the fastest of some runs, how many models, the sum of all parameters."""
+    best = float("inf")
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        found = list(read(folder))
+        best = min(best, time.perf_counter() - start)
+    count = sum(len(next(iter(block.values()))) for block in found)
+    total = sum(tensor.double().sum().item() for block in found for tensor in block.values())
+    return count / best, count, total
+
+
+def main():
+    rows = torch.randn(NUM_MEMBERS, SPACE.num_parameters, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write_all(folder, rows)
+        reference, _, _ = measure(one_a_file, folder)
+        for read in (one_a_file, one_a_sample, blocks):
+            rate, count, total = measure(read, folder)
+            assert abs(total - rows[:count].double().sum().item()) < 1e-3, f"{read.__name__} read other parameters"
+            name = read.__name__.replace("_", " ")
+            print(f"{name:14s} {rate:9,.0f} models/s  {rate / reference:6.1f}x of a file a member", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""A zoo in Python: rows by condition, members as modules, blocks in order."""
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+
+from pipeline.archive.network import Network
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import ArchiveError, InputError
+from pipeline.signals import coordinates, load_signals
+
+
+def test_a_module_renders_what_its_psnr_says_and_keeps_the_archives_names(zoo):
+    signals = load_signals(zoo.record.config.signals)
+    grid = torch.from_numpy(coordinates(signals.grid))
+    best = zoo.where(pc.field("status") == "ok")[np.argmax(zoo.catalog["psnr"].drop_null().to_numpy())]
+    module, row = zoo.module(int(best)), zoo.catalog.slice(int(best), 1).to_pylist()[0]
+    original = torch.from_numpy(signals.values[row["source_index"]]).reshape(len(grid), -1)
+    mse = (module(grid) - original).square().mean()
+    assert -10 * torch.log10(mse).item() == pytest.approx(row["psnr"], abs=0.01)
+    state = zoo[int(best)]
+    assert list(module.state_dict()) == list(state)
+    assert all(torch.equal(module.state_dict()[name], tensor) for name, tensor in state.items())
+
+
+def test_rows_are_found_by_condition(zoo):
+    psnr = zoo.catalog["psnr"].to_numpy()
+    found = zoo.where((pc.field("psnr") > float(np.median(psnr))) & (pc.field("split") == "train"))
+    assert 0 < len(found) < len(zoo)
+    assert found.tolist() == np.flatnonzero((psnr > np.median(psnr)) & (zoo.catalog["split"].to_numpy() == "train")).tolist()
+
+
+def test_blocks_come_in_the_order_of_the_plan_with_their_own_rows(zoo):
+    keys = []
+    for block, rows in zoo.blocks("train"):
+        keys += rows["key"].to_pylist()
+        assert {len(tensor) for tensor in block.values()} == {len(rows)}
+        index = zoo.where(pc.field("key") == rows["key"][-1])[0]
+        assert all(torch.equal(tensor[-1], zoo[int(index)][name]) for name, tensor in block.items())
+    assert keys == zoo.members("train")["key"].to_pylist()
+
+
+def test_damage_is_told_by_the_block_that_would_come_next(zoo_copy):
+    zoo = Zoo.open(zoo_copy)
+    shards = [shard.name for shard in zoo.record.shards if shard.split == "train"]
+    file = zoo_copy / "shards" / f"{shards[-1]}.tar"
+    file.write_bytes(file.read_bytes()[:-512])
+    seen = []
+    blocks = (seen.append(rows["shard"][0].as_py()) for _, rows in zoo.blocks("train"))
+    with pytest.raises(ArchiveError, match=f"{shards[-1]}.tar must have"):
+        list(blocks)
+    assert list(dict.fromkeys(seen)) == shards[:-1]
+
+
+STATE = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "1.weight": torch.ones(1, 2)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "message"),
+    [
+        ({"activations": None}, STATE, "expected an activation of each of 2 layers out of sine, relu, .*found None"),
+        ({"activations": ("swish", "linear")}, STATE, "found \\('swish', 'linear'\\)"),
+        ({"omega": None}, STATE, "sine activations need omega_0"),
+        ({}, STATE | {"0.weight": torch.ones(2, 3, 1, 1)}, "expected linear layers, found '0'"),
+    ],
+)
+def test_what_a_record_leaves_open_is_named(zoo, changes, state, message):
+    contract = zoo.record.decode.model_copy(update={"activations": ("sine", "linear")})
+    assert Network(contract, STATE, "zoo x")(torch.ones(4, 3)).shape == (4, 1)
+    with pytest.raises(InputError, match=f"cannot run members of zoo x: .*{message}"):
+        Network(contract.model_copy(update=changes), state, "zoo x")
