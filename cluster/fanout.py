@@ -18,12 +18,12 @@ def run_tasks(
 ) -> Iterator[tuple[Item, Any]]:
     """`(item, function(*shared, item))` for each item, as they finish; an exception where the task raised one.
 
-    `shared` is put into the object store once. A task whose worker died is tried again (three times); one that raised
-    is not, and does not stop the others.
+    `shared` is put into the object store once. A task that raised, or whose worker died, is tried again (three times) on
+    whatever node has room, and does not stop the others.
     """
     import ray
 
-    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3)(function)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3, retry_exceptions=True)(function)
     references = [ray.put(value) for value in shared]
     waiting, running = iter(items), {}
     try:

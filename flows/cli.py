@@ -51,6 +51,18 @@ def sentence(error: Exception) -> str:
     return str(error)
 
 
+def setting(name: str, key: str, help: str) -> dict:
+    """An option of its own for a field that is set often: short for `--set key=value`."""
+    return {
+        "names": [name],
+        "dest": "settings",
+        "metavar": "N",
+        "action": "append",
+        "type": lambda value: f"{key}={value}",
+        "help": help,
+    }
+
+
 def parser() -> argparse.ArgumentParser:
     from flows import commands
 
@@ -76,6 +88,10 @@ def parser() -> argparse.ArgumentParser:
         "default": [],
         "help": "override a field of the recipe, such as zoo.views=4; may be repeated",
     }
+    resources = [
+        setting("--workers", "resources.workers", "processes that fit, and that train: resources.workers"),
+        setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker: resources.gpus_per_worker"),
+    ]
     zoo = {"names": ["zoo"], "metavar": "DIR", "type": Path, "help": "a zoo folder"}
     zoo_option = zoo | {"names": ["--zoo"], "required": True}
     run = {"names": ["run"], "metavar": "RUN", "type": Path, "help": "a folder that `run` or `train` made"}
@@ -83,10 +99,10 @@ def parser() -> argparse.ArgumentParser:
     def out(help: str, required: bool = True) -> dict:
         return {"names": ["--out"], "metavar": "PATH", "type": Path, "required": required, "help": help}
 
-    add(groups, "run", commands.run, recipe, settings, out("run folder; by default runs/RECIPE-FINGERPRINT", False))
+    add(groups, "run", commands.run, recipe, settings, *resources, out("run folder; by default runs/RECIPE-FINGERPRINT", False))
     add(groups, "recipes", commands.recipes, recipe | {"nargs": "?"}, settings)
     zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(required=True, metavar="COMMAND")
-    add(zoos, "build", commands.zoo_build, recipe, settings, out("zoo folder"))
+    add(zoos, "build", commands.zoo_build, recipe, settings, *resources, out("zoo folder"))
     add(zoos, "info", commands.zoo_info, zoo, {"names": ["--json"], "action": "store_true", "help": "print JSON"})
     add(zoos, "verify", commands.zoo_verify, zoo)
     add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
@@ -95,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     source = {"names": ["path"], "metavar": "PATH", "type": Path, "help": "a folder in that layout, or its file with splits"}
     fields = settings | {"help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"}
     add(zoos, "import", commands.zoo_import, source, formats, fields, out("zoo folder"))
-    add(groups, "train", commands.train, recipe, settings, zoo_option, out("run folder"))
+    add(groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder"))
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)
     add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))

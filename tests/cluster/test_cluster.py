@@ -47,6 +47,18 @@ def test_a_task_whose_worker_is_killed_is_tried_again(ray, tmp_path):
     assert dict(run_tasks(die_once, [1, 2], (tmp_path,), 2)) == {1: 1, 2: 2}
 
 
+def fail_once(folder, number):
+    mark = folder / f"failed-{number}"
+    if not mark.exists():
+        mark.touch()
+        raise OSError("the file server is away")
+    return number
+
+
+def test_a_task_that_raised_is_tried_again(ray, tmp_path):
+    assert dict(run_tasks(fail_once, [1, 2], (tmp_path,), 2)) == {1: 1, 2: 2}
+
+
 def test_no_more_than_a_window_of_tasks_is_drawn_ahead(ray):
     drawn = []
 

@@ -58,3 +58,14 @@ def test_identity_changes_the_fingerprint_and_location_does_not():
     same = resolve_recipe("digits", ["resources.workers=7", "zoo.signals.path=/elsewhere"])
     other = resolve_recipe("digits", ["zoo.seed=1"])
     assert same.fingerprint() == Recipe.fingerprint(RECIPES["digits"]()) != other.fingerprint()
+
+
+def test_resources_have_options_of_their_own():
+    from flows.cli import parser
+
+    options = parser().parse_args(["run", "smoke", "--workers", "3", "--set", "zoo.views=4", "--num-gpus", "0.5"])
+    recipe = resolve_recipe(options.recipe, options.settings)
+    assert (recipe.resources.workers, recipe.resources.gpus_per_worker, recipe.zoo.views) == (3, 0.5, 4)
+    options = parser().parse_args(["train", "smoke", "--zoo", "zoo", "--out", "run", "--workers", "none"])
+    with pytest.raises(InputError, match=r'resources.workers: .*integer.* got "none"'):
+        resolve_recipe(options.recipe, options.settings)
