@@ -27,11 +27,13 @@ def command() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 for a failure of the work, 2 for a caller's mistake."""
+    """Run the command; returns its exit code.
+
+    0; 1 for a failure of the work; 2 for a caller's mistake; 3 where all was done but members failed; 130 for Ctrl-C.
+    """
     options = parser().parse_args(arguments)
     try:
-        options.command(options)
-        return 0
+        return options.command(options) or 0
     except KeyboardInterrupt:
         return complain("interrupted: run the same command again to go on", INTERRUPTED)
     except (InputError, ArchiveError, WorkError, OSError) as error:

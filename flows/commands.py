@@ -14,8 +14,11 @@ from flows.recipes import RECIPES
 from pipeline.config import describe
 from pipeline.errors import ArchiveError, InputError
 
+MEMBERS_FAILED = 3
+"""Exit code of a command that did all it could, for a zoo with members that have no weights."""
 
-def run(options: Namespace):
+
+def run(options: Namespace) -> int:
     """The whole job: build a zoo, verify it, train a DWSNet and a baseline on it, evaluate, report.
 
     Run again, it goes on where it stopped.
@@ -36,6 +39,20 @@ def run(options: Namespace):
     print(f"report      {metrics['report']}")
     for name, title in (("dwsnet", "DWSNet"), ("baseline", "flat MLP")):
         print(f"{title:<11} {score_line(metrics[name])}")
+    return tell_failed(folder / "zoo")
+
+
+def tell_failed(zoo: Path) -> int:
+    """Print how many members have no weights, and why, if there are such; returns the exit code."""
+    from pipeline.archive.summary import failures
+    from pipeline.archive.zoo import Zoo
+
+    failed = failures(Zoo.open(zoo))
+    if not failed:
+        return 0
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in failed.items())
+    print(f"failed      {sum(failed.values()):,} members have no weights: {reasons}")
+    return MEMBERS_FAILED
 
 
 def score_line(metrics: dict) -> str:
@@ -69,7 +86,7 @@ def recipes(options: Namespace):
         print(f"{name} = {json.dumps(value, default=str)}\n    {meaning}")
 
 
-def zoo_build(options: Namespace):
+def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
     from cluster.session import ray_session
     from flows import stages
@@ -88,6 +105,7 @@ def zoo_build(options: Namespace):
         print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
     else:
         print(f"{options.out}: {summary.num_members:,} INRs fitted at {summary.rate:,.0f} INRs/s, {summary.num_failed} failed")
+    return tell_failed(options.out)
 
 
 def zoo_info(options: Namespace):

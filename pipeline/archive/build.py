@@ -100,13 +100,14 @@ def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPla
     values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
     seeds = member_keys(config.seed, shard.source_index, shard.view)
     fitted = fit(space, config.inr, config.fit, seeds, torch.from_numpy(coordinates(signals.grid)), values)
+    reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
     keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
     columns = {
         "source_index": shard.source_index,
         "view": shard.view.astype(np.int32),
         "label": signals.labels[shard.source_index],
         "seed": seeds,
-        "stop_reason": fitted.stop_reason.tolist(),
+        "stop_reason": reason.tolist(),
         "steps": fitted.steps,
         "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
     }

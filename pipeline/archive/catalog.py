@@ -25,7 +25,9 @@ SCHEMA = pa.schema(
         pa.field("label", pa.int64(), nullable=False),
         pa.field("seed", pa.uint64(), nullable=False, metadata={"doc": "key of the member's random numbers"}),
         pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
-        pa.field("stop_reason", pa.string(), nullable=False, metadata={"doc": "'target', 'max_steps' or 'diverged'"}),
+        pa.field(
+            "stop_reason", pa.string(), nullable=False, metadata={"doc": "'target', 'max_steps', 'diverged' or 'unreadable'"}
+        ),
         pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
         pa.field("psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}),
     ]

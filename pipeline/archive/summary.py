@@ -28,7 +28,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "architecture": "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights)))),
         "parameters": zoo.space.num_parameters,
         "members": len(table),
-        "failed": int(pc.sum(pc.equal(table["status"], "failed")).as_py()),
+        "failed": sum(failures(zoo).values()),
         "splits": counts(table, "split"),
         "stopped by": counts(table, "stop_reason"),
         "psnr": {f"{quantile:.0%}": round(float(np.quantile(psnr, quantile)), 2) for quantile in QUANTILES}
@@ -37,6 +37,11 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "shards": len(record.shards),
         "bytes": size,
     }
+
+
+def failures(zoo: Zoo) -> dict[str, int]:
+    """How many members have no weights, by reason."""
+    return counts(zoo.catalog.filter(pc.equal(zoo.catalog["status"], "failed")), "stop_reason")
 
 
 def counts(table, name: str) -> dict[str, int]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_image, image_signals
+from pipeline.signals.images import decode_images, image_signals
 from pipeline.signals.signals import Signals
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -12,7 +12,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg")
 def load_folder(path: Path, size: int | None) -> Signals:
     """Every image below `path/CLASS/`, in the order of class and file name.
 
-    Raises InputError for a folder without such images, or for the first image that cannot be decoded.
+    Raises InputError for a folder without such images, or where none can be decoded.
     """
     classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
     files = [
@@ -23,5 +23,5 @@ def load_folder(path: Path, size: int | None) -> Signals:
     ]
     if not files:
         raise InputError(f"{path} must hold PNG or JPEG images in one subfolder a class, found none")
-    images = [decode_image(f"image {file}", file, size) for file, _ in files]
+    images = decode_images(((f"image {file}", file) for file, _ in files), size)
     return image_signals(path.resolve().name, images, [label for _, label in files], classes)

@@ -1,7 +1,8 @@
 """From encoded or raw images to signals of one size and one number of channels."""
 
 import io
-from collections.abc import Sequence
+import logging
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,26 @@ from pipeline.errors import InputError
 from pipeline.signals.signals import Signals
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
+logger = logging.getLogger(__name__)
+
+
+def decode_images(sources: Iterable[tuple[str, Path | bytes]], size: int | None) -> list[np.ndarray | None]:
+    """Each of the named images as `decode_image` has it, None where it cannot be decoded; one warning says how many.
+
+    Raises InputError where none can be decoded.
+    """
+    images, problems = [], []
+    for what, source in sources:
+        try:
+            images.append(decode_image(what, source, size))
+        except InputError as problem:
+            images.append(None)
+            problems.append(problem)
+    if problems and len(problems) == len(images):
+        raise problems[0]
+    if problems:
+        logger.warning("%d of %d images will have no INR; the first: %s", len(problems), len(images), problems[0])
+    return images
 
 
 def decode_image(what: str, source: Path | bytes, size: int | None) -> np.ndarray:
@@ -32,16 +53,17 @@ def decode_image(what: str, source: Path | bytes, size: int | None) -> np.ndarra
 
 def image_signals(
     name: str,
-    images: Sequence[np.ndarray],
+    images: Sequence[np.ndarray | None],
     labels: Sequence[int],
     class_names: Sequence[str],
     held_out: Sequence[bool] | None = None,
 ) -> Signals:
-    """Images `(height, width, channels)` uint8 as signals: grey if all are grey, else RGB.
+    """Images `(height, width, channels)` uint8 as signals: grey if all are grey, else RGB; None becomes NaN.
 
     Raises InputError where they are not all of one size or a label has no class.
     """
-    sizes = sorted({image.shape[:2] for image in images})
+    shapes = {image.shape for image in images if image is not None}
+    sizes = sorted({shape[:2] for shape in shapes})
     if len(sizes) > 1:
         raise InputError(
             f"the images of {name} must be of one size, found {len(sizes)}, such as {sizes[0]} and {sizes[-1]}: "
@@ -50,8 +72,8 @@ def image_signals(
     labels = np.asarray(labels, np.int64)
     if labels.min() < 0 or labels.max() >= len(class_names):
         raise InputError(f"the labels of {name} must be 0 to {len(class_names) - 1}, found {labels.min()} to {labels.max()}")
-    channels = max(image.shape[-1] for image in images)
-    values = np.empty((len(images), *sizes[0], channels), np.float32)
+    values = np.full((len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32)
     for value, image in zip(values, images, strict=True):
-        np.divide(image, 255, out=value)
+        if image is not None:
+            np.divide(image, 255, out=value)
     return Signals(name, values, labels, tuple(class_names), None if held_out is None else np.asarray(held_out, bool))

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_image, image_signals
+from pipeline.signals.images import decode_images, image_signals
 from pipeline.signals.signals import Signals
 
 IMAGE_COLUMNS = ("image", "img")
@@ -18,17 +18,18 @@ def load_parquet(path: Path, size: int | None) -> Signals:
     files = sorted(path.glob("*.parquet"), key=lambda file: (file.name.startswith("test"), file.name))
     if not files:
         raise InputError(f"{path} must hold *.parquet files, found none")
-    images, labels, held_out, class_names = [], [], [], []
+    sources, labels, held_out, class_names = [], [], [], []
     for file in files:
         table = read_table(file)
         column = next(name for name in IMAGE_COLUMNS if name in table.column_names)
-        for row, image in enumerate(table[column].to_pylist()):
-            images.append(decode_image(f"image in row {row} of {file}", image["bytes"], size))
+        sources += [(f"image in row {row} of {file}", image["bytes"]) for row, image in enumerate(table[column].to_pylist())]
         labels += table["label"].to_pylist()
         held_out += [file.name.startswith("test")] * len(table)
         class_names = class_names or label_names(table.schema)
     class_names = class_names or [str(label) for label in range(max(labels) + 1)]
-    return image_signals(path.resolve().name, images, labels, class_names, held_out if any(held_out) else None)
+    return image_signals(
+        path.resolve().name, decode_images(sources, size), labels, class_names, held_out if any(held_out) else None
+    )
 
 
 def read_table(file: Path) -> pa.Table:

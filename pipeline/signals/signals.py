@@ -14,7 +14,7 @@ class Signals:
 
     name: str
     values: np.ndarray
-    """`(signals, *grid, channels)` float32 in [0, 1]."""
+    """`(signals, *grid, channels)` float32 in [0, 1]; NaN where a signal could not be read."""
     labels: np.ndarray
     """`(signals,)` int64: index into `class_names`."""
     class_names: tuple[str, ...]

@@ -58,17 +58,25 @@ def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, message, t
     assert "Traceback" not in result.err
 
 
-def test_a_truncated_image_is_named_and_nothing_is_written(tmp_path):
+def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(tmp_path):
     images = tmp_path / "images"
     for name in ("a", "b"):
         (images / name).mkdir(parents=True)
-        Image.fromarray(np.full((8, 8), 90, np.uint8)).save(images / name / "x.png")
-    broken = images / "b" / "x.png"
+        for number in range(10):
+            Image.fromarray(np.full((8, 8), 90 + number, np.uint8)).save(images / name / f"{number}.png")
+    broken = images / "b" / "3.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    result = dwszoo("zoo", "build", "images", "--set", f"zoo.signals.path={images}", "--out", tmp_path / "zoo")
-    assert result.code == 2
-    assert f"image {broken} cannot be decoded" in result.err
-    assert not (tmp_path / "zoo" / "zoo.json").exists()
+    settings = [f"zoo.signals.path={images}", "zoo.inr.hidden=[8, 8]", "zoo.fit.max_steps=20", "zoo.views=2"]
+    arguments = ["zoo", "build", "images", *(part for setting in settings for part in ("--set", setting))]
+    zoo = tmp_path / "zoo"
+    for message in ("40 INRs fitted at", "is complete"):
+        result = dwszoo(*arguments, "--out", zoo)
+        assert result.code == 3, result.err
+        assert f"1 of 20 images will have no INR; the first: image {broken} cannot be decoded" in result.err
+        assert message in result.out
+        assert "failed      2 members have no weights: 2 unreadable" in result.out
+    assert dwszoo("zoo", "verify", zoo).code == 0
+    assert json.loads(dwszoo("zoo", "info", zoo, "--json").out)["failed"] == 2
 
 
 def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):

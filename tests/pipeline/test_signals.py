@@ -48,16 +48,22 @@ def test_a_limit_takes_signals_evenly(images):
     assert signals.labels.tolist() == [0, 0, 1, 1]
 
 
-def test_a_truncated_image_is_named(images):
+def test_images_that_cannot_be_decoded_are_named_and_keep_their_place(images, caplog):
+    whole = load_signals(folder(images)).values
     broken = images / "dog" / "3.png"
     broken.write_bytes(broken.read_bytes()[:60])
-    with pytest.raises(InputError, match=r"image .*dog/3\.png cannot be decoded .*: replace it or take it out"):
-        load_signals(folder(images))
+    (images / "dog" / "4.png").write_text("not a picture")
+    values = load_signals(folder(images)).values
+    assert np.isnan(values[8:]).all()
+    np.testing.assert_array_equal(values[:8], whole[:8])
+    assert "2 of 10 images will have no INR; the first: image" in caplog.text
+    assert f"{broken} cannot be decoded" in caplog.text
 
 
-def test_a_file_that_is_no_image_is_named(images):
-    (images / "cat" / "notes.png").write_text("not a picture")
-    with pytest.raises(InputError, match=r"notes\.png cannot be decoded"):
+def test_images_of_which_none_can_be_decoded_are_no_signals(images):
+    for file in images.glob("*/*.png"):
+        file.write_text("not a picture")
+    with pytest.raises(InputError, match=r"image .*cat/0\.png cannot be decoded .*: replace it or take it out"):
         load_signals(folder(images))
 
 
