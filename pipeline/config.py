@@ -80,6 +80,8 @@ class InrConfig(Config):
     """SIREN's omega_0: a hidden layer computes sin(omega (W h + b))."""
     init: Literal["dws", "siren"] = "dws"
     """'dws': the initialisation of the DWSNets corpus, which is easier to learn from; 'siren': Sitzmann et al. 2020."""
+    shared_init: bool = False
+    """All INRs of a view begin at the same weights, so that their neurons correspond; else each begins at its own."""
     output_offset: float = 0.5
     """Added to the output of the last layer."""
 
@@ -87,6 +89,8 @@ class InrConfig(Config):
 class FitConfig(Config):
     learning_rate: PositiveFloat = 1e-3
     """Adam's learning rate."""
+    schedule: Literal["constant", "cosine"] = "constant"
+    """'cosine' lets the learning rate fall to zero over max_steps."""
     max_steps: PositiveInt = 1500
     """A member stops after so many full-grid Adam steps, whatever its PSNR."""
     target_psnr: PositiveFloat | None = None
@@ -95,7 +99,8 @@ class FitConfig(Config):
 
 class ZooConfig(Config):
     seed: int = Field(0, ge=0)
-    """Decides splits and initialisations: a member's seed derives from (seed, source index, view)."""
+    """Decides splits and initialisations: a member's seed derives from (seed, source index, view), or with
+    inr.shared_init from (seed, view)."""
     signals: SignalsConfig = SignalsConfig()
     views: PositiveInt = 1
     """Independently initialised INRs of each signal."""

@@ -98,7 +98,8 @@ def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPla
     torch.set_num_threads(1)
     space = inr_space(config.inr, len(signals.grid), signals.num_channels)
     values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
-    seeds = member_keys(config.seed, shard.source_index, shard.view)
+    sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
+    seeds = member_keys(config.seed, sources, shard.view)
     fitted = fit(space, config.inr, config.fit, seeds, torch.from_numpy(coordinates(signals.grid)), values)
     reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
     keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]

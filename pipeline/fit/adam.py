@@ -5,6 +5,7 @@ the gradient is written out by hand, since a SIREN's backward pass needs its own
 without autograd a step is about twenty batched kernels into buffers that stay in cache for a `CHUNK` of members.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,6 +65,13 @@ def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray,
     return Fit(rows, final.numpy(), steps.numpy(), reason)
 
 
+def learning_rates(config: FitConfig) -> Tensor:
+    """`(max_steps,)` float64: Adam's learning rate at each step."""
+    progress = torch.arange(config.max_steps, dtype=torch.float64) / config.max_steps
+    shape = {"constant": torch.ones_like, "cosine": lambda part: (1 + (math.pi * part).cos()) / 2}
+    return config.learning_rate * shape[config.schedule](progress)
+
+
 def _fit_compiled(
     space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
 ):
@@ -75,10 +83,9 @@ def _fit_compiled(
         rows,
         steps,
         omega=inr.omega,
-        max_steps=config.max_steps,
+        rates=learning_rates(config),
         target_psnr=config.target_psnr,
         check_every=CHECK_EVERY,
-        learning_rate=config.learning_rate,
         betas=(BETA1, BETA2),
         epsilon=EPSILON,
     )
@@ -100,7 +107,7 @@ def _fit_chunk(
     active = torch.arange(len(rows))
     work, target = rows.clone(), targets
     momentum, variance = torch.zeros_like(work), torch.zeros_like(work)
-    for step in range(1, config.max_steps + 1):
+    for step, rate in enumerate(learning_rates(config).tolist(), 1):
         gradient, error = gradients(space, inr, work, coordinates, target)
         if config.target_psnr is not None and step % CHECK_EVERY == 1:
             going = ~(-10 * error.log10() >= config.target_psnr)
@@ -114,7 +121,7 @@ def _fit_chunk(
         momentum.lerp_(gradient, 1 - BETA1)
         variance.mul_(BETA2).addcmul_(gradient, gradient, value=1 - BETA2)
         denominator = (variance / (1 - BETA2**step)).sqrt_().add_(EPSILON)
-        work.addcdiv_(momentum, denominator, value=-config.learning_rate / (1 - BETA1**step))
+        work.addcdiv_(momentum, denominator, value=-rate / (1 - BETA1**step))
     rows[active] = work
     steps[active] = config.max_steps
 

@@ -302,7 +302,7 @@ struct Siren {
 // every `check_every` steps whether the error of the weights as they are is at the target; a NaN target is never reached.
 extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_t* sizes, int64_t num_points,
                            const float* coordinates, const float* targets, float* rows, int64_t* steps, double omega,
-                           int64_t max_steps, float target_psnr, int64_t check_every, double rate, double beta1,
+                           int64_t max_steps, const double* rates, float target_psnr, int64_t check_every, double beta1,
                            double beta2, double epsilon) {
     for (int64_t member = 0; member < num_members; member++) {
         Siren siren(num_layers, sizes, num_points, omega);
@@ -313,7 +313,7 @@ extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_
         for (; step <= max_steps; step++) {
             const float error = siren.gradients();
             if (step % check_every == 1 && -10 * std::log10(error) >= target_psnr) break;
-            siren.adam(step, rate, beta1, beta2, epsilon);
+            siren.adam(step, rates[step - 1], beta1, beta2, epsilon);
         }
         siren.walk([&](int64_t i, int64_t place) { rows[i] = siren.parameters[place]; });
         rows += count;

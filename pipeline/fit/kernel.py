@@ -18,7 +18,7 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL):
         self.fit = library.dwszoo_fit
-        self.fit.argtypes = [SIZE, SIZE, PLACE, SIZE, *[PLACE] * 4, REAL, SIZE, ctypes.c_float, SIZE, *[REAL] * 4]
+        self.fit.argtypes = [SIZE, SIZE, PLACE, SIZE, *[PLACE] * 4, REAL, SIZE, PLACE, ctypes.c_float, SIZE, *[REAL] * 3]
         self.fit.restype = None
 
     def fit_members(
@@ -30,20 +30,19 @@ class Kernel:
         steps: Tensor,
         *,
         omega: float,
-        max_steps: int,
+        rates: Tensor,
         target_psnr: float | None,
         check_every: int,
-        learning_rate: float,
         betas: tuple[float, float],
         epsilon: float,
     ):
         """Fit `rows` `(members, parameters)` in place to `targets` `(members, channels, points)`, one after the other.
 
-        The Adam steps that each took come into `steps` `(members,)` int64. Other threads run meanwhile: ctypes lets the
-        interpreter go.
+        `rates` `(steps,)` float64 is the learning rate of each step. The Adam steps that each took come into `steps`
+        `(members,)` int64. Other threads run meanwhile: ctypes lets the interpreter go.
         """
-        for tensor in (coordinates, targets, rows, steps):
-            dtype = torch.int64 if tensor is steps else torch.float32
+        dtypes = {torch.float32: (coordinates, targets, rows), torch.int64: (steps,), torch.float64: (rates,)}
+        for dtype, tensor in ((dtype, tensor) for dtype, tensors in dtypes.items() for tensor in tensors):
             if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != "cpu":
                 raise ValueError(f"the kernel takes contiguous {dtype} tensors on the CPU, found {tensor.dtype}")
         self.fit(
@@ -53,10 +52,10 @@ class Kernel:
             len(coordinates),
             *(tensor.data_ptr() for tensor in (coordinates, targets, rows, steps)),
             omega,
-            max_steps,
+            len(rates),
+            rates.data_ptr(),
             float("nan") if target_psnr is None else target_psnr,
             check_every,
-            learning_rate,
             *betas,
             epsilon,
         )

@@ -20,7 +20,7 @@ from pipeline.archive.files import write_json
 from pipeline.archive.plan import plan_shards, split_sources
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import SignalsConfig
+from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr, render
 from pipeline.signals import coordinates, load_signals
@@ -255,3 +255,18 @@ def test_a_sources_own_test_split_is_kept():
     np.testing.assert_array_equal(splits["test"], np.arange(170, 200))
     assert sorted(np.concatenate(list(splits.values()))) == list(range(200))
     assert len(splits["validation"]) == 19
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_inrs_of_a_view_begin_at_the_same_weights_where_asked(tmp_path, shared):
+    inr = smoke().zoo.inr.model_copy(update={"shared_init": shared})
+    fit = FitConfig(max_steps=1, learning_rate=1e-9)
+    config = smoke().zoo.model_copy(update={"signals": SignalsConfig(limit=60), "views": 2, "inr": inr, "fit": fit})
+    plan = plan_zoo(config, tmp_path)
+    for shard in plan.shards:
+        fit_shard(config, tmp_path, plan.signals, shard)
+    zoo = seal_zoo(tmp_path)
+    weights = np.stack([zoo[i]["layers.0.weight"].numpy() for i in range(len(zoo))]).round(5)
+    view = column(zoo.catalog, "view")
+    counts = [len(np.unique(part, axis=0)) for part in (weights[view == 0], weights[view == 1], weights)]
+    assert counts == ([1, 1, 2] if shared else [60, 60, 120])

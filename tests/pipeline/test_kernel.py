@@ -57,11 +57,11 @@ def smooth(points: torch.Tensor, count: int) -> torch.Tensor:
 
 
 @compiled
-@pytest.mark.parametrize("init", ["dws", "siren"])
+@pytest.mark.parametrize(("init", "schedule"), [("dws", "constant"), ("siren", "cosine")])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_kernel_takes_the_steps_of_the_eager_fit(monkeypatch, case, init):
+def test_the_kernel_takes_the_steps_of_the_eager_fit(monkeypatch, case, init, schedule):
     space, inr, *rest = problem(*case, init=init)
-    config = FitConfig(max_steps=20, learning_rate=1e-3)
+    config = FitConfig(max_steps=20, learning_rate=1e-3, schedule=schedule)
     fast, eager = fit(space, inr, config, *rest), fit_eagerly(monkeypatch, space, inr, config, *rest)
     moved = (eager.rows - init_rows(space, inr, rest[0])).abs().max()
     assert moved > 5e-3
@@ -71,16 +71,20 @@ def test_the_kernel_takes_the_steps_of_the_eager_fit(monkeypatch, case, init):
 
 
 @compiled
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_the_kernel_is_torchs_adam_in_double_precision(case):
+def test_the_kernel_is_torchs_adam_in_double_precision(case, schedule):
     space, inr, keys, points, targets = problem(*case)
-    fitted = fit(space, inr, FitConfig(max_steps=10, learning_rate=1e-3), keys, points, targets)
+    fitted = fit(space, inr, FitConfig(max_steps=10, learning_rate=1e-3, schedule=schedule), keys, points, targets)
     row = init_rows(space, inr, keys).double().requires_grad_()
     optimizer = torch.optim.Adam([row], lr=1e-3)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10) if schedule == "cosine" else None
     for _ in range(10):
         optimizer.zero_grad()
         (render(unpack(space, row), inr, points.double()) - targets).square().mean((1, 2)).sum().backward()
         optimizer.step()
+        if scheduler is not None:
+            scheduler.step()
     assert (fitted.rows - row.detach()).abs().max() < 1e-5
 
 
@@ -139,10 +143,10 @@ def test_sines_and_cosines_are_right_far_from_zero(omega):
     width = len(phase)
     row = torch.cat([torch.from_numpy(phase).float(), torch.zeros(width), torch.full((width,), 1 / 64), torch.zeros(1)])
     # So large an epsilon makes Adam's first step the gradient itself.
-    plain = dict(max_steps=1, target_psnr=None, check_every=10, learning_rate=1e20, betas=(0.9, 0.999), epsilon=1e20)
-    one = torch.ones(1, 1)
+    plain = dict(target_psnr=None, check_every=10, betas=(0.9, 0.999), epsilon=1e20)
+    one, rates = torch.ones(1, 1), torch.tensor([1e20], dtype=torch.float64)
     steps = torch.zeros(1, dtype=torch.int64)
-    kernel.load_kernel().fit_members((1, width, 1), one, -0.5 * one[None], row[None], steps, omega=omega, **plain)
+    kernel.load_kernel().fit_members((1, width, 1), one, -0.5 * one[None], row[None], steps, omega=omega, rates=rates, **plain)
     _, bias, weight, last = (part.double().numpy() for part in row.split([width, width, width, 1]))
     np.testing.assert_allclose((1 / 64 - weight) / -last, np.sin(omega * phase), rtol=0, atol=5e-7)
     np.testing.assert_allclose(bias / last / (omega / 64), np.cos(omega * phase), rtol=0, atol=5e-7)
