@@ -117,7 +117,8 @@ def parser() -> argparse.ArgumentParser:
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)
     add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))
-    add(groups, "bench", commands.bench, {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"})
+    benchmark = {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"}
+    add(groups, "bench", commands.bench, benchmark, {"names": ["arguments"], "nargs": "*", "help": "what it takes"})
     return top
 
 

@@ -218,6 +218,7 @@ def bench(options: Namespace):
             print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_text())).splitlines()[0]}")
     elif options.name in files:
         sys.path.insert(0, str(root))
+        sys.argv[1:] = options.arguments
         runpy.run_module(f"tests.bench.{options.name}", run_name="__main__")
     else:
         raise InputError(f"there is no benchmark {options.name!r}: expected one of {', '.join(files)}")

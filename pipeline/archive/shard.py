@@ -43,7 +43,8 @@ def decode_shard(name: str, data: bytes, space: WeightSpace) -> list[tuple[Block
     blocks = []
     try:
         with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            content = {member.name: tar.extractfile(member).read() for member in tar if member.isfile()}
+            places = {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
+        content = {member: data[start : start + size] for member, (start, size) in places.items()}
         for number in range(len(content) // 2):
             key = f"{name}-{number:04d}"
             keys = json.loads(content[f"{key}.json"])

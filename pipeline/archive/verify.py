@@ -6,9 +6,8 @@ import math
 from pipeline.archive import catalog
 from pipeline.archive.files import sha256
 from pipeline.archive.record import FILE, ShardRecord
-from pipeline.archive.shard import decode_shard
 from pipeline.archive.statistics import compute_statistics
-from pipeline.archive.zoo import Zoo, read_shard_bytes
+from pipeline.archive.zoo import Zoo, read_shard
 from pipeline.errors import ArchiveError
 
 
@@ -32,7 +31,7 @@ def shard_problems(zoo: Zoo) -> dict[str, str]:
 def shard_problem(zoo: Zoo, shard: ShardRecord, checksum: str | None) -> str | None:
     try:
         part = catalog.read_part(zoo.folder, shard.name, checksum, zoo.record.schema)
-        blocks = decode_shard(shard.name, read_shard_bytes(zoo.folder, shard.name, part.mark), zoo.space)
+        blocks = read_shard(zoo.folder, shard.name, part.mark, zoo.space)
     except ArchiveError as error:
         return str(error)
     rows = part.table.to_pylist()

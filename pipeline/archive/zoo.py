@@ -108,9 +108,7 @@ class Zoo:
         return self._shard(name)
 
     def _read_shard(self, name: str) -> list[Block]:
-        return [
-            block for block, _ in decode_shard(name, read_shard_bytes(self.folder, name, self.parts[name].mark), self.space)
-        ]
+        return [block for block, _ in read_shard(self.folder, name, self.parts[name].mark, self.space)]
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -131,8 +129,8 @@ class Zoo:
         return Network(self.record.decode, self[index], f"zoo {self.folder}")
 
 
-def read_shard_bytes(folder: Path, name: str, mark: catalog.ShardMark) -> bytes:
-    """The bytes of a shard. Raises ArchiveError where it is missing or differs from what was committed."""
+def read_shard(folder: Path, name: str, mark: catalog.ShardMark, space: WeightSpace) -> list[tuple[Block, list[str]]]:
+    """The blocks of a shard with their keys. Raises ArchiveError where it is missing or differs from what was committed."""
     path = catalog.shard_path(folder, name)
     try:
         data = path.read_bytes()
@@ -144,12 +142,16 @@ def read_shard_bytes(folder: Path, name: str, mark: catalog.ShardMark) -> bytes:
         raise ArchiveError(
             f"shard {path} must have {mark.num_bytes} bytes, found {len(data)}: `dwszoo zoo build` (or `import`) makes it again"
         )
-    if sha256(data) != mark.sha256:
-        raise ArchiveError(
-            f"shard {path} must have sha256 {mark.sha256}, found {sha256(data)}: "
-            "`dwszoo zoo build` (or `import`) makes it again"
-        )
-    return data
+    with ThreadPoolExecutor(1) as pool:
+        digest = pool.submit(sha256, data)  # as long as the decoding, and beside it
+        try:
+            return decode_shard(name, data, space)
+        finally:
+            if digest.result() != mark.sha256:
+                raise ArchiveError(
+                    f"shard {path} must have sha256 {mark.sha256}, found {digest.result()}: "
+                    "`dwszoo zoo build` (or `import`) makes it again"
+                )
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
