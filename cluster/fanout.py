@@ -15,8 +15,9 @@ def run_tasks(
     shared: tuple[Any, ...],
     num_workers: int,
     gpus_per_worker: float = 0,
+    **options: Any,
 ) -> Iterator[tuple[Item, Any]]:
-    """`(item, function(*shared, item))` for each item, as they finish; an exception where the task raised one.
+    """`(item, function(*shared, item, **options))` for each item, as they finish; an exception where the task raised one.
 
     `shared` is put into the object store once. A task that raised, or whose worker died, is tried again (three times) on
     whatever node has room, and does not stop the others.
@@ -29,7 +30,7 @@ def run_tasks(
     try:
         while True:
             for item in waiting:
-                running[remote.remote(*references, item)] = item
+                running[remote.remote(*references, item, **options)] = item
                 if len(running) >= num_workers * WINDOW:
                     break
             if not running:

@@ -92,6 +92,7 @@ def zoo_build(options: Namespace) -> int:
     from flows import stages
     from pipeline.archive.build import pending_shards
     from pipeline.archive.files import exclusive
+    from pipeline.archive.kinds import kind_of
 
     recipe = resolve_recipe(options.recipe, options.settings)
     with exclusive(options.out):
@@ -104,7 +105,9 @@ def zoo_build(options: Namespace) -> int:
     if summary is None:
         print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
     else:
-        print(f"{options.out}: {summary.num_members:,} INRs fitted at {summary.rate:,.0f} INRs/s, {summary.num_failed} failed")
+        name = kind_of(recipe.zoo).MEMBERS
+        fitted = f"{summary.num_members:,} {name} fitted at {summary.rate:,.0f} {name}/s"
+        print(f"{options.out}: {fitted}, {summary.num_failed} failed")
     return tell_failed(options.out)
 
 

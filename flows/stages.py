@@ -11,6 +11,7 @@ from typing import Any
 from flows.progress import Progress
 from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import read_json, write_json
+from pipeline.archive.kinds import kind_of
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
@@ -25,11 +26,12 @@ class FitSummary:
     num_members: int
     num_failed: int
     seconds: float
-    mean_psnr: float
+    mean_quality: float
+    """PSNR in dB of INRs."""
 
     @property
     def rate(self) -> float:
-        """INRs/s."""
+        """Members/s."""
         return self.num_members / self.seconds
 
 
@@ -43,27 +45,28 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
     Raises WorkError that names the shards that failed, after all others are committed.
     """
     from cluster.fanout import run_tasks
-    from pipeline.fit.kernel import load_kernel
 
     pending = pending_shards(zoo)
     if not pending:
         return None
-    load_kernel()  # builds it before the workers look for it, and warns here, where it is seen
+    kind = kind_of(plan.record.config)
+    kind.prepare()
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
     total = sum(len(shard.source_index) for shard in shards)
-    bar, start = Progress("fit", total, "INRs"), time.perf_counter()
-    members, fitted, psnr, failed, errors = 0, 0, 0.0, 0, {}
+    bar, start = Progress("fit", total, kind.MEMBERS), time.perf_counter()
+    members, fitted, quality, failed, errors = 0, 0, 0.0, 0, {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
-    for shard, result in run_tasks(fit_shard, shards, shared, resources.workers):
+    device = "cuda" if resources.gpus_per_worker else "cpu"
+    for shard, result in run_tasks(fit_shard, shards, shared, resources.workers, resources.gpus_per_worker, device=device):
         members += len(shard.source_index)
         if isinstance(result, ShardSummary):
             failed += result.num_failed
             fitted += result.num_members - result.num_failed
-            psnr += result.psnr_sum
+            quality += result.quality_sum
         else:
             errors[shard.name] = result
-        bar.update(members, f"mean PSNR {psnr / max(1, fitted):.1f} dB" + (f", {failed} failed" if failed else ""))
+        bar.update(members, f"mean {kind.tell(quality / max(1, fitted))}" + (f", {failed} failed" if failed else ""))
     bar.close()
     if errors:
         name, error = next(iter(errors.items()))
@@ -71,7 +74,7 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
             f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
             f"{name}: {error}; run the same command again to go on"
         ) from error
-    return FitSummary(members, failed, time.perf_counter() - start, psnr / max(1, fitted))
+    return FitSummary(members, failed, time.perf_counter() - start, quality / max(1, fitted))
 
 
 def archive(zoo: Path, fitted: bool) -> Zoo:

@@ -2,27 +2,25 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
-from pipeline.archive.plan import ShardPlan, plan_shards
+from pipeline.archive.kinds import kind_of
+from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import FILE, ZooRecord, make_record, read_record, write_record
-from pipeline.archive.shard import Block, encode_shard
+from pipeline.archive.shard import Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
-from pipeline.fit.adam import fit
-from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import inr_space, unpack
-from pipeline.signals import Signals, coordinates, load_signals
+from pipeline.signals import Signals, load_signals
 
 
 @dataclass(frozen=True)
@@ -33,25 +31,12 @@ class ZooPlan:
 
 
 @dataclass(frozen=True)
-class Members:
-    """The members of a shard, in order, those without weights too."""
-
-    keys: list[str]
-    rows: torch.Tensor
-    """`(members, parameters)` float32, in the order of the weight space."""
-    ok: np.ndarray
-    """`(members,)` bool: who has weights."""
-    columns: dict[str, Any]
-    """Catalog columns beside key, split, shard, block, row and status."""
-
-
-@dataclass(frozen=True)
 class ShardSummary:
     name: str
     num_members: int
     num_failed: int
-    psnr_sum: float
-    """Over the members that did not fail, in dB."""
+    quality_sum: float
+    """Over the members that did not fail: of the kind's `QUALITY`."""
 
 
 def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
@@ -60,7 +45,7 @@ def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
     """
     signals = load_signals(config.signals)
-    shards = plan_shards(config, signals)
+    shards = kind_of(config).plan_shards(config, signals)
     record = make_record(config, signals, shards)
     claim_zoo(folder, record)
     return ZooPlan(record, signals, shards)
@@ -90,31 +75,17 @@ def pending_shards(folder: Path) -> dict[str, str]:
     return shard_problems(Zoo.open(folder))
 
 
-def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan) -> ShardSummary:
-    """Fit the members of a shard and commit it.
+def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu") -> ShardSummary:
+    """Fit the members of a shard on a device as torch names them, and commit it.
 
     A function of config, signals and shard alone: fitting a shard again gives the same bytes.
     """
     torch.set_num_threads(1)
-    space = inr_space(config.inr, len(signals.grid), signals.num_channels)
-    values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
-    sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
-    seeds = member_keys(config.seed, sources, shard.view)
-    fitted = fit(space, config.inr, config.fit, seeds, torch.from_numpy(coordinates(signals.grid)), values)
-    reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
-    keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
-    columns = {
-        "source_index": shard.source_index,
-        "view": shard.view.astype(np.int32),
-        "label": signals.labels[shard.source_index],
-        "seed": seeds,
-        "stop_reason": reason.tolist(),
-        "steps": fitted.steps,
-        "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
-    }
-    commit_shard(folder, shard.name, Members(keys, fitted.rows, fitted.ok, columns), space, config.block_size)
-    psnr = fitted.psnr[fitted.ok].astype(np.float64)
-    return ShardSummary(shard.name, len(keys), int((~fitted.ok).sum()), float(psnr.sum()))
+    kind = kind_of(config)
+    members = kind.fit_members(config, signals, shard, device)
+    commit_shard(folder, shard.name, members, kind.weight_space(config, signals), config.block_size, kind.SCHEMA)
+    quality = pc.sum(members.columns[kind.QUALITY]).as_py()
+    return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)
 
 
 def commit_shard(
@@ -133,18 +104,6 @@ def commit_shard(
         "status": np.where(ok, "ok", "failed").tolist(),
     }
     catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
-
-
-def pack_blocks(space: WeightSpace, members: Members, block_size: int) -> list[tuple[Block, list[str]]]:
-    """The members that have weights, in order, as blocks with their keys."""
-    blocks = []
-    kept = np.flatnonzero(members.ok)
-    for start in range(0, len(kept), block_size):
-        index = kept[start : start + block_size]
-        tensors = unpack(space, members.rows[index])
-        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
-        blocks.append((block, [members.keys[i] for i in index]))
-    return blocks
 
 
 def unseal_zoo(folder: Path):

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from pipeline.archive.record import DecodeContract
+from pipeline.config import Frozen
 from pipeline.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -14,6 +14,20 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "tanh": lambda z, omega: z.tanh(),
     "linear": lambda z, omega: z,
 }
+
+
+class DecodeContract(Frozen):
+    """How to turn a member's tensors back into its signal; null where an imported zoo did not come with it."""
+
+    activations: tuple[str, ...] | None
+    """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
+    omega: float | None
+    output_offset: float | None
+    """Added to the last layer's output."""
+    coordinate_range: tuple[float, float] | None
+    """First and last coordinate of each axis, both on the grid."""
+    coordinate_order: str | None
+    value_range: tuple[float, float] | None
 
 
 class Network(nn.Module):

@@ -50,18 +50,3 @@ def split_sources(config: ZooConfig, signals: Signals) -> dict[str, np.ndarray]:
                 f"{config.signals.test_fraction}; change the fractions or add signals"
             )
     return sources
-
-
-def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
-    """Every shard of the zoo: each view of a split's signals in an order of its own, cut into `shard_size` members."""
-    shards = []
-    for split_index, (split, sources) in enumerate(split_sources(config, signals).items()):
-        orders = [
-            np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources) for view in range(config.views)
-        ]
-        source_index = np.concatenate(orders)
-        view = np.repeat(np.arange(config.views), len(sources))
-        for number, start in enumerate(range(0, len(source_index), config.shard_size)):
-            part = slice(start, start + config.shard_size)
-            shards.append(ShardPlan(f"{split}-{number:06d}", split, source_index[part], view[part]))
-    return shards

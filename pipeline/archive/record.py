@@ -9,12 +9,13 @@ import pyarrow as pa
 from pydantic import ValidationError, field_validator
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import SCHEMA, imported_schema
+from pipeline.archive.catalog import imported_schema
 from pipeline.archive.files import write_json
+from pipeline.archive.kinds import kind_of
+from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import ShardPlan
-from pipeline.config import Frozen, ImportConfig, InrConfig, ZooConfig, fingerprint
+from pipeline.config import Frozen, ImportConfig, ZooConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
-from pipeline.fit.siren import inr_space
 from pipeline.signals import Signals
 
 SCHEMA_VERSION = 1
@@ -29,20 +30,6 @@ class SignalsRecord(Frozen):
     grid: tuple[int, ...]
     num_channels: int
     class_names: tuple[str, ...]
-
-
-class DecodeContract(Frozen):
-    """How to turn a member's tensors back into its signal; null where an imported zoo did not come with it."""
-
-    activations: tuple[str, ...] | None
-    """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
-    omega: float | None
-    output_offset: float | None
-    """Added to the last layer's output."""
-    coordinate_range: tuple[float, float] | None
-    """First and last coordinate of each axis, both on the grid."""
-    coordinate_order: str | None
-    value_range: tuple[float, float] | None
 
 
 class ShardRecord(Frozen):
@@ -95,7 +82,7 @@ class ZooRecord(Frozen):
     @property
     def schema(self) -> pa.Schema:
         """Columns of the catalog."""
-        return imported_schema(self.imported.columns) if self.imported else SCHEMA
+        return imported_schema(self.imported.columns) if self.imported else kind_of(self.config).SCHEMA
 
     @property
     def space(self) -> WeightSpace:
@@ -123,7 +110,7 @@ def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) ->
         config = config.model_copy(
             update={"signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})}
         )
-    space = inr_space(config.inr, len(signals.grid), signals.num_channels)
+    kind = kind_of(config)
     return ZooRecord(
         format="dwszoo",
         schema_version=SCHEMA_VERSION,
@@ -137,20 +124,9 @@ def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) ->
             num_channels=signals.num_channels,
             class_names=signals.class_names,
         ),
-        tensors={spec.name: spec.shape for spec in space.tensors},
-        decode=decode_contract(config.inr),
+        tensors={spec.name: spec.shape for spec in kind.weight_space(config, signals).tensors},
+        decode=kind.decode_contract(config, signals),
         shards=tuple(ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index)) for shard in shards),
-    )
-
-
-def decode_contract(config: InrConfig) -> DecodeContract:
-    return DecodeContract(
-        activations=(*("sine" for _ in config.hidden), "linear"),
-        omega=config.omega,
-        output_offset=config.output_offset,
-        coordinate_range=(-1.0, 1.0),
-        coordinate_order="row-major: (y, x) for images",
-        value_range=(0.0, 1.0),
     )
 
 

@@ -7,7 +7,10 @@ import io
 import json
 import tarfile
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import webdataset
@@ -15,9 +18,35 @@ from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.errors import ArchiveError
+from pipeline.fit.siren import unpack
 
 Block = dict[str, Tensor]
 """Stacked state dicts: `(members, *shape)` float32 by tensor name."""
+
+
+@dataclass(frozen=True)
+class Members:
+    """The members of a shard, in order, those without weights too."""
+
+    keys: list[str]
+    rows: Tensor
+    """`(members, parameters)` float32, in the order of the weight space."""
+    ok: np.ndarray
+    """`(members,)` bool: who has weights."""
+    columns: dict[str, Any]
+    """Catalog columns beside key, split, shard, block, row and status."""
+
+
+def pack_blocks(space: WeightSpace, members: Members, block_size: int) -> list[tuple[Block, list[str]]]:
+    """The members that have weights, in order, as blocks with their keys."""
+    blocks = []
+    kept = np.flatnonzero(members.ok)
+    for start in range(0, len(kept), block_size):
+        index = kept[start : start + block_size]
+        tensors = unpack(space, members.rows[index])
+        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
+        blocks.append((block, [members.keys[i] for i in index]))
+    return blocks
 
 
 def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:

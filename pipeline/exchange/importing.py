@@ -12,8 +12,10 @@ import pyarrow as pa
 import torch
 from pydantic import ValidationError
 
-from pipeline.archive.build import Members, claim_zoo, commit_shard
-from pipeline.archive.record import SCHEMA_VERSION, DecodeContract, ImportRecord, ShardRecord, SignalsRecord, ZooRecord
+from pipeline.archive.build import claim_zoo, commit_shard
+from pipeline.archive.network import DecodeContract
+from pipeline.archive.record import SCHEMA_VERSION, ImportRecord, ShardRecord, SignalsRecord, ZooRecord
+from pipeline.archive.shard import Members
 from pipeline.config import Frozen, ImportConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import SIDECAR

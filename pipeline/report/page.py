@@ -87,7 +87,7 @@ def throughput(zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[
     if fitted:
         steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
         rows["fit"] = (
-            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of {fitted['mean_psnr']:.1f} dB "
+            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of {fitted['mean_quality']:.1f} dB "
             f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {fitted['workers']} workers)"
         )
     for name, history in histories.items():

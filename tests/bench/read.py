@@ -19,9 +19,10 @@ import webdataset
 from torch import Tensor
 
 from dwsnet import WeightSpace
-from pipeline.archive.build import Members, claim_zoo, commit_shard, seal_zoo
-from pipeline.archive.plan import plan_shards
+from pipeline.archive.build import claim_zoo, commit_shard, seal_zoo
+from pipeline.archive.inrs import plan_shards
 from pipeline.archive.record import make_record
+from pipeline.archive.shard import Members
 from pipeline.archive.zoo import Zoo
 from pipeline.config import InrConfig, SignalsConfig, ZooConfig
 from pipeline.fit.siren import unpack

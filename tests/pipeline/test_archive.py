@@ -17,7 +17,8 @@ from flows.recipes import smoke
 from pipeline.archive import catalog
 from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo
 from pipeline.archive.files import write_json
-from pipeline.archive.plan import plan_shards, split_sources
+from pipeline.archive.inrs import plan_shards
+from pipeline.archive.plan import split_sources
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import FitConfig, SignalsConfig

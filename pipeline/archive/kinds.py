@@ -1,0 +1,18 @@
+"""The kinds of zoo, by their configuration: a module each, with the same names.
+
+`plan_shards(config, signals)` fixes the members, `weight_space` and `decode_contract` (of the same two) describe them,
+`fit_members(config, signals, shard, device)` fits those of a shard, with the catalog columns of `SCHEMA`. `MEMBERS` is
+what they are called, `QUALITY` the column that says how good each is, `tell` puts a mean of it into words, `prepare` is
+called once before workers fit.
+"""
+
+from types import ModuleType
+
+from pipeline.archive import inrs
+from pipeline.config import Config, ZooConfig
+
+KINDS: dict[type[Config], ModuleType] = {ZooConfig: inrs}
+
+
+def kind_of(config: Config) -> ModuleType:
+    return KINDS[type(config)]
