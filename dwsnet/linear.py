@@ -11,6 +11,7 @@ pair of tensors and of channels, which is the dimension of the whole space of eq
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -216,7 +217,9 @@ class EquivariantLinear(nn.Module):
         for bias in self.biases:
             nn.init.zeros_(bias)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
         check_features(self.space, features, self.in_channels)
         incidence, device = self.incidence, features[0].device.type
         tensors = [*incidence.fold(features), *self.weights, torch.cat(list(self.biases))]
@@ -246,7 +249,9 @@ class InvariantLinear(nn.Module):
         self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
         self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
+    ) -> Float[Tensor, "batch {self.linear.out_features}"]:
         check_features(self.space, features, self.in_channels)
         folded = self.incidence.fold(features)
         pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]

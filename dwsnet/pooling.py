@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet.incidence import Incidence, Move, Reduce, largest, mean, total
@@ -20,7 +21,9 @@ class AttentionPooling(nn.Module):
     def key(move: Move) -> str:
         return f"{move.large}_{move.start_large}_to_{move.small}"
 
-    def forward(self, features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
+    def forward(
+        self, features: Float[Tensor, "batch ... columns"], moves: Sequence[Move], channels: int
+    ) -> list[Float[Tensor, "batch ... _"]]:
         return [self._pool(move.columns(features, channels), move) for move in moves]
 
     def _pool(self, x: Tensor, move: Move) -> Tensor:

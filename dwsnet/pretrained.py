@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -16,6 +16,9 @@ def space_as_json(space: WeightSpace) -> list[dict[str, Any]]:
 
 def space_from_json(tensors: list[dict[str, Any]]) -> WeightSpace:
     return WeightSpace(tuple(TensorSpec(spec["name"], tuple(Axis(*axis) for axis in spec["axes"])) for spec in tensors))
+
+
+Model = TypeVar("Model", bound="Pretrained")
 
 
 class Pretrained(nn.Module):
@@ -32,7 +35,7 @@ class Pretrained(nn.Module):
         (folder / "config.json").write_text(json.dumps(config, indent=1))
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Self:
+    def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
         """The model that `save_pretrained` wrote, on the CPU and in eval mode. Raises ValueError for another class's folder."""
         config = json.loads((Path(folder) / "config.json").read_text())
         if config["model"] != cls.__name__:

@@ -11,6 +11,7 @@ stays beside the attention, so every equivariant affine map is still among the l
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,7 +33,7 @@ class NeuronAttention(nn.Module):
         self.num_heads = num_heads
         self.project = nn.Linear(in_width, 3 * num_heads * head_width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch neurons inputs"]) -> Float[Tensor, "batch neurons heads"]:
         query, key, value = self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
@@ -65,7 +66,9 @@ class EquivariantAttention(nn.Module):
             self.weights.append(torch.randn(outputs, inputs) * (1 / inputs) ** 0.5)
         self.biases = nn.ParameterList(torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
         check_features(self.space, features, self.in_channels)
         device = features[0].device.type
         gathered = list(gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features)))

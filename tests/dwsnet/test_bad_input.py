@@ -5,6 +5,8 @@ import torch
 
 from dwsnet import DWSNetClassifier, EquivariantLinear, InvariantLinear, WeightSpace
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SPACE = WeightSpace.mlp((2, 5, 4, 3))
 
 

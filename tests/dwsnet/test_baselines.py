@@ -195,6 +195,7 @@ def test_boosted_statistics_learn_what_the_spread_of_a_layer_tells(target):
     assert score > 0.75
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_an_unknown_target_is_refused():
     with pytest.raises(ValueError, match="target must be 'class' or 'value', got 'logits'"):
         BoostedStatistics(SPACE, "logits")

@@ -68,6 +68,7 @@ def test_editing_commutes_with_hidden_permutations(expansion):
         assert all(torch.allclose(permuted(SPACE, edited)[name], other[name], atol=1e-10) for name in state)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("num_heads", [0, 2])
 def test_models_compile_without_graph_breaks(num_heads):
     model = classifier(num_heads=num_heads)
