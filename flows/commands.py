@@ -123,7 +123,7 @@ def zoo_info(options: Namespace):
     for key, value in summary.items():
         if isinstance(value, dict):
             value = ", ".join(f"{name} {part}" for name, part in value.items())
-        print(f"{key:<12} {value}")
+        print(f"{key:<13} {value}")
 
 
 def zoo_verify(options: Namespace):

@@ -13,7 +13,7 @@ from pipeline.archive import catalog
 from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
-from pipeline.archive.record import FILE, ZooRecord, make_record, read_record, write_record
+from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, make_record, read_record, write_record
 from pipeline.archive.shard import Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
@@ -107,8 +107,11 @@ def commit_shard(
 
 
 def unseal_zoo(folder: Path):
-    """A zoo that is being fitted is not finished, even where it was before a shard was lost."""
+    """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema."""
     (folder / SEAL).unlink(missing_ok=True)
+    record = read_record(folder)
+    if record.schema_version < SCHEMA_VERSION:
+        write_record(folder, record.model_copy(update={"schema_version": SCHEMA_VERSION}))
 
 
 def seal_zoo(folder: Path) -> Zoo:

@@ -30,8 +30,15 @@ SCHEMA = pa.schema(
         ),
         pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
         pa.field("psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}),
+        pa.field(
+            "psnr_off_grid",
+            pa.float32(),
+            metadata={"doc": "dB at the centres of the grid's cells, against the mean of their corners", "since": "2"},
+        ),
     ]
 )
+"""Columns of a zoo that was fitted here. A column that a later schema version added has the number as `since`: it is null
+where an older version wrote the part."""
 IMPORTED = pa.schema(
     [
         *(SCHEMA.field(name) for name in ("key", "split", "shard", "block", "row")),
@@ -103,6 +110,15 @@ def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"catalog part {path} is damaged ({error}): {REBUILD}") from error
+    table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
         raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}")
     return CatalogPart(table.replace_schema_metadata(None), mark)
+
+
+def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """A part as an older schema version wrote it, with null in the columns that came later."""
+    for place, field in enumerate(schema):
+        if field.name not in table.column_names and b"since" in (field.metadata or {}):
+            table = table.add_column(place, field, pa.nulls(len(table), field.type))
+    return table

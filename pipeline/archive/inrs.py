@@ -9,12 +9,12 @@ from pipeline.archive import catalog
 from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import ShardPlan, split_sources
 from pipeline.archive.shard import Members
-from pipeline.config import ZooConfig
-from pipeline.fit.adam import fit
+from pipeline.config import InrConfig, ZooConfig
+from pipeline.fit.adam import fit, psnr_at
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space
-from pipeline.signals import Signals, coordinates
+from pipeline.signals import Signals, cell_centres, coordinates
 
 MEMBERS, QUALITY, SCHEMA = "INRs", "psnr", catalog.SCHEMA
 
@@ -60,11 +60,12 @@ def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
 
 def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str) -> Members:
     """INRs are fitted on the CPU whatever the device."""
-    values = torch.from_numpy(signals.values[shard.source_index]).flatten(1, -2).transpose(1, 2).contiguous()
+    space, values = weight_space(config, signals), channels_first(signals.values[shard.source_index])
     sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
     seeds = member_keys(config.seed, sources, shard.view)
     grid = torch.from_numpy(coordinates(signals.grid))
-    fitted = fit(weight_space(config, signals), config.inr, config.fit, seeds, grid, values)
+    fitted = fit(space, config.inr, config.fit, seeds, grid, values)
+    off_grid = psnr_off_grid(space, config.inr, fitted.rows, signals, shard.source_index)
     reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
     keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
     columns = {
@@ -75,5 +76,25 @@ def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: s
         "stop_reason": reason.tolist(),
         "steps": fitted.steps,
         "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
+        "psnr_off_grid": pa.array(off_grid, mask=~(fitted.ok & np.isfinite(off_grid))),
     }
     return Members(keys, fitted.rows, fitted.ok, columns)
+
+
+def psnr_off_grid(
+    space: WeightSpace, inr: InrConfig, rows: torch.Tensor, signals: Signals, source_index: np.ndarray
+) -> np.ndarray:
+    """`(members,)` dB at the centres of the grid's cells, where no member was fitted.
+
+    The reference is the multilinear interpolation of the signal there: its edges are not sharper than the grid, so that a
+    member which draws them sharper scores low too.
+    """
+    num_dims = len(signals.grid)
+    grid = coordinates(signals.grid).reshape(1, *signals.grid, num_dims)
+    centres = torch.from_numpy(cell_centres(grid, num_dims).reshape(-1, num_dims))
+    return psnr_at(space, inr, rows, centres, channels_first(cell_centres(signals.values[source_index], num_dims))).numpy()
+
+
+def channels_first(values: np.ndarray) -> torch.Tensor:
+    """`(members, *grid, channels)` as `(members, channels, points)`."""
+    return torch.from_numpy(values).flatten(1, -2).transpose(1, 2).contiguous()

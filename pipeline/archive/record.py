@@ -18,7 +18,8 @@ from pipeline.config import Frozen, ImportConfig, ZooConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added the column psnr_off_grid; zoos of version 1 are read, and go on as version 2."""
 FILE = "zoo.json"
 
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.archive import catalog
@@ -14,7 +15,6 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 def summarize(zoo: Zoo) -> dict[str, Any]:
     """Counts, splits, PSNR quantiles in dB, size in bytes and provenance."""
     record, table = zoo.record, zoo.catalog
-    psnr = table["psnr"].drop_null().to_numpy() if "psnr" in table.column_names else ()
     grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
     weights = [shape for name, shape in record.tensors.items() if name.endswith(".weight")]
     size = sum(
@@ -31,12 +31,17 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "failed": sum(failures(zoo).values()),
         "splits": counts(table, "split"),
         "stopped by": counts(table, "stop_reason"),
-        "psnr": {f"{quantile:.0%}": round(float(np.quantile(psnr, quantile)), 2) for quantile in QUANTILES}
-        if len(psnr)
-        else {},
+        "psnr": quantiles(table, "psnr"),
+        "psnr off grid": quantiles(table, "psnr_off_grid"),
         "shards": len(record.shards),
         "bytes": size,
     }
+
+
+def quantiles(table: pa.Table, name: str) -> dict[str, float]:
+    """Of a column of numbers, by percent; empty where the zoo has none."""
+    values = table[name].drop_null().to_numpy() if name in table.column_names else ()
+    return {f"{part:.0%}": round(float(np.quantile(values, part)), 2) for part in QUANTILES} if len(values) else {}
 
 
 def failures(zoo: Zoo) -> dict[str, int]:

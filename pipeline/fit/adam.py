@@ -53,16 +53,21 @@ def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray,
     steps = torch.zeros(len(rows), dtype=torch.int64)
     fit_rows = _fit_eagerly if load_kernel() is None else _fit_compiled
     fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset)
-    final = torch.cat(
+    final = psnr_at(space, inr, rows, coordinates, targets)
+    finite = rows.isfinite().all(1) & final.isfinite()
+    reached = (steps < config.max_steps) | (final >= (config.target_psnr or float("inf")))
+    reason = np.where(~finite.numpy(), "diverged", np.where(reached.numpy(), "target", "max_steps"))
+    return Fit(rows, final.numpy(), steps.numpy(), reason)
+
+
+def psnr_at(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor) -> Tensor:
+    """`(members,)` dB: how well each row renders its own of `targets` `(members, channels, points)`."""
+    return torch.cat(
         [
             psnr(render(unpack(space, part), inr, coordinates), target)
             for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
         ]
     )
-    finite = rows.isfinite().all(1) & final.isfinite()
-    reached = (steps < config.max_steps) | (final >= (config.target_psnr or float("inf")))
-    reason = np.where(~finite.numpy(), "diverged", np.where(reached.numpy(), "target", "max_steps"))
-    return Fit(rows, final.numpy(), steps.numpy(), reason)
 
 
 def learning_rates(config: FitConfig) -> Tensor:

@@ -7,9 +7,9 @@ from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
 from pipeline.signals.parquet import load_parquet
-from pipeline.signals.signals import Signals, coordinates
+from pipeline.signals.signals import Signals, cell_centres, coordinates
 
-__all__ = ["Signals", "coordinates", "load_signals"]
+__all__ = ["Signals", "cell_centres", "coordinates", "load_signals"]
 
 MADE = {
     "digits": load_digits,

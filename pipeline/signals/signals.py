@@ -56,3 +56,14 @@ def coordinates(grid: tuple[int, ...]) -> np.ndarray:
         raise InputError(f"a signal's grid needs at least two points a side, got {grid}")
     axes = [np.linspace(-1, 1, size, dtype=np.float32) for size in grid]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))
+
+
+def cell_centres(values: np.ndarray, num_dims: int) -> np.ndarray:
+    """The multilinear interpolation of `(signals, *grid, channels)` at the centres of the grid's cells.
+
+    `(signals, *(grid - 1), channels)`: the mean of the 2^num_dims corners of each cell.
+    """
+    for axis in range(1, 1 + num_dims):
+        low, high = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        values = (values[low] + values[high]) / 2
+    return values

@@ -48,6 +48,7 @@ def make_zoo(folder: Path, rows: Tensor) -> Zoo:
             "stop_reason": ["max_steps"] * count,
             "steps": np.ones(count, np.int64),
             "psnr": np.full(count, 30, np.float32),
+            "psnr_off_grid": np.full(count, 25, np.float32),
         }
         keys = [f"{source:08d}" for source in shard.source_index]
         members = Members(keys, rows[shard.source_index], np.ones(count, bool), columns)

@@ -12,19 +12,22 @@ import pytest
 import safetensors.torch
 import torch
 import webdataset
+from scipy.interpolate import RegularGridInterpolator
 
 from flows.recipes import smoke
 from pipeline.archive import catalog
-from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo
+from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import write_json
 from pipeline.archive.inrs import plan_shards
 from pipeline.archive.plan import split_sources
+from pipeline.archive.record import SCHEMA_VERSION
+from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr, render
-from pipeline.signals import coordinates, load_signals
+from pipeline.signals import cell_centres, coordinates, load_signals
 
 SHARD = "train-000001"
 
@@ -74,6 +77,29 @@ def test_the_catalog_tells_the_psnr_of_every_stored_member(zoo):
     assert seen == len(zoo) == 400
 
 
+@pytest.mark.parametrize("grid", [(7,), (4, 6), (3, 5, 4)], ids=len)
+def test_between_the_points_of_a_grid_a_signal_is_its_multilinear_interpolation(grid):
+    values = np.random.default_rng(0).random((3, *grid, 2), np.float32)
+    axes = [np.linspace(-1, 1, size) for size in grid]
+    centres = np.stack(np.meshgrid(*[(axis[1:] + axis[:-1]) / 2 for axis in axes], indexing="ij"), -1)
+    wanted = RegularGridInterpolator(axes, np.moveaxis(values, 0, -1))(centres)
+    np.testing.assert_allclose(np.moveaxis(cell_centres(values, len(grid)), 0, -1), wanted, atol=1e-6)
+    drawn = cell_centres(coordinates(grid).reshape(1, *grid, len(grid)), len(grid))
+    np.testing.assert_allclose(drawn[0], centres, atol=1e-6)
+
+
+def test_the_catalog_tells_the_psnr_off_the_grid_of_every_stored_member(zoo):
+    signals, axis = load_signals(zoo.record.config.signals), np.linspace(-1, 1, 8)
+    middle = (axis[1:] + axis[:-1]) / 2
+    points = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, 2)
+    for index in (0, 150, 399):
+        row = zoo.catalog.slice(index, 1).to_pylist()[0]
+        wanted = RegularGridInterpolator((axis, axis), signals.values[row["source_index"], ..., 0])(points)
+        drawn = zoo.module(index)(torch.from_numpy(points).float())[:, 0].detach().numpy()
+        assert -10 * np.log10(np.square(drawn - wanted).mean()) == pytest.approx(row["psnr_off_grid"], abs=1e-3)
+        assert row["psnr_off_grid"] != pytest.approx(row["psnr"], abs=0.1)
+
+
 def test_all_views_of_a_signal_are_on_one_side(zoo):
     table = zoo.catalog.to_pandas()
     assert (table.groupby("source_index")["split"].nunique() == 1).all()
@@ -102,7 +128,11 @@ def test_members_that_diverge_keep_their_row_without_weights(tmp_path):
     assert summary.num_failed == 1
     rows = catalog.read_part(tmp_path, plan.shards[0].name).table.to_pylist()
     failed = rows.pop(1)
-    assert (failed["status"], failed["stop_reason"], failed["block"], failed["psnr"]) == ("failed", "diverged", None, None)
+    assert [failed[name] for name in ("status", "stop_reason", "block", "psnr", "psnr_off_grid")] == [
+        "failed",
+        "diverged",
+        *[None] * 3,
+    ]
     assert {row["status"] for row in rows} == {"ok"}
     for shard in plan.shards[1:]:
         fit_shard(config, tmp_path, plan.signals, shard)
@@ -199,9 +229,38 @@ def edit(folder: Path, **changes):
 
 
 def test_a_newer_schema_is_refused_by_name(zoo_copy):
-    edit(zoo_copy, schema_version=2)
-    with pytest.raises(InputError, match="has schema version 2, this dwszoo reads up to 1: install a newer dwszoo"):
+    edit(zoo_copy, schema_version=SCHEMA_VERSION + 1)
+    with pytest.raises(InputError, match=r"has schema version 3, this dwszoo reads up to 2: install a newer dwszoo"):
         Zoo.open(zoo_copy)
+
+
+@pytest.fixture
+def first_version(zoo_copy) -> Path:
+    """The zoo as schema version 1 had it: without the PSNR off the grid."""
+    edit(zoo_copy, schema_version=1)
+    (zoo_copy / "statistics.json").unlink()
+    for file in zoo_copy.glob("catalog/*.parquet"):
+        pq.write_table(pq.read_table(file).drop_columns("psnr_off_grid"), file, write_page_checksum=True)
+    seal_zoo(zoo_copy)
+    return zoo_copy
+
+
+def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_second(first_version, built_zoo):
+    zoo, new = Zoo.open(first_version), Zoo.open(built_zoo)
+    assert verify_zoo(zoo) == []
+    assert zoo.catalog["psnr_off_grid"].null_count == len(zoo)
+    assert zoo.catalog.drop_columns("psnr_off_grid").equals(new.catalog.drop_columns("psnr_off_grid"))
+    assert summarize(zoo)["psnr off grid"] == {}
+    shard(first_version).unlink()
+    plan = plan_zoo(smoke().zoo, first_version)
+    (pending,) = pending_shards(first_version)
+    unseal_zoo(first_version)
+    fit_shard(smoke().zoo, first_version, plan.signals, next(s for s in plan.shards if s.name == pending))
+    zoo = seal_zoo(first_version)
+    assert verify_zoo(zoo) == []
+    assert zoo.record.schema_version == SCHEMA_VERSION
+    assert zoo.catalog["psnr_off_grid"].null_count == len(zoo) - len(zoo.parts[SHARD].table)
+    assert zoo.parts[SHARD].table.equals(new.parts[SHARD].table)
 
 
 def test_a_zoo_json_that_was_tampered_with_is_refused(zoo_copy):
