@@ -6,11 +6,13 @@ hardware it runs) is not.
 
 import hashlib
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
 
 LOCATION = "location"
 """Marks a field that says where something runs or lies, never what comes out."""
@@ -55,11 +57,17 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}: was {json.dumps(old)}, is {json.dumps(new)}"]
 
 
+SOURCES = ("digits", "folder", "parquet", "idx", "npz", "sines", "waves", "distances", "occupancy")
+FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
+
+
 class SignalsConfig(Config):
-    source: Literal["digits", "folder", "parquet", "idx", "npz", "sines", "waves", "distances", "occupancy"] = "digits"
-    """scikit-learn's 8x8 digits; a folder of PNG/JPEG images, one subfolder a class; a folder of Parquet files in the
-    Hugging Face layout; a folder of IDX files; an NPZ file; 10,000 waves sin(bx) or a sin(bx), whose class is a band of
-    frequencies; signed distances to, or occupancy of, 4,000 solid shapes, whose class is the kind of shape."""
+    source: str = "digits"
+    """'digits': scikit-learn's, 8x8; 'folder': PNG/JPEG images, one subfolder a class; 'parquet': a folder of Parquet files
+    in the Hugging Face layout; 'idx': a folder of IDX files; 'npz': an NPZ file; 'sines', 'waves': 10,000 waves sin(bx) or
+    a sin(bx), whose class is a band of frequencies; 'distances', 'occupancy': signed distances to, or occupancy of, 4,000
+    solid shapes, whose class is the kind of shape. Or a function of yours as package.module:function: it takes `size` and
+    returns values (signals, *grid, channels) in [0, 1] with their labels (signals,)."""
     path: Annotated[Path | None, LOCATION] = None
     """Where the source lies: for images from files."""
     size: PositiveInt | None = None
@@ -71,6 +79,18 @@ class SignalsConfig(Config):
     """Share of each class that goes to the validation split, before any fit."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of each class that goes to the test split; where the source has a test split, that one is taken instead."""
+
+    @property
+    def is_function(self) -> bool:
+        """Whether signals are made by code of the user's: never called because an archive names it."""
+        return ":" in self.source
+
+    @field_validator("source")
+    @classmethod
+    def name_a_source_or_a_function(cls, source: str) -> str:
+        if source in SOURCES or FUNCTION.fullmatch(source):
+            return source
+        raise PydanticCustomError("source", f"input should be one of {', '.join(SOURCES)} or package.module:function")
 
 
 class InrConfig(Config):

@@ -20,7 +20,7 @@ from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
-from pipeline.signals import Signals, load_signals
+from pipeline.signals import Signals, check_signals, load_signals
 
 
 @dataclass(frozen=True)
@@ -39,12 +39,19 @@ class ShardSummary:
     """Over the members that did not fail: of the kind's `QUALITY`."""
 
 
-def plan_zoo(config: ZooConfig, folder: Path) -> ZooPlan:
-    """Load the signals, fix every member, write zoo.json.
+def plan_zoo(config: ZooConfig, folder: Path, signals: Signals | None = None) -> ZooPlan:
+    """Load the signals, or take those given, fix every member, write zoo.json.
 
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
     """
-    signals = load_signals(config.signals)
+    if signals is None:
+        signals = load_signals(config.signals)
+    elif config.signals.is_function:
+        signals = check_signals(config.signals.source, signals)
+    else:
+        raise InputError(
+            f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
+        )
     shards = kind_of(config).plan_shards(config, signals)
     record = make_record(config, signals, shards)
     claim_zoo(folder, record)

@@ -12,6 +12,7 @@ from pipeline.archive.summary import summarize
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Recipe, describe
 from pipeline.report import pictures
+from pipeline.signals import load_signals
 from pipeline.training.checkpoint import EpochMetrics, read_history
 
 NAMES = {"dwsnet": "DWSNet", "baseline": "flat MLP"}
@@ -30,7 +31,7 @@ def write_report(run: Path, recipe: Recipe):
     metrics = {name: read_json(path / "metrics.json") for name, path in folders.items()}
     histories = {name: read_history(path) for name, path in folders.items()}
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
-    pictures.draw_reconstructions(zoo, folder / "reconstructions.png")
+    pictures.draw_reconstructions(zoo, folder / "reconstructions.png", load_signals(recipe.zoo.signals))
     pictures.draw_psnr(zoo, folder / "psnr.svg")
     named = {NAMES[name]: history for name, history in histories.items()}
     pictures.draw_curves(named, len(zoo.record.signals.class_names), folder / "curves.svg")

@@ -43,21 +43,29 @@ def picture(path: Path, width: float, height: float):
 
 
 def originals(zoo: Zoo) -> Signals:
-    """The signals that the zoo was fitted to. Raises InputError where they are gone or are others now."""
+    """The signals that the zoo was fitted to, from where its record says. Raises InputError where they are gone."""
     if zoo.record.imported:
         raise InputError(f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known")
-    signals = load_signals(zoo.record.config.signals)
+    source = zoo.record.config.signals
+    if source.is_function:
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: its signals come from {source.source}, and no code is run because an archive "
+            "names it; in Python, pipeline.report.pictures.draw_reconstructions takes the signals"
+        )
+    return load_signals(source)
+
+
+def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
+    """One signal of each class above what its INRs render, with the PSNR of each.
+
+    Raises InputError where `signals`, or what the record names, are not those that the zoo was fitted to.
+    """
+    signals = originals(zoo) if signals is None else signals
     if signals.digest() != zoo.record.signals.digest:
         raise InputError(
             f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
             f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
         )
-    return signals
-
-
-def draw_reconstructions(zoo: Zoo, path: Path):
-    """One signal of each class above what its INRs render, with the PSNR of each."""
-    signals = originals(zoo)
     if len(signals.grid) > 3:
         raise InputError(f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}")
     table = zoo.catalog

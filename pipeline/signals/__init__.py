@@ -6,10 +6,11 @@ from pipeline.signals.analytic import load_distances, load_occupancy, load_sines
 from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
+from pipeline.signals.function import check_signals, load_function
 from pipeline.signals.parquet import load_parquet
 from pipeline.signals.signals import Signals, cell_centres, coordinates
 
-__all__ = ["Signals", "cell_centres", "coordinates", "load_signals"]
+__all__ = ["Signals", "cell_centres", "check_signals", "coordinates", "load_signals"]
 
 MADE = {
     "digits": load_digits,
@@ -23,7 +24,10 @@ READERS = {"folder": load_folder, "parquet": load_parquet, "idx": load_idx, "npz
 
 def load_signals(config: SignalsConfig) -> Signals:
     """All signals that `config` names. Raises InputError where one cannot be read."""
-    signals = MADE[config.source](config.size) if config.source in MADE else load_path(config)
+    if config.is_function:
+        signals = load_function(config.source, config.size)
+    else:
+        signals = MADE[config.source](config.size) if config.source in MADE else load_path(config)
     return signals if config.limit is None else signals.take(config.limit)
 
 

@@ -42,6 +42,7 @@ def test_recipes_are_listed_and_shown_with_every_field():
         (["run", "smoke", "--set", "trainng.epochs=3"], "did you mean 'training.epochs'?"),
         (["zoo", "info", "/nowhere"], "/nowhere is not a zoo"),
         (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name where"),
+        (["zoo", "build", "images", "--set", "zoo.signals.source=gone:make", "--out", "{tmp}"], "there is no module 'gone'"),
         (
             ["zoo", "build", "smoke", "--out", "{tmp}", "--set", "zoo.signals.validation_fraction=0"],
             "the validation split would be empty",

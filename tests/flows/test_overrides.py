@@ -38,6 +38,11 @@ def test_a_setting_replaces_one_field():
         ("digits", "zoo.views=0", r"zoo\.views: input should be greater than 0, got 0"),
         ("digits", "zoo.views=many", r"zoo\.views: input should be a valid integer, .* got \"many\""),
         ("digits", "zoo.inr.init=sirne", r"zoo\.inr\.init: input should be 'dws' or 'siren', got \"sirne\""),
+        (
+            "digits",
+            "zoo.signals.source=digit",
+            r"zoo\.signals\.source: input should be one of digits, .*, occupancy or package\.module:function, got \"digit\"",
+        ),
         ("digits", "zoo.views", r"--set takes key=value, got 'zoo\.views'"),
     ],
 )

@@ -1,0 +1,133 @@
+"""Signals from a function of the user's: what it may return, and that no archive ever has it called."""
+
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.summary import summarize
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.errors import InputError
+from pipeline.report.pictures import draw_reconstructions
+from pipeline.signals import Signals, load_signals
+
+SOURCE = """
+from pathlib import Path
+import numpy as np
+from pipeline.signals import Signals
+
+Path(__file__).with_suffix(".imported").touch()
+VALUES, LABELS = np.linspace(0, 1, 40 * 6).reshape(40, 6, 1), np.arange(40) % 3
+
+def arrays(size):
+    return np.repeat(VALUES, (size or 6) // 6, axis=1), LABELS
+
+def signals(size):
+    return Signals("steps", VALUES, LABELS, ("low", "middle", "high"), LABELS > 1)
+
+a_list = lambda size: [VALUES, LABELS]
+flat = lambda size: (VALUES[..., 0], LABELS)
+a_point = lambda size: (VALUES[:, :1], LABELS)
+bright = lambda size: (2 * VALUES, LABELS)
+few = lambda size: (VALUES, LABELS[:-1])
+floating = lambda size: (VALUES, LABELS / 2)
+nameless = lambda size: Signals("steps", VALUES, LABELS, ("low", "middle"))
+half = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), np.ones(3, bool))
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """The module `made`, in the working directory alone, and the mark that it leaves when it is imported."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "made.py").write_text(textwrap.dedent(SOURCE))
+    (folder / "needs.py").write_text("import no_such_package")
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield folder / "made.imported"
+    sys.modules.pop("made", None)
+
+
+def test_arrays_and_signals_are_taken_as_they_are(module):
+    made = load_signals(SignalsConfig(source="made:arrays"))
+    assert (made.name, made.values.dtype, made.values.shape, made.class_names) == (
+        "made:arrays",
+        np.float32,
+        (40, 6, 1),
+        ("0", "1", "2"),
+    )
+    np.testing.assert_allclose(made.values.ravel(), np.linspace(0, 1, 240), atol=1e-7)
+    assert made.labels.tolist() == [number % 3 for number in range(40)]
+    assert load_signals(SignalsConfig(source="made:arrays", size=12)).grid == (12,)
+    assert len(load_signals(SignalsConfig(source="made:arrays", limit=7))) == 7
+    made = load_signals(SignalsConfig(source="made:signals"))
+    assert (made.name, made.class_names, made.held_out.sum()) == ("steps", ("low", "middle", "high"), 13)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("gone:make", "signals.source names gone:make: there is no module 'gone' in .* or installed"),
+        ("made.inside:make", "there is no module 'made.inside'"),
+        ("made:make", "module 'made' has no function 'make'"),
+        ("made:VALUES", "module 'made' has no function 'VALUES'"),
+        ("made:a_list", r"made:a_list must return Signals or a tuple \(values, labels\), found list"),
+        ("made:flat", r"values \(signals, \*grid, channels\) .*, found float64 \(40, 6\)"),
+        ("made:a_point", r"at least two points along each axis of the grid, found float64 \(40, 1, 1\)"),
+        ("made:bright", r"made:bright must return values in \[0, 1\], found 0 to 2"),
+        ("made:few", r"a whole number as label of each of 40 signals, found int64 \(39,\)"),
+        ("made:floating", r"a whole number as label of each of 40 signals, found float64 \(40,\)"),
+        ("made:nameless", "must return labels 0 to 1, found 0 to 2"),
+        ("made:half", r"held_out as 40 truth values, found bool \(3,\)"),
+    ],
+)
+def test_what_a_function_must_not_return_is_named(module, source, message):
+    with pytest.raises(InputError, match=message):
+        load_signals(SignalsConfig(source=source))
+
+
+def test_a_module_that_lacks_what_it_needs_says_so_itself(module):
+    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+        load_signals(SignalsConfig(source="needs:make"))
+
+
+def config(source: str) -> ZooConfig:
+    return ZooConfig(signals=SignalsConfig(source=source), inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=3))
+
+
+def build(config: ZooConfig, folder, signals: Signals | None = None) -> Zoo:
+    plan = plan_zoo(config, folder, signals)
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    return seal_zoo(folder)
+
+
+def test_an_archive_that_names_a_function_never_has_it_imported(module, tmp_path):
+    build(config("made:signals"), tmp_path / "zoo")
+    made = load_signals(SignalsConfig(source="made:signals"))
+    del sys.modules["made"]
+    module.unlink()
+    zoo = Zoo.open(tmp_path / "zoo")
+    assert verify_zoo(zoo) == []
+    assert summarize(zoo)["signals"] == "40 of steps, 6"
+    with pytest.raises(InputError, match="its signals come from made:signals, and no code is run because an archive names it"):
+        draw_reconstructions(zoo, tmp_path / "zoo.png")
+    draw_reconstructions(zoo, tmp_path / "zoo.png", made)
+    assert "made" not in sys.modules
+    assert not module.exists()
+
+
+def test_signals_made_in_python_are_fitted_under_the_name_of_their_function(tmp_path):
+    signals = Signals("ramps", np.linspace(0, 1, 240).reshape(40, 6, 1), np.arange(40) % 2, ("even", "odd"))
+    zoo = build(config("notebook:ramps"), tmp_path / "zoo", signals)
+    assert verify_zoo(zoo) == []
+    assert zoo.record.config.signals.source == "notebook:ramps"
+    with pytest.raises(InputError, match="must name the function that made these signals, as module:function, got 'digits'"):
+        plan_zoo(config("digits"), tmp_path / "other", signals)
+    with pytest.raises(InputError, match=r"differs from this one .* in signals digest"):
+        plan_zoo(config("notebook:ramps"), tmp_path / "zoo", signals.take(39))
