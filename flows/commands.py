@@ -113,7 +113,7 @@ def zoo_build(options: Namespace) -> int:
 
 def zoo_info(options: Namespace):
     """Counts, splits, PSNR quantiles, size and configuration of a zoo."""
-    from pipeline.archive.summary import summarize
+    from pipeline.archive.summary import in_words, summarize
     from pipeline.archive.zoo import Zoo
 
     summary = summarize(Zoo.open(options.zoo))
@@ -121,9 +121,7 @@ def zoo_info(options: Namespace):
         print(json.dumps(summary, indent=2))
         return
     for key, value in summary.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{name} {part}" for name, part in value.items())
-        print(f"{key:<13} {value}")
+        print(f"{key:<13} {in_words(value)}")
 
 
 def zoo_verify(options: Namespace):

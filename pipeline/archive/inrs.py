@@ -7,7 +7,7 @@ import torch
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.network import DecodeContract
-from pipeline.archive.plan import ShardPlan, split_sources
+from pipeline.archive.plan import SPLITS, ShardPlan, split_sources
 from pipeline.archive.shard import Members
 from pipeline.config import InrConfig, ZooConfig
 from pipeline.fit.adam import fit, psnr_at
@@ -56,6 +56,14 @@ def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
             part = slice(start, start + config.shard_size)
             shards.append(ShardPlan(f"{split}-{number:06d}", split, source_index[part], view[part]))
     return shards
+
+
+def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]]:
+    """How many INRs of each class each split will have."""
+    counts = {split: np.zeros(len(signals.class_names), np.int64) for split in SPLITS}
+    for shard in shards:
+        counts[shard.split] += np.bincount(signals.labels[shard.source_index], minlength=len(signals.class_names))
+    return {split: tuple(count.tolist()) for split, count in counts.items()}
 
 
 def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str) -> Members:

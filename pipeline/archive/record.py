@@ -66,6 +66,8 @@ class ZooRecord(Frozen):
     """Shape of each tensor of a member, in state dict order."""
     decode: DecodeContract
     shards: tuple[ShardRecord, ...]
+    classes: dict[str, tuple[int, ...]] | None = None
+    """Members of each class, by split, as planned; null where members are of no class or the zoo was imported."""
     imported: ImportRecord | None = None
 
     @field_validator("tensors")
@@ -128,6 +130,7 @@ def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) ->
         tensors={spec.name: spec.shape for spec in kind.weight_space(config, signals).tensors},
         decode=kind.decode_contract(config, signals),
         shards=tuple(ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index)) for shard in shards),
+        classes=kind.class_counts(signals, shards),
     )
 
 

@@ -30,12 +30,30 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "members": len(table),
         "failed": sum(failures(zoo).values()),
         "splits": counts(table, "split"),
+        "classes": by_class(zoo),
         "stopped by": counts(table, "stop_reason"),
         "psnr": quantiles(table, "psnr"),
         "psnr off grid": quantiles(table, "psnr_off_grid"),
         "shards": len(record.shards),
         "bytes": size,
     }
+
+
+def by_class(zoo: Zoo) -> dict[str, dict[str, int]]:
+    """Members of each class, by split; empty where none has a class."""
+    names = dict(enumerate(zoo.record.signals.class_names))
+    table = zoo.catalog.filter(pc.field("label").is_valid()) if "label" in zoo.catalog.column_names else zoo.catalog.slice(0, 0)
+    found = {split: counts(table.filter(pc.field("split") == split), "label") for split in counts(table, "split")}
+    return {split: {names.get(label, str(label)): labels[label] for label in sorted(labels)} for split, labels in found.items()}
+
+
+def in_words(value: Any) -> str:
+    """A figure, or several with their names, on one line."""
+    if not isinstance(value, dict):
+        return f"{value}"
+    if any(isinstance(part, dict) for part in value.values()):
+        return "; ".join(f"{name} ({in_words(part)})" for name, part in value.items())
+    return ", ".join(f"{name}: {part}" for name, part in value.items())
 
 
 def quantiles(table: pa.Table, name: str) -> dict[str, float]:

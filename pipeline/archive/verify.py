@@ -3,11 +3,14 @@
 import json
 import math
 
+import pyarrow.compute as pc
+
 from pipeline.archive import catalog
 from pipeline.archive.files import sha256
 from pipeline.archive.record import FILE, ShardRecord
 from pipeline.archive.statistics import compute_statistics
-from pipeline.archive.zoo import Zoo, read_shard
+from pipeline.archive.summary import counts
+from pipeline.archive.zoo import Zoo, column, read_shard
 from pipeline.errors import ArchiveError
 
 
@@ -18,7 +21,7 @@ def verify_zoo(zoo: Zoo) -> list[str]:
     except ArchiveError as error:
         return [str(error)]
     problems += unexpected_files(zoo)
-    return problems if problems else seal_problems(zoo)
+    return problems or plan_problems(zoo) or seal_problems(zoo)
 
 
 def shard_problems(zoo: Zoo) -> dict[str, str]:
@@ -49,6 +52,25 @@ def unexpected_files(zoo: Zoo) -> list[str]:
     expected = {path(zoo.folder, shard.name) for shard in zoo.record.shards for path in (catalog.shard_path, catalog.part_path)}
     found = {path for pattern in ("shards/*.tar", "catalog/*.parquet") for path in zoo.folder.glob(pattern)}
     return [f"{path} is not in the plan of this zoo: move it out of the folder" for path in sorted(found - expected)]
+
+
+def plan_problems(zoo: Zoo) -> list[str]:
+    """Where the members are not those that were planned: of each class in each split, each once, a source's on one side."""
+    table, names = zoo.catalog, zoo.record.signals.class_names
+    problems = []
+    for split, planned in (zoo.record.classes or {}).items():
+        found = counts(table.filter(pc.field("split") == split), "label")
+        problems += [
+            f"the {split} split must have {number} members of class {name}, found {found.get(label, 0)}"
+            for label, (name, number) in enumerate(zip(names, planned, strict=True))
+            if found.get(label, 0) != number
+        ]
+    sides = table.group_by("source_index").aggregate([("split", "count_distinct")])
+    for source in column(sides.filter(pc.field("split_count_distinct") > 1), "source_index")[:1]:
+        problems.append(f"all members of source {source} must be in one split, found them in several")
+    if num_keys := len(table) - pc.count_distinct(table["key"]).as_py():
+        problems.append(f"every member must have a key of its own, found {num_keys} that have another's")
+    return [f"{problem}: build the zoo anew" for problem in problems]
 
 
 def seal_problems(zoo: Zoo) -> list[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.archive.files import read_json, write_atomic
-from pipeline.archive.summary import summarize
+from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Recipe, describe
 from pipeline.report import pictures
@@ -44,7 +44,7 @@ def write_report(run: Path, recipe: Recipe):
         subtitle=f"zoo {zoo.record.fingerprint}, run {recipe.fingerprint()}",
         figures=headline(zoo, metrics, histories, fitted),
         models=model_table(metrics, histories),
-        zoo={key: plain(value) for key, value in summarize(zoo).items()},
+        zoo={key: in_words(value) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, histories, fitted),
         configuration=[(name, json.dumps(value, default=str), meaning) for name, value, meaning in describe(recipe)],
     )
@@ -112,7 +112,3 @@ def train_rate(history: list[EpochMetrics]) -> float:
 
 def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def plain(value: Any) -> str:
-    return ", ".join(f"{key} {part}" for key, part in value.items()) if isinstance(value, dict) else f"{value}"

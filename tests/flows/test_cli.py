@@ -86,6 +86,8 @@ def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
     info = json.loads(dwszoo("zoo", "info", built_zoo, "--json").out)
     assert (info["members"], info["failed"], info["architecture"]) == (400, 0, "2-8-6-1")
     assert info["splits"] == {"train": 282, "validation": 38, "test": 80}
+    assert {split: sum(classes.values()) for split, classes in info["classes"].items()} == info["splits"]
+    assert info["classes"]["validation"]["0"] == 4
     assert set(info["psnr"]) == set(info["psnr off grid"]) == {"0%", "5%", "50%", "95%", "100%"}
     assert "architecture  2-8-6-1" in dwszoo("zoo", "info", built_zoo).out
     verified = dwszoo("zoo", "verify", built_zoo)

@@ -83,7 +83,7 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
         "zoo.fit.max_steps",
         "training.model.channels",
         "Adam's learning rate.",
-        "train 282, validation 38, test 80",
+        "train: 282, validation: 38, test: 80",
     ):
         assert wanted in page.text, wanted
 

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
@@ -18,13 +19,13 @@ from flows.recipes import smoke
 from pipeline.archive import catalog
 from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import write_json
-from pipeline.archive.inrs import plan_shards
+from pipeline.archive.inrs import class_counts, plan_shards
 from pipeline.archive.plan import split_sources
 from pipeline.archive.record import SCHEMA_VERSION
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import FitConfig, SignalsConfig
+from pipeline.config import FitConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr, render
 from pipeline.signals import cell_centres, coordinates, load_signals
@@ -305,6 +306,42 @@ def test_the_plan_depends_on_the_seed_alone():
     assert all(np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True))
     other = split_sources(config.model_copy(update={"seed": 1}), signals)
     assert not np.array_equal(other["test"], split_sources(config, signals)["test"])
+
+
+def test_every_class_is_split_in_the_same_shares_and_every_signal_planned_once_a_view():
+    config = ZooConfig(signals=SignalsConfig(source="digits"), views=2)
+    signals = load_signals(config.signals)
+    digits = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])  # of each class, 1,797 in all
+    planned = {split: np.array(counts) for split, counts in class_counts(signals, plan_shards(config, signals)).items()}
+    assert planned["test"].tolist() == [2 * round(number * 0.2) for number in digits]
+    assert planned["validation"].tolist() == [2 * round(number * 0.1) for number in digits]
+    assert sum(planned.values()).tolist() == (2 * digits).tolist()
+    members = [pair for shard in plan_shards(config, signals) for pair in zip(shard.source_index, shard.view, strict=True)]
+    assert sorted(members) == [(source, view) for source in range(1797) for view in range(2)]
+
+
+def relabelled(table: pa.Table) -> pa.Table:
+    return table.set_column(table.column_names.index("label"), table.schema.field("label"), [np.full(len(table), 3)])
+
+
+def moved(table: pa.Table) -> pa.Table:
+    return table.set_column(
+        table.column_names.index("source_index"), table.schema.field("source_index"), [np.arange(len(table))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (relabelled, r"the validation split must have 4 members of class 0, found 0: build the zoo anew"),
+        (moved, r"all members of source \d+ must be in one split, found them in several: build the zoo anew"),
+    ],
+)
+def test_members_other_than_the_planned_ones_are_found_though_every_checksum_is_right(zoo_copy, change, message):
+    (zoo_copy / "statistics.json").unlink()
+    file = catalog.part_path(zoo_copy, "validation-000000")
+    pq.write_table(change(pq.read_table(file)), file, write_page_checksum=True)
+    assert any(re.fullmatch(message, problem) for problem in verify_zoo(seal_zoo(zoo_copy)))
 
 
 def test_a_sources_own_test_split_is_kept():
