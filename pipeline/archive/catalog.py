@@ -106,7 +106,7 @@ def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.
         raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {sha256(data)}: {REBUILD}")
     try:
         # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
-        table = pq.ParquetFile(io.BytesIO(data), page_checksum_verification=True).read(use_threads=False)
+        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"catalog part {path} is damaged ({error}): {REBUILD}") from error

@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from pipeline.errors import InputError
 
 
@@ -26,6 +28,24 @@ def write_atomic(path: Path, data: bytes):
         temporary.unlink(missing_ok=True)
 
 
+def read_array(path: Path, size: int) -> np.ndarray:
+    """The `(size,)` bytes of a file, uint8, in memory of their own. Raises ValueError where it has another size.
+
+    Not mapped: whoever cut the file short would end the process, and whoever wrote into it would change what was checked.
+    NumPy takes large arrays from huge pages, so that fresh memory costs little.
+    """
+    with open(path, "rb", buffering=0) as file:
+        found = os.fstat(file.fileno()).st_size
+        if found != size:
+            raise ValueError(f"{path} must have {size} bytes, found {found}")
+        data = np.empty(size, np.uint8)
+        while size and (count := file.readinto(data[-size:])):
+            size -= count
+    if size:
+        raise ValueError(f"{path} must have {len(data)} bytes, found {len(data) - size}")
+    return data
+
+
 def write_json(path: Path, value: Any):
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
@@ -40,7 +60,7 @@ def sweep_temporaries(folder: Path):
         leftover.unlink(missing_ok=True)
 
 
-def sha256(data: bytes) -> str:
+def sha256(data: bytes | np.ndarray) -> str:
     return hashlib.sha256(data).hexdigest()
 
 

@@ -5,14 +5,14 @@
 
 import io
 import json
-import tarfile
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import safetensors
 import safetensors.torch
+import torch
 import webdataset
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from pipeline.fit.siren import unpack
 
 Block = dict[str, Tensor]
 """Stacked state dicts: `(members, *shape)` float32 by tensor name."""
+TAR_BLOCK = 512
+HEADER_LENGTH = 8
+"""Bytes before the header of a safetensors file, which say how long it is."""
 
 
 @dataclass(frozen=True)
@@ -64,30 +67,68 @@ def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
     return buffer.getvalue()
 
 
-def decode_shard(name: str, data: bytes, space: WeightSpace) -> list[tuple[Block, list[str]]]:
-    """The blocks of a shard, in order. Raises ArchiveError where the bytes are not what `encode_shard` makes.
+def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[Block, list[str]]]:
+    """The blocks of a shard, in order: views of its bytes `(bytes,)` uint8, which are not copied.
 
-    Reads safetensors and JSON alone: nothing is unpickled, and no member's name is used as a path.
+    Raises ArchiveError where they are not what `encode_shard` makes. Reads sizes and JSON alone, allocates nothing by what
+    they say, and uses no member's name as a path.
     """
     blocks = []
     try:
-        with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-            places = {member.name: (member.offset_data, member.size) for member in tar if member.isfile()}
-        content = {member: data[start : start + size] for member, (start, size) in places.items()}
+        content = dict(tar_entries(data))
         for number in range(len(content) // 2):
             key = f"{name}-{number:04d}"
-            keys = json.loads(content[f"{key}.json"])
-            block = safetensors.torch.load(content[f"{key}.safetensors"])
-            check_block(f"block {key}", block, space, len(keys))
-            blocks.append(({spec.name: block[spec.name] for spec in space.tensors}, keys))
-    except (tarfile.TarError, safetensors.SafetensorError, ValueError, KeyError, EOFError) as error:
+            keys = json.loads(content.pop(f"{key}.json").tobytes())
+            if not isinstance(keys, list) or not all(isinstance(member, str) for member in keys):
+                raise ValueError(f"{key}.json must be a list of keys")
+            blocks.append((stacked_tensors(content.pop(f"{key}.safetensors"), space, len(keys)), keys))
+        if content:
+            raise ValueError(f"it must hold nothing but its blocks, found {next(iter(content))!r}")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ArchiveError(f"shard {name} cannot be read ({error}): `dwszoo zoo verify` says what is wrong") from error
     return blocks
 
 
-def check_block(what: str, block: Block, space: WeightSpace, num_members: int):
-    """Raises ArchiveError where a block's tensors are not those of `num_members` members of `space`."""
+def tar_entries(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """Name and bytes of each entry of a tar of plain files. Raises ValueError where it is anything else, or is cut short."""
+    start = 0
+    while start + TAR_BLOCK <= len(data):
+        header = data[start : start + TAR_BLOCK].tobytes()
+        if not header.strip(b"\0"):
+            return
+        if int(header[148:154], 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") or header[156:157] != b"0":
+            raise ValueError(f"expected the header of a plain file at byte {start}")
+        name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
+        start += TAR_BLOCK
+        if not 0 <= size <= len(data) - start:
+            raise ValueError(f"{name!r} must have {size} bytes, found {len(data) - start}")
+        yield name, data[start : start + size]
+        start += -(-size // TAR_BLOCK) * TAR_BLOCK
+    raise ValueError("the end of the tar is missing")
+
+
+def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> Block:
+    """The tensors of a safetensors file, which must be those of `num_members` members of `space`, one after the other."""
+    length = int.from_bytes(data[:HEADER_LENGTH].tobytes(), "little")
+    if not length <= len(data) - HEADER_LENGTH:
+        raise ValueError(f"a header of {length} bytes does not fit into {len(data)}")
+    header = json.loads(data[HEADER_LENGTH : HEADER_LENGTH + length].tobytes())
     expected = {spec.name: (num_members, *spec.shape) for spec in space.tensors}
-    found = {name: tuple(tensor.shape) for name, tensor in block.items()}
-    if found != expected:
-        raise ArchiveError(f"{what} must hold tensors {expected}, found {found}")
+    found = {tensor: (*entry["shape"],) for tensor, entry in header.items()}
+    if found != expected or {entry["dtype"] for entry in header.values()} != {"F32"}:
+        raise ValueError(f"it must hold float32 tensors {expected}, found {shown(header)}")
+    values, place, block = data[HEADER_LENGTH + length :], 0, {}
+    for tensor in sorted(header, key=lambda tensor: header[tensor]["data_offsets"]):
+        size = 4 * math.prod(expected[tensor])
+        if header[tensor]["data_offsets"] != [place, place + size] or place + size > len(values):
+            raise ValueError(f"{tensor} must lie at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}")
+        block[tensor] = torch.from_numpy(values[place : place + size].view(np.float32).reshape(expected[tensor]))
+        place += size
+    if place != len(values):
+        raise ValueError(f"tensors must fill {len(values)} bytes, found {place}")
+    return {spec.name: block[spec.name] for spec in space.tensors}
+
+
+def shown(header: dict[str, Any]) -> str:
+    """Types and shapes, as far as a sentence goes."""
+    return str({tensor: (entry["dtype"], entry["shape"]) for tensor, entry in header.items()})[:200]

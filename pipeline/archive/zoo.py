@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
-from pipeline.archive.files import read_json, sha256
+from pipeline.archive.files import read_array, read_json, sha256
 from pipeline.archive.network import Network
 from pipeline.archive.record import ZooRecord, read_record
 from pipeline.archive.shard import Block, decode_shard
@@ -25,6 +25,7 @@ CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
 READ_AHEAD = 2
 """Shards that are read and checked while another is used."""
+REBUILD = "`dwszoo zoo build` (or `import`) makes it again"
 
 
 class Zoo:
@@ -44,10 +45,10 @@ class Zoo:
     def parts(self) -> dict[str, catalog.CatalogPart]:
         """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
         checksums = self.seal["catalog"] if self.is_sealed else {}
-        return {
-            shard.name: catalog.read_part(self.folder, shard.name, checksums.get(shard.name), self.record.schema)
-            for shard in self.record.shards
-        }
+        names, schema = [shard.name for shard in self.record.shards], self.record.schema
+        with ThreadPoolExecutor(READ_AHEAD) as pool:
+            parts = pool.map(lambda name: catalog.read_part(self.folder, name, checksums.get(name), schema), names)
+            return dict(zip(names, parts, strict=True))
 
     @cached_property
     def catalog(self) -> pa.Table:
@@ -88,23 +89,29 @@ class Zoo:
         return column(numbered.filter(condition), "index")
 
     def blocks(self, split: str) -> Iterator[tuple[Block, pa.Table]]:
-        """Every block of `split` with its catalog rows, in the order of the plan; the next shards are read meanwhile."""
+        """Every block of `split` with its catalog rows, in the order of the plan; the next shards are read meanwhile.
+
+        Read anew each time, and the caller's to keep or to change.
+        """
         names = [shard.name for shard in self.record.shards if shard.split == split]
         with ThreadPoolExecutor(READ_AHEAD) as pool:
-            coming = deque(pool.submit(self.shard, name) for name in names[:READ_AHEAD])
+            coming = deque(pool.submit(self._read_shard, name) for name in names[:READ_AHEAD])
             for place, name in enumerate(names):
                 table = self.parts[name].table
                 rows, start = table.filter(pc.equal(table["status"], "ok")), 0
                 blocks = coming.popleft().result()
                 if place + READ_AHEAD < len(names):
-                    coming.append(pool.submit(self.shard, names[place + READ_AHEAD]))
+                    coming.append(pool.submit(self._read_shard, names[place + READ_AHEAD]))
                 for block in blocks:
                     num_members = len(next(iter(block.values())))
                     yield block, rows.slice(start, num_members)
                     start += num_members
 
     def shard(self, name: str) -> list[Block]:
-        """The blocks of a shard. Raises ArchiveError where it is missing or its bytes are not those committed."""
+        """The blocks of a shard, which stay cached: not to be written into.
+
+        Raises ArchiveError where it is missing or its bytes are not those committed.
+        """
         return self._shard(name)
 
     def _read_shard(self, name: str) -> list[Block]:
@@ -114,12 +121,12 @@ class Zoo:
         return len(self.catalog)
 
     def __getitem__(self, index: int) -> Block:
-        """The state dict of the member in catalog row `index`. Raises ArchiveError where its fit failed."""
+        """A copy of the state dict of the member in catalog row `index`. Raises ArchiveError where its fit failed."""
         row = self.catalog.slice(index, 1).to_pylist()[0]
         if row["block"] is None:
             raise ArchiveError(f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})")
         block = self.shard(row["shard"])[row["block"]]
-        return {name: tensor[row["row"]] for name, tensor in block.items()}
+        return {name: tensor[row["row"]].clone() for name, tensor in block.items()}
 
     def module(self, index: int) -> Network:
         """The member in catalog row `index` as a torch module with its own state dict, from coordinates to values.
@@ -133,25 +140,14 @@ def read_shard(folder: Path, name: str, mark: catalog.ShardMark, space: WeightSp
     """The blocks of a shard with their keys. Raises ArchiveError where it is missing or differs from what was committed."""
     path = catalog.shard_path(folder, name)
     try:
-        data = path.read_bytes()
+        data = read_array(path, mark.num_bytes)
     except FileNotFoundError:
-        raise ArchiveError(
-            f"shard {path} is missing though the catalog names it: `dwszoo zoo build` (or `import`) makes it again"
-        ) from None
-    if len(data) != mark.num_bytes:
-        raise ArchiveError(
-            f"shard {path} must have {mark.num_bytes} bytes, found {len(data)}: `dwszoo zoo build` (or `import`) makes it again"
-        )
-    with ThreadPoolExecutor(1) as pool:
-        digest = pool.submit(sha256, data)  # as long as the decoding, and beside it
-        try:
-            return decode_shard(name, data, space)
-        finally:
-            if digest.result() != mark.sha256:
-                raise ArchiveError(
-                    f"shard {path} must have sha256 {mark.sha256}, found {digest.result()}: "
-                    "`dwszoo zoo build` (or `import`) makes it again"
-                )
+        raise ArchiveError(f"shard {path} is missing though the catalog names it: {REBUILD}") from None
+    except ValueError as error:
+        raise ArchiveError(f"shard {error}: {REBUILD}") from error
+    if (digest := sha256(data)) != mark.sha256:
+        raise ArchiveError(f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}")
+    return decode_shard(name, data, space)
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

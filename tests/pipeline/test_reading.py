@@ -41,6 +41,26 @@ def test_blocks_come_in_the_order_of_the_plan_with_their_own_rows(zoo):
     assert keys == zoo.members("train")["key"].to_pylist()
 
 
+def test_what_is_read_is_the_readers_own(zoo):
+    files = {path: path.read_bytes() for path in (zoo.folder / "shards").iterdir()}
+    before = {name: tensor.clone() for name, tensor in zoo[0].items()}
+    for tensor in zoo[0].values():
+        tensor.fill_(7)
+    for block, _ in zoo.blocks("train"):
+        for tensor in block.values():
+            tensor.fill_(7)
+    assert all(torch.equal(zoo[0][name], tensor) for name, tensor in before.items())
+    assert next(zoo.blocks("train"))[0]["layers.0.weight"][0].equal(before["layers.0.weight"])
+    assert {path: path.read_bytes() for path in files} == files
+
+
+def test_a_shard_cut_short_in_place_does_no_harm_to_what_was_read(zoo_copy):
+    block, rows = next(Zoo.open(zoo_copy).blocks("train"))
+    with open(zoo_copy / "shards" / f"{rows['shard'][0]}.tar", "r+b") as file:
+        file.truncate(0)
+    assert all(tensor.isfinite().all() for tensor in block.values())
+
+
 def test_damage_is_told_by_the_block_that_would_come_next(zoo_copy):
     zoo = Zoo.open(zoo_copy)
     shards = [shard.name for shard in zoo.record.shards if shard.split == "train"]
