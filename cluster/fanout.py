@@ -1,7 +1,10 @@
 """Many independent tasks on a Ray cluster, a bounded number at a time."""
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import Any, TypeVar
+
+from cluster.progress import SECONDS, Listener
 
 Item = TypeVar("Item")
 
@@ -15,34 +18,51 @@ def run_tasks(
     shared: tuple[Any, ...],
     num_workers: int,
     gpus_per_worker: float = 0,
+    on_progress: Callable[[Item, int], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[Item, Any]]:
     """`(item, function(*shared, item, **options))` for each item, as they finish; an exception where the task raised one.
 
     `shared` is put into the object store once. A task that raised, or whose worker died, is tried again (three times) on
     whatever node has room, and does not stop the others.
+
+    With `on_progress`, the function takes `advance` too, to call with how much it has done since the last call; and
+    `on_progress(item, done)` is called about twice a second for each item that is under way and further than it was.
     """
     import ray
 
     remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3, retry_exceptions=True)(function)
     references = [ray.put(value) for value in shared]
-    waiting, running = iter(items), {}
+    waiting, running, listener = iter(items), {}, Listener()
     try:
         while True:
-            for item in waiting:
-                running[remote.remote(*references, item, **options)] = item
-                if len(running) >= num_workers * WINDOW:
-                    break
+            for item in islice(waiting, num_workers * WINDOW - len(running)):
+                teller = listener.teller()
+                told = {"advance": teller} if on_progress else {}
+                running[remote.remote(*references, item, **options, **told)] = item, teller
             if not running:
                 return
-            done, _ = ray.wait(list(running), num_returns=1)
-            item = running.pop(done[0])
-            try:
-                yield item, ray.get(done[0])
-            except ray.exceptions.RayTaskError as error:
-                yield item, error.cause if isinstance(getattr(error, "cause", None), Exception) else error
-            except ray.exceptions.RayError as error:
-                yield item, error
+            done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS if on_progress else None)
+            if on_progress:
+                for item, count in listener.hear(running.values()):
+                    on_progress(item, count)
+            for reference in done:
+                item, _ = running.pop(reference)
+                yield item, outcome(reference)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+        if on_progress:
+            listener.forget()
+
+
+def outcome(reference: Any) -> Any:
+    """What a finished task returned, or the exception that it ended with."""
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        return error.cause if isinstance(getattr(error, "cause", None), Exception) else error
+    except ray.exceptions.RayError as error:
+        return error

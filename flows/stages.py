@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from flows.progress import Progress
 from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.kinds import kind_of
+from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
@@ -53,20 +55,15 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
     kind.prepare()
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
-    total = sum(len(shard.source_index) for shard in shards)
-    bar, start = Progress("fit", total, kind.MEMBERS), time.perf_counter()
-    members, fitted, quality, failed, errors = 0, 0, 0.0, 0, {}
+    bar, start, errors = FitBar(kind, shards), time.perf_counter(), {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
     device = "cuda" if resources.gpus_per_worker else "cpu"
-    for shard, result in run_tasks(fit_shard, shards, shared, resources.workers, resources.gpus_per_worker, device=device):
-        members += len(shard.source_index)
-        if isinstance(result, ShardSummary):
-            failed += result.num_failed
-            fitted += result.num_members - result.num_failed
-            quality += result.quality_sum
-        else:
+    for shard, result in run_tasks(
+        fit_shard, shards, shared, resources.workers, resources.gpus_per_worker, bar.hear, device=device
+    ):
+        if not isinstance(result, ShardSummary):
             errors[shard.name] = result
-        bar.update(members, f"mean {kind.tell(quality / max(1, fitted))}" + (f", {failed} failed" if failed else ""))
+        bar.finish(shard, result)
     bar.close()
     if errors:
         name, error = next(iter(errors.items()))
@@ -74,7 +71,41 @@ def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary 
             f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
             f"{name}: {error}; run the same command again to go on"
         ) from error
-    return FitSummary(members, failed, time.perf_counter() - start, quality / max(1, fitted))
+    return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
+
+
+class FitBar:
+    """The bar of a fit, over the members of shards that are finished and of those under way."""
+
+    def __init__(self, kind: ModuleType, shards: list[ShardPlan]):
+        self.kind = kind
+        self.bar = Progress("fit", sum(len(shard.source_index) for shard in shards), kind.MEMBERS)
+        self.members, self.fitted, self.failed, self.quality_sum = 0, 0, 0, 0.0
+        self.under_way: dict[str, int] = {}
+
+    @property
+    def mean_quality(self) -> float:
+        return self.quality_sum / max(1, self.fitted)
+
+    def hear(self, shard: ShardPlan, done: int):
+        self.under_way[shard.name] = done
+        self._show()
+
+    def finish(self, shard: ShardPlan, result: ShardSummary | Exception):
+        self.under_way.pop(shard.name, None)
+        self.members += len(shard.source_index)
+        if isinstance(result, ShardSummary):
+            self.failed += result.num_failed
+            self.fitted += result.num_members - result.num_failed
+            self.quality_sum += result.quality_sum
+        self._show()
+
+    def _show(self):
+        note = f"mean {self.kind.tell(self.mean_quality)}" if self.fitted else "the first shards are under way"
+        self.bar.update(self.members + sum(self.under_way.values()), note + (f", {self.failed} failed" if self.failed else ""))
+
+    def close(self):
+        self.bar.close()
 
 
 def archive(zoo: Path, fitted: bool) -> Zoo:

@@ -20,6 +20,7 @@ from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError
+from pipeline.progress import Advance, untold
 from pipeline.signals import Signals, check_signals, load_signals
 
 
@@ -82,14 +83,16 @@ def pending_shards(folder: Path) -> dict[str, str]:
     return shard_problems(Zoo.open(folder))
 
 
-def fit_shard(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu") -> ShardSummary:
+def fit_shard(
+    config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
+) -> ShardSummary:
     """Fit the members of a shard on a device as torch names them, and commit it.
 
     A function of config, signals and shard alone: fitting a shard again gives the same bytes.
     """
     torch.set_num_threads(1)
     kind = kind_of(config)
-    members = kind.fit_members(config, signals, shard, device)
+    members = kind.fit_members(config, signals, shard, device, advance)
     commit_shard(folder, shard.name, members, kind.weight_space(config, signals), config.block_size, kind.SCHEMA)
     quality = pc.sum(members.columns[kind.QUALITY]).as_py()
     return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)

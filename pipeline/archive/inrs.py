@@ -14,6 +14,7 @@ from pipeline.fit.adam import fit, psnr_at
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space
+from pipeline.progress import Advance
 from pipeline.signals import Signals, cell_centres, coordinates
 
 MEMBERS, QUALITY, SCHEMA = "INRs", "psnr", catalog.SCHEMA
@@ -66,13 +67,13 @@ def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[i
     return {split: tuple(count.tolist()) for split, count in counts.items()}
 
 
-def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str) -> Members:
+def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance) -> Members:
     """INRs are fitted on the CPU whatever the device."""
     space, values = weight_space(config, signals), channels_first(signals.values[shard.source_index])
     sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
     seeds = member_keys(config.seed, sources, shard.view)
     grid = torch.from_numpy(coordinates(signals.grid))
-    fitted = fit(space, config.inr, config.fit, seeds, grid, values)
+    fitted = fit(space, config.inr, config.fit, seeds, grid, values, advance)
     off_grid = psnr_off_grid(space, config.inr, fitted.rows, signals, shard.source_index)
     reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
     keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]

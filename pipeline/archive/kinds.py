@@ -2,7 +2,8 @@
 
 `plan_shards(config, signals)` fixes the members, `weight_space` and `decode_contract` (of the same two) describe them,
 `class_counts(signals, shards)` says how many of each class each split will have (None where members are of no class),
-`fit_members(config, signals, shard, device)` fits those of a shard, with the catalog columns of `SCHEMA`. `MEMBERS` is
+`fit_members(config, signals, shard, device, advance)` fits those of a shard, with the catalog columns of `SCHEMA`, and
+tells how many more are done. `MEMBERS` is
 what they are called, `QUALITY` the column that says how good each is, `tell` puts a mean of it into words, `prepare` is
 called once before workers fit.
 """

@@ -20,9 +20,10 @@ import torch
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, layout_of
-from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import Loaded, Source, first_line, load_states, read_json, weights_of
+from pipeline.progress import Advance
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")

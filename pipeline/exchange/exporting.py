@@ -11,7 +11,8 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
 from pipeline.errors import InputError
 from pipeline.exchange.formats import FORMATS
-from pipeline.exchange.outgoing import Advance, exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_rows, num_exported
+from pipeline.progress import Advance
 
 SIDECAR = "dwszoo.json"
 """What the formats have no place for: how to run a member, what the signals were, the rows of members without weights."""

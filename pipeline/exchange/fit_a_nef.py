@@ -23,9 +23,10 @@ import pyarrow as pa
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of, natural
-from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
 from pipeline.exchange.rows import KNOWN_TYPES, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_json
+from pipeline.progress import Advance
 
 FILE = re.compile(r"nefs_(\d+)-(\d+)\.hdf5")
 MEMBERS = 5000

@@ -18,9 +18,10 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.dwsnets import load
 from pipeline.exchange.layers import layout_for, layout_of
-from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import Loaded, Source, load_states, read_json, read_text
+from pipeline.progress import Advance
 
 EPOCH = "training_iteration"
 CONFIG = {

@@ -1,7 +1,7 @@
 """What every exporter needs: the members of a zoo in blocks, their rows, safe names."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -11,8 +11,6 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.rows import PLACE
 
-Advance = Callable[[int], None]
-"""Called with the number of members done since the last call."""
 SAFE = re.compile(r"[A-Za-z0-9_-]{1,120}")
 
 

@@ -21,9 +21,10 @@ from numpy.lib.format import open_memmap
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of
-from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
 from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, first_line, load_matrix, read_text
+from pipeline.progress import Advance
 
 COLUMNS = {"epoch": "step", "run": "modeldir"} | {
     name: f"config.{name}"

@@ -14,9 +14,10 @@ from webdataset import TarWriter
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, layout_of, natural
-from pipeline.exchange.outgoing import Advance, exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_states, weights_of
+from pipeline.progress import Advance
 
 MEMBERS = 10_000
 """Members in a tar."""

@@ -16,9 +16,12 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.siren import init_rows, psnr, render, unpack
+from pipeline.progress import Advance, untold
 
 CHUNK = 64
 """Members in flight: more spill from the L2 cache, fewer leave the batched products too small."""
+TOLD_EVERY = 8
+"""Members that the compiled kernel fits before it tells."""
 CHECK_EVERY = 10
 """Steps between looks at the stop rule."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -43,7 +46,15 @@ class Fit:
         return self.stop_reason != "diverged"
 
 
-def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray, coordinates: Tensor, targets: Tensor) -> Fit:
+def fit(
+    space: WeightSpace,
+    inr: InrConfig,
+    config: FitConfig,
+    keys: np.ndarray,
+    coordinates: Tensor,
+    targets: Tensor,
+    advance: Advance = untold,
+) -> Fit:
     """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.
 
     The parameters of a member are a function of its own key and target alone, the same on every machine of a kind.
@@ -52,7 +63,7 @@ def fit(space: WeightSpace, inr: InrConfig, config: FitConfig, keys: np.ndarray,
     rows = init_rows(space, inr, keys)
     steps = torch.zeros(len(rows), dtype=torch.int64)
     fit_rows = _fit_eagerly if load_kernel() is None else _fit_compiled
-    fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset)
+    fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset, advance)
     final = psnr_at(space, inr, rows, coordinates, targets)
     finite = rows.isfinite().all(1) & final.isfinite()
     reached = (steps < config.max_steps) | (final >= (config.target_psnr or float("inf")))
@@ -78,31 +89,49 @@ def learning_rates(config: FitConfig) -> Tensor:
 
 
 def _fit_compiled(
-    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+    space: WeightSpace,
+    inr: InrConfig,
+    config: FitConfig,
+    rows: Tensor,
+    steps: Tensor,
+    coordinates: Tensor,
+    targets: Tensor,
+    advance: Advance,
 ):
     """Fit `rows` in place and count `steps` in place."""
-    load_kernel().fit_members(
-        (coordinates.shape[1], *inr.hidden, targets.shape[1]),
-        coordinates.contiguous(),
-        targets.contiguous(),
-        rows,
-        steps,
-        omega=inr.omega,
-        rates=learning_rates(config),
-        target_psnr=config.target_psnr,
-        check_every=CHECK_EVERY,
-        betas=(BETA1, BETA2),
-        epsilon=EPSILON,
-    )
+    rates, grid = learning_rates(config), coordinates.contiguous()
+    for some_rows, some_steps, some_targets in zip(*(whole.split(TOLD_EVERY) for whole in (rows, steps, targets)), strict=True):
+        load_kernel().fit_members(
+            (grid.shape[1], *inr.hidden, targets.shape[1]),
+            grid,
+            some_targets.contiguous(),
+            some_rows,
+            some_steps,
+            omega=inr.omega,
+            rates=rates,
+            target_psnr=config.target_psnr,
+            check_every=CHECK_EVERY,
+            betas=(BETA1, BETA2),
+            epsilon=EPSILON,
+        )
+        advance(len(some_rows))
 
 
 def _fit_eagerly(
-    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+    space: WeightSpace,
+    inr: InrConfig,
+    config: FitConfig,
+    rows: Tensor,
+    steps: Tensor,
+    coordinates: Tensor,
+    targets: Tensor,
+    advance: Advance,
 ):
     """As `_fit_compiled`, in PyTorch and in chunks."""
     for start in range(0, len(rows), CHUNK):
         chunk = slice(start, start + CHUNK)
         _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
+        advance(len(rows[chunk]))
 
 
 def _fit_chunk(

@@ -10,6 +10,7 @@ import pytest
 
 from cluster.fanout import WINDOW, run_tasks
 from cluster.orphans import marked
+from cluster.progress import NAMESPACE, Listener
 from cluster.session import ray_session
 
 
@@ -71,6 +72,47 @@ def test_no_more_than_a_window_of_tasks_is_drawn_ahead(ray):
     next(tasks)
     assert len(drawn) <= 2 * WINDOW + 1
     tasks.close()
+
+
+def work_in_steps(folder, number, advance):
+    """Ten steps of a tenth of a second; number 1 is killed after eight of them when it is first tried."""
+    mark = folder / f"began-{number}"
+    tried = mark.exists()
+    mark.touch()
+    for step in range(10):
+        time.sleep(0.1)
+        advance(1)
+        if number == 1 and not tried and step == 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def test_tasks_tell_how_far_they_are_and_never_go_back_when_they_are_tried_again(ray, tmp_path):
+    from ray.experimental.internal_kv import _internal_kv_list
+
+    heard = {0: [], 1: []}
+    results = run_tasks(work_in_steps, [0, 1], (tmp_path,), 2, on_progress=lambda number, done: heard[number].append(done))
+    assert dict(results) == {0: 0, 1: 1}
+    assert all(heard.values())
+    for steps in heard.values():
+        assert steps == sorted(set(steps))
+        assert 0 < steps[-1] <= 10
+    assert _internal_kv_list("", namespace=NAMESPACE) == []
+
+
+def test_what_cannot_be_told_does_not_stop_the_work(ray, monkeypatch):
+    def broken(*arguments, **options):
+        raise ray.exceptions.RpcError("the head node is away")
+
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_put", broken)
+    monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", broken)
+    listener = Listener()
+    teller = listener.teller()
+    teller(1)
+    teller.due = 0
+    teller(1)
+    assert teller.done == 2
+    assert list(listener.hear([("item", teller)])) == []
 
 
 def test_nothing_outlives_a_command_that_is_killed():

@@ -1,6 +1,12 @@
 import io
 
+import numpy as np
+
 from flows.progress import Progress
+from flows.stages import FitBar
+from pipeline.archive import inrs
+from pipeline.archive.build import ShardSummary
+from pipeline.archive.plan import ShardPlan
 
 
 class Terminal(io.StringIO):
@@ -47,3 +53,21 @@ def test_nothing_is_said_twice():
     bar.update(10, "mean PSNR 30.0 dB")
     bar.close()
     assert len(log.getvalue().splitlines()) == 1
+
+
+def test_the_bar_of_a_fit_counts_shards_under_way_and_never_goes_back():
+    one, other = (ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int)) for number in range(2))
+    bar, seen = FitBar(inrs, [one, other]), []
+    for step in (
+        lambda: bar.hear(one, 30),
+        lambda: bar.hear(other, 80),
+        lambda: bar.hear(one, 90),
+        lambda: bar.finish(one, ShardSummary(one.name, 100, 20, 80 * 31.5)),
+        lambda: bar.hear(other, 85),
+        lambda: bar.finish(other, OSError("the disk is gone")),
+    ):
+        step()
+        seen.append((bar.bar.done, bar.bar.note))
+    assert [done for done, _ in seen] == [30, 110, 170, 180, 185, 200]
+    assert seen[0][1] == "the first shards are under way"
+    assert seen[-1][1] == "mean PSNR 31.5 dB, 20 failed"
