@@ -11,7 +11,7 @@ from pathlib import Path
 from cluster.orphans import end_children_with_me
 from flows.overrides import resolve_recipe
 from flows.recipes import RECIPES
-from pipeline.config import describe
+from pipeline.config import Recipe, describe
 from pipeline.errors import ArchiveError, InputError
 
 MEMBERS_FAILED = 3
@@ -26,7 +26,7 @@ def run(options: Namespace) -> int:
     from flows.stages import default_folder
     from pipeline.archive.files import exclusive
 
-    recipe = resolve_recipe(options.recipe, options.settings)
+    recipe = with_training(options)
     folder = options.out or default_folder(options.recipe, recipe)
     with exclusive(folder):
         configure_prefect()
@@ -40,6 +40,17 @@ def run(options: Namespace) -> int:
     for name, title in (("dwsnet", "DWSNet"), ("baseline", "flat MLP")):
         print(f"{title:<11} {score_line(metrics[name])}")
     return tell_failed(folder / "zoo")
+
+
+def with_training(options: Namespace) -> Recipe:
+    """Raises InputError where nothing can be learned yet from the zoo of the recipe."""
+    recipe = resolve_recipe(options.recipe, options.settings)
+    if not isinstance(recipe, Recipe):
+        raise InputError(
+            f"recipe {options.recipe!r} makes classifiers, which no training task reads yet: "
+            f"`dwszoo zoo build {options.recipe} --out DIR` makes the zoo"
+        )
+    return recipe
 
 
 def tell_failed(zoo: Path) -> int:
@@ -112,7 +123,7 @@ def zoo_build(options: Namespace) -> int:
 
 
 def zoo_info(options: Namespace):
-    """Counts, splits, PSNR quantiles, size and configuration of a zoo."""
+    """Counts, splits, quantiles of PSNR or accuracy, size and configuration of a zoo."""
     from pipeline.archive.summary import in_words, summarize
     from pipeline.archive.zoo import Zoo
 
@@ -138,11 +149,14 @@ def zoo_verify(options: Namespace):
 
 
 def zoo_render(options: Namespace):
-    """Draw originals beside the reconstructions of their INRs."""
+    """Draw originals beside the reconstructions of their INRs, or how accurate classifiers are and why."""
     from pipeline.archive.zoo import Zoo
+    from pipeline.report.accuracies import ACCURACY, draw_accuracies
     from pipeline.report.pictures import draw_reconstructions
 
-    draw_reconstructions(Zoo.open(options.zoo), options.out)
+    zoo = Zoo.open(options.zoo)
+    draw = draw_accuracies if ACCURACY in zoo.catalog.column_names else draw_reconstructions
+    draw(zoo, options.out)
     print(options.out)
 
 
@@ -180,7 +194,7 @@ def train(options: Namespace):
     from pipeline.archive.files import exclusive
     from pipeline.training.launch import is_trained
 
-    recipe = resolve_recipe(options.recipe, options.settings)
+    recipe = with_training(options)
     stages.verify(options.zoo)
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)

@@ -2,7 +2,30 @@
 
 from collections.abc import Callable
 
-from pipeline.config import FitConfig, InrConfig, ModelConfig, Recipe, SignalsConfig, TrainingConfig, ZooConfig
+from pipeline.config import (
+    ClassifierConfig,
+    ClassifierRecipe,
+    ClassifierZooConfig,
+    FitConfig,
+    HyperparametersConfig,
+    InrConfig,
+    ModelConfig,
+    Recipe,
+    SignalsConfig,
+    TrainingConfig,
+    ZooConfig,
+)
+
+WIDE = HyperparametersConfig(
+    activation=("relu", "tanh", "sigmoid", "gelu", "sine"),
+    init=("he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal"),
+    init_scale="loguniform(0.3, 3)",
+    optimizer=("sgd", "momentum", "adam", "rmsprop"),
+    learning_rate="loguniform(5e-4, 5e-2)",
+    weight_decay="loguniform(1e-8, 1e-2)",
+    dropout="uniform(0, 0.7)",
+)
+"""Ranges of the Small CNN Zoo (Unterthiner et al. 2020), with more activations and schemes: good runs and bad ones."""
 
 
 def digits() -> Recipe:
@@ -96,6 +119,55 @@ def shapes() -> Recipe:
     )
 
 
+def mlps() -> ClassifierRecipe:
+    """1,000 MLPs of all kinds that read scikit-learn's handwritten digits, five checkpoints each. A minute on two cores."""
+    return ClassifierRecipe(
+        zoo=ClassifierZooConfig(
+            signals=SignalsConfig(source="digits"),
+            network=ClassifierConfig(kind="mlp", hidden=(16, 16)),
+            hyperparameters=WIDE.model_copy(update={"epochs": (20,)}),
+            checkpoints=(0, 1, 3, 8),
+            batch_size=32,
+        )
+    )
+
+
+def mnist_cnns() -> ClassifierRecipe:
+    """1,000 CNNs as in the Small CNN Zoo (Unterthiner et al. 2020): grey images, 3 x 16 channels, 4,970 parameters.
+
+    Needs `--set zoo.signals.path=FOLDER` with MNIST, Fashion-MNIST or CIFAR-10 as Parquet in the Hugging Face layout. Draws
+    activation, initialisation, optimizer, learning rate, weight decay, dropout and share of the training images anew for
+    each run, as that zoo does.
+    """
+    return ClassifierRecipe(
+        zoo=ClassifierZooConfig(
+            signals=SignalsConfig(source="parquet", validation_fraction=1 / 14),
+            network=ClassifierConfig(kind="cnn", hidden=(16, 16, 16), grey=True),
+            hyperparameters=WIDE.model_copy(update={"train_fraction": (0.1, 0.25, 0.5, 1.0), "epochs": (4,)}),
+            checkpoints=(0, 1, 2),
+            batch_size=128,
+            evaluation_images=5000,
+        )
+    )
+
+
+def cifar_binary() -> ClassifierRecipe:
+    """1,000 CNNs that tell two classes of CIFAR-10 apart, drawn for each run: DWSNets' domain adaptation starts from such.
+
+    Needs `--set zoo.signals.path=FOLDER` with CIFAR-10 as Parquet in the Hugging Face layout.
+    """
+    return ClassifierRecipe(
+        zoo=ClassifierZooConfig(
+            signals=SignalsConfig(source="parquet"),
+            classes="pairs",
+            network=ClassifierConfig(kind="cnn", hidden=(16, 16, 16)),
+            hyperparameters=HyperparametersConfig(
+                activation=("relu",), init=("he_uniform",), learning_rate="loguniform(1e-3, 1e-2)", epochs=(5,)
+            ),
+        )
+    )
+
+
 def smoke() -> Recipe:
     """Everything once, small: a run of about a minute to see that an installation works. It learns next to nothing."""
     return Recipe(
@@ -113,6 +185,7 @@ def smoke() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
-    recipe.__name__.replace("_", "-"): recipe for recipe in (digits, images, dws_mnist, dws_fashion, waves, shapes, smoke)
+RECIPES: dict[str, Callable[[], Recipe | ClassifierRecipe]] = {
+    recipe.__name__.replace("_", "-"): recipe
+    for recipe in (digits, images, dws_mnist, dws_fashion, waves, shapes, mlps, mnist_cnns, cifar_binary, smoke)
 }

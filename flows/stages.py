@@ -17,7 +17,7 @@ from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ImportConfig, ModelConfig, Recipe, ResourcesConfig, TrainingConfig, ZooConfig, differences
+from pipeline.config import AnyZooConfig, ImportConfig, ModelConfig, Recipe, ResourcesConfig, TrainingConfig, differences
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 
@@ -29,7 +29,7 @@ class FitSummary:
     num_failed: int
     seconds: float
     mean_quality: float
-    """PSNR in dB of INRs."""
+    """PSNR of INRs in dB, test accuracy of classifiers."""
 
     @property
     def rate(self) -> float:
@@ -37,7 +37,7 @@ class FitSummary:
         return self.num_members / self.seconds
 
 
-def plan(config: ZooConfig, zoo: Path) -> ZooPlan:
+def plan(config: AnyZooConfig, zoo: Path) -> ZooPlan:
     return plan_zoo(config, zoo)
 
 

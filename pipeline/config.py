@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
+
+from pipeline.distributions import distribution
 
 LOCATION = "location"
 """Marks a field that says where something runs or lies, never what comes out."""
@@ -132,6 +134,72 @@ class ZooConfig(Config):
     """Members in a block: one sample of the WebDataset archive."""
 
 
+class ClassifierConfig(Config):
+    kind: Literal["mlp", "cnn"] = "mlp"
+    """'mlp': linear layers on all pixels; 'cnn': 3x3 convolutions, global average pool and a linear head."""
+    hidden: tuple[PositiveInt, ...] = Field((32,), min_length=1)
+    """Widths of the MLP's hidden layers, or channels of each of the CNN's convolutions."""
+    stride: PositiveInt = 2
+    """Stride of every convolution; each pads its input by one pixel."""
+    grey: bool = False
+    """Turn colour images grey before anything else."""
+
+
+class HyperparametersConfig(Config):
+    """What each run draws for itself: one of a list, evenly, or a number from 'uniform(a, b)' or 'loguniform(a, b)'."""
+
+    activation: tuple[Literal["relu", "tanh", "sigmoid", "gelu", "sine"], ...] = Field(("relu", "tanh"), min_length=1)
+    """Of all hidden layers."""
+    init: tuple[Literal["he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal"], ...] = Field(
+        ("glorot_uniform",), min_length=1
+    )
+    """Scheme of the initial weights; 'normal' has standard deviation 0.05 in every layer. Biases begin at zero."""
+    init_scale: Annotated[Any, distribution(above=0)] = (1.0,)
+    """Multiplies what the scheme gives."""
+    optimizer: tuple[Literal["sgd", "momentum", "adam", "rmsprop"], ...] = Field(("adam",), min_length=1)
+    """'momentum' is SGD with momentum 0.9; Adam and RMSprop have torch's defaults."""
+    learning_rate: Annotated[Any, distribution(above=0)] = (1e-3,)
+    """Constant over the run."""
+    weight_decay: Annotated[Any, distribution(least=0)] = (0.0,)
+    """Added to the gradient as so many times the parameters, as torch.optim's weight_decay."""
+    dropout: Annotated[Any, distribution(least=0, below=1)] = (0.0,)
+    """Share of hidden units, of a CNN whole channels, that each training image does without."""
+    train_fraction: Annotated[Any, distribution(above=0, most=1)] = (1.0,)
+    """Share of the training images that the run sees; an epoch is a pass over those."""
+    epochs: tuple[PositiveInt, ...] = Field((10,), min_length=1)
+    """Epochs of the run."""
+
+
+class ClassifierZooConfig(Config):
+    seed: int = Field(0, ge=0)
+    """Decides all: the split of the runs, the split of the images, and with its number what each run draws."""
+    signals: SignalsConfig = SignalsConfig()
+    num_runs: PositiveInt = 1000
+    """Classifiers that are trained; each checkpoint of a run is a member."""
+    validation_runs: float = Field(0.1, ge=0, lt=1)
+    """Share of the runs that goes to the zoo's validation split; signals.validation_fraction is of the images."""
+    test_runs: float = Field(0.2, ge=0, lt=1)
+    """Share of the runs that goes to the zoo's test split; signals.test_fraction is of the images."""
+    classes: Literal["all", "pairs"] = "all"
+    """'all': every run learns all classes; 'pairs': each learns two, which it draws."""
+    network: ClassifierConfig = ClassifierConfig()
+    hyperparameters: HyperparametersConfig = HyperparametersConfig()
+    checkpoints: tuple[NonNegativeInt, ...] = ()
+    """Epochs after which a run's weights are kept as a member, 0 the initial ones; its last epoch always is one."""
+    batch_size: PositiveInt = 64
+    """Images in one optimiser step."""
+    evaluation_images: PositiveInt | None = None
+    """Losses and accuracies are taken on so many images of each split, evenly over it; on all where it is null."""
+    shard_size: PositiveInt = 64
+    """Runs in a shard: one Ray task trains one shard."""
+    block_size: int = Field(256, ge=1, le=256)
+    """Members in a block: one sample of the WebDataset archive."""
+
+
+AnyZooConfig = ZooConfig | ClassifierZooConfig
+"""What a zoo is built by: `pipeline.archive.kinds` has a module for each."""
+
+
 class ImportConfig(Config):
     """Where a zoo was imported from, and what its format does not say."""
 
@@ -211,6 +279,13 @@ class Recipe(Config):
 
     zoo: ZooConfig = ZooConfig()
     training: TrainingConfig = TrainingConfig()
+    resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
+
+
+class ClassifierRecipe(Config):
+    """A complete configuration of `dwszoo zoo build` for a zoo of classifiers."""
+
+    zoo: ClassifierZooConfig = ClassifierZooConfig()
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
 

@@ -18,7 +18,7 @@ from pipeline.archive.shard import Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
-from pipeline.config import ZooConfig, differences
+from pipeline.config import AnyZooConfig, differences
 from pipeline.errors import InputError
 from pipeline.progress import Advance, untold
 from pipeline.signals import Signals, check_signals, load_signals
@@ -40,7 +40,7 @@ class ShardSummary:
     """Over the members that did not fail: of the kind's `QUALITY`."""
 
 
-def plan_zoo(config: ZooConfig, folder: Path, signals: Signals | None = None) -> ZooPlan:
+def plan_zoo(config: AnyZooConfig, folder: Path, signals: Signals | None = None) -> ZooPlan:
     """Load the signals, or take those given, fix every member, write zoo.json.
 
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
@@ -84,13 +84,14 @@ def pending_shards(folder: Path) -> dict[str, str]:
 
 
 def fit_shard(
-    config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
+    config: AnyZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
 ) -> ShardSummary:
     """Fit the members of a shard on a device as torch names them, and commit it.
 
     A function of config, signals and shard alone: fitting a shard again gives the same bytes.
     """
     torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
     kind = kind_of(config)
     members = kind.fit_members(config, signals, shard, device, advance)
     commit_shard(folder, shard.name, members, kind.weight_space(config, signals), config.block_size, kind.SCHEMA)

@@ -1,9 +1,11 @@
 """One member of a zoo as a torch module: the decode contract, executed."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pipeline.config import Frozen
 from pipeline.errors import InputError
@@ -12,12 +14,35 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "sine": lambda z, omega: torch.sin(omega * z),
     "relu": lambda z, omega: z.relu(),
     "tanh": lambda z, omega: z.tanh(),
+    "sigmoid": lambda z, omega: z.sigmoid(),
+    "gelu": lambda z, omega: F.gelu(z),
     "linear": lambda z, omega: z,
 }
 
 
+CATALOG = "catalog"
+"""In the place of an activation: the member's own, in the column `activation` of the catalog."""
+LUMA = (0.299, 0.587, 0.114)
+"""Grey of red, green and blue (ITU-R BT.601)."""
+
+
+class ImageContract(Frozen):
+    """How an image `(channels, height, width)` goes through a classifier.
+
+    Grey or not, less `mean`, over `std`; convolutions of `stride`, padded by half a kernel; their maps averaged over all
+    positions before the first linear layer. Without convolutions the image is flattened as it lies.
+    """
+
+    grey: bool
+    """Colours are turned into 0.299 red + 0.587 green + 0.114 blue first."""
+    mean: tuple[float, ...] = (0.0,)
+    """Of each channel."""
+    std: tuple[float, ...] = (1.0,)
+    stride: int = 1
+
+
 class DecodeContract(Frozen):
-    """How to turn a member's tensors back into its signal; null where an imported zoo did not come with it."""
+    """How to turn a member's tensors back into its signal, or to run it on images; null where an import came without."""
 
     activations: tuple[str, ...] | None
     """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
@@ -28,12 +53,29 @@ class DecodeContract(Frozen):
     """First and last coordinate of each axis, both on the grid."""
     coordinate_order: str | None
     value_range: tuple[float, float] | None
+    """Of what INRs return, of the images that classifiers take."""
+    image: ImageContract | None = None
+    """Of classifiers: they take images and return logits."""
+
+    def of_member(self, row: Mapping[str, Any]) -> "DecodeContract":
+        """The contract with what is the member's own, by its catalog row."""
+        own = (row.get("activation") if name == CATALOG else name for name in self.activations or ())
+        return self if self.activations is None else self.model_copy(update={"activations": tuple(own)})
+
+
+def standardized(images: Tensor, contract: ImageContract) -> Tensor:
+    """Images `(batch, channels, height, width)` in [0, 1] as the first layer sees them."""
+    if contract.grey and images.shape[1] > 1:
+        images = torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA)).unsqueeze(1)
+    mean, std = (images.new_tensor(statistic).view(-1, 1, 1) for statistic in (contract.mean, contract.std))
+    return (images - mean).div_(std)
 
 
 class Network(nn.Module):
-    """A chain of linear layers: takes coordinates `(..., dims)`, returns values `(..., channels)`.
+    """A chain of layers: takes coordinates `(..., dims)`, returns values `(..., channels)`.
 
-    Its state dict is the member's. Raises InputError where the contract, or a convolution, leaves open how to run it.
+    A classifier takes images `(batch, channels, height, width)` in [0, 1] and returns logits `(batch, classes)`. Its state
+    dict is the member's. Raises InputError where the contract, or a convolution, leaves open how to run it.
     """
 
     def __init__(self, contract: DecodeContract, state: Mapping[str, Tensor], what: str):
@@ -49,11 +91,17 @@ class Network(nn.Module):
             raise InputError(f"cannot run members of {what}: sine activations need omega_0, its record has none")
         self.names, self.activations = names, activations
         self.omega, self.offset = contract.omega or 1.0, contract.output_offset or 0.0
+        self.image = contract.image
         for name in names:
-            if state[f"{name}.weight"].ndim != 2:
+            size_out, size_in, *kernel = state[f"{name}.weight"].shape
+            bias = f"{name}.bias" in state
+            if not kernel:
+                self._place(name, nn.Linear(size_in, size_out, bias))
+            elif len(kernel) == 2 and self.image:
+                padding = [size // 2 for size in kernel]
+                self._place(name, nn.Conv2d(size_in, size_out, kernel, self.image.stride, padding, bias=bias))
+            else:
                 raise InputError(f"cannot run members of {what}: expected linear layers, found {name!r} of another kind")
-            size_out, size_in = state[f"{name}.weight"].shape
-            self._place(name, nn.Linear(size_in, size_out, bias=f"{name}.bias" in state))
         self.load_state_dict(state)
 
     def _place(self, name: str, layer: nn.Module):
@@ -66,8 +114,11 @@ class Network(nn.Module):
             parent = getattr(parent, part)
         parent.add_module(last, layer)
 
-    def forward(self, coordinates: Tensor) -> Tensor:
-        values = coordinates
-        for name, activation in zip(self.names, self.activations, strict=True):
-            values = ACTIVATIONS[activation](self.get_submodule(name)(values), self.omega)
+    def forward(self, inputs: Tensor) -> Tensor:
+        values = inputs if self.image is None else standardized(inputs, self.image)
+        for i, (name, activation) in enumerate(zip(self.names, self.activations, strict=True)):
+            layer = self.get_submodule(name)
+            if self.image and values.ndim == 4 and isinstance(layer, nn.Linear):
+                values = values.mean((2, 3)) if i else values.flatten(1)
+            values = ACTIVATIONS[activation](layer(values), self.omega)
         return values + self.offset

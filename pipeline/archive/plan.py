@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.config import ZooConfig
+from pipeline.config import AnyZooConfig
 from pipeline.errors import InputError
 from pipeline.signals import Signals
 
@@ -19,13 +19,15 @@ class ShardPlan:
     """`SPLIT-NNNNNN`"""
     split: str
     source_index: np.ndarray
-    """`(members,)` int64: which signal."""
+    """`(members,)` int64: which signal, of a zoo of classifiers which run."""
     view: np.ndarray
-    """`(members,)` int64: which of the signal's INRs."""
+    """`(members,)` int64: which of the signal's INRs, or of the run's checkpoints."""
 
 
-def split_sources(config: ZooConfig, signals: Signals) -> dict[str, np.ndarray]:
+def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarray]:
     """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
+
+    For a zoo of classifiers: the images that are learned, and those that losses and accuracies are taken on.
 
     Where the source has a test split of its own, that is the test split. Raises InputError where a split would be empty.
     """

@@ -14,7 +14,7 @@ from pipeline.archive.files import write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import ShardPlan
-from pipeline.config import Frozen, ImportConfig, ZooConfig, fingerprint
+from pipeline.config import AnyZooConfig, Frozen, ImportConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals
 
@@ -59,7 +59,7 @@ class ZooRecord(Frozen):
     schema_version: int
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
-    config: ZooConfig | ImportConfig
+    config: AnyZooConfig | ImportConfig
     """What it was built or imported by."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
@@ -108,7 +108,7 @@ def space_of(shapes: Mapping[str, Sequence[int]]) -> WeightSpace:
     return space
 
 
-def make_record(config: ZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
+def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
     if config.signals.path is not None:  # later commands may be run elsewhere
         config = config.model_copy(
             update={"signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})}

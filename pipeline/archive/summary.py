@@ -10,10 +10,14 @@ from pipeline.archive import catalog
 from pipeline.archive.zoo import Zoo
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
+MEASURES = {"psnr": "psnr", "psnr_off_grid": "psnr off grid"} | {
+    f"{split}_accuracy": f"{split} accuracy" for split in ("train", "validation", "test")
+}
+"""Columns that say how good members are, and what they are called."""
 
 
 def summarize(zoo: Zoo) -> dict[str, Any]:
-    """Counts, splits, PSNR quantiles in dB, size in bytes and provenance."""
+    """Counts, splits, quantiles of PSNR in dB or of accuracy, size in bytes and provenance."""
     record, table = zoo.record, zoo.catalog
     grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
     weights = [shape for name, shape in record.tensors.items() if name.endswith(".weight")]
@@ -27,13 +31,13 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
         "architecture": "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights)))),
         "parameters": zoo.space.num_parameters,
+        **({"runs": pc.count_distinct(table["run"]).as_py()} if "run" in table.column_names else {}),
         "members": len(table),
         "failed": sum(failures(zoo).values()),
         "splits": counts(table, "split"),
         "classes": by_class(zoo),
         "stopped by": counts(table, "stop_reason"),
-        "psnr": quantiles(table, "psnr"),
-        "psnr off grid": quantiles(table, "psnr_off_grid"),
+        **{title: quantiles(table, name) for name, title in MEASURES.items() if name in table.column_names},
         "shards": len(record.shards),
         "bytes": size,
     }
@@ -57,9 +61,10 @@ def in_words(value: Any) -> str:
 
 
 def quantiles(table: pa.Table, name: str) -> dict[str, float]:
-    """Of a column of numbers, by percent; empty where the zoo has none."""
-    values = table[name].drop_null().to_numpy() if name in table.column_names else ()
-    return {f"{part:.0%}": round(float(np.quantile(values, part)), 2) for part in QUANTILES} if len(values) else {}
+    """Of a column of numbers, by percent; empty where it has none."""
+    values = table[name].drop_null().to_numpy()
+    digits = 4 if name.endswith("accuracy") else 2
+    return {f"{part:.0%}": round(float(np.quantile(values, part)), digits) for part in QUANTILES} if len(values) else {}
 
 
 def failures(zoo: Zoo) -> dict[str, int]:

@@ -129,11 +129,13 @@ class Zoo:
         return {name: tensor[row["row"]].clone() for name, tensor in block.items()}
 
     def module(self, index: int) -> Network:
-        """The member in catalog row `index` as a torch module with its own state dict, from coordinates to values.
+        """The member in catalog row `index` as a torch module with its own state dict: an INR from coordinates to values, a
+        classifier from images to logits.
 
         Raises ArchiveError where its fit failed, InputError where the zoo does not say how to run its members.
         """
-        return Network(self.record.decode, self[index], f"zoo {self.folder}")
+        contract = self.record.decode.of_member(self.catalog.slice(index, 1).to_pylist()[0])
+        return Network(contract, self[index], f"zoo {self.folder}")
 
 
 def read_shard(folder: Path, name: str, mark: catalog.ShardMark, space: WeightSpace) -> list[tuple[Block, list[str]]]:

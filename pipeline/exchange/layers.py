@@ -126,6 +126,7 @@ def layout_for(space: WeightSpace, layer_name: Callable[[int, int], str], weight
     tensors.
     """
     tensors = []
+    num_positions = {spec.name.rsplit(".", 1)[0]: len(spec.shape[2:]) for spec in space.tensors if len(spec.shape) > 1}
     for spec in space.tensors:
         layer, kind = spec.name.rsplit(".", 1)
         positions = spec.shape[2:]
@@ -135,6 +136,6 @@ def layout_for(space: WeightSpace, layer_name: Callable[[int, int], str], weight
             shape = (shape[0], shape[1] * positions[0])
         if outputs_last:
             shape = (*shape[2:], shape[1], shape[0])
-        name = layer_name(int(layer.split(".")[1]), len(positions)) + (weight if kind == "weight" else bias)
+        name = layer_name(int(layer.split(".")[1]), num_positions[layer]) + (weight if kind == "weight" else bias)
         tensors.append(NamedTensor(spec.name, spec.shape, name, shape))
     return Layout(tuple(tensors), space)

@@ -26,11 +26,11 @@ from pipeline.progress import Advance
 EPOCH = "training_iteration"
 CONFIG = {
     "activation": "model::nlin",
-    "w_init": "model::init_type",
+    "init": "model::init_type",
     "dropout": "model::dropout",
     "optimizer": "optim::optimizer",
     "learning_rate": "optim::lr",
-    "l2reg": "optim::wd",
+    "weight_decay": "optim::wd",
     "epochs": "training::epochs_train",
 }
 """Our names of columns, and theirs in params.json."""

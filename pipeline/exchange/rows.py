@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pipeline.archive.catalog import SCHEMA
+from pipeline.archive.kinds import KINDS
 
-KNOWN_TYPES = {field.name: field.type for field in SCHEMA}
+KNOWN_TYPES = {field.name: field.type for kind in KINDS.values() for field in kind.SCHEMA}
 """Types of the columns that our catalogs have; text formats do not state them."""
 PLACE = ("shard", "block", "row", "status")
 """What a member's row says about its place in an archive of ours; another archive has other places."""

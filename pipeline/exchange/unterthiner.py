@@ -26,22 +26,21 @@ from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, first_line, load_matrix, read_text
 from pipeline.progress import Advance
 
-COLUMNS = {"epoch": "step", "run": "modeldir"} | {
+COLUMNS = {"epoch": "step", "run": "modeldir", "init": "config.w_init", "weight_decay": "config.l2reg"} | {
     name: f"config.{name}"
     for name in (
         "activation",
+        "b_init",
         "dropout",
+        "epochs",
+        "init_scale",
         "init_std",
-        "l2reg",
         "learning_rate",
         "optimizer",
         "train_fraction",
-        "w_init",
-        "b_init",
-        "epochs",
     )
 }
-"""Our names of columns, and theirs."""
+"""Our names of columns, and theirs. Keras adds l2reg times the squared weights to the loss: twice what weight_decay does."""
 HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 

@@ -1,4 +1,4 @@
-"""Random numbers that derive from (zoo seed, source index, view) alone.
+"""Random numbers that derive from (zoo seed, source index, view) alone, or for a classifier from (zoo seed, run, purpose).
 
 A counter-based generator: number `k` of a member depends on that member's key and on `k`, never on the batch, the
 worker or what was drawn before, so any member of any shard can be made again by itself, and all of them at once.
@@ -18,10 +18,25 @@ def scramble(x: np.ndarray) -> np.ndarray:
 
 def member_keys(zoo_seed: int, source_index: np.ndarray, view: np.ndarray) -> np.ndarray:
     """`(members,)` uint64: one key for each (zoo seed, source index, view)."""
-    key = scramble(np.array([zoo_seed], np.uint64) + GOLDEN)
-    for part in (source_index, view):
-        key = scramble((key ^ np.asarray(part).astype(np.uint64)) + GOLDEN)
-    return key
+    return derive(derive(scramble(np.array([zoo_seed], np.uint64) + GOLDEN), source_index), view)
+
+
+def derive(keys: np.ndarray, number: np.ndarray | int) -> np.ndarray:
+    """Other keys, one for each number."""
+    return scramble((keys ^ np.asarray(number).astype(np.uint64)) + GOLDEN)
+
+
+def bits(keys: np.ndarray, count: int) -> np.ndarray:
+    """`(members, count)` uint16: 16 random bits each, four to a number of the generator."""
+    counter = np.arange(1, -(-count // 4) + 1, dtype=np.uint64) * GOLDEN
+    return scramble(keys[:, None] + counter).view(np.uint16)[:, :count]
+
+
+def normal(keys: np.ndarray, count: int) -> np.ndarray:
+    """`(members, count)` float32, standard normal: the quantiles of `uniform`."""
+    from scipy.special import ndtri
+
+    return ndtri(uniform(keys, count).astype(np.float64) / 2 + 0.5 + 2.0**-25).astype(np.float32)
 
 
 def uniform(keys: np.ndarray, count: int) -> np.ndarray:

@@ -55,7 +55,8 @@ def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
 
 def require_classes(zoo: Zoo):
     """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
-    if not zoo.record.signals.class_names or zoo.catalog["label"].null_count:
+    labelled = "label" in zoo.catalog.column_names and not zoo.catalog["label"].null_count
+    if not zoo.record.signals.class_names or not labelled:
         raise InputError(f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names")
     if not len(zoo.members("validation")):
         raise InputError(f"zoo {zoo.folder} must have members in its validation split, found none")

@@ -1,0 +1,60 @@
+"""What a hyperparameter is drawn from: a list, or a range written as 'uniform(0, 0.5)' or 'loguniform(1e-4, 1e-1)'."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import PlainValidator
+from pydantic_core import PydanticCustomError
+
+RANGE = re.compile(r"(?P<kind>uniform|loguniform)\(\s*(?P<low>[^,()]+?)\s*,\s*(?P<high>[^,()]+?)\s*\)")
+
+
+def distribution(above: float | None = None, least: float | None = None, below: float | None = None, most: float | None = None):
+    """A validator of distributions whose numbers lie within bounds: a number, a list of numbers, or a range as text."""
+    limits = {"above": above, "at least": least, "below": below, "at most": most}
+    bounds = " and ".join(f"{name} {bound:g}" for name, bound in limits.items() if bound is not None)
+
+    def within(number: float) -> bool:
+        return (
+            (above is None or number > above)
+            and (least is None or number >= least)
+            and (below is None or number < below)
+            and (most is None or number <= most)
+        )
+
+    def check(value: Any) -> tuple[float, ...] | str:
+        numbers = ends(value)
+        if not numbers or not all(map(within, numbers)):
+            raise PydanticCustomError(
+                "distribution",
+                f"input should be a number, a list of numbers, 'uniform(a, b)' or 'loguniform(a, b)', {bounds}",
+            )
+        return value if isinstance(value, str) else numbers
+
+    return PlainValidator(check)
+
+
+def ends(value: Any) -> tuple[float, ...]:
+    """The numbers that a distribution is made of, of a range its two ends; none where it is not a distribution."""
+    if isinstance(value, str):
+        match = RANGE.fullmatch(value)
+        try:
+            low, high = (float(match["low"]), float(match["high"])) if match else (1.0, 0.0)
+        except ValueError:
+            return ()
+        return (low, high) if low <= high < math.inf and (low > 0 or match["kind"] == "uniform") else ()
+    numbers = value if isinstance(value, list | tuple) else [value]
+    plain = all(
+        isinstance(number, int | float) and math.isfinite(number) and not isinstance(number, bool) for number in numbers
+    )
+    return tuple(map(float, numbers)) if plain else ()
+
+
+def draw(distribution: Sequence[Any] | str, share: float) -> Any:
+    """What lies at `share`, in [0, 1), of a distribution: uniform shares give values that are distributed as it says."""
+    if not isinstance(distribution, str):
+        return distribution[int(share * len(distribution))]
+    low, high = ends(distribution)
+    return low * (high / low) ** share if distribution.startswith("log") else low + (high - low) * share

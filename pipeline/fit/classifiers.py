@@ -1,0 +1,198 @@
+"""Training many classifiers at once: each run with its own hyperparameters, images, order and number of epochs.
+
+Runs that take about as many steps are stacked together; a run that is done, or has diverged, leaves the stack.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.fit.lessons import Lessons, epoch_order, order_keys, steps_per_epoch
+from pipeline.fit.optimizers import OPTIMIZERS, segments, sorted_for_segments, update
+from pipeline.fit.runs import DROPOUT, Runs, initial_rows
+from pipeline.fit.seeds import bits, derive
+from pipeline.fit.stack import Stack, cross_entropy
+from pipeline.progress import Advance, untold
+
+STACK_FLOATS = {"cpu": 4_000_000, "cuda": 1_000_000_000}
+"""Size of the largest values of a step: more spill from a CPU's caches, fewer leave a GPU idle."""
+MAX_STACK = {"cpu": 64, "cuda": 4096}
+"""Runs in a stack at most."""
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """What came out, one row a checkpoint: run by run, by epoch."""
+
+    rows: Tensor
+    """`(checkpoints, parameters)` float32, on the CPU."""
+    steps: np.ndarray
+    """Optimizer steps until then; of a run that has diverged, until that was seen."""
+    scores: dict[str, np.ndarray]
+    """`train_loss`, `train_accuracy`, ...: float64, of the weights as stored, without dropout; NaN where there are none."""
+    ok: np.ndarray
+    """Whether weights and losses are finite."""
+
+
+def train_runs(
+    stack: Stack,
+    lessons: Lessons,
+    runs: Runs,
+    epochs: Sequence[Sequence[int]],
+    batch_size: int,
+    device: str = "cpu",
+    advance: Advance = untold,
+) -> Checkpoints:
+    """Train each run to the last of its `epochs` and keep its weights after each of them.
+
+    A checkpoint is a function of its run alone, but for the last bits of sums, which depend on how many are stacked.
+    """
+    total = sum(map(len, epochs))
+    out = Checkpoints(
+        torch.zeros(total, stack.space.num_parameters),
+        np.zeros(total, np.int64),
+        {f"{split}_{score}": np.full(total, np.nan) for split in SPLITS for score in ("loss", "accuracy")},
+        np.zeros(total, bool),
+    )
+    places = np.split(np.arange(total), np.cumsum([len(part) for part in epochs])[:-1])
+    images = stack.prepare(lessons.images.to(device))
+    pools = lessons.pools("train", runs)
+    per_epoch = np.array([steps_per_epoch(len(pool), batch_size) for pool in pools])
+    by_length = np.argsort(per_epoch * np.array([part[-1] for part in epochs]), kind="stable")
+    size = max(1, min(STACK_FLOATS[device] // (batch_size * stack.floats_per_image(images)), MAX_STACK[device]))
+    for start in range(0, len(by_length), size):
+        chosen = by_length[start : start + size]
+        names = ([runs[name][i] for i in chosen] for name in ("optimizer", "activation"))
+        chosen = chosen[sorted_for_segments(*names).numpy()]
+        due = [dict(zip(per_epoch[i] * np.array(epochs[i]), places[i], strict=True)) for i in chosen]
+        own = {name: column[chosen] for name, column in runs.items()}
+        course = Course(stack, lessons, images, own, [pools[i] for i in chosen], per_epoch[chosen], due, batch_size)
+        course.run(out, advance)
+    return out
+
+
+class Course:
+    """One stack of runs, from its initial weights to its last checkpoint."""
+
+    def __init__(
+        self,
+        stack: Stack,
+        lessons: Lessons,
+        images: Tensor,
+        runs: Runs,
+        pools: list[np.ndarray],
+        per_epoch: np.ndarray,
+        due: list[dict[int, int]],
+        batch_size: int,
+    ):
+        """`due`: for each run which place of the result is due after which step."""
+        self.stack, self.lessons, self.images, self.batch_size = stack, lessons, images, batch_size
+        self.pools, self.due = (np.fromiter(parts, object, len(parts)) for parts in (pools, due))
+        self.runs, self.per_epoch, self.keys = runs, per_epoch, np.array(order_keys(runs), np.uint64)
+        self.labels = torch.from_numpy(lessons.labels).to(images.device)
+        self.outputs = lessons.outputs(runs).to(images.device)
+        self.scored = {split: np.fromiter(lessons.scored(split, runs), object, len(pools)) for split in SPLITS}
+        self.rows = initial_rows(stack.space, runs).to(images.device)
+        self.moments = torch.zeros(2, *self.rows.shape, device=images.device)
+        self.orders = torch.zeros(len(pools), int(per_epoch.max()) * batch_size, dtype=torch.int64, device=images.device)
+        self._settle()
+
+    def _settle(self):
+        """What follows from which runs are in the stack."""
+
+        def column(name: str) -> Tensor:
+            return torch.tensor(self.runs[name], dtype=torch.float32, device=self.rows.device).unsqueeze(1)
+
+        self.rate, self.decay = column("learning_rate"), column("weight_decay")
+        self.optimizers = segments(self.runs["optimizer"].tolist())
+        self.activations = segments(self.runs["activation"].tolist())
+
+    def run(self, out: Checkpoints, advance: Advance):
+        """Into `out`; `advance` is told of each checkpoint that is kept."""
+        step = 0
+        while len(self.rows):
+            if due := [i for i, places in enumerate(self.due) if step in places]:
+                self.keep(np.array(due), step, out)
+                advance(len(due))
+            if len(self.rows):
+                self.start_epochs(step)
+                self.take_step(step)
+            step += 1
+
+    def keep(self, index: np.ndarray, step: int, out: Checkpoints):
+        """Score and keep the checkpoints of the runs at `index`; runs that have no more, or have diverged, leave."""
+        places = np.array([self.due[i][step] for i in index])
+        rows = self.rows[index].cpu()
+        ok = rows.isfinite().all(1).numpy()
+        for split in SPLITS:
+            loss, accuracy = self.score(index, split)
+            out.scores[f"{split}_loss"][places], out.scores[f"{split}_accuracy"][places] = loss, accuracy
+            ok &= np.isfinite(loss)
+        out.rows[places], out.ok[places] = rows, ok
+        for i in index:
+            out.steps[[place for due, place in self.due[i].items() if due >= step]] = step
+        leaving = [i for i, fine in zip(index, ok, strict=True) if not fine or step == max(self.due[i])]
+        if leaving:
+            self.go_on_with(np.setdiff1d(np.arange(len(self.rows)), leaving))
+
+    def go_on_with(self, index: np.ndarray):
+        """Let all other runs leave."""
+        self.runs = {name: column[index] for name, column in self.runs.items()}
+        for name in ("pools", "due", "per_epoch", "keys", "outputs", "rows", "orders"):
+            setattr(self, name, getattr(self, name)[index])
+        self.scored = {split: images[index] for split, images in self.scored.items()}
+        self.moments = self.moments[:, index]
+        self._settle()
+
+    def start_epochs(self, step: int):
+        """Shuffle the images of the runs that begin an epoch."""
+        for i in np.flatnonzero(step % self.per_epoch == 0):
+            order = epoch_order(self.pools[i], int(self.keys[i]), step // int(self.per_epoch[i]), self.batch_size)
+            self.orders[i, : len(order)] = torch.from_numpy(order)
+
+    def take_step(self, step: int):
+        """One optimizer step of every run."""
+        place = torch.from_numpy(step % self.per_epoch * self.batch_size).to(self.rows.device)
+        index = self.orders.gather(1, place.unsqueeze(1) + torch.arange(self.batch_size, device=self.rows.device))
+        targets = self.outputs.gather(1, self.labels[index])
+        inputs = self.stack.inputs(self.images, index)
+        gradient = self.stack.gradients(self.rows, inputs, targets, self.activations, self.masks(step))
+        m, v = self.moments
+        for part, name in self.optimizers:
+            of_part = (tensor[part] for tensor in (self.rows, gradient, m, v, self.rate, self.decay))
+            update(OPTIMIZERS[name], step + 1, *of_part)
+
+    def masks(self, step: int) -> list[Tensor] | None:
+        """For each hidden layer what dropout multiplies its units by, a function of a run's key and the step."""
+        dropping = np.flatnonzero(self.runs["dropout"] > 0)
+        if not len(dropping):
+            return None
+        units, share = self.stack.num_units, self.runs["dropout"][dropping, None]
+        keys = derive(derive(self.runs["seed"][dropping], DROPOUT), step)
+        kept = bits(keys, self.batch_size * sum(units)) >= np.round(share * 2**16)
+        masks = torch.ones(len(self.rows), self.batch_size, sum(units))
+        masks[dropping] = torch.from_numpy(kept * (1 / (1 - share)).astype(np.float32)).view(-1, self.batch_size, sum(units))
+        return list(masks.to(self.rows.device).split(units, 2))
+
+    def score(self, index: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """`(runs,)` mean cross-entropy and accuracy of the runs at `index` on their images of a split."""
+        pools, device = self.scored[split][index], self.rows.device
+        sizes = torch.tensor([len(pool) for pool in pools], device=device)
+        padded = torch.zeros(len(pools), int(sizes.max()), dtype=torch.int64)
+        for row, pool in zip(padded, pools, strict=True):
+            row[: len(pool)] = torch.from_numpy(pool)
+        activations = segments(self.runs["activation"][index].tolist())
+        rows, outputs = self.rows[index], self.outputs[index]
+        loss, correct = torch.zeros(2, len(pools), dtype=torch.float64, device=device)
+        for start in range(0, padded.shape[1], self.batch_size):
+            images = padded[:, start : start + self.batch_size].to(device)
+            there = start + torch.arange(images.shape[1], device=device) < sizes.unsqueeze(1)
+            targets = outputs.gather(1, self.labels[images])
+            logits = self.stack.logits(rows, self.stack.inputs(self.images, images), activations)
+            loss += torch.where(there, cross_entropy(logits, targets), 0).sum(1)
+            correct += ((logits.argmax(-1) == targets) & there).sum(1)
+        return (loss / sizes).cpu().numpy(), (correct / sizes).cpu().numpy()

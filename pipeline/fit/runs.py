@@ -1,0 +1,67 @@
+"""What each run of a classifier zoo draws for itself, from its own key."""
+
+from collections.abc import Mapping
+from math import prod
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.config import ClassifierZooConfig
+from pipeline.distributions import draw
+from pipeline.fit.seeds import derive, member_keys, normal, uniform
+
+Runs = Mapping[str, np.ndarray]
+"""`(runs,)` each: `run` its number, `seed` its key, the hyperparameters by name, `class_0` and `class_1`."""
+HYPERPARAMETERS, CLASSES, INIT, IMAGES, ORDER, DROPOUT = range(6)
+"""Purposes that a run draws numbers for: each has a key of its own."""
+NORMAL_STD = 0.05
+
+
+def draw_runs(config: ClassifierZooConfig, run: np.ndarray, num_classes: int) -> Runs:
+    """The runs with these numbers. `class_0` and `class_1` are the classes that outputs 0 and 1 stand for, in order; -1
+    where all classes are learned."""
+    seed = member_keys(config.seed, run, np.zeros_like(run))
+    names = type(config.hyperparameters).model_fields
+    shares = uniform(derive(seed, HYPERPARAMETERS), len(names)) / 2 + 0.5
+    drawn = {
+        name: np.array([draw(getattr(config.hyperparameters, name), float(share)) for share in column])
+        for name, column in zip(names, shares.T, strict=True)
+    }
+    classes = np.full((len(run), 2), -1)
+    if config.classes == "pairs":
+        classes = np.sort(np.argsort(uniform(derive(seed, CLASSES), num_classes), 1)[:, :2], 1)
+    return {"run": run, "seed": seed, **drawn, "class_0": classes[:, 0], "class_1": classes[:, 1]}
+
+
+def checkpoint_epochs(config: ClassifierZooConfig, epochs: int) -> list[int]:
+    """The epochs of a run that are members: those of the configuration before its last, and its last."""
+    return sorted({epoch for epoch in config.checkpoints if epoch < epochs} | {epochs})
+
+
+def initial_rows(space: WeightSpace, runs: Runs) -> Tensor:
+    """`(runs, parameters)` float32 initial values, biases zero.
+
+    Fans count a kernel's positions, as in torch.nn.init: He et al. 2015 has variance 2 / fan_in, Glorot and Bengio 2010
+    2 / (fan_in + fan_out).
+    """
+    keys, count = derive(runs["seed"], INIT), space.num_parameters
+    is_uniform = np.char.endswith(runs["init"], "uniform")[:, None]
+    values = np.where(is_uniform, uniform(keys, count) * np.float32(3**0.5), normal(keys, count))
+    start = 0
+    for spec in space.tensors:
+        size = prod(spec.shape)
+        values[:, start : start + size] *= standard_deviations(spec.shape, runs)[:, None]
+        start += size
+    return torch.from_numpy(values)
+
+
+def standard_deviations(shape: tuple[int, ...], runs: Runs) -> np.ndarray:
+    """`(runs,)` float32, of a tensor of this shape."""
+    if len(shape) == 1:
+        return np.zeros(len(runs["init"]), np.float32)
+    fan_out, fan_in = (size * prod(shape[2:]) for size in shape[:2])
+    schemes = {"he": (2 / fan_in) ** 0.5, "glorot": (2 / (fan_in + fan_out)) ** 0.5, "normal": NORMAL_STD}
+    of_scheme = [schemes[scheme.split("_")[0]] for scheme in runs["init"].tolist()]
+    return (np.array(of_scheme) * runs["init_scale"]).astype(np.float32)
