@@ -11,6 +11,7 @@ from typing import get_args
 from flows.recipes import RECIPES
 from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
+from pipeline.location import Location, RemotePath, locate
 
 INTERRUPTED = 130
 
@@ -51,6 +52,13 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full (writing {error.filename or 'a file'}): make room and run the same command again to go on"
     return str(error)
+
+
+def local_path(text: str) -> Path:
+    path = locate(text)
+    if isinstance(path, RemotePath):
+        raise argparse.ArgumentTypeError(f"expected a path on this machine, found {text}: only zoos may lie elsewhere")
+    return path
 
 
 def setting(name: str, key: str, help: str) -> dict:
@@ -94,25 +102,32 @@ def parser() -> argparse.ArgumentParser:
         setting("--workers", "resources.workers", "processes that fit, and that train: resources.workers"),
         setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker: resources.gpus_per_worker"),
     ]
-    zoo = {"names": ["zoo"], "metavar": "DIR", "type": Path, "help": "a zoo folder"}
+    zoo = {"names": ["zoo"], "metavar": "DIR", "type": locate, "help": "a zoo: a folder, or a URI such as s3://bucket/zoo"}
     zoo_option = zoo | {"names": ["--zoo"], "required": True}
-    run = {"names": ["run"], "metavar": "RUN", "type": Path, "help": "a folder that `run` or `train` made"}
+    run = {"names": ["run"], "metavar": "RUN", "type": local_path, "help": "a folder that `run` or `train` made"}
 
-    def out(help: str, required: bool = True) -> dict:
-        return {"names": ["--out"], "metavar": "PATH", "type": Path, "required": required, "help": help}
+    def out(help: str, required: bool = True, kind: Callable[[str], Location] = local_path) -> dict:
+        return {"names": ["--out"], "metavar": "PATH", "type": kind, "required": required, "help": help}
+
+    zoo_out = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
 
     add(groups, "run", commands.run, recipe, settings, *resources, out("run folder; by default runs/RECIPE-FINGERPRINT", False))
     add(groups, "recipes", commands.recipes, recipe | {"nargs": "?"}, settings)
     zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(required=True, metavar="COMMAND")
-    add(zoos, "build", commands.zoo_build, recipe, settings, *resources, out("zoo folder"))
+    add(zoos, "build", commands.zoo_build, recipe, settings, *resources, zoo_out)
     add(zoos, "info", commands.zoo_info, zoo, {"names": ["--json"], "action": "store_true", "help": "print JSON"})
     add(zoos, "verify", commands.zoo_verify, zoo)
     add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
     formats = {"names": ["--format"], "choices": get_args(ExchangeFormat), "required": True, "help": "whose layout"}
     add(zoos, "export", commands.zoo_export, zoo, formats, out("a new folder"))
-    source = {"names": ["path"], "metavar": "PATH", "type": Path, "help": "a folder in that layout, or its file with splits"}
+    source = {
+        "names": ["path"],
+        "metavar": "PATH",
+        "type": local_path,
+        "help": "a folder in that layout, or its file with splits",
+    }
     fields = settings | {"help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"}
-    add(zoos, "import", commands.zoo_import, source, formats, fields, out("zoo folder"))
+    add(zoos, "import", commands.zoo_import, source, formats, fields, zoo_out)
     add(groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder"))
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)

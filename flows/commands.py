@@ -13,6 +13,7 @@ from flows.overrides import resolve_recipe
 from flows.recipes import RECIPES
 from pipeline.config import Recipe, describe
 from pipeline.errors import ArchiveError, InputError
+from pipeline.location import Location
 
 MEMBERS_FAILED = 3
 """Exit code of a command that did all it could, for a zoo with members that have no weights."""
@@ -53,7 +54,7 @@ def with_training(options: Namespace) -> Recipe:
     return recipe
 
 
-def tell_failed(zoo: Path) -> int:
+def tell_failed(zoo: Location) -> int:
     """Print how many members have no weights, and why, if there are such; returns the exit code."""
     from pipeline.archive.summary import failures
     from pipeline.archive.zoo import Zoo

@@ -19,6 +19,7 @@ from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import AnyZooConfig, ImportConfig, ModelConfig, Recipe, ResourcesConfig, TrainingConfig, differences
 from pipeline.errors import ArchiveError, InputError, WorkError
+from pipeline.location import Location, RemotePath
 
 
 @dataclass(frozen=True)
@@ -37,11 +38,11 @@ class FitSummary:
         return self.num_members / self.seconds
 
 
-def plan(config: AnyZooConfig, zoo: Path) -> ZooPlan:
+def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
     return plan_zoo(config, zoo)
 
 
-def fit_zoo(plan: ZooPlan, zoo: Path, resources: ResourcesConfig) -> FitSummary | None:
+def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSummary | None:
     """Fit the shards that are not committed; None where all are. Needs a Ray session where there is something to do.
 
     Raises WorkError that names the shards that failed, after all others are committed.
@@ -108,13 +109,13 @@ class FitBar:
         self.bar.close()
 
 
-def archive(zoo: Path, fitted: bool) -> Zoo:
+def archive(zoo: Location, fitted: bool) -> Zoo:
     """Seal the zoo after a fit, or where a kill left it unsealed."""
     opened = Zoo.open(zoo)
     return seal_zoo(zoo) if fitted or not opened.is_sealed else opened
 
 
-def verify(zoo: Path) -> Zoo:
+def verify(zoo: Location) -> Zoo:
     """Raises ArchiveError where anything is wrong with the zoo."""
     opened = Zoo.open(zoo)
     if problems := verify_zoo(opened):
@@ -138,7 +139,7 @@ def counting(title: str, total: int, note: str) -> Iterator[Callable[[int], None
         bar.close()
 
 
-def export(zoo: Path, format: str, out: Path) -> tuple[int, int]:
+def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
     """Write a zoo in the layout of another project; returns how many members have weights, and how many do not."""
     from pipeline.exchange.exporting import export_zoo
 
@@ -148,7 +149,7 @@ def export(zoo: Path, format: str, out: Path) -> tuple[int, int]:
     return num_members, len(opened) - num_members
 
 
-def import_zoo(config: ImportConfig, out: Path) -> tuple[int, dict[str, str]]:
+def import_zoo(config: ImportConfig, out: Location) -> tuple[int, dict[str, str]]:
     """Import what is not committed yet, and seal; returns the number of members, and why some have no weights, by key."""
     from pipeline.exchange.importing import import_shard, plan_import
 
@@ -176,7 +177,7 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         write_json(file, content)
 
 
-def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
+def train(zoo: Location, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
     from pipeline.tasks.classification import require_classes
     from pipeline.training.checkpoint import read_history
@@ -188,7 +189,7 @@ def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesCo
     run.mkdir(parents=True, exist_ok=True)
     claim(run, opened.record, training)
     if not (run / "zoo").exists():
-        (run / "zoo").symlink_to(os.path.relpath(zoo, run))
+        link_zoo(run / "zoo", zoo)
     if is_trained(run, training):
         return False
     per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
@@ -199,6 +200,14 @@ def train(zoo: Path, run: Path, training: TrainingConfig, resources: ResourcesCo
     finally:
         bar.close()
     return True
+
+
+def link_zoo(link: Path, zoo: Location):
+    """A symbolic link, or for a zoo that is not on this machine a file with its URI, which `locate` follows."""
+    if isinstance(zoo, RemotePath):
+        link.write_text(f"{zoo}\n")
+    else:
+        link.symlink_to(os.path.relpath(zoo, link.parent))
 
 
 def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):

@@ -1,7 +1,6 @@
 """Building a zoo: plan, fit shard by shard, seal. Every step can be repeated; what is committed stays."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +19,7 @@ from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
 from pipeline.config import AnyZooConfig, differences
 from pipeline.errors import InputError
+from pipeline.location import Location
 from pipeline.progress import Advance, untold
 from pipeline.signals import Signals, check_signals, load_signals
 
@@ -40,7 +40,7 @@ class ShardSummary:
     """Over the members that did not fail: of the kind's `QUALITY`."""
 
 
-def plan_zoo(config: AnyZooConfig, folder: Path, signals: Signals | None = None) -> ZooPlan:
+def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = None) -> ZooPlan:
     """Load the signals, or take those given, fix every member, write zoo.json.
 
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
@@ -59,32 +59,33 @@ def plan_zoo(config: AnyZooConfig, folder: Path, signals: Signals | None = None)
     return ZooPlan(record, signals, shards)
 
 
-def claim_zoo(folder: Path, record: ZooRecord):
+def claim_zoo(folder: Location, record: ZooRecord):
     """Make `folder` the place of this zoo: zoo.json, and nothing half-written.
 
     Raises InputError where it holds a zoo of another configuration, and says which fields differ.
     """
-    if (folder / FILE).exists():
-        old = read_record(folder)
-        if fields := differences(old.zoo_identity(), record.zoo_identity()):
-            raise InputError(
-                f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
-                f"{'; '.join(fields)}: choose another --out or undo the change"
-            )
-    for part in (folder / "shards", folder / "catalog"):
+    parts = [folder / "shards", folder / "catalog"]
+    for part in parts:
         part.mkdir(parents=True, exist_ok=True)
-        sweep_temporaries(part)
     if not (folder / FILE).exists():
         write_record(folder, record)
+    old = read_record(folder)  # where nothing could be locked, perhaps another's by now
+    if fields := differences(old.zoo_identity(), record.zoo_identity()):
+        raise InputError(
+            f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
+            f"{'; '.join(fields)}: choose another --out or undo the change"
+        )
+    for part in parts:
+        sweep_temporaries(part)
 
 
-def pending_shards(folder: Path) -> dict[str, str]:
+def pending_shards(folder: Location) -> dict[str, str]:
     """The shards still to fit, by name, each with what is the matter with it."""
     return shard_problems(Zoo.open(folder))
 
 
 def fit_shard(
-    config: AnyZooConfig, folder: Path, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
+    config: AnyZooConfig, folder: Location, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
 ) -> ShardSummary:
     """Fit the members of a shard on a device as torch names them, and commit it.
 
@@ -100,7 +101,7 @@ def fit_shard(
 
 
 def commit_shard(
-    folder: Path, name: str, members: Members, space: WeightSpace, block_size: int, schema: pa.Schema = catalog.SCHEMA
+    folder: Location, name: str, members: Members, space: WeightSpace, block_size: int, schema: pa.Schema = catalog.SCHEMA
 ):
     """Write the tar first, then its catalog part: their bytes are a function of the arguments alone."""
     data = encode_shard(name, pack_blocks(space, members, block_size))
@@ -117,7 +118,7 @@ def commit_shard(
     catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
 
 
-def unseal_zoo(folder: Path):
+def unseal_zoo(folder: Location):
     """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema."""
     (folder / SEAL).unlink(missing_ok=True)
     record = read_record(folder)
@@ -125,7 +126,7 @@ def unseal_zoo(folder: Path):
         write_record(folder, record.model_copy(update={"schema_version": SCHEMA_VERSION}))
 
 
-def seal_zoo(folder: Path) -> Zoo:
+def seal_zoo(folder: Location) -> Zoo:
     """Write statistics.json, the last file of a zoo. Raises ArchiveError where a shard is not committed."""
     write_json(folder / SEAL, compute_seal(Zoo.open(folder)))
     return Zoo.open(folder)

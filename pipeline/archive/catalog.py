@@ -4,7 +4,6 @@ import io
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +11,7 @@ import pyarrow.parquet as pq
 
 from pipeline.archive.files import sha256, write_atomic
 from pipeline.errors import ArchiveError
+from pipeline.location import Location
 
 SCHEMA = pa.schema(
     [
@@ -66,13 +66,15 @@ class ShardMark:
 class CatalogPart:
     table: pa.Table
     mark: ShardMark
+    sha256: str
+    """Of the part itself."""
 
 
-def part_path(folder: Path, shard: str) -> Path:
+def part_path(folder: Location, shard: str) -> Location:
     return folder / "catalog" / f"{shard}.parquet"
 
 
-def shard_path(folder: Path, shard: str) -> Path:
+def shard_path(folder: Location, shard: str) -> Location:
     return folder / "shards" / f"{shard}.tar"
 
 
@@ -82,7 +84,11 @@ def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
 
 
 def write_part(
-    folder: Path, shard: str, columns: Mapping[str, np.ndarray | pa.Array | list], mark: ShardMark, schema: pa.Schema = SCHEMA
+    folder: Location,
+    shard: str,
+    columns: Mapping[str, np.ndarray | pa.Array | list],
+    mark: ShardMark,
+    schema: pa.Schema = SCHEMA,
 ):
     """Commit a shard: its rows and its checksum, with a checksum on every page."""
     metadata = {MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode()}
@@ -92,7 +98,7 @@ def write_part(
     write_atomic(part_path(folder, shard), buffer.getvalue())
 
 
-def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA) -> CatalogPart:
+def read_part(folder: Location, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA) -> CatalogPart:
     """Raises ArchiveError where the part is missing or damaged; `checksum` is its sha256 once the zoo is sealed."""
     path = part_path(folder, shard)
     try:
@@ -102,8 +108,9 @@ def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.
             f"shard {shard} is not committed: expected its catalog part {path}, found none; "
             "`dwszoo zoo build` (or `import`) makes what is missing"
         ) from None
-    if checksum not in (None, sha256(data)):
-        raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {sha256(data)}: {REBUILD}")
+    digest = sha256(data)
+    if checksum not in (None, digest):
+        raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {digest}: {REBUILD}")
     try:
         # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
         table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
@@ -113,7 +120,7 @@ def read_part(folder: Path, shard: str, checksum: str | None = None, schema: pa.
     table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
         raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}")
-    return CatalogPart(table.replace_schema_metadata(None), mark)
+    return CatalogPart(table.replace_schema_metadata(None), mark, digest)
 
 
 def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:

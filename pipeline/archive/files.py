@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""The files of archives and runs: they appear whole or not at all, on this machine and in object stores."""
 
 import fcntl
 import hashlib
@@ -7,16 +7,23 @@ import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from pipeline.errors import InputError
+from pipeline.location import Location, RemotePath
 
 
-def write_atomic(path: Path, data: bytes):
-    """Write under a temporary name, flush to disk, rename. After an error or a kill `path` is as it was before."""
+def write_atomic(path: Location, data: bytes):
+    """Write under a temporary name, flush to disk, rename. After an error or a kill `path` is as it was before.
+
+    An object store does the same by itself: an upload that does not come to its end is never seen.
+    """
+    if isinstance(path, RemotePath):
+        path.write_bytes(data)
+        return
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         with open(temporary, "wb") as file:
@@ -28,36 +35,47 @@ def write_atomic(path: Path, data: bytes):
         temporary.unlink(missing_ok=True)
 
 
-def read_array(path: Path, size: int) -> np.ndarray:
+def read_array(path: Location, size: int) -> np.ndarray:
     """The `(size,)` bytes of a file, uint8, in memory of their own. Raises ValueError where it has another size.
 
     Not mapped: whoever cut the file short would end the process, and whoever wrote into it would change what was checked.
     NumPy takes large arrays from huge pages, so that fresh memory costs little.
     """
-    with open(path, "rb", buffering=0) as file:
-        found = os.fstat(file.fileno()).st_size
-        if found != size:
-            raise ValueError(f"{path} must have {size} bytes, found {found}")
-        data = np.empty(size, np.uint8)
-        while size and (count := file.readinto(data[-size:])):
-            size -= count
-    if size:
-        raise ValueError(f"{path} must have {len(data)} bytes, found {len(data) - size}")
+    filesystem, name = opened(path)
+    with filesystem.open_input_file(name) as file:
+        found = file.size()
+        if found == size:
+            data = np.empty(size, np.uint8)
+            found = file.readinto(data)
+    if found != size:
+        raise ValueError(f"{path} must have {size} bytes, found {found}")
     return data
 
 
-def write_json(path: Path, value: Any):
+def list_files(folder: Location) -> dict[Location, int]:
+    """The files in `folder` with their sizes in bytes; none where there is no folder."""
+    filesystem, name = opened(folder)
+    found = filesystem.get_file_info(FileSelector(name, allow_not_found=True))
+    return {folder / info.base_name: info.size for info in found if info.is_file}
+
+
+def opened(path: Location) -> tuple[FileSystem, str]:
+    return path.opened if isinstance(path, RemotePath) else (LocalFileSystem(), str(path))
+
+
+def write_json(path: Location, value: Any):
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Location) -> Any:
     return json.loads(path.read_bytes())
 
 
-def sweep_temporaries(folder: Path):
+def sweep_temporaries(folder: Location):
     """Remove what writers that were killed left behind. Only for the one process that owns `folder`."""
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+    for file in list_files(folder):
+        if file.name.startswith(".") and file.name.endswith(".tmp"):
+            file.unlink(missing_ok=True)
 
 
 def sha256(data: bytes | np.ndarray) -> str:
@@ -65,11 +83,17 @@ def sha256(data: bytes | np.ndarray) -> str:
 
 
 @contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
+def exclusive(folder: Location) -> Iterator[None]:
     """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends.
+
+    An object store has no locks. Two processes that build one zoo there write the same bytes; of two with different
+    configurations the second is refused, by zoo.json, unless they begin within the same moment.
 
     Raises InputError where another process holds it or the folder cannot be written.
     """
+    if isinstance(folder, RemotePath):
+        yield
+        return
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +15,7 @@ from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import ShardPlan
 from pipeline.config import AnyZooConfig, Frozen, ImportConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
+from pipeline.location import Location
 from pipeline.signals import Signals
 
 SCHEMA_VERSION = 2
@@ -134,11 +134,11 @@ def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan])
     )
 
 
-def write_record(folder: Path, record: ZooRecord):
+def write_record(folder: Location, record: ZooRecord):
     write_json(folder / FILE, record.model_dump(mode="json"))
 
 
-def read_record(folder: Path) -> ZooRecord:
+def read_record(folder: Location) -> ZooRecord:
     """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
     file = folder / FILE
     if not file.is_file():

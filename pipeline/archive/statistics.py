@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from pipeline.archive.catalog import part_path
 from pipeline.archive.files import sha256
 from pipeline.archive.record import FILE
 from pipeline.archive.zoo import Zoo
@@ -18,9 +17,8 @@ def compute_seal(zoo: Zoo) -> dict[str, Any]:
 
     A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
     """
-    paths = {shard.name: part_path(zoo.folder, shard.name) for shard in zoo.record.shards}
     checksums = {"zoo": sha256((zoo.folder / FILE).read_bytes())}
-    return compute_statistics(zoo) | checksums | {"catalog": {name: sha256(path.read_bytes()) for name, path in paths.items()}}
+    return compute_statistics(zoo) | checksums | {"catalog": {name: part.sha256 for name, part in zoo.parts.items()}}
 
 
 def compute_statistics(zoo: Zoo) -> dict[str, Any]:

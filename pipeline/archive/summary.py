@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archive import catalog
+from pipeline.archive.files import list_files
 from pipeline.archive.zoo import Zoo
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -21,11 +21,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     record, table = zoo.record, zoo.catalog
     grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
     weights = [shape for name, shape in record.tensors.items() if name.endswith(".weight")]
-    size = sum(
-        path(zoo.folder, shard.name).stat().st_size
-        for shard in record.shards
-        for path in (catalog.shard_path, catalog.part_path)
-    )
+    size = sum(sum(list_files(zoo.folder / part).values()) for part in ("shards", "catalog"))
     return {
         "fingerprint": record.fingerprint,
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",

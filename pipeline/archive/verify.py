@@ -6,7 +6,7 @@ import math
 import pyarrow.compute as pc
 
 from pipeline.archive import catalog
-from pipeline.archive.files import sha256
+from pipeline.archive.files import list_files, sha256
 from pipeline.archive.record import FILE, ShardRecord
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import counts
@@ -50,7 +50,7 @@ def shard_problem(zoo: Zoo, shard: ShardRecord, checksum: str | None) -> str | N
 def unexpected_files(zoo: Zoo) -> list[str]:
     """Shards and catalog parts that the plan does not have."""
     expected = {path(zoo.folder, shard.name) for shard in zoo.record.shards for path in (catalog.shard_path, catalog.part_path)}
-    found = {path for pattern in ("shards/*.tar", "catalog/*.parquet") for path in zoo.folder.glob(pattern)}
+    found = {file for part in ("shards", "catalog") for file in list_files(zoo.folder / part) if not file.name.startswith(".")}
     return [f"{path} is not in the plan of this zoo: move it out of the folder" for path in sorted(found - expected)]
 
 

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from pipeline.archive.network import Network
 from pipeline.archive.record import ZooRecord, read_record
 from pipeline.archive.shard import Block, decode_shard
 from pipeline.errors import ArchiveError
+from pipeline.location import Location, locate
 
 SEAL = "statistics.json"
 """Written last: a zoo that has it is finished."""
@@ -29,17 +29,21 @@ REBUILD = "`dwszoo zoo build` (or `import`) makes it again"
 
 
 class Zoo:
-    """A zoo folder, opened for reading. Every shard is checked against its checksum when first read."""
+    """A zoo, opened for reading. Every shard is checked against its checksum when first read."""
 
-    def __init__(self, folder: Path, record: ZooRecord):
+    def __init__(self, folder: Location, record: ZooRecord):
         self.folder, self.record = folder, record
         self.space: WeightSpace = record.space
         self._shard = lru_cache(CACHED_SHARDS)(self._read_shard)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "Zoo":
-        """Raises InputError where `folder` is not a zoo, ArchiveError where it is damaged."""
-        return cls(Path(folder), read_record(Path(folder)))
+    def open(cls, place: str | Location) -> "Zoo":
+        """A zoo at a path or a URI of `pyarrow.fs`, such as `s3://bucket/zoo`.
+
+        Raises InputError where there is no zoo, ArchiveError where it is damaged.
+        """
+        folder = locate(place)
+        return cls(folder, read_record(folder))
 
     @cached_property
     def parts(self) -> dict[str, catalog.CatalogPart]:
@@ -138,7 +142,7 @@ class Zoo:
         return Network(contract, self[index], f"zoo {self.folder}")
 
 
-def read_shard(folder: Path, name: str, mark: catalog.ShardMark, space: WeightSpace) -> list[tuple[Block, list[str]]]:
+def read_shard(folder: Location, name: str, mark: catalog.ShardMark, space: WeightSpace) -> list[tuple[Block, list[str]]]:
     """The blocks of a shard with their keys. Raises ArchiveError where it is missing or differs from what was committed."""
     path = catalog.shard_path(folder, name)
     try:

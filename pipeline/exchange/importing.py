@@ -22,6 +22,7 @@ from pipeline.exchange.exporting import SIDECAR
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.intake import Intake, take_in
 from pipeline.exchange.source import Source, read_json
+from pipeline.location import Location
 
 AnyRecord = TypeVar("AnyRecord", bound=Frozen)
 
@@ -33,7 +34,7 @@ class ImportPlan:
     intake: Intake
 
 
-def plan_import(config: ImportConfig, folder: Path) -> ImportPlan:
+def plan_import(config: ImportConfig, folder: Location) -> ImportPlan:
     """Open the source, fix splits and shards, write zoo.json.
 
     Raises InputError where the source is not what its format says, where a run of it is on two sides of its splits, and where
@@ -49,7 +50,7 @@ def plan_import(config: ImportConfig, folder: Path) -> ImportPlan:
     return ImportPlan(record, source, intake)
 
 
-def import_shard(plan: ImportPlan, folder: Path, name: str) -> dict[str, str]:
+def import_shard(plan: ImportPlan, folder: Location, name: str) -> dict[str, str]:
     """Read the members of a shard and commit it; returns why a member, by its key, has no weights."""
     record, index = plan.record, plan.intake.shards[name]
     rows = plan.intake.rows.take(index)

@@ -10,6 +10,7 @@ from typing import Any
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, TrainingConfig
 from pipeline.errors import InputError, WorkError
+from pipeline.location import Location, locate
 from pipeline.training.checkpoint import read_history
 from pipeline.training.loader import num_batches
 
@@ -36,7 +37,7 @@ def check_batches(zoo: Zoo, config: TrainingConfig, num_workers: int):
 
 
 def launch_training(
-    zoo_folder: Path,
+    zoo_folder: Location,
     run: Path,
     config: TrainingConfig,
     resources: ResourcesConfig,
@@ -109,7 +110,7 @@ def train_worker(spec: dict[str, Any]):
     torch.set_num_threads(1)
     context = ray.train.get_context()
     train_loop(
-        Path(spec["zoo"]),
+        locate(spec["zoo"]),
         Path(spec["run"]),
         TrainingConfig(**spec["training"]),
         context.get_world_rank(),

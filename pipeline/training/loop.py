@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.archive.zoo import Zoo
 from pipeline.config import TrainingConfig
+from pipeline.location import Location
 from pipeline.tasks import classification
 from pipeline.training import checkpoint
 from pipeline.training.checkpoint import EpochMetrics
@@ -58,7 +59,7 @@ def write_whole(path: Path, text: str):
     os.replace(temporary, path)
 
 
-def train_loop(zoo_folder: Path, run: Path, config: TrainingConfig, rank: int, world_size: int, on_gpu: bool):
+def train_loop(zoo_folder: Location, run: Path, config: TrainingConfig, rank: int, world_size: int, on_gpu: bool):
     """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch."""
     zoo = Zoo.open(zoo_folder)
     steps = num_batches(zoo, "train", config.batch_size)
