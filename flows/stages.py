@@ -52,13 +52,12 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     pending = pending_shards(zoo)
     if not pending:
         return None
-    kind = kind_of(plan.record.config)
-    kind.prepare()
+    kind, device = kind_of(plan.record.config), "cuda" if resources.gpus_per_worker else "cpu"
+    kind.prepare(plan.record.config, plan.signals, device)
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
     bar, start, errors = FitBar(kind, shards), time.perf_counter(), {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
-    device = "cuda" if resources.gpus_per_worker else "cpu"
     for shard, result in run_tasks(
         fit_shard, shards, shared, resources.workers, resources.gpus_per_worker, bar.hear, device=device
     ):

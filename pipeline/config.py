@@ -271,7 +271,7 @@ class ResourcesConfig(Config):
     workers: PositiveInt = 2
     """Processes that fit, and processes that train."""
     gpus_per_worker: float = Field(0.0, ge=0)
-    """GPUs of each worker; 0 trains on CPUs."""
+    """GPUs of each worker; 0 fits and trains on CPUs. Workers that only fit may share one: 0.25."""
 
 
 class Recipe(Config):

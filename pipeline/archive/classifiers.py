@@ -58,7 +58,7 @@ def tell(quality: float) -> str:
     return f"test accuracy {100 * quality:.1f} %"
 
 
-def prepare():
+def prepare(config: ClassifierZooConfig, signals: Signals, device: str):
     """Nothing is built before workers fit."""
 
 

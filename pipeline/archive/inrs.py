@@ -10,8 +10,7 @@ from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import SPLITS, ShardPlan, split_sources
 from pipeline.archive.shard import Members
 from pipeline.config import InrConfig, ZooConfig
-from pipeline.fit.adam import fit, psnr_at
-from pipeline.fit.kernel import load_kernel
+from pipeline.fit.adam import find_kernel, fit, psnr_at
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space
 from pipeline.progress import Advance
@@ -24,9 +23,10 @@ def tell(quality: float) -> str:
     return f"PSNR {quality:.1f} dB"
 
 
-def prepare():
-    """Build the kernel before the workers look for it, and warn here, where it is seen."""
-    load_kernel()
+def prepare(config: ZooConfig, signals: Signals, device: str):
+    """Look for the kernel before the workers do: what is built is built once, and a warning is seen here."""
+    if device == "cpu" or torch.cuda.is_available():
+        find_kernel((len(signals.grid), *config.inr.hidden, signals.num_channels), device)
 
 
 def weight_space(config: ZooConfig, signals: Signals) -> WeightSpace:
@@ -68,13 +68,12 @@ def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[i
 
 
 def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance) -> Members:
-    """INRs are fitted on the CPU whatever the device."""
     space, values = weight_space(config, signals), channels_first(signals.values[shard.source_index])
     sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
     seeds = member_keys(config.seed, sources, shard.view)
     grid = torch.from_numpy(coordinates(signals.grid))
-    fitted = fit(space, config.inr, config.fit, seeds, grid, values, advance)
-    off_grid = psnr_off_grid(space, config.inr, fitted.rows, signals, shard.source_index)
+    fitted = fit(space, config.inr, config.fit, seeds, grid, values, device, advance)
+    off_grid = psnr_off_grid(space, config.inr, fitted.rows, signals, shard.source_index, device)
     reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
     keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
     columns = {
@@ -91,7 +90,7 @@ def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: s
 
 
 def psnr_off_grid(
-    space: WeightSpace, inr: InrConfig, rows: torch.Tensor, signals: Signals, source_index: np.ndarray
+    space: WeightSpace, inr: InrConfig, rows: torch.Tensor, signals: Signals, source_index: np.ndarray, device: str
 ) -> np.ndarray:
     """`(members,)` dB at the centres of the grid's cells, where no member was fitted.
 
@@ -101,7 +100,8 @@ def psnr_off_grid(
     num_dims = len(signals.grid)
     grid = coordinates(signals.grid).reshape(1, *signals.grid, num_dims)
     centres = torch.from_numpy(cell_centres(grid, num_dims).reshape(-1, num_dims))
-    return psnr_at(space, inr, rows, centres, channels_first(cell_centres(signals.values[source_index], num_dims))).numpy()
+    wanted = channels_first(cell_centres(signals.values[source_index], num_dims))
+    return psnr_at(space, inr, rows, centres, wanted, device).numpy()
 
 
 def channels_first(values: np.ndarray) -> torch.Tensor:

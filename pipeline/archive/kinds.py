@@ -4,7 +4,7 @@
 `class_counts(signals, shards)` says how many of each class each split will have (None where members are of no class),
 `fit_members(config, signals, shard, device, advance)` fits those of a shard, with the catalog columns of `SCHEMA`, and
 tells how many more are done. `MEMBERS` is what they are called, `QUALITY` the column that says how good each is, `tell`
-puts a mean of it into words, `prepare` is called once before workers fit.
+puts a mean of it into words, `prepare(config, signals, device)` is called once before workers fit.
 """
 
 from types import ModuleType

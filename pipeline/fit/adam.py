@@ -1,11 +1,12 @@
 """Full-batch Adam on many SIRENs, each stopped by its own rule.
 
-The compiled kernel fits one member after the other. Where it cannot be built, PyTorch does the same on many at once:
-the gradient is written out by hand, since a SIREN's backward pass needs its own activations and their cosines only, and
-without autograd a step is about twenty batched kernels into buffers that stay in cache for a `CHUNK` of members.
+A compiled kernel fits one member after the other, or on a GPU one in each program. Where there is none, PyTorch does the
+same on many at once: the gradient is written out by hand, since a SIREN's backward pass needs its own activations and
+their cosines only, and without autograd a step is about twenty batched kernels into buffers for a chunk of members.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,14 +15,15 @@ from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
-from pipeline.fit.kernel import load_kernel
+from pipeline.errors import InputError
+from pipeline.fit.kernel import load_gpu_kernel, load_kernel
 from pipeline.fit.siren import init_rows, psnr, render, unpack
 from pipeline.progress import Advance, untold
 
-CHUNK = 64
-"""Members in flight: more spill from the L2 cache, fewer leave the batched products too small."""
-TOLD_EVERY = 8
-"""Members that the compiled kernel fits before it tells."""
+CHUNK = {"cpu": 64, "cuda": 1024}
+"""Members in flight in PyTorch. On a CPU more spill from the L2 cache; on a GPU fewer do not hide the launches."""
+TOLD_EVERY = {"cpu": 8, "cuda": 65536}
+"""Members that a compiled kernel fits before it tells."""
 CHECK_EVERY = 10
 """Steps between looks at the stop rule."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
@@ -53,32 +55,55 @@ def fit(
     keys: np.ndarray,
     coordinates: Tensor,
     targets: Tensor,
+    device: str = "cpu",
     advance: Advance = untold,
 ) -> Fit:
-    """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key.
+    """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key, on "cpu" or "cuda".
 
     The parameters of a member are a function of its own key and target alone, the same on every machine of a kind.
-    Without the compiled kernel they also depend, at most in the last bits, on the members it is fitted with.
+    Without a compiled kernel they also depend, at most in the last bits, on the members it is fitted with. Raises
+    InputError where there is no such device.
     """
-    rows = init_rows(space, inr, keys)
-    steps = torch.zeros(len(rows), dtype=torch.int64)
-    fit_rows = _fit_eagerly if load_kernel() is None else _fit_compiled
-    fit_rows(space, inr, config, rows, steps, coordinates, targets - inr.output_offset, advance)
-    final = psnr_at(space, inr, rows, coordinates, targets)
+    require_device(device)
+    rows, steps = init_rows(space, inr, keys).to(device), torch.zeros(len(keys), dtype=torch.int64, device=device)
+    kernel = find_kernel((coordinates.shape[1], *inr.hidden, targets.shape[1]), device)
+    values = (targets - inr.output_offset).to(device)
+    if kernel is None:
+        _fit_eagerly(space, inr, config, rows, steps, coordinates.to(device), values, advance)
+    else:
+        _fit_compiled(kernel, inr, config, rows, steps, coordinates.to(device), values, advance)
+    rows, steps = rows.cpu(), steps.cpu()
+    final = psnr_at(space, inr, rows, coordinates, targets, device)
     finite = rows.isfinite().all(1) & final.isfinite()
     reached = (steps < config.max_steps) | (final >= (config.target_psnr or float("inf")))
     reason = np.where(~finite.numpy(), "diverged", np.where(reached.numpy(), "target", "max_steps"))
     return Fit(rows, final.numpy(), steps.numpy(), reason)
 
 
-def psnr_at(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor) -> Tensor:
+def require_device(device: str):
+    """Raises InputError where a worker was given a GPU that PyTorch cannot use."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"this worker should fit on a GPU, and PyTorch {torch.__version__} sees none: "
+            "install its CUDA build and a driver there, or go without --num-gpus"
+        )
+
+
+def find_kernel(sizes: tuple[int, ...], device: str) -> Callable[..., None] | None:
+    """Compiled code that fits nets of these sizes on a device; None, after one warning, where PyTorch has to."""
+    if device == "cuda":
+        return load_gpu_kernel(sizes)
+    kernel = load_kernel()
+    return None if kernel is None else kernel.fit_members
+
+
+def psnr_at(
+    space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor, device: str = "cpu"
+) -> Tensor:
     """`(members,)` dB: how well each row renders its own of `targets` `(members, channels, points)`."""
-    return torch.cat(
-        [
-            psnr(render(unpack(space, part), inr, coordinates), target)
-            for part, target in zip(rows.split(CHUNK), targets.split(CHUNK), strict=True)
-        ]
-    )
+    points, parts = coordinates.to(device), zip(rows.split(CHUNK[device]), targets.split(CHUNK[device]), strict=True)
+    rendered = ((render(unpack(space, part.to(device)), inr, points), target.to(device)) for part, target in parts)
+    return torch.cat([psnr(*both) for both in rendered]).cpu()
 
 
 def learning_rates(config: FitConfig) -> Tensor:
@@ -89,7 +114,7 @@ def learning_rates(config: FitConfig) -> Tensor:
 
 
 def _fit_compiled(
-    space: WeightSpace,
+    kernel: Callable[..., None],
     inr: InrConfig,
     config: FitConfig,
     rows: Tensor,
@@ -99,9 +124,9 @@ def _fit_compiled(
     advance: Advance,
 ):
     """Fit `rows` in place and count `steps` in place."""
-    rates, grid = learning_rates(config), coordinates.contiguous()
-    for some_rows, some_steps, some_targets in zip(*(whole.split(TOLD_EVERY) for whole in (rows, steps, targets)), strict=True):
-        load_kernel().fit_members(
+    rates, grid, size = learning_rates(config), coordinates.contiguous(), TOLD_EVERY[rows.device.type]
+    for some_rows, some_steps, some_targets in zip(*(whole.split(size) for whole in (rows, steps, targets)), strict=True):
+        kernel(
             (grid.shape[1], *inr.hidden, targets.shape[1]),
             grid,
             some_targets.contiguous(),
@@ -128,8 +153,9 @@ def _fit_eagerly(
     advance: Advance,
 ):
     """As `_fit_compiled`, in PyTorch and in chunks."""
-    for start in range(0, len(rows), CHUNK):
-        chunk = slice(start, start + CHUNK)
+    size = CHUNK[rows.device.type]
+    for start in range(0, len(rows), size):
+        chunk = slice(start, start + size)
         _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
         advance(len(rows[chunk]))
 
@@ -138,7 +164,7 @@ def _fit_chunk(
     space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
 ):
     """Fit `rows` in place and count `steps` in place; finished members leave the batch."""
-    active = torch.arange(len(rows))
+    active = torch.arange(len(rows), device=rows.device)
     work, target = rows.clone(), targets
     momentum, variance = torch.zeros_like(work), torch.zeros_like(work)
     for step, rate in enumerate(learning_rates(config).tolist(), 1):

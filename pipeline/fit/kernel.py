@@ -1,6 +1,9 @@
-"""The fit in compiled code: `kernel.cpp`, built at first use for the machine it runs on."""
+"""The fit in compiled code, built at first use for the machine it runs on: `kernel.cpp` on CPUs, `triton_kernel` on GPUs."""
 
 import ctypes
+import logging
+import subprocess
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +14,8 @@ from dwsnet.compiled import load_library
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 SIZE, REAL, PLACE = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
+
+logger = logging.getLogger(__name__)
 
 
 class Kernel:
@@ -41,10 +46,7 @@ class Kernel:
         `rates` `(steps,)` float64 is the learning rate of each step. The Adam steps that each took come into `steps`
         `(members,)` int64. Other threads run meanwhile: ctypes lets the interpreter go.
         """
-        dtypes = {torch.float32: (coordinates, targets, rows), torch.int64: (steps,), torch.float64: (rates,)}
-        for dtype, tensor in ((dtype, tensor) for dtype, tensors in dtypes.items() for tensor in tensors):
-            if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != "cpu":
-                raise ValueError(f"the kernel takes contiguous {dtype} tensors on the CPU, found {tensor.dtype}")
+        check_tensors("cpu", {torch.float32: (coordinates, targets, rows), torch.int64: (steps,), torch.float64: (rates,)})
         self.fit(
             len(rows),
             len(sizes) - 1,
@@ -61,8 +63,34 @@ class Kernel:
         )
 
 
+def check_tensors(device: str, tensors: dict[torch.dtype, tuple[Tensor, ...]]):
+    """Raises ValueError where a tensor is not what compiled code reads at its address."""
+    for dtype, tensor in ((dtype, tensor) for dtype, group in tensors.items() for tensor in group):
+        if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != device:
+            raise ValueError(
+                f"the kernel takes contiguous {dtype} tensors on {device}, found {tensor.dtype} on {tensor.device.type}"
+            )
+
+
 @cache
 def load_kernel() -> Kernel | None:
     """The kernel, or None after one warning where it cannot be had."""
     library = load_library(SOURCE, "INRs are fitted by PyTorch, several times slower")
     return None if library is None else Kernel(library)
+
+
+@cache
+def load_gpu_kernel(sizes: tuple[int, ...]) -> Callable[..., None] | None:
+    """What fits nets of these sizes as `Kernel.fit_members` does, on a GPU; None after one warning where nothing can."""
+    try:
+        from pipeline.fit import triton_kernel
+
+        problem = triton_kernel.why_not(sizes, *triton_kernel.gpu())
+    except ImportError as error:
+        problem = f"Triton, which comes with CUDA builds of torch, is not there ({error})"
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        problem = f"Triton cannot work here ({error}); it needs a C compiler (`apt install gcc`)"
+    if problem is None:
+        return triton_kernel.fit_members
+    logger.warning("INRs are fitted on the GPU by batched PyTorch, several times slower, for %s.", problem)
+    return None

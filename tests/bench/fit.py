@@ -1,9 +1,10 @@
-"""How fast INRs are fitted, and how well: `python -m tests.bench.fit`.
+"""How fast INRs are fitted, and how well: `dwszoo bench fit [FOLDER]`.
 
 The 2-32-32-1 SIREN on scikit-learn's digits drawn 28x28, one thread a process, 1 and 2 processes at once; every
 contender takes the same Adam steps on the same members, so its PSNR must be that of the others. The ratio is to batched
 eager PyTorch (`baddbmm`, autograd, fused Adam) in the same run. The ceiling is the multiply-adds the machine was just
-seen to do, spent on the matrix products and on `SINE_SLOTS` for each pair of sine and cosine.
+seen to do, spent on the matrix products and on `SINE_SLOTS` for each pair of sine and cosine. Where there is a GPU,
+`fit_gpu` goes on with it.
 
 Why C++: steps/s on a 2.75 GHz Sapphire Rapids, all at 24.93 dB after 200 steps, torch 2.13, Numba 0.68, GCC 12.
 
@@ -21,6 +22,7 @@ Numba and Inductor leave the accumulators of the matrix products to the compiler
 
 import ctypes
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,8 +38,9 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.nn import functional
 
+from dwsnet.compiled import FLAGS
 from pipeline.config import FitConfig, InrConfig
-from pipeline.fit import adam, kernel
+from pipeline.fit import adam
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import init_rows, inr_space, psnr, render, unpack
 from pipeline.signals import coordinates
@@ -54,7 +57,8 @@ COMPARED = 4
 
 def signals(count: int) -> Tensor:
     """`(count, 1, 784)` in [0, 1]."""
-    images = torch.from_numpy(load_digits().images[:count]).float().unsqueeze(1) / 16
+    digits = load_digits().images
+    images = torch.from_numpy(digits[np.arange(count) % len(digits)]).float().unsqueeze(1) / 16
     return functional.interpolate(images, size=(28, 28), mode="bilinear").flatten(2)
 
 
@@ -68,23 +72,29 @@ def per_model_loop(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
 def batched_autograd(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
     tensors = [part.clone().requires_grad_() for part in unpack(SPACE, rows)]
     optimizer = torch.optim.Adam(tensors, lr=config.learning_rate, fused=True)
+    grid = GRID.to(rows.device)
     for _ in range(config.max_steps):
         optimizer.zero_grad()
-        (render(tensors, INR, GRID) - targets).square().mean((1, 2)).sum().backward()
+        (render(tensors, INR, grid) - targets).square().mean((1, 2)).sum().backward()
         optimizer.step()
     return torch.cat([tensor.detach().flatten(1) for tensor in tensors], 1)
 
 
 def batched_by_hand(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
     """The eager fit that stands in for the kernel."""
-    with mock.patch.object(adam, "load_kernel", return_value=None):
-        return adam.fit(SPACE, INR, config, keys(len(rows)), GRID, targets).rows
+    with mock.patch.object(adam, "find_kernel", return_value=None):
+        return fitted_rows(config, targets, rows.device.type)
 
 
 def compiled_kernel(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
-    if kernel.load_kernel() is None:
+    """kernel.cpp, or on a GPU the Triton kernel."""
+    if adam.find_kernel((2, *INR.hidden, 1), rows.device.type) is None:
         raise SystemExit("no kernel to measure")
-    return adam.fit(SPACE, INR, config, keys(len(rows)), GRID, targets).rows
+    return fitted_rows(config, targets, rows.device.type)
+
+
+def fitted_rows(config: FitConfig, targets: Tensor, device: str) -> Tensor:
+    return adam.fit(SPACE, INR, config, keys(len(targets)), GRID, targets, device).rows
 
 
 CONTENDERS: dict[Callable[[FitConfig, Tensor, Tensor], Tensor], int] = {
@@ -140,13 +150,16 @@ def step_operations() -> tuple[int, int]:
     return len(GRID) * (sum(products) - products[0] // 3), len(GRID) * sum(INR.hidden)
 
 
-def report(contender: Callable, speeds: list[Speed], reference: float) -> str:
-    rate = sum(speed.steps_per_second for speed in speeds)
+def share_of_ceiling(speeds: list[Speed]) -> float:
     flop, pairs = step_operations()
-    share = rate * (flop + 2 * SINE_SLOTS * pairs) / sum(speed.peak for speed in speeds)
+    return sum(speed.steps_per_second for speed in speeds) * (flop + 2 * SINE_SLOTS * pairs) / sum(s.peak for s in speeds)
+
+
+def report(name: str, count: int, rate: float, share: float, quality: float, reference: float) -> str:
+    flop, _ = step_operations()
     return (
-        f"{contender.__name__:18} {len(speeds):9} {rate / CONFIG.max_steps:8.1f} {rate:9.0f} {rate * flop / 1e9:9.1f}"
-        f" {share:8.0%} {speeds[0].psnr:8.2f} {rate / reference:6.1f}"
+        f"{name:18} {count:9} {rate / CONFIG.max_steps:8.1f} {rate:9.0f} {rate * flop / 1e9:9.1f}"
+        f" {share:8.0%} {quality:8.2f} {rate / reference:6.1f}"
     )
 
 
@@ -157,15 +170,21 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder) / "peak.so"
         source = Path(__file__).with_name("peak.cpp")
-        subprocess.run(["c++", *kernel.FLAGS, str(source), "-o", str(library)], check=True)
+        subprocess.run(["c++", *FLAGS, str(source), "-o", str(library)], check=True)
         for processes in (1, 2):
             reference = None
             for contender in CONTENDERS:
                 with context.Manager() as manager, context.Pool(processes) as pool:
                     barrier = manager.Barrier(processes)
                     speeds = pool.starmap(measure, [(contender, library, barrier)] * processes, chunksize=1)
-                reference = reference or sum(speed.steps_per_second for speed in speeds)
-                print(report(contender, speeds, reference), flush=True)
+                rate = sum(speed.steps_per_second for speed in speeds)
+                reference = reference or rate
+                line = report(contender.__name__, processes, rate, share_of_ceiling(speeds), speeds[0].psnr, reference)
+                print(line, flush=True)
+    if torch.cuda.is_available():
+        from tests.bench import fit_gpu
+
+        fit_gpu.main(*sys.argv[1:])
 
 
 if __name__ == "__main__":
