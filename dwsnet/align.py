@@ -7,14 +7,18 @@ makes the inner product of all parameters with the reference largest, until no a
 from collections.abc import Sequence
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from dwsnet.state import check_networks
 from dwsnet.symmetry import HiddenPermutation, permute
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 
 @torch.no_grad()
-def match_weights(space: WeightSpace, reference: Sequence[Tensor], tensors: Sequence[Tensor]) -> HiddenPermutation:
+def match_weights(
+    space: WeightSpace, reference: Sequence[Float[Tensor, "references ..."]], tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> HiddenPermutation:
     """`(batch, size)` for each hidden axis: `permute(space, tensors, ...)` with it lies near `reference`.
 
     `tensors` are `(batch, *spec.shape)`; `reference` too, or `(1, *spec.shape)`: one for all. The optimum is a local
@@ -22,6 +26,10 @@ def match_weights(space: WeightSpace, reference: Sequence[Tensor], tensors: Sequ
     first round matches each axis by those tensors alone whose other hidden axes are matched already, so that it starts
     every network of an orbit at the same place.
     """
+    check_networks(space, reference)
+    check_networks(space, tensors)
+    if len(reference[0]) not in (1, len(tensors[0])):
+        raise ValueError(f"there must be 1 or {len(tensors[0])} reference networks, found {len(reference[0])}")
     batch, device = len(tensors[0]), tensors[0].device
     reference, tensors = [x.double().cpu() for x in reference], [x.double().cpu() for x in tensors]
     permutation = {name: torch.arange(size).expand(batch, -1) for name, size in space.hidden.items()}
@@ -32,6 +40,8 @@ def match_weights(space: WeightSpace, reference: Sequence[Tensor], tensors: Sequ
         for axis in permutation:
             matched.add(axis)
             used = [i for i, spec in enumerate(space.tensors) if axis in spec.hidden and matched >= set(spec.hidden)]
+            if not used:
+                continue
             moved = permute(space, tensors, permutation)
             similarity = sum(_similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used)
             index = _assign(similarity)
@@ -43,19 +53,21 @@ def match_weights(space: WeightSpace, reference: Sequence[Tensor], tensors: Sequ
     return {name: index.to(device) for name, index in permutation.items()}
 
 
-def _similarity(spec: TensorSpec, axis: str, reference: Tensor, tensor: Tensor) -> Tensor:
-    """`(batch, size, size)`: inner product of each slice of the reference along `axis` with each slice of the tensor."""
+def _similarity(
+    spec: TensorSpec, axis: str, reference: Float[Tensor, "references ..."], tensor: Float[Tensor, "batch ..."]
+) -> Float[Tensor, "batch size size"]:
+    """Inner product of each slice of the reference along `axis` with each slice of the tensor."""
     dim = 1 + [known.name for known in spec.axes].index(axis)
     one, other = (x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor))
     return one @ other.transpose(1, 2)
 
 
-def _assign(similarity: Tensor) -> Tensor:
-    """`(batch, size)`: which column goes with each row so that the sum is largest."""
+def _assign(similarity: Float[Tensor, "batch size size"]) -> Int[Tensor, "batch size"]:
+    """Which column goes with each row so that the sum is largest."""
     from scipy.optimize import linear_sum_assignment  # costs every import of dwsnet 0.4 s otherwise
 
     return torch.stack([torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in similarity])
 
 
-def _total(similarity: Tensor, index: Tensor) -> Tensor:
+def _total(similarity: Float[Tensor, "batch size size"], index: Int[Tensor, "batch size"]) -> Float[Tensor, " batch"]:
     return similarity.gather(2, index.unsqueeze(2)).sum((1, 2))

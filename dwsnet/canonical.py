@@ -9,18 +9,23 @@ from collections.abc import Sequence
 from math import pi
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from dwsnet.state import check_networks
 from dwsnet.symmetry import biases, canonical_signs, scale_units, turn_phases
 from dwsnet.weight_space import WeightSpace
 
 
-def canonical_scales(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def canonical_scales(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each ReLU unit scaled so that its incoming weights and bias have norm 1: `(batch, *spec.shape)` in and out.
 
     Layer by layer from the input, since scaling a layer changes what comes into the next; the scale of the whole ends
     up in the last layer. A unit that nothing comes into, dead at 0, stays as it is.
     """
+    check_networks(space, tensors)
     tensors = tuple(tensors)
     for axis in space.hidden:
         incoming = [x.flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in incoming_to(space, tensors, axis)]
@@ -29,16 +34,21 @@ def canonical_scales(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Ten
     return tensors
 
 
-def incoming_to(space: WeightSpace, tensors: Sequence[Tensor], axis: str) -> list[Tensor]:
+def incoming_to(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], axis: str
+) -> list[Float[Tensor, "batch size ..."]]:
     """The tensors `(batch, size, ...)` whose first axis is `axis`: weights and bias that compute it."""
     return [tensor for spec, tensor in zip(space.tensors, tensors, strict=True) if spec.axes[0].name == axis]
 
 
-def canonical_phases(space: WeightSpace, tensors: Sequence[Tensor], omega: float) -> tuple[Tensor, ...]:
+def canonical_phases(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], omega: float
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each sine unit turned by whole multiples of pi, then signed, so that 0 <= omega * bias <= pi / 2.
 
     `(batch, *spec.shape)` in and out. A SIREN unit computes sin(omega (W h + b)): its phase is omega * bias, and
-    turning the bias itself by pi would change the function.
+    turning the bias itself by pi would change the function. Raises ValueError where a hidden axis has no bias.
     """
+    check_networks(space, tensors)
     turns = {axis: -torch.round(bias * (omega / pi)) for axis, bias in biases(space, tensors).items()}
     return canonical_signs(space, turn_phases(space, tensors, turns, omega))

@@ -8,9 +8,11 @@ mean over neurons; the exact layer works there, and the way back up adds a skip.
 from collections.abc import Sequence
 from dataclasses import replace
 
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet.linear import EquivariantLinear
+from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
 
 
@@ -35,7 +37,7 @@ class FixedAxisMap(nn.Module):
         self.entry = nn.Linear(in_size, out_size)
         self.mean = nn.Linear(in_size, out_size, bias=False) if others else None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         mapped = self.entry(x.movedim(self.dim, -1))
         if self.mean is not None:
             mapped = mapped + self.mean(x.mean(self.others, keepdim=True).movedim(self.dim, -1))
@@ -50,6 +52,8 @@ class DownsampledLinear(nn.Module):
 
     def __init__(self, space: WeightSpace, axis: str, size: int, in_channels: int, out_channels: int):
         super().__init__()
+        check_counts(size=size)
+        self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
         inner = narrowed(space, axis, size)
         self.layer = EquivariantLinear(inner, in_channels, out_channels)
         self.down, self.up, self.skip = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
@@ -61,7 +65,10 @@ class DownsampledLinear(nn.Module):
                     self.up[str(i)] = FixedAxisMap(dim, others, size, one.size)
                     self.skip[str(i)] = nn.Linear(in_channels, out_channels)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
+        check_features(self.space, features, self.in_channels, self.layer.weights[0])
         inner = [self.down[str(i)](x) if str(i) in self.down else x for i, x in enumerate(features)]
         outer = enumerate(zip(features, self.layer(inner), strict=True))
         return tuple(self.up[str(i)](y) + self.skip[str(i)](x) if str(i) in self.up else y for i, (x, y) in outer)

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 
-import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet.models import DWSNet, ReadState
 from dwsnet.pretrained import Pretrained
+from dwsnet.state import check_counts
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 
@@ -15,7 +16,7 @@ class DWSNetEditor(Pretrained):
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly. With `expansion` k > 1
     (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot express all operators on functions) every
-    hidden layer of the output is k times as wide: `k` copies of each neuron with their outgoing weights divided by k,
+    hidden axis of the output is k times as long: `k` copies of each neuron with their outgoing weights divided by k,
     which is the same function, minus a dv of its own for every entry. Neuron `i` becomes neurons `i k` to `i k + k - 1`.
     `init_scale` is the spread of dv's first weights (the official code's for weight outputs); `trunk` are further arguments
     of `DWSNet`.
@@ -31,6 +32,7 @@ class DWSNetEditor(Pretrained):
         **trunk: int | float | str | bool,
     ):
         super().__init__()
+        check_counts(expansion=expansion)
         self.config = {
             "channels": channels,
             "num_layers": num_layers,
@@ -46,7 +48,7 @@ class DWSNetEditor(Pretrained):
             nn.init.normal_(head.weight, std=init_scale)
             nn.init.zeros_(head.bias)
 
-    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "batch ..."]]:
         features = self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))
         result = {}
         for spec, x, head, std in zip(self.space.tensors, features, self.heads, self.read.standardize.std, strict=True):
@@ -54,8 +56,8 @@ class DWSNetEditor(Pretrained):
             result[spec.name] = self._expanded(spec, state[spec.name].unsqueeze(-1) - change)
         return result
 
-    def _expanded(self, spec: TensorSpec, copies: Tensor) -> Tensor:
-        """`(batch, *spec.shape, copies)` with the copies moved into the hidden axes, incoming hidden ones divided by k."""
+    def _expanded(self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]) -> Float[Tensor, "batch ..."]:
+        """The copies moved into the hidden axes, and divided by k for each axis that is summed over: all but the first."""
         k, hidden = self.expansion, [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden]
         x = copies.unflatten(-1, (k,) * len(hidden)) if hidden else copies.squeeze(-1)
         # from (batch, axes..., k of each hidden axis) to (batch, axes with k behind each hidden one)
@@ -63,5 +65,4 @@ class DWSNetEditor(Pretrained):
         for dim in range(1, len(spec.axes) + 1):
             order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
         sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
-        incoming = len(spec.axes) > 1 and spec.axes[1].hidden
-        return torch.reshape(x.permute(order), (len(x), *sizes)) / (k if incoming else 1)
+        return x.permute(order).reshape(len(x), *sizes) / k ** sum(axis.hidden for axis in spec.axes[1:])

@@ -6,6 +6,7 @@ folded here: `(batch, *hidden sizes, fixed entries * channels)`, for fixed axes 
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dwsnet import kernel
-from dwsnet.weight_space import TensorSpec, WeightSpace
+from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
 AxisSet = tuple[str, ...]
 Reduce = Callable[[Tensor, Sequence["Move"], int], list[Tensor]]
@@ -44,8 +45,9 @@ def carriers(space: WeightSpace, axes: AxisSet) -> list[int]:
 def num_free_parameters(space: WeightSpace) -> int:
     """Dimension of the space of equivariant linear maps, for one input and one output channel, without bias.
 
-    Holds when every hidden axis has at least two entries (papers' d_k >= 2).
+    Hidden axes of one entry count as fixed: there is nothing to permute, and some of the layer's parameters do the same.
     """
+    space = WeightSpace(tuple(replace(spec, axes=tuple(map(_fixed_if_alone, spec.axes))) for spec in space.tensors))
     fixed = [spec.num_fixed for spec in space.tensors]
     return sum(sum(fixed[i] for i in carriers(space, axes)) ** 2 for axes in axis_sets(space))
 
@@ -53,6 +55,10 @@ def num_free_parameters(space: WeightSpace) -> int:
 def num_free_biases(space: WeightSpace) -> int:
     """Dimension of the space of vectors that hidden permutations leave as they are, for one channel."""
     return sum(spec.num_fixed for spec in space.tensors)
+
+
+def _fixed_if_alone(axis: Axis) -> Axis:
+    return replace(axis, hidden=axis.hidden and axis.size > 1)
 
 
 class Folding:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from dwsnet import kernel
 from dwsnet.incidence import Incidence, Move, Reduce, mean, total
 from dwsnet.pooling import pooling_of
-from dwsnet.state import check_features
+from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
 
 Term = tuple[Move, Tensor, float]
@@ -196,6 +196,7 @@ class EquivariantLinear(nn.Module):
 
     def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, pooling: str = "mean"):
         super().__init__()
+        check_counts(in_channels=in_channels, out_channels=out_channels)
         self.pool = pooling_of(pooling, Incidence(space), in_channels)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
         self.incidence = Incidence(space)
@@ -220,7 +221,7 @@ class EquivariantLinear(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
-        check_features(self.space, features, self.in_channels)
+        check_features(self.space, features, self.in_channels, self.weights[0])
         incidence, device = self.incidence, features[0].device.type
         tensors = [*incidence.fold(features), *self.weights, torch.cat(list(self.biases))]
         if torch.is_autocast_enabled(device):
@@ -246,13 +247,14 @@ class InvariantLinear(nn.Module):
 
     def __init__(self, space: WeightSpace, in_channels: int, out_features: int):
         super().__init__()
+        check_counts(in_channels=in_channels, out_features=out_features)
         self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
         self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> Float[Tensor, "batch {self.linear.out_features}"]:
-        check_features(self.space, features, self.in_channels)
+        check_features(self.space, features, self.in_channels, self.linear.weight)
         folded = self.incidence.fold(features)
         pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]
         return self.linear(torch.cat(pooled, -1))

@@ -1,8 +1,9 @@
 """Networks whose input is the parameters of other networks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
@@ -11,7 +12,7 @@ from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.pretrained import Pretrained
 from dwsnet.set_attention import EquivariantAttention
-from dwsnet.state import read_state
+from dwsnet.state import check_counts, check_like, read_state
 from dwsnet.symmetry import canonical_signs
 from dwsnet.weight_space import WeightSpace
 
@@ -26,8 +27,9 @@ class ReadState(nn.Module):
         self.space, self.canonical_signs = space, canonical_signs
         self.standardize = Standardize(space)
 
-    def forward(self, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
         tensors = read_state(self.space, state)
+        check_like(self.space, tensors, self.standardize.mean)
         return self.standardize(canonical_signs(self.space, tensors) if self.canonical_signs else tensors)
 
 
@@ -56,6 +58,7 @@ class DWSNet(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}")
+        check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
         inputs = [in_channels] + [channels] * (num_layers - 1)
         self.layers = nn.ModuleList(
             EquivariantAttention(space, size, channels, num_heads, pooling=pooling)
@@ -66,7 +69,9 @@ class DWSNet(nn.Module):
         self.norms = nn.ModuleList(NORMS[norm](space, channels) for _ in inputs)
         self.dropout, self.skip, self.checkpoint = nn.Dropout(dropout), skip, checkpoint
 
-    def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
         for i in range(len(self.layers)):
             if self.checkpoint and self.training:
                 features = checkpoint(self.step, i, features, use_reentrant=False)
@@ -74,7 +79,7 @@ class DWSNet(nn.Module):
                 features = self.step(i, features)
         return features
 
-    def step(self, i: int, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def step(self, i: int, features: Sequence[Float[Tensor, "batch ... _"]]) -> tuple[Float[Tensor, "batch ... channels"], ...]:
         """Layer `i` with what comes after it."""
         outputs = tuple(self.dropout(F.gelu(x)) for x in self.norms[i](self.layers[i](features)))
         if self.skip and i > 0:
@@ -111,12 +116,13 @@ class DWSNetClassifier(Pretrained):
             "canonical_signs": canonical_signs,
             **trunk,
         }
+        check_counts(num_classes=num_classes, head_width=head_width)
         self.read = ReadState(space, canonical_signs)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
         self.invariant = InvariantLinear(space, channels, head_width)
         self.head = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes))
 
-    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         features = tuple(x.unsqueeze(-1) for x in self.read(state))
         return self.head(self.invariant(self.trunk(features)))
 
@@ -125,6 +131,6 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def flatten_state(tensors: tuple[Tensor, ...]) -> Tensor:
-    """`(batch, parameters)`: all entries of each member in one row."""
+def flatten_state(tensors: Sequence[Float[Tensor, "batch ..."]]) -> Float[Tensor, "batch parameters"]:
+    """All entries of each member in one row."""
     return torch.cat([x.flatten(1) for x in tensors], 1)

@@ -1,11 +1,14 @@
 """Normalisation that commutes with hidden permutations: one statistic a tensor or a channel, never one an entry."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite, nan
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dwsnet.state import check_features, check_tensors
 from dwsnet.weight_space import WeightSpace
 
 
@@ -16,16 +19,23 @@ class Standardize(nn.Module):
         super().__init__()
         self.register_buffer("mean", torch.zeros(len(space.tensors)))
         self.register_buffer("std", torch.ones(len(space.tensors)))
-        self.names = [spec.name for spec in space.tensors]
+        self.space = space
 
     def set(self, statistics: Mapping[str, Mapping[str, float]]) -> "Standardize":
-        """Take `{tensor name: {"mean": ..., "std": ...}}`; a tensor that does not vary is only centred."""
-        for i, name in enumerate(self.names):
-            self.mean[i] = statistics[name]["mean"]
-            self.std[i] = statistics[name]["std"] or 1.0
+        """Take `{tensor name: {"mean": ..., "std": ...}}`; a tensor that does not vary is only centred.
+
+        Raises ValueError where a tensor has none, or one that is not finite.
+        """
+        for i, spec in enumerate(self.space.tensors):
+            known = statistics.get(spec.name, {})
+            values = [float(known.get(key, nan)) for key in ("mean", "std")]
+            if not all(map(isfinite, values)):
+                raise ValueError(f"statistics of tensor {spec.name!r} must be a finite mean and std, found {known}")
+            self.mean[i], self.std[i] = values[0], values[1] or 1.0
         return self
 
-    def forward(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(self, tensors: Sequence[Float[Tensor, "batch ..."]]) -> tuple[Float[Tensor, "batch ..."], ...]:
+        check_tensors(self.space, tensors)
         return tuple((x - self.mean[i]) / self.std[i] for i, x in enumerate(tensors))
 
 
@@ -34,9 +44,13 @@ class BatchNorm(nn.Module):
 
     def __init__(self, space: WeightSpace, channels: int):
         super().__init__()
+        self.space, self.channels = space, channels
         self.norms = nn.ModuleList(nn.BatchNorm1d(channels) for _ in space.tensors)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
+        check_features(self.space, features, self.channels, self.norms[0].weight)
         return tuple(norm(x.flatten(0, -2)).view(x.shape) for norm, x in zip(self.norms, features, strict=True))
 
 
@@ -49,10 +63,14 @@ class MemberNorm(nn.Module):
 
     def __init__(self, space: WeightSpace, channels: int):
         super().__init__()
+        self.space, self.channels = space, channels
         self.gains = nn.ParameterList(torch.ones(channels) for _ in space.tensors)
         self.shifts = nn.ParameterList(torch.zeros(channels) for _ in space.tensors)
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
+        check_features(self.space, features, self.channels, self.gains[0])
         return tuple(
             torch.addcmul(shift, F.layer_norm(x, x.shape[1:]), gain)
             for x, gain, shift in zip(features, self.gains, self.shifts, strict=True)

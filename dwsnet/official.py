@@ -15,11 +15,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm
+from dwsnet.state import load_tensors
 from dwsnet.weight_space import WeightSpace
 
 POOLINGS = ("max", "mean", "sum")
@@ -45,7 +47,9 @@ class OfficialDWSNet(nn.Module):
         super().__init__()
         self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
 
-    def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> tuple[Float[Tensor, "batch ... out_channels"], ...]:
         outputs = self.layers[0](features)
         for i, layer in enumerate(self.layers[1:]):
             normed = self.norms[i](outputs) if self.norms else outputs
@@ -62,7 +66,7 @@ class OfficialClassifier(nn.Module):
         super().__init__()
         self.trunk, self.head = trunk, head
 
-    def forward(self, features: Sequence[Tensor]) -> Tensor:
+    def forward(self, features: Sequence[Float[Tensor, "batch ... in_channels"]]) -> Float[Tensor, "batch classes"]:
         layer = self.trunk.layers[-1]
         folded = layer.incidence.fold([F.relu(x) for x in self.trunk(features)])
         everything, *_ = layer.incidence.gather(folded, layer.pool, layer.out_channels)
@@ -73,7 +77,8 @@ def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str)
     """The model of an official state dict, with the same outputs, in evaluation mode and in the dtype of the state dict.
 
     `space` is an MLP's and `pooling` is the official `reduction` (max, mean or sum): the state dict tells neither.
-    Raises ValueError for what is not read: set attention, several linear maps in a block, downsampling.
+    Raises ValueError for what is not read (set attention, several linear maps in a block, downsampling), and for tensors
+    that are missing, of another shape, dtype or device than they must be, or not finite.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
@@ -82,10 +87,29 @@ def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str)
             f"an official state dict must come from set layers 'ds' with one linear map a block and no downsampling, "
             f"found {unknown[0]!r}"
         )
+    _check_alike(state)
     if "clf.layer.0.weight" not in state:
         return _read_trunk(state, space, pooling).eval()
     trunk = _read_trunk(_below(state, "layers."), space, pooling)
     return OfficialClassifier(trunk, _read_head(_below(state, "clf.layer.0."), space, trunk.layers[-1].out_channels)).eval()
+
+
+def _check_alike(state: Mapping[str, Tensor]):
+    """Raises ValueError where floating point tensors are not finite and of one dtype and device."""
+    first = None
+    for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name!r} must be a torch.Tensor, found a {type(tensor).__name__}")
+        if name.endswith("num_batches_tracked"):
+            continue
+        first = first or (name, tensor.dtype, tensor.device)
+        if not tensor.is_floating_point() or (tensor.dtype, tensor.device) != first[1:]:
+            raise ValueError(
+                f"{name!r} of shape {tuple(tensor.shape)} must be floating point, of dtype {first[1]} on {first[2]} as "
+                f"{first[0]!r} is, found {tensor.dtype} on {tensor.device}"
+            )
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name!r} of shape {tuple(tensor.shape)} must be finite, found NaN or infinity")
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -93,11 +117,15 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet:
+    if not any(name.startswith("layers.") for name in state):
+        raise ValueError(f"an official state dict must have layers, found {[*state]}")
     places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
     parts = [_below(state, f"layers.{place}.") for place in places]
     layers = [_read_layer(part, space, pooling) for part in parts if "weights_bn.0.weight" not in part]
-    norms = [_read_norm(part, space) for part in parts if "weights_bn.0.weight" in part]
-    return OfficialDWSNet(layers, norms, _linear(_below(state, "skip.")) if "skip.weight" in state else None)
+    norms = [_read_norm(part, space, layers[0].out_channels) for part in parts if "weights_bn.0.weight" in part]
+    ends = layers[0].in_channels, layers[-1].out_channels
+    skip = _below(state, "skip.")
+    return OfficialDWSNet(layers, norms, _linear(skip, "skip", *ends) if skip else None)
 
 
 def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> EquivariantLinear:
@@ -110,15 +138,16 @@ def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
     for name, tensor in state.items():
         if not name.startswith("skip."):
             _place(layer, name, tensor)
-    if "skip.0.weight" in state:
+    if values := _below(state, "skip.0."):
+        skip = _linear(values, "skip.0", in_channels, out_channels)
         for i, spec in enumerate(space.tensors):
-            block_of(layer, spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), state["skip.0.weight"]))
-            layer.biases[i].data.add_(state["skip.0.bias"].repeat(spec.num_fixed))
+            block_of(layer, spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), skip.weight.data))
+            layer.biases[i].data.add_(skip.bias.data.repeat(spec.num_fixed))
     return layer
 
 
 def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
-    """Raises ValueError where a block or a linear map of one is missing: it would be read as zero."""
+    """Raises ValueError where a block, a linear map of one or a bias is missing: it would be read as zero."""
     found = Counter(match.group(1, 2, 3, 4) for match in map(BLOCK.fullmatch, state) if match and match[6] == "weight")
     depth = len(space.tensors) // 2
     if len(found) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
@@ -132,6 +161,11 @@ def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
             raise ValueError(
                 f"the block {'{}_to_{}.layers.{}_{}'.format(*block)} must have {2 ** len(shared)} weights, found {num_maps}"
             )
+
+    biased = [name for name in state if BLOCK.fullmatch(name) and name.endswith(".weight") and ".Lambda." not in name]
+    for name in (weight.removesuffix("weight") + "bias" for weight in biased):
+        if name not in state and any(BLOCK.fullmatch(other) and other.endswith(".bias") for other in state):
+            raise ValueError(f"an official layer must have biases everywhere or nowhere, missing {name!r}")
 
 
 def _tensors(block: Sequence[str]) -> tuple[int, int]:
@@ -173,11 +207,11 @@ def _place(layer: EquivariantLinear, name: str, tensor: Tensor):
     place.add_(value)
 
 
-def _read_norm(state: Mapping[str, Tensor], space: WeightSpace) -> BatchNorm:
-    weight = state["weights_bn.0.weight"]
-    norm = BatchNorm(space, len(weight)).to(weight.dtype)
+def _read_norm(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -> BatchNorm:
+    norm = BatchNorm(space, channels).to(state["weights_bn.0.weight"])
     for i, module in enumerate(norm.norms):
-        module.load_state_dict(_below(state, f"{'biases' if i % 2 else 'weights'}_bn.{i // 2}."))
+        name = f"{'biases' if i % 2 else 'weights'}_bn.{i // 2}"
+        load_tensors(module, {"num_batches_tracked": torch.tensor(0)} | _below(state, f"{name}."), f"{name!r}")
     return norm
 
 
@@ -186,16 +220,13 @@ def _read_head(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -
     count = len(space.tensors)
     order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]
     sizes = [space.tensors[i].num_fixed * channels for i in order]
-    if state["weight"].shape[1] != sum(sizes):
-        raise ValueError(
-            f"'clf.layer.0.weight' must have {sum(sizes)} columns for this weight space, found {state['weight'].shape[1]}"
-        )
-    columns = dict(zip(order, state["weight"].split(sizes, 1), strict=True))
-    return _linear({**state, "weight": torch.cat([columns[i] for i in range(count)], 1)})
+    linear = _linear(state, "clf.layer.0", sum(sizes), len(next(iter(state.values()))))
+    columns = dict(zip(order, linear.weight.data.split(sizes, 1), strict=True))
+    linear.weight.data = torch.cat([columns[i] for i in range(count)], 1)
+    return linear
 
 
-def _linear(state: Mapping[str, Tensor]) -> nn.Linear:
-    outputs, inputs = state["weight"].shape
-    linear = nn.Linear(inputs, outputs, bias="bias" in state, dtype=state["weight"].dtype)
-    linear.load_state_dict(state)
+def _linear(state: Mapping[str, Tensor], name: str, inputs: int, outputs: int) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs).to(next(iter(state.values())))
+    load_tensors(linear, state, f"{name!r}")
     return linear

@@ -29,6 +29,8 @@ def layers_of_module(module: nn.Module) -> list[Layer]:
 
     Raises ValueError for anything but a chain of nn.Linear, nn.Conv2d and neuron-by-neuron operations.
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"a module must be a torch.nn.Module, found a {type(module).__name__}")
     try:
         graph = fx.Tracer().trace(module)
     except (fx.proxy.TraceError, TypeError) as error:
@@ -73,6 +75,8 @@ def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
     for key, tensor in state.items():
         name, _, kind = key.rpartition(".")
         weight = state.get(f"{name}.weight")
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{key!r} must be a tensor, found a {type(tensor).__name__}")
         if kind == "weight" and tensor.ndim in (2, 4):
             layers.append((name, tuple(tensor.shape), f"{name}.bias" in state))
         elif kind != "bias" or weight is None or weight.ndim not in (2, 4) or tensor.shape != weight.shape[:1]:

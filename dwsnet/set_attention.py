@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from dwsnet.incidence import Incidence
 from dwsnet.linear import Scatter, gather
 from dwsnet.pooling import pooling_of
-from dwsnet.state import check_features
+from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
 
 
@@ -54,6 +54,7 @@ class EquivariantAttention(nn.Module):
         pooling: str = "mean",
     ):
         super().__init__()
+        check_counts(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, head_width=head_width)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
@@ -69,7 +70,7 @@ class EquivariantAttention(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
-        check_features(self.space, features, self.in_channels)
+        check_features(self.space, features, self.in_channels, self.weights[0])
         device = features[0].device.type
         gathered = list(gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features)))
         for s, attention in self.attentions.items():

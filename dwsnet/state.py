@@ -3,71 +3,115 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from dwsnet.weight_space import WeightSpace
 
 
-def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
 
-    Raises ValueError where a tensor is missing, unknown, of another shape, device or dtype than it must be, where there is
-    no member, and, on the CPU and outside of torch.compile, where an entry is not finite.
+    Raises ValueError where a tensor is missing or unknown, and for all that `check_networks` finds.
     """
     names = [spec.name for spec in space.tensors]
-    if missing := [name for name in names if name not in state]:
-        raise ValueError(f"state dict must have tensors {names}, missing {missing}")
-    if unknown := [name for name in state if name not in names]:
-        raise ValueError(f"state dict must have tensors {names}, found also {unknown}")
+    for spec in space.tensors:
+        if spec.name not in state:
+            raise ValueError(f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found {[*state]}")
+    for name in state:
+        if name not in names:
+            raise ValueError(f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}")
     tensors = tuple(state[name] for name in names)
-    for spec, tensor in zip(space.tensors, tensors, strict=True):
-        found, expected = tuple(tensor.shape), f"(batch, {', '.join(map(str, spec.shape))})"
-        if found[1:] != spec.shape or len(found) != len(spec.shape) + 1:
-            hint = "; it looks transposed, torch stores (out, in)" if found[1:] == spec.shape[::-1] else ""
-            raise ValueError(f"tensor {spec.name!r} must have shape {expected}, found {found}{hint}")
-        if found[0] != len(tensors[0]):
-            raise ValueError(
-                f"tensor {spec.name!r} must have {len(tensors[0])} members as {names[0]!r} has, found shape {found}"
-            )
-    check_kinds(names, tensors)
-    # On a GPU reading a truth value would wait for all work before it, and inside a compiled graph it would break it.
-    if tensors[0].device.type == "cpu" and not torch.compiler.is_compiling():
-        check_finite(names, tensors)
+    check_networks(space, tensors)
     return tensors
 
 
-def check_kinds(names: Sequence[str], tensors: Sequence[Tensor]):
-    """Raises ValueError for an empty batch and for tensors that are not all floating point, on one device, of one dtype."""
+def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
+    """Raises ValueError where tensors are not finite `(batch, *spec.shape)`, one for each of the space, all alike.
+
+    Whether they are finite is looked up on the CPU and outside of torch.compile alone: on a GPU reading a truth value
+    would wait for all work before it, and inside a compiled graph it would break it.
+    """
+    check_tensors(space, tensors, ())
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+        return
+    for spec, x in zip(space.tensors, tensors, strict=True):
+        if not x.isfinite().all():
+            member = int(x.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
+            raise ValueError(f"tensor {spec.name!r} of {_found(x)} must be finite, found NaN or infinity in member {member}")
+
+
+def check_features(space: WeightSpace, features: Sequence[Tensor], channels: int, parameter: Tensor):
+    """Raises ValueError where features are not one `(batch, *spec.shape, channels)` for each tensor, like the parameter."""
+    check_tensors(space, features, (channels,))
+    check_like(space, features, parameter)
+
+
+def check_tensors(space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple[int, ...] | None = None):
+    """Raises ValueError where tensors are not one `(batch, *spec.shape, *trailing)` for each of the space, all alike.
+
+    Alike: floating point, of one batch size, dtype and device. Without `trailing` any dimensions may follow.
+    """
+    names = [spec.name for spec in space.tensors]
+    if len(tensors) != len(names):
+        raise ValueError(f"there must be one tensor for each of the {len(names)} of the space, {names}, found {len(tensors)}")
     first = tensors[0]
-    for name, tensor in zip(names, tensors, strict=True):
-        if len(tensor) == 0:
-            raise ValueError(f"tensor {name!r} must have at least one member, found shape {tuple(tensor.shape)}")
-        if not tensor.is_floating_point():
-            raise ValueError(f"tensor {name!r} of shape {tuple(tensor.shape)} must be floating point, found {tensor.dtype}")
-        if (tensor.device, tensor.dtype) != (first.device, first.dtype):
+    for spec, x in zip(space.tensors, tensors, strict=True):
+        shape = spec.shape + (trailing or ())
+        if not isinstance(x, Tensor):
+            raise ValueError(f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found {_found(x)}")
+        if x.shape[1 : 1 + len(shape)] != shape or (trailing is not None and x.ndim != 1 + len(shape)):
+            turned = x.shape[1:] == spec.shape[::-1] + (trailing or ())
+            hint = "; it looks transposed, torch stores (out, in)" if turned else ""
+            raise ValueError(f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(x.shape)}{hint}")
+        if len(x) == 0:
+            raise ValueError(f"tensor {spec.name!r} must have at least one member, found shape {tuple(x.shape)}")
+        if len(x) != len(first):
             raise ValueError(
-                f"tensor {name!r} of shape {tuple(tensor.shape)} must be {first.dtype} on {first.device} as {names[0]!r} of "
-                f"shape {tuple(first.shape)} is, found {tensor.dtype} on {tensor.device}"
+                f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found shape {tuple(x.shape)}"
+            )
+        if not x.is_floating_point():
+            raise ValueError(f"tensor {spec.name!r} of {_found(x)} must be floating point, found {x.dtype}")
+        if (x.device, x.dtype) != (first.device, first.dtype):
+            raise ValueError(
+                f"tensor {spec.name!r} of {_found(x)} must be {first.dtype} on {first.device} as {names[0]!r} of "
+                f"{_found(first)} is, found {x.dtype} on {x.device}"
             )
 
 
-def check_finite(names: Sequence[str], tensors: Sequence[Tensor]):
-    """Raises ValueError for NaN or infinite entries, with the tensor and the first member that has one."""
-    for name, tensor in zip(names, tensors, strict=True):
-        if not tensor.isfinite().all():
-            member = int(tensor.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
-            raise ValueError(
-                f"tensor {name!r} of shape {tuple(tensor.shape)} must be finite, found NaN or infinity in member {member}"
-            )
-
-
-def check_features(space: WeightSpace, features: Sequence[Tensor], channels: int):
-    """Raises ValueError where features are not one `(batch, *spec.shape, channels)` for each tensor of the space."""
-    if len(features) != len(space.tensors):
+def check_like(space: WeightSpace, tensors: Sequence[Tensor], parameter: Tensor):
+    """Raises ValueError where tensors are on another device than a parameter, or, without autocast, of another dtype."""
+    x = tensors[0]
+    if x.device != parameter.device or (x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type)):
         raise ValueError(
-            f"features must be one tensor for each of the {len(space.tensors)} of the space, found {len(features)}"
+            f"tensor {space.tensors[0].name!r} of {_found(x)} must be {parameter.dtype} on {parameter.device} as the "
+            f"parameters are, found {x.dtype} on {x.device}"
         )
-    for spec, x in zip(space.tensors, features, strict=True):
-        if x.shape[1:] != (*spec.shape, channels):
-            expected = ", ".join(map(str, (*spec.shape, channels)))
-            raise ValueError(f"features of {spec.name!r} must have shape (batch, {expected}), found {tuple(x.shape)}")
+
+
+def check_counts(**counts: int):
+    """Raises ValueError for a count that is not a whole number of at least one."""
+    for name, count in counts.items():
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+
+
+def load_tensors(module: nn.Module, state: Mapping[str, Tensor], source: str, assign: bool = False):
+    """`module.load_state_dict`; raises ValueError with the first tensor of `source` that is missing, unknown or misshapen."""
+    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    for name, shape in expected.items():
+        if name not in state or tuple(state[name].shape) != shape:
+            found = tuple(state[name].shape) if name in state else "none"
+            raise ValueError(f"{source} must have tensor {name!r} of shape {shape}, found {found}")
+    for name in state:
+        if name not in expected:
+            raise ValueError(f"{source} must have {len(expected)} tensors, found also {name!r} of {_found(state[name])}")
+    module.load_state_dict(state, assign=assign)
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return f"(batch, {', '.join(map(str, shape))})"
+
+
+def _found(x: object) -> str:
+    return f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"

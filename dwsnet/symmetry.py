@@ -2,25 +2,27 @@
 
 Hidden permutations belong to every architecture. Signs of hidden units belong to odd activations (sine, tanh), positive
 scales to ReLU, and half turns of the phase to sine: canonical forms under these are in `dwsnet.canonical`.
+
+An element of a group is a tensor for each hidden axis by name: `(size,)` for all members of a batch alike, or
+`(batch, size)` for each its own.
 """
 
 from collections.abc import Mapping, Sequence
 from math import pi
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from dwsnet.state import check_networks, check_tensors
 from dwsnet.weight_space import WeightSpace
 
-HiddenPermutation = dict[str, Tensor]
-"""For each hidden axis by name, an index tensor: entry `i` says which old neuron comes to place `i`.
-
-`(size,)` for all members of a batch alike, or `(batch, size)` for each its own.
-"""
-UnitScales = dict[str, Tensor]
-"""For each hidden axis by name, `(batch, size)`: a nonzero factor for each hidden unit of each member."""
+HiddenPermutation = dict[str, Int[Tensor, "*batch size"]]
+"""Entry `i` says which old neuron comes to place `i`."""
+UnitScales = dict[str, Float[Tensor, "*batch size"]]
+"""A nonzero factor for each hidden unit."""
 HalfTurns = dict[str, Tensor]
-"""For each hidden axis by name, `(batch, size)` integers: by how many times pi the phase of each unit is turned."""
+"""Whole numbers: by how many times pi the phase of each unit is turned."""
 
 
 def random_permutation(space: WeightSpace, generator: torch.Generator) -> HiddenPermutation:
@@ -44,16 +46,20 @@ def random_scales(space: WeightSpace, batch: int, generator: torch.Generator, la
     return {name: largest ** (2 * _uniform(batch, size, generator) - 1) for name, size in space.hidden.items()}
 
 
-def _uniform(batch: int, size: int, generator: torch.Generator) -> Tensor:
+def _uniform(batch: int, size: int, generator: torch.Generator) -> Float[Tensor, "{batch} {size}"]:
     return torch.rand(batch, size, generator=generator, device=generator.device, dtype=torch.float64)
 
 
-def permute(space: WeightSpace, tensors: Sequence[Tensor], permutation: HiddenPermutation) -> tuple[Tensor, ...]:
+def permute(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], permutation: HiddenPermutation
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors with every hidden axis reordered: `(batch, *spec.shape, ...)` in, the same shapes out.
 
     Works alike on parameters (no channels) and on features (channels last). For an MLP the function that the
     parameters compute does not change (Navon et al. 2023, section 4).
     """
+    check_tensors(space, tensors)
+    _check_elements(space, permutation, len(tensors[0]), [*space.hidden])
     result = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
@@ -70,19 +76,35 @@ def _reorder(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
-    """`values` `(batch, size)` shaped to broadcast against `tensor` with its sizes along `dim`."""
-    shape = [len(values)] + [1] * (tensor.ndim - 1)
+    """`values` `(size,)` or `(batch, size)` shaped to broadcast against `tensor` with its sizes along `dim`."""
+    shape = [len(values) if values.ndim == 2 else 1] + [1] * (tensor.ndim - 1)
     shape[dim] = -1
     return values.view(shape)
 
 
-def scale_units(space: WeightSpace, tensors: Sequence[Tensor], scales: UnitScales) -> tuple[Tensor, ...]:
+def _check_elements(space: WeightSpace, elements: Mapping[str, Tensor], batch: int, required: Sequence[str] = ()):
+    """Raises ValueError where a group element names no hidden axis, misses one, or is of another size than the axis."""
+    sizes = space.hidden
+    for name in (*required, *elements):
+        if name not in sizes or name not in elements:
+            raise ValueError(f"elements must be given by the hidden axes {sizes}, found {[*elements]}")
+        if tuple(elements[name].shape) not in ((sizes[name],), (batch, sizes[name])):
+            raise ValueError(
+                f"element of hidden axis {name!r} must have shape ({sizes[name]},) or ({batch}, {sizes[name]}), "
+                f"found {tuple(elements[name].shape)}"
+            )
+
+
+def scale_units(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], scales: UnitScales
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Hidden units scaled: what comes in (weights and bias) times the factor, what goes out over it.
 
     `(batch, *spec.shape)` in and out; axes that `scales` does not name stay. Leaves the function as it is for positive
-    factors and ReLU, and for factors +-1 and odd activations. A tensor's first axis is what it computes, as in torch:
-    (out, in, ...); along any other hidden axis its entries are outgoing weights.
+    factors and ReLU, and for factors +-1 and odd activations.
     """
+    check_tensors(space, tensors, ())
+    _check_elements(space, scales, len(tensors[0]))
     result = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
@@ -93,12 +115,16 @@ def scale_units(space: WeightSpace, tensors: Sequence[Tensor], scales: UnitScale
     return tuple(result)
 
 
-def turn_phases(space: WeightSpace, tensors: Sequence[Tensor], turns: HalfTurns, omega: float) -> tuple[Tensor, ...]:
+def turn_phases(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], turns: HalfTurns, omega: float
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Sine units turned by whole multiples k of pi: bias + k pi / omega, outgoing weights times (-1)^k.
 
     A unit computes sin(omega (W h + b)), so a phase of pi is pi / omega in the bias, and sin(z + k pi) = (-1)^k sin(z):
-    the function stays as it is. `(batch, *spec.shape)` in and out.
+    the function stays as it is. `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
     """
+    biases(space, tensors)
+    _check_elements(space, turns, len(tensors[0]), [*space.hidden])
     turned = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         if len(spec.axes) == 1 and spec.hidden:
@@ -110,22 +136,30 @@ def turn_phases(space: WeightSpace, tensors: Sequence[Tensor], turns: HalfTurns,
     return tuple(turned)
 
 
-def canonical_signs(space: WeightSpace, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+def canonical_signs(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each hidden unit with a negative bias negated: its bias, its incoming and its outgoing weights.
 
     For odd activations (sine, tanh) the function that the parameters compute stays exactly as it is, -sin(-z) = sin(z),
-    and one of the 2^units equal networks is picked. `(batch, *spec.shape)` in and out; every hidden axis must have one
-    tensor that carries it alone, the bias.
+    and one of the 2^units equal networks is picked. `(batch, *spec.shape)` in and out. Raises ValueError where a hidden
+    axis has no bias.
     """
-    return scale_units(
-        space, tensors, {name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()}
-    )
+    check_networks(space, tensors)
+    signs = {name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()}
+    return scale_units(space, tensors, signs)
 
 
-def biases(space: WeightSpace, tensors: Sequence[Tensor]) -> Mapping[str, Tensor]:
-    """`{hidden axis: (batch, size)}`: the tensor that carries the axis alone."""
-    return {
-        spec.hidden[0]: tensor
-        for spec, tensor in zip(space.tensors, tensors, strict=True)
-        if len(spec.axes) == 1 and spec.hidden
-    }
+def biases(space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]) -> dict[str, Float[Tensor, "batch size"]]:
+    """For each hidden axis by name its bias, the tensor that carries it alone. Raises ValueError unless there is one."""
+    check_tensors(space, tensors, ())
+    found = {}
+    for name in space.hidden:
+        own = [i for i, spec in enumerate(space.tensors) if spec.hidden == (name,) and len(spec.axes) == 1]
+        if len(own) != 1:
+            raise ValueError(
+                f"hidden axis {name!r} must have one bias, a tensor that carries it alone, "
+                f"found {[space.tensors[i].name for i in own]}"
+            )
+        found[name] = tensors[own[0]]
+    return found

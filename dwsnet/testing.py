@@ -3,13 +3,16 @@
 from collections.abc import Callable, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from dwsnet.symmetry import permute, random_permutation
 from dwsnet.weight_space import WeightSpace
 
 
-def random_features(space: WeightSpace, batch: int, channels: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+def random_features(
+    space: WeightSpace, batch: int, channels: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "{batch} ... {channels}"], ...]:
     """Standard normal float64 features: a tuple of `(batch, *spec.shape, channels)`."""
     return tuple(torch.randn(batch, *spec.shape, channels, generator=generator, dtype=torch.float64) for spec in space.tensors)
 

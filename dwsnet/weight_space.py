@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
+from numbers import Integral
 
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ class TensorSpec:
     name: str
     """The tensor's key in a state dict."""
     axes: tuple[Axis, ...]
+    """As torch stores them, (out, in, ...): a tensor's first axis is what it computes, and it sums over the others. Layers do
+    not mind; signs and scales of units, canonical forms, rows and the editor do."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -58,16 +61,21 @@ class WeightSpace:
         names = [spec.name for spec in self.tensors]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ValueError(f"tensor names of a weight space must differ, got {sorted(twice)} more than once")
-        sizes: dict[str, int] = {}
+        known: dict[str, Axis] = {}
         for spec in self.tensors:
             if len(set(spec.hidden)) < len(spec.hidden):
-                raise ValueError(f"tensor {spec.name!r} must carry each hidden axis once, got {spec.hidden}")
+                raise ValueError(
+                    f"tensor {spec.name!r} of shape {spec.shape} must carry each hidden axis once, got {spec.hidden}: "
+                    f"what maps a layer to itself cannot be described"
+                )
             for axis in spec.axes:
-                if axis.size < 1:
-                    raise ValueError(f"axis {axis.name!r} of {spec.name!r} must have at least one entry, got {axis.size}")
-                if axis.hidden and sizes.setdefault(axis.name, axis.size) != axis.size:
+                if not isinstance(axis.size, Integral) or axis.size < 1:
                     raise ValueError(
-                        f"hidden axis {axis.name!r} must have one size, got {sizes[axis.name]} and {axis.size} in {spec.name!r}"
+                        f"axis {axis.name!r} of {spec.name!r} must have at least one entry, a whole number, got {axis.size!r}"
+                    )
+                if known.setdefault(axis.name, axis) != axis:
+                    raise ValueError(
+                        f"axis {axis.name!r} must be the same in all tensors, got {known[axis.name]} and {axis} ({spec.name!r})"
                     )
 
     @classmethod
@@ -105,6 +113,9 @@ class WeightSpace:
             raise ValueError(
                 f"a weight space needs at least two layers, got {[name for name, _, _ in layers]}: no hidden neurons"
             )
+        for name, shape, _ in layers:
+            if len(shape) < 2:
+                raise ValueError(f"weight '{name}.weight' must have shape (out, in, positions...), got {tuple(shape)}")
         inputs = Axis("layer0", layers[0][1][1], hidden=False)
         tensors = []
         for i, (name, shape, has_bias) in enumerate(layers, start=1):

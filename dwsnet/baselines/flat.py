@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet.align import match_weights
-from dwsnet.augment import permute_hidden
 from dwsnet.baselines.width import widest
 from dwsnet.models import ReadState, flatten_state
+from dwsnet.pretrained import Pretrained
+from dwsnet.state import read_state
 from dwsnet.symmetry import permute
 from dwsnet.weight_space import WeightSpace
 
 
-class FlatMLPClassifier(nn.Module):
+class FlatMLPClassifier(Pretrained):
     """Three layers with batch normalisation and GELU, as wide as `num_parameters` allows.
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`.
@@ -21,14 +23,15 @@ class FlatMLPClassifier(nn.Module):
 
     def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
         super().__init__()
+        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
         self.space = space
         self.read = ReadState(space, canonical_signs)
         self.layers = widest(lambda width: _mlp(space.num_parameters, width, num_classes), num_parameters)
 
-    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         return self.layers(flatten_state(self.order(self.read(state))))
 
-    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
         """The tensors in the order of neurons in which the MLP sees them: as they come."""
         return tensors
 
@@ -36,18 +39,23 @@ class FlatMLPClassifier(nn.Module):
 class AugmentedMLPClassifier(FlatMLPClassifier):
     """The flat MLP with permutation augmentation: in training, each member's hidden neurons come in a random order.
 
-    The order is drawn from torch's default generator, as dropout is. In evaluation it is the flat MLP.
+    The order is drawn from torch's default generator of the device, as dropout is. In evaluation it is the flat MLP.
     """
 
-    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return permute_hidden(self.space, tensors, torch.default_generator) if self.training else tensors
+    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
+        if not self.training:
+            return tensors
+        batch, device = len(tensors[0]), tensors[0].device
+        permutation = {name: torch.rand(batch, size, device=device).argsort(1) for name, size in self.space.hidden.items()}
+        return permute(self.space, tensors, permutation)
 
 
 class AlignedMLPClassifier(FlatMLPClassifier):
     """The flat MLP on networks aligned to one reference network by weight matching (Git Re-Basin).
 
     Invariant to hidden permutations (but for ties), since matching is. `align_to` sets the reference, which is part of
-    the state dict. The matching runs on the CPU, about a millisecond a network of two hidden layers of 32.
+    the state dict. The matching runs on the CPU, about a millisecond a network of two hidden layers of 32, and breaks the
+    graph under torch.compile.
     """
 
     def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
@@ -57,11 +65,11 @@ class AlignedMLPClassifier(FlatMLPClassifier):
 
     def align_to(self, state: Mapping[str, Tensor]) -> "AlignedMLPClassifier":
         """Take the first network of stacked state dicts as the reference: any one of the train split will do."""
-        for i, spec in enumerate(self.space.tensors):
-            self.get_buffer(f"reference{i}").copy_(state[spec.name][:1])
+        for i, tensor in enumerate(read_state(self.space, state)):
+            self.get_buffer(f"reference{i}").copy_(tensor[:1])
         return self
 
-    def order(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
         named = {spec.name: self.get_buffer(f"reference{i}") for i, spec in enumerate(self.space.tensors)}
         if any(x.isnan().any() for x in named.values()):
             raise ValueError(

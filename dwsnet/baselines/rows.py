@@ -7,11 +7,14 @@ padded with zeros to the widest.
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dwsnet.baselines.width import widest
 from dwsnet.models import ReadState
+from dwsnet.pretrained import Pretrained
+from dwsnet.state import check_tensors
 from dwsnet.weight_space import WeightSpace
 
 NUM_LAYERS, NUM_HEADS = 4, 4
@@ -26,8 +29,9 @@ def row_shape(space: WeightSpace) -> tuple[int, int]:
     return sum(layer[0][0] for layer in shapes), max(widths)
 
 
-def to_rows(space: WeightSpace, tensors: Sequence[Tensor]) -> Tensor:
-    """`(batch, rows, width)` of tensors `(batch, *spec.shape)`, layer by layer."""
+def to_rows(space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]) -> Float[Tensor, "batch rows width"]:
+    """The rows of tensors `(batch, *spec.shape)`, layer by layer."""
+    check_tensors(space, tensors, ())
     _, width = row_shape(space)
     rows = []
     for members in _layers(space):
@@ -45,7 +49,7 @@ def _layers(space: WeightSpace) -> list[list[int]]:
     return list(layers.values())
 
 
-class INR2VecClassifier(nn.Module):
+class INR2VecClassifier(Pretrained):
     """INR2Vec's encoder (De Luigi et al. 2023) and a linear head, as wide as `num_parameters` allows.
 
     One MLP with batch normalisation and ReLU for all rows, the maximum over rows, w, w, 2w, 2w wide as the original is
@@ -56,17 +60,18 @@ class INR2VecClassifier(nn.Module):
 
     def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
         super().__init__()
+        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
         self.space = space
         self.read = ReadState(space, canonical_signs)
         _, inputs = row_shape(space)
         self.layers = widest(lambda width: _Encoder(inputs, width, num_classes), num_parameters)
 
-    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         return self.layers(to_rows(self.space, self.read(state)))
 
 
 class _Encoder(nn.Module):
-    """`(batch, rows, inputs)` to `(batch, outputs)`."""
+    """One MLP for all rows, the maximum over them, a linear head."""
 
     def __init__(self, inputs: int, width: int, outputs: int):
         super().__init__()
@@ -76,12 +81,12 @@ class _Encoder(nn.Module):
         self.rows = nn.Sequential(*modules, nn.Linear(2 * width, 2 * width))
         self.head = nn.Linear(2 * width, outputs)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Float[Tensor, "batch rows inputs"]) -> Float[Tensor, "batch outputs"]:
         encoded = self.rows(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
         return self.head(encoded.amax(1))
 
 
-class TransformerClassifier(nn.Module):
+class TransformerClassifier(Pretrained):
     """A transformer over rows (Schuerholt et al. 2021), read out at a class token, as large as `num_parameters` allows.
 
     Four pre-norm layers of four heads, a learned position for each row. Takes stacked state dicts, returns logits
@@ -90,6 +95,7 @@ class TransformerClassifier(nn.Module):
 
     def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
         super().__init__()
+        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
         self.space = space
         self.read = ReadState(space, canonical_signs)
         shape = row_shape(space)
@@ -97,12 +103,12 @@ class TransformerClassifier(nn.Module):
         # Heads make the size go in steps: the feed-forward layers take up what is left.
         self.layers = widest(lambda width: _RowTransformer(shape, size, width, num_classes), num_parameters)
 
-    def forward(self, state: Mapping[str, Tensor]) -> Tensor:
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         return self.layers(to_rows(self.space, self.read(state)))
 
 
 class _RowTransformer(nn.Module):
-    """`(batch, rows, inputs)` to `(batch, outputs)`, for `shape = (rows, inputs)`."""
+    """A token for each row and one for the class, for `shape = (rows, inputs)`."""
 
     def __init__(self, shape: tuple[int, int], size: int, feedforward: int, outputs: int):
         super().__init__()
@@ -122,7 +128,7 @@ class _RowTransformer(nn.Module):
         self.norm = nn.LayerNorm(size)
         self.head = nn.Linear(size, outputs)
 
-    def forward(self, rows: Tensor) -> Tensor:
+    def forward(self, rows: Float[Tensor, "batch rows inputs"]) -> Float[Tensor, "batch outputs"]:
         token = self.token.expand(len(rows), 1, -1)
         blocks = self.blocks(torch.cat([token, self.embed(rows) + self.position], 1))
         return self.head(self.norm(blocks[:, 0]))

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from dwsnet.models import read_state
+from dwsnet.state import read_state
 from dwsnet.weight_space import WeightSpace
 
 QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -37,8 +37,8 @@ def inrs(batch: int = 4, seed: int = 0):
 AUGMENTATIONS = {
     "permute_hidden": lambda x, rng: permute_hidden(SPACE, x, rng),
     "flip_signs": lambda x, rng: flip_signs(SPACE, x, rng),
-    "add_noise": lambda x, rng: add_noise(x, rng, 0.1),
-    "mask": lambda x, rng: mask(x, rng, 0.1),
+    "add_noise": lambda x, rng: add_noise(SPACE, x, rng, 0.1),
+    "mask": lambda x, rng: mask(SPACE, x, rng, 0.1),
     "shift": lambda x, rng: move_picture(SPACE, x, torch.eye(2).expand(len(x[0]), 2, 2), random_shifts(len(x[0]), 2, rng, 0.2)),
     "rotate": lambda x, rng: move_picture(SPACE, x, random_rotations(len(x[0]), rng, 0.7), torch.zeros(len(x[0]), 2)),
     "zoom": lambda x, rng: move_picture(SPACE, x, random_zooms(len(x[0]), 2, rng, 1.3), torch.zeros(len(x[0]), 2)),
@@ -109,7 +109,7 @@ def test_what_is_no_inr_cannot_be_moved():
 def test_noise_is_gaussian_with_the_spread_asked_for():
     space = WeightSpace.mlp((4, 40, 30, 10))
     tensors = [x * (i + 1) + 3 for i, x in enumerate(random_network(space, 400, 0))]
-    for x, y in zip(tensors, add_noise(tensors, generator(), 0.25), strict=True):
+    for x, y in zip(tensors, add_noise(space, tensors, generator(), 0.25), strict=True):
         noise = ((y - x) / (0.25 * x.std())).flatten()
         standard_error = noise.numel() ** -0.5
         assert noise.mean().abs() < 5 * standard_error
@@ -118,13 +118,14 @@ def test_noise_is_gaussian_with_the_spread_asked_for():
 
 
 def test_noise_on_a_tensor_that_does_not_vary_is_none():
-    tensors = (torch.ones(1, 1), torch.zeros(5, 3))
-    assert largest_difference(add_noise(tensors, generator(), 0.5), tensors) == 0
+    tensors = [torch.full_like(x, i) for i, x in enumerate(inrs())]
+    assert largest_difference(add_noise(SPACE, tensors, generator(), 0.5), tensors) == 0
 
 
 def test_masks_hide_the_share_asked_for_and_leave_the_rest():
-    tensors = random_network(WeightSpace.mlp((4, 40, 30, 10)), 100, 0)
-    for x, y in zip(tensors, mask(tensors, generator(), 0.3), strict=True):
+    space = WeightSpace.mlp((4, 40, 30, 10))
+    tensors = random_network(space, 100, 0)
+    for x, y in zip(tensors, mask(space, tensors, generator(), 0.3), strict=True):
         hidden = y == 0
         assert (hidden.double().mean() - 0.3).abs() < 5 * (0.21 / x.numel()) ** 0.5
         assert torch.equal(y[~hidden], x[~hidden])

@@ -98,6 +98,13 @@ def test_augmentation_permutes_in_training_only():
     assert model.eval().order(tensors) is tensors
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_the_augmented_mlp_compiles_with_its_random_permutations():
+    model = build(AugmentedMLPClassifier, SPACE, 4, 1000)
+    compiled = torch.compile(model, fullgraph=True, backend="eager")
+    assert not torch.equal(compiled(networks(SPACE, 10, 0)), compiled(networks(SPACE, 10, 0)))
+
+
 def test_the_aligned_mlp_needs_a_reference_and_keeps_it_in_its_state_dict():
     state = networks(SPACE, 4, 0)
     with pytest.raises(ValueError, match="call align_to"):

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from dwsnet.incidence import num_free_parameters
 from dwsnet.linear import EquivariantLinear, InvariantLinear
+from dwsnet.set_attention import EquivariantAttention
 from dwsnet.symmetry import permute, random_permutation
 from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, invariance_error, random_features
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
@@ -44,17 +45,22 @@ def generators(space: WeightSpace) -> list[torch.Tensor]:
 
 
 def dimension_of_equivariant_maps(space: WeightSpace) -> int:
-    """By brute force: unknowns A minus rank of the equations `P A - A P = 0`, for every generator P."""
-    size = space.num_parameters
-    eye = torch.eye(size, dtype=torch.float64)
-    equations = torch.cat([torch.kron(p, eye) - torch.kron(eye, p.t().contiguous()) for p in generators(space)])
-    return size**2 - int(torch.linalg.matrix_rank(equations))
+    """By brute force: unknowns A minus rank of the equations `P A P^T - A = 0`, for every generator P."""
+    return nullity([torch.kron(p, p) for p in generators(space)])
 
 
 def dimension_of_invariant_vectors(space: WeightSpace) -> int:
-    size = space.num_parameters
-    equations = torch.cat([p - torch.eye(size, dtype=torch.float64) for p in generators(space)])
-    return size - int(torch.linalg.matrix_rank(equations))
+    return nullity(generators(space))
+
+
+def nullity(matrices: list[torch.Tensor]) -> int:
+    """Dimension of all v with `P v = v` for every permutation matrix P: that of the kernel of the sum of (P - 1)^T (P - 1)."""
+    gram = sum(2 * torch.eye(len(p), dtype=p.dtype) - p - p.t() for p in matrices)
+    return len(gram) - rank(gram)
+
+
+def rank(symmetric: torch.Tensor) -> int:
+    return int((torch.linalg.eigvalsh(symmetric) > 1e-8).sum())
 
 
 def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: str) -> torch.Tensor:
@@ -77,7 +83,7 @@ def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: st
 def test_the_layer_spans_all_equivariant_linear_maps(space):
     maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
     dimension = dimension_of_equivariant_maps(space)
-    assert int(torch.linalg.matrix_rank(maps)) == dimension == len(maps) == num_free_parameters(space)
+    assert rank(maps @ maps.t()) == dimension == len(maps) == num_free_parameters(space)
     for p in generators(space):
         matrices = maps.view(len(maps), space.num_parameters, space.num_parameters)
         assert torch.allclose(matrices @ p, p @ matrices, atol=1e-12)
@@ -88,8 +94,8 @@ def test_the_bias_and_the_invariant_layer_span_all_invariant_vectors(space):
     dimension = dimension_of_invariant_vectors(space)
     biases = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "biases")
     invariant = jacobian_by_parameters(InvariantLinear(space, 1, 1).double(), space, "weight")
-    assert int(torch.linalg.matrix_rank(biases)) == len(biases) == dimension
-    assert int(torch.linalg.matrix_rank(invariant)) == len(invariant) == dimension
+    assert rank(biases @ biases.t()) == len(biases) == dimension
+    assert rank(invariant @ invariant.t()) == len(invariant) == dimension
 
 
 @pytest.mark.parametrize(
@@ -154,15 +160,43 @@ def test_the_check_finds_a_layer_that_breaks_the_symmetry():
     assert invariance_error(space, lambda features: features[1][:, :, 0] @ torch.arange(5.0).double(), 2) > 1e-3
 
 
-def test_tensors_that_share_axes_in_any_order_are_served_by_the_same_rule():
-    """A weight stored as (in, out), and a skip connection: nothing in the layer knows of MLPs."""
-    a, b = Axis("a", 3, True), Axis("b", 4, True)
-    rgb = Axis("rgb", 2, False)
-    space = WeightSpace((TensorSpec("w", (a, b)), TensorSpec("wt", (b, rgb, a)), TensorSpec("skip", (rgb, a))))
-    layer = EquivariantLinear(space, 2, 3).double()
-    assert_equivariant(space, layer, 2)
+A, B, C = Axis("a", 3, True), Axis("b", 2, True), Axis("c", 2, True)
+RGB, OUT = Axis("rgb", 2, False), Axis("out", 2, False)
+DECLARED = {
+    "any order": ((A, B), (B, RGB, A), (RGB, A)),
+    "residual": ((A, RGB), (A,), (B, A), (B,), (A, B), (OUT, A), (OUT,)),
+    "three hidden axes": ((A, RGB, B, C), (C, A), (OUT,)),
+    "no fixed axis": ((A, B), (B, A)),
+    "no hidden axis": ((RGB, OUT),),
+}
+
+
+def declared(*axes: tuple[Axis, ...]) -> WeightSpace:
+    return WeightSpace(tuple(TensorSpec(f"tensor{i}", some) for i, some in enumerate(axes)))
+
+
+@pytest.mark.parametrize("axes", DECLARED.values(), ids=DECLARED)
+def test_any_tensors_that_share_axes_are_served_by_the_same_rule(axes):
+    """A weight stored as (in, out), a residual stream, a bilinear layer: nothing in the layer knows of MLPs."""
+    space = declared(*axes)
+    for layer in (EquivariantLinear(space, 2, 3), EquivariantLinear(space, 2, 3, "max"), EquivariantAttention(space, 2, 3)):
+        assert_equivariant(space, layer.double(), 2)
     maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
-    assert int(torch.linalg.matrix_rank(maps)) == num_free_parameters(space) == dimension_of_equivariant_maps(space)
+    dimension = dimension_of_equivariant_maps(space) if space.hidden else space.num_parameters**2
+    assert rank(maps @ maps.t()) == len(maps) == num_free_parameters(space) == dimension
+
+
+def test_hidden_axes_of_one_entry_count_as_fixed():
+    space = WeightSpace.mlp((2, 1, 3, 1))
+    maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
+    assert rank(maps @ maps.t()) == num_free_parameters(space) < len(maps)
+
+
+def test_a_tensor_with_one_hidden_axis_twice_and_an_axis_of_two_kinds_are_refused():
+    with pytest.raises(ValueError, match=r"'tensor0' of shape \(3, 3\) must carry each hidden axis once, got \('a', 'a'\)"):
+        declared((A, A))
+    with pytest.raises(ValueError, match="axis 'a' must be the same in all tensors"):
+        declared((A, B), (Axis("a", 3, False),))
 
 
 def test_permuting_the_features_keeps_every_value():

@@ -1,10 +1,13 @@
 """Models: invariance, saving and loading, compiling, and networks that come out as networks."""
 
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from dwsnet import DWSNetClassifier, DWSNetEditor, WeightSpace, permute, random_permutation
+from dwsnet import Axis, DWSNetClassifier, DWSNetEditor, TensorSpec, WeightSpace, baselines, permute, random_permutation
 
 SPACE = WeightSpace.mlp((2, 5, 4, 3))
 
@@ -42,9 +45,60 @@ def test_a_saved_classifier_comes_back_the_same(tmp_path, options):
     assert torch.allclose(model(state), model(permuted(SPACE, state)), atol=1e-10)
     model.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
-    assert torch.equal(DWSNetClassifier.from_pretrained(tmp_path / "model").double()(state), model(state))
+    assert torch.equal(DWSNetClassifier.from_pretrained(tmp_path / "model")(state), model(state))
     with pytest.raises(ValueError, match="must hold a DWSNetEditor, found a DWSNetClassifier"):
         DWSNetEditor.from_pretrained(tmp_path / "model")
+
+
+MODELS = {
+    "editor": lambda: DWSNetEditor(SPACE, 4, 2, expansion=2, num_heads=2),
+    "flat": lambda: baselines.FlatMLPClassifier(SPACE, 3, 5000),
+    "augmented": lambda: baselines.AugmentedMLPClassifier(SPACE, 3, 5000, canonical_signs=True),
+    "aligned": lambda: baselines.AlignedMLPClassifier(SPACE, 3, 5000).align_to(float_state()),
+    "inr2vec": lambda: baselines.INR2VecClassifier(SPACE, 3, 5000),
+    "transformer": lambda: baselines.TransformerClassifier(SPACE, 3, 5000),
+}
+
+
+def float_state() -> dict[str, Tensor]:
+    return {name: tensor.float() for name, tensor in random_state().items()}
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_every_model_comes_back_from_disk_the_same(tmp_path, build):
+    model = build().eval()
+    model.save_pretrained(tmp_path)
+    found, expected = type(model).from_pretrained(tmp_path)(float_state()), model(float_state())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_a_folder_that_was_changed_is_refused_in_one_sentence(tmp_path):
+    config, tensors = tmp_path / "config.json", tmp_path / "model.safetensors"
+    with pytest.raises(FileNotFoundError, match=r"must hold config.json and model.safetensors"):
+        DWSNetClassifier.from_pretrained(tmp_path)
+    model = classifier()
+    model.save_pretrained(tmp_path)
+    text, content = config.read_text(), tensors.read_bytes()
+    for changed, message in (
+        (text[:-40], "must be a configuration as save_pretrained writes it"),
+        ("{}", "must be a configuration.*KeyError"),
+        (text.replace('"num_layers"', '"num_layer"'), "must have arguments of DWSNetClassifier: .*'num_layers?'"),
+        (text.replace('"num_layers": 2', '"num_layers": 0'), "num_layers must be a whole number of at least 1, got 0"),
+        (text.replace('"channels": 4', '"channels": 5'), r"must have tensor '.*' of shape \(.*\), found \(.*\)"),
+        (
+            text.replace('"num_layers": 2', '"num_layers": 3'),
+            r"must have tensor 'trunk.layers.2.weights.0' of shape .* found none",
+        ),
+        (text.replace('"num_layers": 2', '"num_layers": 1'), r"found also 'trunk.*' of shape"),
+    ):
+        config.write_text(changed)
+        with pytest.raises(ValueError, match=message):
+            DWSNetClassifier.from_pretrained(tmp_path)
+    config.write_text(text)
+    for changed in (content[:-9], b"", pickle.dumps({"a": 1})):
+        tensors.write_bytes(changed)
+        with pytest.raises(ValueError, match="must be a safetensors file, found a damaged one"):
+            DWSNetClassifier.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("expansion", [1, 2, 3])
@@ -54,6 +108,34 @@ def test_an_editor_starts_as_the_identity_of_functions(expansion):
     edited = editor(state)
     assert edited["layers.1.weight"].shape == (6, 4 * expansion, 5 * expansion)
     assert torch.allclose(forward(edited, points), forward(state, points), atol=1e-10)
+
+
+def test_an_editor_widens_residual_bilinear_and_convolutional_networks_alike():
+    """h = a + relu(W a), out = sum over b and c of V h_b h_c, and a CNN: as many copies as hidden axes, the same functions."""
+    a, b, rgb, out = Axis("a", 4, True), Axis("b", 3, True), Axis("rgb", 2, False), Axis("out", 2, False)
+    specs = {"up": (a, rgb), "inner": (b, a), "back": (a, b), "pairs": (out, a, b)}
+    space = WeightSpace(tuple(TensorSpec(name, axes) for name, axes in specs.items()))
+
+    def compute(state: dict[str, Tensor]) -> Tensor:
+        x = torch.linspace(-1, 1, 2, dtype=torch.float64)
+        stream = torch.einsum("nai,i->na", state["up"], x)
+        inner = torch.einsum("nba,na->nb", state["inner"], stream).relu()
+        stream = stream + torch.einsum("nab,nb->na", state["back"], inner)
+        return torch.einsum("noab,na,nb->no", state["pairs"], stream, inner)
+
+    editor, state = DWSNetEditor(space, 4, 1, expansion=3, init_scale=0.0).double().eval(), random_state(space)
+    assert torch.allclose(compute(editor(state)), compute(state), atol=1e-9)
+
+    cnn = WeightSpace.cnn(2, (3, 4), 3, 5)
+    editor, state = DWSNetEditor(cnn, 4, 1, expansion=2, init_scale=0.0).double().eval(), random_state(cnn)
+
+    def classify(state: dict[str, Tensor]) -> Tensor:
+        w1, b1, w2, b2, w3, b3 = (x[0] for x in state.values())
+        image = torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        hidden = F.conv2d(F.conv2d(image, w1, b1).relu(), w2, b2).relu()
+        return hidden.mean((2, 3)) @ w3.t() + b3
+
+    assert torch.allclose(classify(editor(state)), classify(state), atol=1e-9)
 
 
 @pytest.mark.parametrize("expansion", [1, 2])
@@ -69,9 +151,9 @@ def test_editing_commutes_with_hidden_permutations(expansion):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("num_heads", [0, 2])
-def test_models_compile_without_graph_breaks(num_heads):
-    model = classifier(num_heads=num_heads)
+@pytest.mark.parametrize("options", [{}, {"num_heads": 2}], ids=str)
+def test_models_compile_without_graph_breaks(options):
+    model = classifier(**options)
     expected = model(random_state())
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     found = compiled(random_state())

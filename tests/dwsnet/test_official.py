@@ -98,6 +98,30 @@ def test_what_cannot_be_read_is_refused_by_name():
 
 def test_a_missing_part_is_not_read_as_zero():
     space, pooling, state, _, _ = load("max")
+    bias = "layers.0.bias_to_bias.layers.0_1.layer.0.bias"
+    with pytest.raises(ValueError, match=r"biases everywhere or nowhere, missing 'bias_to_bias.layers.0_1.layer.0.bias'"):
+        read_official({key: x for key, x in state.items() if key != bias}, space, pooling)
     name = "layers.0.weight_to_weight.layers.1_1.lin_n.0.weight"
     with pytest.raises(ValueError, match=r"weight_to_weight.layers.1_1 must have 4 weights, found 3"):
         read_official({key: x for key, x in state.items() if key != name}, space, pooling)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_tensors_that_do_not_fit_are_refused_by_name_and_shapes():
+    space, pooling, state, _, _ = load("skips")
+    name, norm, skip = (
+        "layers.0.bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.bias",
+        "layers.1.biases_bn.0.bias",
+        "skip.weight",
+    )
+    for change, message in (
+        ({name: torch.full((2,), torch.nan).double()}, rf"{name!r} of shape \(2,\) must be finite"),
+        ({norm: torch.ones(2)}, rf"'{norm}' of shape \(2,\) must be .*float64.*found torch.float32"),
+        ({name: None}, "must be a torch.Tensor, found a NoneType"),
+        ({norm: torch.ones(3).double()}, r"'biases_bn.0' must have tensor 'bias' of shape \(2,\), found \(3,\)"),
+        ({skip: torch.ones(2, 3).double()}, r"'skip' must have tensor 'weight' of shape \(2, 2\), found \(2, 3\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_official(state | change, space, pooling)
+    with pytest.raises(ValueError, match="must have layers, found"):
+        read_official({}, space, pooling)
