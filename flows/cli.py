@@ -128,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     }
     fields = settings | {"help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"}
     add(zoos, "import", commands.zoo_import, source, formats, fields, zoo_out)
+    merged = zoo | {"names": ["zoos"], "nargs": "+", "help": "zoos of one architecture: folders or URIs"}
+    add(zoos, "merge", commands.zoo_merge, merged, zoo_out)
     add(groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder"))
     split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
     add(groups, "evaluate", commands.evaluate, run, split)

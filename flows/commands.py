@@ -188,6 +188,17 @@ def zoo_import(options: Namespace):
         print(f"    {key}: {problem}")
 
 
+def zoo_merge(options: Namespace):
+    """Join zoos of one architecture into a new one, splits kept. Run again, it goes on where it stopped."""
+    from flows import stages
+    from pipeline.archive.files import exclusive
+
+    with exclusive(options.out):
+        num_members = stages.merge_zoos(options.zoos, options.out)
+        stages.verify(options.out)
+    print(f"{options.out}: {num_members:,} members of {len(options.zoos)} zoos")
+
+
 def train(options: Namespace):
     """Train on a zoo. Run again, it goes on from the newest checkpoint."""
     from cluster.session import ray_session

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,6 +161,21 @@ def import_zoo(config: ImportConfig, out: Location) -> tuple[int, dict[str, str]
                 advance(len(plan.intake.shards[name]))
     archive(out, fitted=bool(pending))
     return len(plan.intake.rows), problems
+
+
+def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
+    """Merge what is not committed yet, and seal; returns the number of members."""
+    from pipeline.archive.merge import merge_shard, plan_merge
+
+    plan = plan_merge(zoos, out)
+    sizes = {shard.name: shard.num_members for shard in plan.record.shards}
+    if pending := pending_shards(out):
+        unseal_zoo(out)
+        with counting("merge", sum(sizes[name] for name in pending), f"{len(zoos)} zoos") as advance:
+            for name in pending:
+                advance(merge_shard(plan, out, name))
+    archive(out, fitted=bool(pending))
+    return sum(sizes.values())
 
 
 def claim(run: Path, record: ZooRecord, training: TrainingConfig):

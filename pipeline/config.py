@@ -227,6 +227,15 @@ class ImportConfig(Config):
     """Members in a block: one sample of the WebDataset archive."""
 
 
+class MergeConfig(Config):
+    """Which zoos were joined."""
+
+    zoos: tuple[tuple[str, str], ...]
+    """Fingerprint of each, in order, and sha256 of its statistics.json, which accounts for all its bytes."""
+    paths: Annotated[tuple[str, ...], LOCATION]
+    """Where each lay."""
+
+
 class ModelConfig(Config):
     kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = "dwsnet"
     """'dwsnet', or a baseline as large as the DWSNet of the other fields: 'mlp' on flattened weights, with permutation

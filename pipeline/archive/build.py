@@ -1,6 +1,8 @@
 """Building a zoo: plan, fit shard by shard, seal. Every step can be repeated; what is committed stays."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +15,7 @@ from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, writ
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, make_record, read_record, write_record
-from pipeline.archive.shard import Members, encode_shard, pack_blocks
+from pipeline.archive.shard import Block, Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import SEAL, Zoo
@@ -103,9 +105,7 @@ def fit_shard(
 def commit_shard(
     folder: Location, name: str, members: Members, space: WeightSpace, block_size: int, schema: pa.Schema = catalog.SCHEMA
 ):
-    """Write the tar first, then its catalog part: their bytes are a function of the arguments alone."""
-    data = encode_shard(name, pack_blocks(space, members, block_size))
-    write_atomic(catalog.shard_path(folder, name), data)
+    """Commit the members of a shard: its bytes are a function of the arguments alone."""
     ok, place = members.ok, np.cumsum(members.ok) - 1
     columns = members.columns | {
         "key": members.keys,
@@ -115,6 +115,15 @@ def commit_shard(
         "row": pa.array((place % block_size).astype(np.int32), mask=~ok),
         "status": np.where(ok, "ok", "failed").tolist(),
     }
+    commit_blocks(folder, name, pack_blocks(space, members, block_size), columns, schema)
+
+
+def commit_blocks(
+    folder: Location, name: str, blocks: Sequence[tuple[Block, list[str]]], columns: Mapping[str, Any], schema: pa.Schema
+):
+    """Write the tar first, then its catalog part, which has all columns of `schema`."""
+    data = encode_shard(name, blocks)
+    write_atomic(catalog.shard_path(folder, name), data)
     catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
 
 

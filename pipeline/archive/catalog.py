@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ IMPORTED = pa.schema(
 )
 """Columns of every imported zoo; those of the source follow."""
 MARK = b"dwszoo.shard"
-REBUILD = "`dwszoo zoo build` (or `import`) makes its shard again"
+REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes its shard again"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,19 @@ def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
     return pa.schema([*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())])
 
 
+def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
+    """All columns of several zoos; those that one of them lacks may be null. Raises ValueError for a column of two types."""
+    fields: dict[str, pa.Field] = {}
+    for schema in schemas:
+        for field in schema:
+            known = fields.setdefault(field.name, field)
+            if known.type != field.type:
+                raise ValueError(f"column {field.name!r} must be of one type, found {known.type} and {field.type}")
+            fields[field.name] = known.with_nullable(known.nullable or field.nullable)
+    shared = set.intersection(*(set(schema.names) for schema in schemas))
+    return pa.schema([field.with_nullable(field.nullable or field.name not in shared) for field in fields.values()])
+
+
 def write_part(
     folder: Location,
     shard: str,
@@ -106,7 +119,7 @@ def read_part(folder: Location, shard: str, checksum: str | None = None, schema:
     except FileNotFoundError:
         raise ArchiveError(
             f"shard {shard} is not committed: expected its catalog part {path}, found none; "
-            "`dwszoo zoo build` (or `import`) makes what is missing"
+            "`dwszoo zoo build` (or `import`, `merge`) makes what is missing"
         ) from None
     digest = sha256(data)
     if checksum not in (None, digest):

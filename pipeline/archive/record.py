@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import imported_schema
+from pipeline.archive.catalog import imported_schema, merged_schema
 from pipeline.archive.files import write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import ShardPlan
-from pipeline.config import AnyZooConfig, Frozen, ImportConfig, fingerprint
+from pipeline.config import AnyZooConfig, Frozen, ImportConfig, MergeConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 from pipeline.signals import Signals
@@ -59,16 +59,18 @@ class ZooRecord(Frozen):
     schema_version: int
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
-    config: AnyZooConfig | ImportConfig
-    """What it was built or imported by."""
+    config: AnyZooConfig | ImportConfig | MergeConfig
+    """What it was built, imported or merged by."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor of a member, in state dict order."""
     decode: DecodeContract
     shards: tuple[ShardRecord, ...]
     classes: dict[str, tuple[int, ...]] | None = None
-    """Members of each class, by split, as planned; null where members are of no class or the zoo was imported."""
+    """Members of each class, by split, as planned; null where members are of no class or were not planned here."""
     imported: ImportRecord | None = None
+    merged: tuple["ZooRecord", ...] = ()
+    """What the zoos were that it was merged from."""
 
     @field_validator("tensors")
     @classmethod
@@ -76,15 +78,19 @@ class ZooRecord(Frozen):
         space_of(tensors)
         return tensors
 
-    @field_validator("imported")
-    @classmethod
-    def have_columns(cls, imported: ImportRecord | None) -> ImportRecord | None:
-        imported_schema(imported.columns if imported else {})
-        return imported
+    @model_validator(mode="after")
+    def have_columns(self) -> "ZooRecord":
+        kinds = (isinstance(self.config, ImportConfig), isinstance(self.config, MergeConfig))
+        if kinds != (self.imported is not None, bool(self.merged)):
+            raise ValueError("config, imported and merged must be of one kind of zoo")
+        self.schema  # noqa: B018 raises ValueError
+        return self
 
     @property
     def schema(self) -> pa.Schema:
         """Columns of the catalog."""
+        if self.merged:
+            return merged_schema([record.schema for record in self.merged])
         return imported_schema(self.imported.columns) if self.imported else kind_of(self.config).SCHEMA
 
     @property

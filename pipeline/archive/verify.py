@@ -89,6 +89,6 @@ def seal_problems(zoo: Zoo) -> list[str]:
     changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal["zoo"]
     problems = [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
     return problems + [
-        f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`)"
+        f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`, `merge`)"
         for name in dict.fromkeys(wrong)
     ]

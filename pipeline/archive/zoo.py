@@ -25,7 +25,7 @@ CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
 READ_AHEAD = 2
 """Shards that are read and checked while another is used."""
-REBUILD = "`dwszoo zoo build` (or `import`) makes it again"
+REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
 
 
 class Zoo:
@@ -70,13 +70,15 @@ class Zoo:
         file = self.folder / SEAL
         if not self.is_sealed:
             raise ArchiveError(
-                f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` (or `import`) finishes it"
+                f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` (or `import`, `merge`) finishes it"
             )
         try:
             content = read_json(file)
             return {"zoo": str(content["zoo"])} | {name: dict(content[name]) for name in ("tensors", "catalog")}
         except (ValueError, TypeError, KeyError) as error:
-            raise ArchiveError(f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build` (or `import`)") from error
+            raise ArchiveError(
+                f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build` (or `import`, `merge`)"
+            ) from error
 
     @property
     def statistics(self) -> dict[str, dict[str, float]]:

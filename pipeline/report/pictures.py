@@ -44,6 +44,8 @@ def picture(path: Path, width: float, height: float):
 
 def originals(zoo: Zoo) -> Signals:
     """The signals that the zoo was fitted to, from where its record says. Raises InputError where they are gone."""
+    if zoo.record.merged:
+        raise InputError(f"cannot draw zoo {zoo.folder}: it was merged, draw those that it was merged from")
     if zoo.record.imported:
         raise InputError(f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known")
     source = zoo.record.config.signals

@@ -246,7 +246,7 @@ def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
     whole, others = shard.read_bytes(), (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns
     shard.write_bytes(whole[:-1000])
     (problem,) = verify_zoo(Zoo.open(tmp_path))
-    assert "(or `import`) makes it again" in problem
+    assert "(or `import`, `merge`) makes it again" in problem
     stages.import_zoo(config, tmp_path)
     assert shard.read_bytes() == whole
     assert (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns == others
