@@ -90,7 +90,7 @@ def recipes(options: Namespace):
     """List the recipes, or show one with the meaning of every field."""
     if options.recipe is None:
         for name, recipe in RECIPES.items():
-            print(f"{name:<10} {recipe.__doc__.splitlines()[0]}")
+            print(f"{name:<12} {recipe.__doc__.splitlines()[0]}")
         return
     recipe = resolve_recipe(options.recipe, options.settings)
     print(f"{options.recipe}: {' '.join(RECIPES[options.recipe].__doc__.split())}\n")

@@ -151,7 +151,7 @@ def fit_members(config: ClassifierZooConfig, signals: Signals, shard: ShardPlan,
     runs = draw_runs(config, numbers, len(signals.class_names))
     epochs = [checkpoint_epochs(config, number) for number in runs["epochs"].tolist()]
     stack = Stack(weight_space(config, signals), config.network.stride)
-    kept = train_runs(stack, lessons_of(config, signals), runs, epochs, config.batch_size, device, advance)
+    kept = train_runs(stack, lessons_of(config, signals, stack), runs, epochs, config.batch_size, device, advance)
     of_run = {name: np.repeat(column, counts) for name, column in runs.items()}
     names = [f"{run:08d}" for run in shard.source_index]
     epoch = np.concatenate(epochs)
@@ -171,9 +171,9 @@ def fit_members(config: ClassifierZooConfig, signals: Signals, shard: ShardPlan,
     return Members(keys, kept.rows, kept.ok, columns)
 
 
-def lessons_of(config: ClassifierZooConfig, signals: Signals) -> Lessons:
+def lessons_of(config: ClassifierZooConfig, signals: Signals, stack: Stack) -> Lessons:
     """The images as every run sees them."""
     contract = decode_contract(config, signals).image
     splits = image_splits(config, signals)
-    images = standardized(images_of(signals, slice(None)), contract).contiguous()
+    images = stack.prepare(standardized(images_of(signals, slice(None)), contract))
     return Lessons(images, signals.labels, splits, len(signals.class_names), config.evaluation_images)

@@ -111,7 +111,9 @@ def open_matrix(file: Path) -> np.ndarray:
 
 
 def read_metrics(file: Path) -> pa.Table:
-    theirs = {COLUMNS.get(name, name): kind for name, kind in KNOWN_TYPES.items()}
+    # Left to itself it takes keys of digits for numbers; numbers of another kind than ours are cast later, if they can be.
+    exact = (pa.string(), pa.uint64())
+    theirs = {COLUMNS.get(name, name): kind for name, kind in KNOWN_TYPES.items() if kind in exact}
     options = pyarrow.csv.ConvertOptions(column_types=theirs, strings_can_be_null=True)
     try:
         table = pyarrow.csv.read_csv(pa.BufferReader(inflate(file)), convert_options=options)

@@ -59,7 +59,7 @@ def train_runs(
         np.zeros(total, bool),
     )
     places = np.split(np.arange(total), np.cumsum([len(part) for part in epochs])[:-1])
-    images = stack.prepare(lessons.images.to(device))
+    images = lessons.images.to(device)
     pools = lessons.pools("train", runs)
     per_epoch = np.array([steps_per_epoch(len(pool), batch_size) for pool in pools])
     by_length = np.argsort(per_epoch * np.array([part[-1] for part in epochs]), kind="stable")

@@ -16,7 +16,7 @@ class Lessons:
     """Images that are split once for a whole zoo, whatever the split of its runs."""
 
     images: Tensor
-    """`(images, channels, height, width)` float32, standardized."""
+    """Float32, standardized, one an entry, as `Stack.prepare` leaves them."""
     labels: np.ndarray
     """`(images,)` int64."""
     splits: Mapping[str, np.ndarray]

@@ -139,7 +139,7 @@ class Stack:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images as `inputs` takes them: padded for a CNN, flat for an MLP."""
-        return F.pad(images, [KERNEL // 2] * 4) if self.is_convolutional else images.flatten(1)
+        return (F.pad(images, [KERNEL // 2] * 4) if self.is_convolutional else images.flatten(1)).contiguous()
 
     def inputs(self, prepared: Tensor, index: Tensor) -> Tensor:
         """What the first layer sees of the images at `index` `(members, batch)`."""

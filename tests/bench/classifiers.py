@@ -7,6 +7,7 @@ CNN on scikit-learn's digits drawn 28x28, all activations, all optimizers.
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -33,8 +34,8 @@ SPACES = {"MLP 784-32-10": WeightSpace.mlp((784, 32, 10)), "CNN 16-16-16": Weigh
 CASES = [
     ("MLP 784-32-10", 32, 192, 6),
     ("MLP 784-32-10", 128, 192, 6),
-    ("CNN 16-16-16", 32, 24, 2),
-    ("CNN 16-16-16", 128, 24, 4),
+    ("CNN 16-16-16", 32, 48, 2),
+    ("CNN 16-16-16", 128, 48, 4),
 ]
 """Architecture, batch size, runs, epochs."""
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
@@ -87,7 +88,9 @@ def one_by_one(space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, ba
 
 
 def stacked(space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int) -> np.ndarray:
-    return train_runs(Stack(space, 2), lessons, runs, [[epochs]] * len(runs["run"]), batch_size).scores["test_accuracy"]
+    stack = Stack(space, 2)
+    lessons = replace(lessons, images=stack.prepare(lessons.images))
+    return train_runs(stack, lessons, runs, [[epochs]] * len(runs["run"]), batch_size).scores["test_accuracy"]
 
 
 def main():

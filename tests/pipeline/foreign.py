@@ -92,10 +92,10 @@ def small_cnn_zoo(root: Path, kernels: list[np.ndarray], steps: tuple[int, ...] 
     rows = [np.concatenate([np.full(2, 7.0), kernel.ravel(), np.zeros(30)]) for kernel in kernels for _ in steps]
     np.save(root / "weights.npy", np.array(rows, np.float32))
     with gzip.open(root / "metrics.csv.gz", "wt") as file:
-        file.write(",config.activation,config.learning_rate,modeldir,step,test_accuracy\n")
+        file.write(",config.activation,config.learning_rate,config.epochs,modeldir,step,test_accuracy\n")
         for number in range(len(kernels)):
             for step in steps:
-                file.write(f"{number},tanh,0.001,/cns/{number},{step},0.{number}{step}\n")
+                file.write(f"{number},tanh,0.001,86.0,/cns/{number},{step},0.{number}{step}\n")
 
 
 def arena_file(file: Path, num: int, layers: int = 12, **extra):

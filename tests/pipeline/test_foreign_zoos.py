@@ -132,7 +132,7 @@ def test_keras_kernels_become_torch_weights(tmp_path):
     assert (table.groupby("run")["split"].nunique() == 1).all()
     assert table[table.status == "failed"]["run"].tolist() == ["/cns/8", "/cns/8"]
     row = rows_by(zoo, "source")["weights.npy row 5"]
-    assert (row["epoch"], row["activation"], row["test_accuracy"]) == (86, "tanh", 0.286)
+    assert (row["epoch"], row["epochs"], row["activation"], row["test_accuracy"]) == (86, 86, "tanh", 0.286)
     picture = torch.randn(1, 1, 5, 5)
     expected = sum(
         kernels[2][y, x, 0, channel] * picture[0, 0, y : y + 3, x : x + 3]

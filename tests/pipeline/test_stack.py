@@ -1,5 +1,7 @@
 """Many classifiers at once against one at a time: autograd, torch.optim, and runs by themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -35,9 +37,10 @@ def drawn(count: int, **hyperparameters) -> Runs:
     return draw_runs(config(**hyperparameters), np.arange(count), 4)
 
 
-def trained(kind: str, runs: Runs, checkpoints: tuple[int, ...] = (), lessons: Lessons = LESSONS):
+def trained(kind: str, runs: Runs, checkpoints: tuple[int, ...] = ()):
     epochs = [checkpoint_epochs(ClassifierZooConfig(checkpoints=checkpoints), number) for number in runs["epochs"].tolist()]
-    return train_runs(Stack(SPACES[kind], stride=2), lessons, runs, epochs, BATCH)
+    stack = Stack(SPACES[kind], stride=2)
+    return train_runs(stack, replace(LESSONS, images=stack.prepare(IMAGES)), runs, epochs, BATCH)
 
 
 def logits(kind: str, row: torch.Tensor, images: torch.Tensor, activation: str) -> torch.Tensor:
