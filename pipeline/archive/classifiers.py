@@ -1,7 +1,5 @@
 """Zoos of classifiers: a run trains one network on images, and each of its checkpoints is a member."""
 
-from collections import Counter
-
 import numpy as np
 import pyarrow as pa
 import torch
@@ -138,8 +136,15 @@ def check(config: ClassifierZooConfig, signals: Signals):
         raise InputError(f"network.grey takes colour images, signals {signals.name} have {signals.num_channels} channels")
     if len(signals.class_names) < 2:
         raise InputError(f"classifiers need two classes or more, signals {signals.name} have {len(signals.class_names)}")
-    if (few := min(Counter(signals.labels.tolist()).values())) < 3:
-        raise InputError(f"classifiers need three images of each class or more, signals {signals.name} have {few} of one")
+    names = signals.class_names if config.classes == "pairs" else ("image",)
+    for split, images in image_splits(config, signals).items():
+        found = signals.labels[images] if config.classes == "pairs" else np.zeros(len(images), np.int64)
+        counts = np.bincount(found, minlength=len(names))
+        if not counts.all():
+            raise InputError(
+                f"the {split} images of {signals.name} must have one of {names[counts.argmin()]!r} or more, found none: "
+                "change signals.validation_fraction or signals.test_fraction, or add images"
+            )
 
 
 def class_counts(signals: Signals, shards: list[ShardPlan]) -> None:

@@ -9,6 +9,7 @@ import ast
 import csv
 import io
 import zlib
+from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
@@ -18,6 +19,7 @@ import pyarrow as pa
 import pyarrow.csv
 from numpy.lib.format import open_memmap
 
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of
@@ -45,7 +47,7 @@ HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
-    layout = layout_for(zoo.space, keras_name, "/kernel:0", "/bias:0")
+    layout = layout_for(zoo.space, keras_names(zoo.space), "/kernel:0", "/bias:0")
     matrix = open_memmap(out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters))
     tables, start = [], 0
     for _, block, rows in exported_blocks(zoo):
@@ -67,10 +69,15 @@ def write(zoo: Zoo, out: Path, advance: Advance):
             end += size
 
 
-def keras_name(number: int, positions: int) -> str:
-    """Keras numbers layers of a kind from the second on; the number of the layer is unique whatever its kind."""
-    kind = "conv2d" if positions == 2 else "dense"
-    return f"sequential/{kind}_{number}" if number else f"sequential/{kind}"
+def keras_names(space: WeightSpace) -> Callable[[int, int], str]:
+    """As Keras names the layers of one model: those of a kind have numbers from the second on."""
+    num_convolutions = sum(len(spec.shape) == 4 for spec in space.tensors)
+
+    def name(number: int, positions: int) -> str:
+        kind, place = ("conv2d", number) if positions == 2 else ("dense", number - num_convolutions)
+        return f"sequential/{kind}_{place}" if place else f"sequential/{kind}"
+
+    return name
 
 
 def read(path: Path) -> Source:

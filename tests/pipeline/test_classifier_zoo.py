@@ -213,7 +213,10 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys)
     [
         ("zoo.test_runs=0", "the test split of the zoo would be empty: 1000 runs with .* test_runs 0.0"),
         ("zoo.signals.source=sines", r"classifiers take images, signals sines have a grid \(2000,\)"),
-        ("zoo.signals.limit=15", "need three images of each class or more"),
+        (
+            "zoo.classes=pairs;zoo.signals.limit=40",
+            "the validation images of digits must have one of '[0-9]' or more, found none",
+        ),
         ("zoo.hyperparameters.dropout=1", "at least 0 and below 1, got 1"),
         ("zoo.hyperparameters.learning_rate=loguniform(0, 1)", r"'uniform\(a, b\)' or 'loguniform\(a, b\)', above 0, got"),
         ("zoo.hyperparameters.activation=[]", "zoo.hyperparameters.activation: .* at least 1 item"),
@@ -223,7 +226,7 @@ def test_a_callers_mistake_is_named(setting, message, tmp_path):
     from flows.overrides import resolve_recipe
 
     with pytest.raises(InputError, match=message):
-        plan_zoo(resolve_recipe("mlps", [setting]).zoo, tmp_path)
+        plan_zoo(resolve_recipe("mlps", setting.split(";")).zoo, tmp_path)
     assert not (tmp_path / "zoo.json").exists()
 
 
@@ -255,6 +258,20 @@ def test_small_cnn_zoo_readers_find_their_columns(mlp_zoo, tmp_path):
     last = mlp_zoo.catalog.filter(pc.field("stop_reason") == "epochs").to_pylist()[4]
     assert float(final[last["run"]]["test_accuracy"]) == pytest.approx(last["test_accuracy"])
     assert float(final[last["run"]]["config.l2reg"]) == pytest.approx(last["weight_decay"])
+
+
+def test_small_cnn_zoo_readers_find_the_layers_by_their_names(pair_zoo, tmp_path):
+    export_zoo(pair_zoo, "unterthiner", tmp_path / "out", lambda number: None)
+    layout = {row["varname"]: row["shape"] for row in csv.DictReader((tmp_path / "out" / "layout.csv").open())}
+    inputs = 1 if pair_zoo.record.config.network.grey else 3
+    assert layout == {
+        "sequential/conv2d/kernel:0": f"(3, 3, {inputs}, 5)",
+        "sequential/conv2d/bias:0": "(5,)",
+        "sequential/conv2d_1/kernel:0": "(3, 3, 5, 4)",
+        "sequential/conv2d_1/bias:0": "(4,)",
+        "sequential/dense/kernel:0": "(4, 2)",
+        "sequential/dense/bias:0": "(2,)",
+    }
 
 
 def test_modelzoos_readers_find_an_epoch_a_line(mlp_zoo, tmp_path):
