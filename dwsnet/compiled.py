@@ -42,12 +42,14 @@ def _compiler() -> str:
 def _build(compiler: str, source: Path, flags: list[str]) -> Path:
     """The library in the user's cache, built if it is not there yet.
 
-    Its name is a digest of the source, the flags and all that the compiler defines here (its version, the machine's
-    instructions), so that machines of several kinds may share the folder. Whoever builds at the same time builds the same.
+    Its name is a digest of the source, the headers beside it, the flags and all that the compiler defines here (its
+    version, the machine's instructions), so that machines of several kinds may share the folder. Whoever builds at the same
+    time builds the same.
     """
     command = [compiler, *flags]
     defines = subprocess.run([*command, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True)
-    digest = hashlib.sha256(source.read_bytes() + repr(flags).encode() + defines.stdout.encode()).hexdigest()
+    content = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
+    digest = hashlib.sha256(b"".join(content) + repr(flags).encode() + defines.stdout.encode()).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dwszoo"
     library = folder / f"{source.stem}-{digest[:16]}.so"
     if not library.exists():

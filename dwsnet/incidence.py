@@ -7,13 +7,13 @@ folded here: `(batch, *hidden sizes, fixed entries * channels)`, for fixed axes 
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from dwsnet import kernel
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
 AxisSet = tuple[str, ...]
@@ -127,10 +127,17 @@ class Incidence:
         self.moves_into = [
             [move for some in self.moves for move in some if move.large == t] for t in range(len(self.axis_sets))
         ]
+        self.sizes = [tuple(space.hidden[name] for name in axes) for axes in self.axis_sets]
+        self.program = self._program()
+        """All of this as numbers, for the compiled layers."""
 
     def widths(self, s: int, channels: int) -> list[int]:
         """Columns of each carrier of axis set `s`."""
         return [self.fixed[i] * channels for i in self.carriers[s]]
+
+    def columns(self, channels: int) -> list[int]:
+        """Columns of each axis set."""
+        return [sum(self.widths(s, channels)) for s in range(len(self.axis_sets))]
 
     def alone(self, s: int) -> bool:
         """Whether the only carrier of the axes has no other hidden axis, and others reach it only by spreading."""
@@ -170,6 +177,17 @@ class Incidence:
         """Folded features of every tensor as `(batch, *spec.shape, channels)`."""
         return tuple(folding.unfold(x) for folding, x in zip(self.foldings, folded, strict=True))
 
+    def _program(self) -> tuple[int, ...]:
+        sets = [(prod(sizes), sum(self.widths(s, 1))) for s, sizes in enumerate(self.sizes)]
+        tensors = [(s, self._start(s, i), self.fixed[i]) for i, s in enumerate(self.own)]
+        moves = [
+            (move.small, move.large, move.size, prod(self.sizes[move.large][move.dim :]), *move[4:])
+            for some in self.moves
+            for move in some
+        ]
+        sizes = [(len(sizes), *sizes) for sizes in self.sizes]
+        return tuple(chain((len(sets), len(tensors), len(moves)), *sets, *tensors, *moves, *sizes))
+
     def _start(self, s: int, i: int) -> int:
         return sum(self.fixed[j] for j in self.carriers[s] if j < i)
 
@@ -194,9 +212,6 @@ def mean(features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]
 
 
 def total(features: Tensor, moves: Sequence[Move], channels: int) -> list[Tensor]:
-    if len(moves) == 2 and all(move.width * channels == features.shape[-1] for move in moves) and kernel.takes(features):
-        sums = kernel.sum_both(features)
-        return [sums[move.dim - 1] for move in moves]
     return [move.columns(features, channels).sum(move.dim) for move in moves]
 
 

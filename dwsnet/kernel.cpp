@@ -1,93 +1,57 @@
-// The passes of a layer over a tensor with two hidden axes, compiled at first use: features `(members, rows, columns,
-// channels)`, contiguous. What comes out of a product has a multiple of 16 channels: whole vectors on every machine.
+// The layers' passes over all tensors of a weight space, compiled at first use: float32, contiguous, folded features.
 //
-// These tensors do not fit in the caches, so a pass costs what it reads and writes. Each routine reads a feature once,
-// keeps a block of the result in registers, and asks for what comes next early, for the strided reads of a matrix product
-// are more than the hardware foresees.
+// Features do not fit in the caches, and reading and writing them is most of what a layer costs when every sum, product and
+// broadcast is a pass of its own. Here a few members at a time go through the whole layer while they are in the L2 cache.
+// Tensors come as one pointer each, in the order of the space or of the axis sets; matrices are `(columns in, columns out)`.
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
+
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
+#include "members.h"
 
 namespace {
 
-#if defined(__AVX512F__)
-constexpr int LANES = 16, BLOCK = 8;  // 16 accumulators: enough to hide the latency of two multipliers
-#elif defined(__AVX__)
-constexpr int LANES = 8, BLOCK = 4;
-#else
-constexpr int LANES = 4, BLOCK = 4;
-#endif
-constexpr int LINE = 16;    // floats of a cache line
-constexpr int AHEAD = 1024;  // floats between what is read and what is asked for: 4 KiB
-constexpr int CHUNK = 64;   // positions whose features stay in the L1 cache
+constexpr int64_t FEW_FLOATS = 65536;  // features of the members that are worked on together: 256 KiB
+constexpr int64_t SMALL = 65536;       // entries of a matrix that is read for each few members; a larger one serves a group
+constexpr int64_t GROUP = 16;
 
-typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
+// How many members are worked on together, and how many share one product for the smallest set: it has one row a member.
+struct Together {
+    int64_t few, group;
 
-inline Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
-inline Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
-inline void expect(const float* place, int64_t count) {
-    for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k);
-}
-
-// Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover `width` floats.
-template <typename Work>
-inline void for_strips(int64_t width, const Work& work) {
-    int64_t start = 0;
-    for (; start + 2 * LANES <= width; start += 2 * LANES) work.template operator()<2>(start);
-    if (start < width) work.template operator()<1>(start);
-}
-
-// ROWS rows of the result start as `start(row, v)` and gain `factor(row, k) * right[k]` for all k below `count`.
-template <int ROWS, int VECTORS, typename Start, typename Factor>
-inline void product(int64_t count, const float* right, int64_t width, const Start& start, const Factor& factor, float* result) {
-    Vector sums[ROWS][VECTORS];
-    for (int v = 0; v < VECTORS; v++)
-        for (int r = 0; r < ROWS; r++) sums[r][v] = start(r, v);
-    for (int64_t k = 0; k < count; k++) {
-        Vector vectors[VECTORS];
-        for (int v = 0; v < VECTORS; v++) vectors[v] = at(right + k * width + v * LANES);
-        for (int r = 0; r < ROWS; r++)
-            for (int v = 0; v < VECTORS; v++) sums[r][v] += factor(r, k) * vectors[v];
+    Together(const Incidence& incidence, int64_t in, int64_t out) {
+        int64_t numbers = 0;
+        for (int64_t s = 0; s < incidence.num_sets; s++) numbers += incidence.sets[s].positions * incidence.sets[s].fixed;
+        few = std::max<int64_t>(1, FEW_FLOATS / (numbers * std::max(in, out)));
+        const bool small = incidence.columns(in)[0] * incidence.columns(out)[0] <= SMALL;
+        group = small ? few : std::max(few, GROUP);
     }
-    for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) at(result + r * width + v * LANES) = sums[r][v];
+};
+
+// Results are mostly fresh memory: in huge pages it costs a fault for each 2 MiB, not for each 4 KiB.
+void use_huge_pages(const Incidence& incidence, float* const* tensors, int64_t members, int64_t channels) {
+#if defined(__linux__)
+    constexpr uintptr_t SIZE = 1 << 21;
+    for (int64_t i = 0; i < incidence.num_tensors; i++) {
+        const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensors[i]) + SIZE - 1) / SIZE * SIZE;
+        const uintptr_t end = reinterpret_cast<uintptr_t>(tensors[i] + members * incidence.numbers(i) * channels) / SIZE * SIZE;
+        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+    }
+#endif
 }
 
-// One row of positions of one member: `(columns, in)` features times the matrix, plus both terms.
-void affine_row(const float* x, int64_t columns, int64_t in, const float* matrix, int64_t out, const float* row_term,
-                const float* column_term, float* y) {
-    for_strips(out, [&]<int VECTORS>(int64_t s) {
-        const auto block = [&]<int ROWS>(int64_t j) {
-            const auto start = [&](int r, int v) {
-                return at(row_term + s + v * LANES) + at(column_term + (j + r) * out + s + v * LANES);
-            };
-            const auto factor = [&](int r, int64_t k) { return x[(j + r) * in + k]; };
-            expect(x + j * in + AHEAD, ROWS * in);
-            product<ROWS, VECTORS>(in, matrix + s, out, start, factor, y + j * out + s);
-        };
-        int64_t j = 0;
-        for (; j + BLOCK <= columns; j += BLOCK) block.template operator()<BLOCK>(j);
-        for (; j < columns; j++) block.template operator()<1>(j);
-    });
-}
-
-// Adds to `sums` `(left, right)` the outer products of the features at `count` positions.
-void add_outer(const float* x, int64_t left, const float* y, int64_t right, int64_t count, float* sums) {
-    for (int64_t p = 0; p < count; p += CHUNK, x += CHUNK * left, y += CHUNK * right) {
-        const int64_t positions = std::min<int64_t>(CHUNK, count - p);
-        expect(x + CHUNK * left, CHUNK * left);
-        expect(y + CHUNK * right, CHUNK * right);
-        for_strips(right, [&]<int VECTORS>(int64_t s) {
-            const auto block = [&]<int ROWS>(int64_t k) {
-                float* result = sums + k * right + s;
-                const auto start = [&](int r, int v) { return at(result + r * right + v * LANES); };
-                const auto factor = [&](int r, int64_t position) { return x[position * left + k + r]; };
-                product<ROWS, VECTORS>(positions, y + s, right, start, factor, result);
-            };
-            int64_t k = 0;
-            for (; k + BLOCK <= left; k += BLOCK) block.template operator()<BLOCK>(k);
-            for (; k < left; k++) block.template operator()<1>(k);
-        });
+// Calls `work(thread, its members)`.
+template <typename Work>
+void for_threads(const Incidence& incidence, int64_t members, int threads, const Work& work) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int t = 0; t < threads; t++) {
+        const int64_t first = members * t / threads;
+        work(t, Members{incidence, first, members * (t + 1) / threads - first});
     }
 }
 
@@ -95,51 +59,126 @@ void add_outer(const float* x, int64_t left, const float* y, int64_t right, int6
 
 extern "C" {
 
-// Sums over the rows `(members, columns, channels)` and over the columns `(members, rows, channels)`.
-void sum_both(const float* x, int64_t members, int64_t rows, int64_t columns, int64_t channels, float* over_rows,
-              float* over_columns, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t m = 0; m < members; m++) {
-        float* by_column = over_rows + m * columns * channels;
-        std::fill_n(by_column, columns * channels, 0.0f);
-        for (int64_t i = m * rows; i < (m + 1) * rows; i++) {
-            float* by_row = over_columns + i * channels;
-            const float* row = x + i * columns * channels;
-            std::fill_n(by_row, channels, 0.0f);
-            expect(row + AHEAD, columns * channels);
-            for (int64_t j = 0; j < columns; j++)
-                for (int64_t c = 0; c < channels; c++) {
-                    const float value = row[j * channels + c];
-                    by_row[c] += value;
-                    by_column[j * channels + c] += value;
-                }
-        }
-    }
+// The layer, from tensors x of `in` channels to tensors y of `out` channels, with `relu` their positive part.
+void layer(const int64_t* program, int64_t members, float* const* x, int64_t in, const float* const* matrices, const float* bias,
+           int64_t out, float* const* y, int relu, int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, in, out);
+    use_huge_pages(incidence, y, members, out);
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        Features gathered(incidence, in, together.few, together.group), mapped(incidence, out, together.few, together.group);
+        mine.each(together.group, [&](Members group) {
+            const auto gather = [&](Members some) {
+                some.gather(x, nullptr, in, true, gathered.from(some.first - group.first));
+            };
+            group.each(together.few, gather);
+            group.map(0, 1, gathered.from(0), matrices, bias, false, out, mapped.from(0), y, relu);
+            group.each(together.few, [&](Members some) {
+                if (group.count > together.few) gather(some);
+                mapped.from(some.first - group.first);
+                some.map(1, incidence.num_sets, gathered, matrices, nullptr, false, out, mapped, y, relu);
+            });
+        });
+    });
 }
 
-// y = x times the matrix + a term for each row + a term for each column.
-void affine(const float* x, int64_t members, int64_t rows, int64_t columns, int64_t in, const float* matrix, int64_t out,
-            const float* row_terms, const float* column_terms, float* y, int threads) {
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int64_t m = 0; m < members; m++)
-        for (int64_t i = m * rows; i < (m + 1) * rows; i++)
-            affine_row(x + i * columns * in, columns, in, matrix, out, row_terms + i * out, column_terms + m * columns * out,
-                       y + i * columns * out);
+// Its backward pass: the gradients of x, unless `to_x` is null, by the transposed matrices, and for each thread its sums of
+// those of the matrices and of the bias. The layer's outputs y are given where they are positive parts.
+void layer_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out, float* const* x,
+                    int64_t in, const float* const* transposed, float* const* to_x, float* const* to_matrices, float* to_bias,
+                    int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, in, out);
+    if (to_x) use_huge_pages(incidence, to_x, members, in);
+    for_threads(incidence, members, threads, [&](int t, Members mine) {
+        Features gathered(incidence, in, together.few, together.group), back(incidence, out, together.few, together.group);
+        Features mapped(incidence, in, together.few, together.group);
+        float* const* sums = to_matrices + t * incidence.num_sets;
+        mine.each(together.group, [&](Members group) {
+            const auto gather = [&](Members some) {
+                some.gather(to_y, y, out, false, back.from(some.first - group.first));
+                some.gather(x, nullptr, in, true, gathered.from(some.first - group.first));
+            };
+            group.each(together.few, gather);
+            group.outer(0, 1, gathered.from(0), back.from(0), sums);
+            group.total(back, to_bias + t * back.columns[0]);
+            if (to_x) group.map(0, 1, back, transposed, nullptr, true, in, mapped.from(0), to_x);
+            group.each(together.few, [&](Members some) {
+                if (group.count > together.few) gather(some);
+                some.outer(1, incidence.num_sets, gathered, back, sums);
+                if (!to_x) return;
+                mapped.from(some.first - group.first);
+                some.map(1, incidence.num_sets, back, transposed, nullptr, true, in, mapped, to_x);
+            });
+        });
+    });
 }
 
-// What backpropagation of y = x matrix + terms takes and gives, a member at a time: the gradient of x is an affine map of
-// the gradient of y, and that of the matrix, transposed, comes into one `(out, in)` sum for each thread.
-void affine_backward(const float* to_y, int64_t members, int64_t rows, int64_t columns, int64_t out, const float* transposed,
-                     int64_t in, const float* row_terms, const float* column_terms, const float* x, float* to_x,
-                     float* to_transposed, int threads) {
-    std::fill_n(to_transposed, threads * out * in, 0.0f);
-#pragma omp parallel for num_threads(threads) schedule(static)
-    for (int t = 0; t < threads; t++)
-        for (int64_t m = members * t / threads; m < members * (t + 1) / threads; m++) {
-            const int64_t position = m * rows * columns;
-            affine(to_y + position * out, 1, rows, columns, out, transposed, in, row_terms + m * rows * in,
-                   column_terms + m * columns * in, to_x + position * in, 1);
-            add_outer(to_y + position * out, out, x + position * in, in, rows * columns, to_transposed + t * out * in);
-        }
+// The two halves of a layer that does more in between. Gathered features are tensors of their own; that of a set that is one
+// tensor is that tensor, for which `gather` takes null.
+void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels, int mean, float* const* gathered,
+            int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, channels, channels);
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        mine.each(together.few, [&](Members some) {
+            Features features(incidence, incidence.columns(channels), gathered, some.first);
+            some.gather(x, nullptr, channels, mean, features);
+        });
+    });
+}
+
+void gather_backward(const int64_t* program, int64_t members, float* const* to_gathered, int64_t channels, int mean,
+                     float* const* to_x, int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, channels, channels);
+    use_huge_pages(incidence, to_x, members, channels);
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        Features mapped(incidence, channels, together.few, together.few);
+        mine.each(together.few, [&](Members some) {
+            const Features features(incidence, incidence.columns(channels), to_gathered, some.first);
+            some.map(0, incidence.num_sets, features, nullptr, nullptr, mean, channels, mapped, to_x);
+        });
+    });
+}
+
+// `depths` are the columns of gathered features: those of the carriers, and of what was put beside them.
+void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* matrices,
+             const float* bias, int64_t out, float* const* y, int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, out, out);
+    const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
+    use_huge_pages(incidence, y, members, out);
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        Features mapped(incidence, out, together.few, mine.count);
+        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices, bias, false, out, mapped, y);
+        mine.each(together.few, [&](Members some) {
+            const Features features(incidence, columns, gathered, some.first);
+            some.map(1, incidence.num_sets, features, matrices, nullptr, false, out, mapped.from(some.first - mine.first), y);
+        });
+    });
+}
+
+void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, int64_t out, float* const* gathered,
+                      const int64_t* depths, const float* const* transposed, float* const* to_gathered, float* const* to_matrices,
+                      float* to_bias, int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, out, out);
+    const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
+    for_threads(incidence, members, threads, [&](int t, Members mine) {
+        Features back(incidence, out, together.few, mine.count);
+        float* const* sums = to_matrices + t * incidence.num_sets;
+        const auto place = [&](float* const* tensors, Members some) { return Features(incidence, columns, tensors, some.first); };
+        mine.each(together.few, [&](Members some) {
+            some.gather(to_y, nullptr, out, false, back.from(some.first - mine.first));
+            Features result = place(to_gathered, some);
+            some.outer(1, incidence.num_sets, place(gathered, some), back, sums);
+            some.multiply(1, incidence.num_sets, back, transposed, result);
+        });
+        Features result = place(to_gathered, mine);
+        mine.outer(0, 1, place(gathered, mine), back.from(0), sums);
+        mine.multiply(0, 1, back, transposed, result);
+        mine.total(back, to_bias + t * back.columns[0]);
+    });
 }
 }

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dwsnet.equivariant_map import Scatter, gather
 from dwsnet.incidence import Incidence
-from dwsnet.linear import Scatter, gather
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace

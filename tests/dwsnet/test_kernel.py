@@ -1,4 +1,4 @@
-"""The compiled passes against PyTorch, for tensors of every shape, and the layers with and without them."""
+"""The layers in compiled code against the same in PyTorch, for spaces and channels of every shape."""
 
 import pytest
 import torch
@@ -10,76 +10,114 @@ from dwsnet.testing import random_features
 
 pytestmark = pytest.mark.skipif(kernel.load_kernel() is None, reason="no C++ compiler here")
 
-sizes = st.integers(1, 19)
-widths = st.integers(1, 50)
+SPACES = [
+    WeightSpace.mlp((2, 9, 17, 1)),
+    WeightSpace.mlp((3, 33, 32, 5, 2)),
+    WeightSpace.mlp((4, 70, 3)),
+    WeightSpace.cnn(2, (5, 4, 3), 3, 7),
+]
 
 
-def tensors(seed: int, members: int, rows: int, columns: int, inputs: int, outputs: int) -> list[torch.Tensor]:
-    """Features, a matrix, a term for each row and one for each column, and features as wide as the result."""
+def outputs_and_gradients(layer, features: list[torch.Tensor], parameters, seed: int = 1) -> list[torch.Tensor]:
+    """What the layer gives, and the gradients of all that it takes, against a random cotangent."""
+    outputs = layer(features)
     generator = torch.Generator().manual_seed(seed)
-    shapes = (members, rows, columns, inputs), (inputs, outputs), (members, rows, outputs), (members, columns, outputs)
-    return [torch.randn(shape, generator=generator) for shape in (*shapes, (members, rows, columns, outputs))]
+    cotangents = [torch.randn(y.shape, generator=generator) for y in outputs]
+    wanted = [x for x in (*features, *parameters) if x.requires_grad]
+    return [*outputs, *torch.autograd.grad(outputs, wanted, cotangents)]
 
 
-@settings(max_examples=60, deadline=None)
+def assert_the_same_without_the_kernel(layer, features: list[torch.Tensor], routine: str, seed: int = 1):
+    calls, compiled = [], getattr(kernel, routine)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, routine, lambda *inputs: calls.append(1) or compiled(*inputs))
+        found = outputs_and_gradients(layer, features, layer.parameters(), seed)
+    assert calls, f"{routine} was not called"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernel, "takes", lambda *features: False)
+        expected = outputs_and_gradients(layer, features, layer.parameters(), seed)
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(1, other.abs().max().item()))
+
+
+def floats(space: WeightSpace, batch: int, channels: int, seed: int, grad: bool = True) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [x.float().requires_grad_(grad) for x in random_features(space, batch, channels, generator)]
+
+
+@settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 99),
-    members=st.integers(1, 4),
-    rows=sizes,
-    columns=sizes,
-    inputs=widths,
-    outputs=st.sampled_from([16, 32, 48]),
+    batch=st.integers(1, 40),
+    hidden=st.lists(st.integers(1, 19), min_size=1, max_size=4),
+    ends=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+    channels=st.sampled_from([(16, 16), (16, 48), (32, 16)]),
 )
-def test_every_routine_gives_what_pytorch_gives(seed, members, rows, columns, inputs, outputs):
-    x, matrix, row_terms, column_terms, y = tensors(seed, members, rows, columns, inputs, outputs)
-    expected = (x.double() @ matrix.double() + row_terms.unsqueeze(2) + column_terms.unsqueeze(1)).float()
-    torch.testing.assert_close(kernel.affine(x, matrix, row_terms, column_terms), expected, rtol=1e-4, atol=1e-4)
-    over_rows, over_columns = kernel.sum_both(x)
-    torch.testing.assert_close(over_rows, x.sum(1), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(over_columns, x.sum(2), rtol=1e-4, atol=1e-4)
-    result, outer = kernel.affine_backward(x, matrix, row_terms, column_terms, y)
-    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
-    products = x.flatten(0, 2).double().t() @ y.flatten(0, 2).double()
-    torch.testing.assert_close(outer, products.float(), rtol=1e-4, atol=1e-3)
+def test_affine_layers_of_all_sizes(seed, batch, hidden, ends, channels):
+    space = WeightSpace.mlp((ends[0], *hidden, ends[1]))
+    layer = EquivariantLinear(space, *channels)
+    assert_the_same_without_the_kernel(layer, floats(space, batch, channels[0], seed), "layer", seed)
 
 
-@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values())))
+@pytest.mark.parametrize("compiled", [True, False])
+def test_relu_inside_is_relu_after(monkeypatch, space, compiled):
+    if not compiled:
+        monkeypatch.setattr(kernel, "takes", lambda *features: False)
+    layer, features = EquivariantLinear(space, 16, 32), floats(space, 7, 16, 0)
+    apart = outputs_and_gradients(lambda x: [y.relu() for y in layer(x)], features, list(layer.parameters()))
+    layer.relu = True
+    for one, other in zip(outputs_and_gradients(layer, features, list(layer.parameters())), apart, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item()))
+
+
+@pytest.mark.parametrize("space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values())))
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+def test_the_halves_of_a_layer(space, pooling):
+    layer = EquivariantAttention(space, 16, 32, pooling=pooling)
+    routine = "scatter" if pooling == "max" else "gather"
+    assert_the_same_without_the_kernel(layer, floats(space, 5, 16, 0), routine)
+
+
+def test_a_first_layer_of_one_channel_whose_input_needs_no_gradient():
+    layer = EquivariantLinear(SPACES[0], 1, 16)
+    assert_the_same_without_the_kernel(layer, floats(SPACES[0], 6, 1, 0, grad=False), "layer")
+
+
+def test_members_in_groups_where_the_global_matrix_is_large():
+    space = WeightSpace.mlp((2, *[3] * 9, 1))
+    layer = EquivariantLinear(space, 16, 16)
+    assert layer.weights[0].numel() > 65536
+    assert_the_same_without_the_kernel(layer, floats(space, 50, 16, 0), "layer")
+
+
+def test_threads_share_the_members():
+    layer, features = EquivariantLinear(SPACES[1], 16, 16), floats(SPACES[1], 7, 16, 0)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = outputs_and_gradients(layer, features, layer.parameters())
+        torch.set_num_threads(3)
+        together = outputs_and_gradients(layer, features, layer.parameters())
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(alone, together, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item()))
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
 def test_strides_do_not_matter(dim):
-    x, *rest, _ = tensors(0, 3, 5, 7, 6, 16)
-    strided = x.movedim(dim, 0).contiguous().movedim(0, dim)
-    assert not strided.is_contiguous()
-    assert torch.equal(kernel.affine(strided, *rest), kernel.affine(x, *rest))
-    assert torch.equal(kernel.sum_both(strided)[0], kernel.sum_both(x)[0])
-
-
-@pytest.mark.parametrize("widths", [(2, 9, 17, 1), (3, 33, 32, 5, 2)], ids=str)
-@pytest.mark.parametrize("build", [EquivariantLinear, EquivariantAttention])
-def test_a_layer_has_the_same_outputs_and_gradients_without_the_kernel(monkeypatch, build, widths):
-    space = WeightSpace.mlp(widths)
-    layer = build(space, 16, 32)
-    features = [x.float().requires_grad_() for x in random_features(space, 4, 16, torch.Generator().manual_seed(0))]
-    cotangents = [torch.randn(4, *spec.shape, 32, generator=torch.Generator().manual_seed(1)) for spec in space.tensors]
-
-    def outputs_and_gradients() -> list[torch.Tensor]:
-        outputs = layer(features)
-        return [*outputs, *torch.autograd.grad(outputs, [*features, *layer.parameters()], cotangents)]
-
-    calls = []
-    with monkeypatch.context() as patch:
-        patch.setattr(kernel, "affine", lambda *inputs, affine=kernel.affine: calls.append(1) or affine(*inputs))
-        fast = outputs_and_gradients()
-    assert calls
-    monkeypatch.setattr(kernel, "takes", lambda *features: False)
-    for found, expected in zip(fast, outputs_and_gradients(), strict=True):
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    layer, features = EquivariantLinear(SPACES[0], 16, 16), floats(SPACES[0], 3, 16, 0, grad=False)
+    strided = [x.movedim(dim, -1).contiguous().movedim(-1, dim) for x in features]
+    assert not strided[0].is_contiguous()
+    assert all(torch.equal(one, other) for one, other in zip(layer(strided), layer(features), strict=True))
 
 
 def test_the_kernel_leaves_other_types_and_wide_features_to_pytorch():
-    features = torch.ones(2, 3, 3, 4)
-    assert kernel.takes(features, 16)
-    assert not kernel.takes(features.double(), 16)
-    assert not kernel.takes(features.bfloat16(), 16)
-    assert not kernel.takes(features, kernel.WIDEST + 16)
-    assert not kernel.takes(features, 24)
-    assert not kernel.takes(features[:, 0], 16)
-    assert not kernel.takes(features.to("meta"), 16)
+    features = [torch.ones(2, 3, 16)]
+    assert kernel.takes(features, [16, 32])
+    assert not kernel.takes([*features, features[0].double()], [16])
+    assert not kernel.takes([features[0].bfloat16()], [16])
+    assert not kernel.takes(features, [24])
+    assert not kernel.takes(features, [kernel.WIDEST + 16])
+    assert not kernel.takes([features[0].to("meta")], [16])
