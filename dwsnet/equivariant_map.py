@@ -67,6 +67,11 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
     return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2)).sum(0)
 
 
+def where_positive(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Gradients of what the outputs are the positive parts of; as they are where there are no such outputs."""
+    return [gradient * (y > 0) for gradient, y in zip(gradients, outputs, strict=True)] if outputs else gradients
+
+
 class EquivariantMap(torch.autograd.Function):
     """The affine layer, or with `relu` its positive part, with its backward pass written out: the transpose of an
     equivariant map is equivariant too.
@@ -103,10 +108,8 @@ class EquivariantMap(torch.autograd.Function):
             to_weights, to_bias = [matrix.t() for matrix in found[:sets]], found[sets]
             to_features = found[sets + 1 :] if wanted else to_features
             return None, None, None, None, to_bias, *to_features, *to_weights
-        if positive:
-            gradients = tuple(gradient * (y > 0) for gradient, y in zip(gradients, positive, strict=True))
         gathered = incidence.gather(features, mean, ctx.channels[0])
-        back = incidence.gather(gradients, total, ctx.channels[1])
+        back = incidence.gather(where_positive(gradients, positive), total, ctx.channels[1])
         if wanted:
             to_features = scatter(incidence, back, weights, ctx.channels[0])
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
@@ -156,31 +159,34 @@ def gather(incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence
 
 
 class Scatter(torch.autograd.Function):
-    """`scatter` of features that were gathered elsewhere, for layers that do more than average them."""
+    """`scatter` of features that were gathered elsewhere, for layers that do more than average them, or its positive part."""
 
     @staticmethod
-    def forward(ctx, incidence: Incidence, out_channels: int, bias: Tensor, *tensors: Tensor):
+    def forward(ctx, incidence: Incidence, out_channels: int, relu: bool, bias: Tensor, *tensors: Tensor):
         sets = len(incidence.axis_sets)
         gathered, weights = tensors[:sets], tensors[sets:]
         ctx.incidence, ctx.out_channels = incidence, out_channels
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
-        ctx.save_for_backward(*tensors)
         matrices = [weight.t() for weight in weights]
         if ctx.compiled:
-            return tuple(kernel.scatter(incidence.program, gathered, matrices, bias))
-        return scatter(incidence, gathered, matrices, out_channels, bias)
+            outputs = tuple(kernel.scatter(incidence.program, gathered, matrices, bias, relu))
+        else:
+            outputs = scatter(incidence, gathered, matrices, out_channels, bias)
+            outputs = tuple(y.relu_() for y in outputs) if relu else outputs
+        ctx.save_for_backward(*tensors, *(outputs if relu else ()))
+        return outputs
 
     @staticmethod
     @once_differentiable
     def backward(ctx, *gradients: Tensor):
-        sets = len(ctx.incidence.axis_sets)
+        incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
-        gathered, weights = saved[:sets], saved[sets:]
+        gathered, weights, positive = saved[:sets], saved[sets : 2 * sets], saved[2 * sets :]
         if ctx.compiled:
-            found = kernel.scatter_backward(ctx.incidence.program, gradients, gathered, weights)
+            found = kernel.scatter_backward(incidence.program, gradients, gathered, weights, positive)
             to_weights, to_bias, to_gathered = found[:sets], found[sets], found[sets + 1 :]
-            return None, None, to_bias, *to_gathered, *(matrix.t() for matrix in to_weights)
-        back = ctx.incidence.gather(gradients, total, ctx.out_channels)
+            return None, None, None, to_bias, *to_gathered, *(matrix.t() for matrix in to_weights)
+        back = incidence.gather(where_positive(gradients, positive), total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
-        return None, None, back[0].sum(0), *to_gathered, *to_weights
+        return None, None, None, back[0].sum(0), *to_gathered, *to_weights

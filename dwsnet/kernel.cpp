@@ -144,22 +144,22 @@ void gather_backward(const int64_t* program, int64_t members, float* const* to_g
 
 // `depths` are the columns of gathered features: those of the carriers, and of what was put beside them.
 void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* matrices,
-             const float* bias, int64_t out, float* const* y, int threads) {
+             const float* bias, int64_t out, float* const* y, int relu, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
     use_huge_pages(incidence, y, members, out);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, out, together.few, mine.count);
-        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices, bias, false, out, mapped, y);
+        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices, bias, false, out, mapped, y, relu);
         mine.each(together.few, [&](Members some) {
             const Features features(incidence, columns, gathered, some.first);
-            some.map(1, incidence.num_sets, features, matrices, nullptr, false, out, mapped.from(some.first - mine.first), y);
+            some.map(1, incidence.num_sets, features, matrices, nullptr, false, out, mapped.from(some.first - mine.first), y, relu);
         });
     });
 }
 
-void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, int64_t out, float* const* gathered,
+void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out, float* const* gathered,
                       const int64_t* depths, const float* const* transposed, float* const* to_gathered, float* const* to_matrices,
                       float* to_bias, int threads) {
     const Incidence incidence(program);
@@ -170,7 +170,7 @@ void scatter_backward(const int64_t* program, int64_t members, float* const* to_
         float* const* sums = to_matrices + t * incidence.num_sets;
         const auto place = [&](float* const* tensors, Members some) { return Features(incidence, columns, tensors, some.first); };
         mine.each(together.few, [&](Members some) {
-            some.gather(to_y, nullptr, out, false, back.from(some.first - mine.first));
+            some.gather(to_y, y, out, false, back.from(some.first - mine.first));
             Features result = place(to_gathered, some);
             some.outer(1, incidence.num_sets, place(gathered, some), back, sums);
             some.multiply(1, incidence.num_sets, back, transposed, result);

@@ -32,8 +32,8 @@ def load_kernel() -> ctypes.CDLL | None:
         library.layer.argtypes = [*begin, PLACE, PLACE, SIZE, PLACE, FLAG, FLAG]
         library.layer_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, PLACE, SIZE, *[PLACE] * 4, FLAG]
         library.gather.argtypes = library.gather_backward.argtypes = [*begin, FLAG, PLACE, FLAG]
-        library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG]
-        library.scatter_backward.argtypes = [*begin, *[PLACE] * 6, FLAG]
+        library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG, FLAG]
+        library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, *[PLACE] * 6, FLAG]
     return library
 
 
@@ -186,36 +186,43 @@ def _(program, gradients, channels, mean):
 
 
 @torch.library.custom_op("dwsnet::scatter", mutates_args=(), device_types="cpu")
-def scatter(program: Sequence[int], gathered: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor) -> list[Tensor]:
-    """Gathered features times their matrices, spread and summed: features of each tensor."""
+def scatter(
+    program: Sequence[int], gathered: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor, relu: bool
+) -> list[Tensor]:
+    """Gathered features times their matrices, spread and summed, or with `relu` the positive part of that."""
     gathered, matrices, bias = contiguous(gathered), contiguous(matrices), bias.contiguous()
     after = matrices[0].shape[1] // program[4]
     result = room(program, after, gathered[0])
     start = numbers(program), len(gathered[0]), places(gathered), numbers([len(matrix) for matrix in matrices])
-    load_kernel().scatter(*start, places(matrices), bias.data_ptr(), after, places(result), torch.get_num_threads())
+    end = places(matrices), bias.data_ptr(), after, places(result), relu, torch.get_num_threads()
+    load_kernel().scatter(*start, *end)
     return result
 
 
 @scatter.register_fake
-def _(program, gathered, matrices, bias):
+def _(program, gathered, matrices, bias, relu):
     return room(program, matrices[0].shape[1] // program[4], gathered[0])
 
 
 @torch.library.custom_op("dwsnet::scatter_backward", mutates_args=(), device_types="cpu")
 def scatter_backward(
-    program: Sequence[int], gradients: Sequence[Tensor], gathered: Sequence[Tensor], transposed: Sequence[Tensor]
+    program: Sequence[int],
+    gradients: Sequence[Tensor],
+    gathered: Sequence[Tensor],
+    transposed: Sequence[Tensor],
+    positive: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Gradients of the matrices, the bias and the gathered features, by the transposed matrices."""
+    """Gradients of the matrices, the bias and the gathered features; arguments as of `layer_backward`."""
     gradients, gathered, transposed = contiguous(gradients), contiguous(gathered), contiguous(transposed)
-    result = [torch.empty_like(x) for x in gathered]
+    result, signs = [torch.empty_like(x) for x in gathered], contiguous(positive)
     sums = Sums([matrix.shape[::-1] for matrix in transposed], len(transposed[0]))
-    start = numbers(program), len(gradients[0]), places(gradients), len(transposed[0]) // program[4], places(gathered)
+    start = numbers(program), len(gradients[0]), places(gradients), places(signs) if signs else None
     depths = numbers([matrix.shape[1] for matrix in transposed])
-    end = places(transposed), places(result), sums.places, sums.bias.data_ptr(), sums.threads
-    load_kernel().scatter_backward(*start, depths, *end)
+    middle = len(transposed[0]) // program[4], places(gathered), depths, places(transposed), places(result)
+    load_kernel().scatter_backward(*start, *middle, sums.places, sums.bias.data_ptr(), sums.threads)
     return [*sums.total(), *result]
 
 
 @scatter_backward.register_fake
-def _(program, gradients, gathered, transposed):
+def _(program, gradients, gathered, transposed, positive):
     return [*parameters(transposed), *(torch.empty_like(x) for x in gathered)]

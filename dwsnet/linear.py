@@ -74,8 +74,7 @@ class EquivariantLinear(nn.Module):
                 outputs = EquivariantMap.apply(incidence, channels, self.relu, compiled, bias, *folded, *weights)
             else:
                 gathered = gather(incidence, self.pool, self.in_channels, folded)
-                outputs = Scatter.apply(incidence, self.out_channels, bias, *gathered, *weights)
-                outputs = tuple(y.relu() for y in outputs) if self.relu else outputs
+                outputs = Scatter.apply(incidence, self.out_channels, self.relu, bias, *gathered, *weights)
         return incidence.unfold(outputs)
 
     def extra_repr(self) -> str:

@@ -52,10 +52,11 @@ class EquivariantAttention(nn.Module):
         num_heads: int = 4,
         head_width: int = 16,
         pooling: str = "mean",
+        relu: bool = False,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, head_width=head_width)
-        self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
+        self.space, self.in_channels, self.out_channels, self.relu = space, in_channels, out_channels, relu
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
@@ -80,5 +81,6 @@ class EquivariantAttention(nn.Module):
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features[0].dtype
         with torch.autocast(device, enabled=False):
             bias = torch.cat(list(self.biases)).to(dtype)
-            outputs = Scatter.apply(self.incidence, self.out_channels, bias, *(tensor.to(dtype) for tensor in tensors))
+            tensors = [tensor.to(dtype) for tensor in tensors]
+            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, bias, *tensors)
         return self.incidence.unfold(outputs)

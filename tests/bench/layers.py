@@ -26,10 +26,11 @@ KINDS = {
     "linear": lambda space, inputs: EquivariantLinear(space, inputs, 32),
     "linear, ReLU inside": lambda space, inputs: EquivariantLinear(space, inputs, 32, relu=True),
     "attention": lambda space, inputs: EquivariantAttention(space, inputs, 32),
+    "attention, ReLU inside": lambda space, inputs: EquivariantAttention(space, inputs, 32, relu=True),
 }
 WIDTHS = "2,32,32,1"
 LEAST_STEPS, SECONDS = 5, 4.0
-COMPARED = {"pairs ds": ("linear", "linear, ReLU inside"), "pairs sab": ("attention",)}
+COMPARED = {"pairs ds": ("linear", "linear, ReLU inside"), "pairs sab": ("attention", "attention, ReLU inside")}
 
 
 class Stack(nn.Module):

@@ -60,11 +60,12 @@ def test_affine_layers_of_all_sizes(seed, batch, hidden, ends, channels):
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values())))
+@pytest.mark.parametrize("build", [EquivariantLinear, EquivariantAttention])
 @pytest.mark.parametrize("compiled", [True, False])
-def test_relu_inside_is_relu_after(monkeypatch, space, compiled):
+def test_relu_inside_is_relu_after(monkeypatch, space, build, compiled):
     if not compiled:
         monkeypatch.setattr(kernel, "takes", lambda *features: False)
-    layer, features = EquivariantLinear(space, 16, 32), floats(space, 7, 16, 0)
+    layer, features = build(space, 16, 32), floats(space, 7, 16, 0)
     apart = outputs_and_gradients(lambda x: [y.relu() for y in layer(x)], features, list(layer.parameters()))
     layer.relu = True
     for one, other in zip(outputs_and_gradients(layer, features, list(layer.parameters())), apart, strict=True):
