@@ -1,5 +1,6 @@
 """Shared by all tests: a quiet environment, the real command, one small zoo and one complete run."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -65,6 +66,12 @@ def built_zoo(tmp_path_factory) -> Path:
         fit_shard(config, folder, plan.signals, shard)
     seal_zoo(folder)
     return folder
+
+
+def contents(zoo: Path) -> dict[str, str]:
+    """sha256 of every file below a zoo, by its path: a leftover of any kind makes it differ from an undisturbed zoo's."""
+    files = (path for path in zoo.rglob("*") if path.is_file() and path.name != ".lock")
+    return {str(path.relative_to(zoo)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 @pytest.fixture

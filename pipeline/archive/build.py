@@ -66,8 +66,7 @@ def claim_zoo(folder: Location, record: ZooRecord):
 
     Raises InputError where it holds a zoo of another configuration, and says which fields differ.
     """
-    parts = [folder / "shards", folder / "catalog"]
-    for part in parts:
+    for part in (folder / "shards", folder / "catalog"):
         part.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         write_record(folder, record)
@@ -77,7 +76,12 @@ def claim_zoo(folder: Location, record: ZooRecord):
             f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
             f"{'; '.join(fields)}: choose another --out or undo the change"
         )
-    for part in parts:
+    sweep(folder)
+
+
+def sweep(folder: Location):
+    """Take away what processes that were killed left half-written in a zoo."""
+    for part in (folder, folder / "shards", folder / "catalog"):
         sweep_temporaries(part)
 
 
@@ -137,5 +141,6 @@ def unseal_zoo(folder: Location):
 
 def seal_zoo(folder: Location) -> Zoo:
     """Write statistics.json, the last file of a zoo. Raises ArchiveError where a shard is not committed."""
+    sweep(folder)
     write_json(folder / SEAL, compute_seal(Zoo.open(folder)))
     return Zoo.open(folder)

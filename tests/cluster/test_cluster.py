@@ -38,14 +38,16 @@ def test_results_come_with_their_items_and_an_exception_does_not_stop_the_others
 
 def die_once(folder, number):
     mark = folder / str(number)
-    if not mark.exists():
+    if number == 3 or not mark.exists():
         mark.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number
 
 
-def test_a_task_whose_worker_is_killed_is_tried_again(ray, tmp_path):
-    assert dict(run_tasks(die_once, [1, 2], (tmp_path,), 2)) == {1: 1, 2: 2}
+def test_a_task_whose_worker_is_killed_is_tried_again_and_one_that_always_kills_it_is_told(ray, tmp_path):
+    results = dict(run_tasks(die_once, [1, 2, 3], (tmp_path,), 2))
+    assert isinstance(results.pop(3), ray.exceptions.WorkerCrashedError)
+    assert results == {1: 1, 2: 2}
 
 
 def fail_once(folder, number):

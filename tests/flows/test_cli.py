@@ -1,10 +1,7 @@
 """The command as a user types it: exit codes, messages, and what each command leaves behind."""
 
-import hashlib
 import json
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,9 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.archive.verify import verify_zoo
-from pipeline.archive.zoo import Zoo
-from tests.conftest import dwszoo, start_dwszoo
+from tests.conftest import contents, dwszoo
 
 
 def test_help_answers_in_under_a_second():
@@ -61,27 +56,6 @@ def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, message, t
     assert "Traceback" not in result.err
 
 
-def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(tmp_path):
-    images = tmp_path / "images"
-    for name in ("a", "b"):
-        (images / name).mkdir(parents=True)
-        for number in range(10):
-            Image.fromarray(np.full((8, 8), 90 + number, np.uint8)).save(images / name / f"{number}.png")
-    broken = images / "b" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:50])
-    settings = [f"zoo.signals.path={images}", "zoo.inr.hidden=[8, 8]", "zoo.fit.max_steps=20", "zoo.views=2"]
-    arguments = ["zoo", "build", "images", *(part for setting in settings for part in ("--set", setting))]
-    zoo = tmp_path / "zoo"
-    for message in ("40 INRs fitted at", "is complete"):
-        result = dwszoo(*arguments, "--out", zoo)
-        assert result.code == 3, result.err
-        assert f"1 of 20 images will have no INR; the first: image {broken} cannot be decoded" in result.err
-        assert message in result.out
-        assert "failed      2 members have no weights: 2 unreadable" in result.out
-    assert verify_zoo(Zoo.open(zoo)) == []
-    assert Zoo.open(zoo).catalog["stop_reason"].to_pylist().count("unreadable") == 2
-
-
 def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
     info = json.loads(dwszoo("zoo", "info", built_zoo, "--json").out)
     assert (info["members"], info["failed"], info["architecture"]) == (400, 0, "2-8-6-1")
@@ -117,64 +91,14 @@ def test_render_draws_a_picture(built_zoo, tmp_path):
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
 
 
-def digests(zoo) -> dict[str, str]:
-    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(zoo.glob("*/*-*"))}
-
-
 def test_two_workers_make_the_bytes_that_one_process_makes(built_zoo, smoke_run):
-    assert digests(smoke_run.folder / "zoo") == digests(built_zoo)
-
-
-def test_a_build_that_is_killed_goes_on_where_it_stopped_and_one_worker_makes_the_same_bytes(built_zoo, tmp_path):
-    arguments = ["zoo", "build", "smoke", "--set", "resources.workers=1", "--out", tmp_path]
-    process = start_dwszoo(*arguments)
-    deadline = time.monotonic() + 60
-    while not list(tmp_path.glob("catalog/*.parquet")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.communicate()
-    committed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("catalog/*.parquet")}
-    assert committed
-    result = dwszoo(*arguments)
-    assert result.code == 0, result.err
-    assert {path: path.stat().st_mtime_ns for path in committed} == committed
-    assert digests(tmp_path) == digests(built_zoo)
-    assert "is complete: all 8 shards were committed" in dwszoo(*arguments).out
-
-
-def test_two_commands_do_not_share_a_folder(tmp_path):
-    from pipeline.archive.files import exclusive
-
-    with exclusive(tmp_path):
-        result = dwszoo("zoo", "build", "smoke", "--out", tmp_path)
-    assert result.code == 2
-    assert "is in use by another dwszoo process" in result.err
+    assert contents(smoke_run.folder / "zoo") == contents(built_zoo)
 
 
 def test_another_configuration_never_mixes_with_a_finished_run(smoke_run):
     result = dwszoo("run", "smoke", "--set", "training.epochs=4", "--out", smoke_run.folder)
     assert result.code == 2
     assert "differs in training.epochs: was 3, is 4" in result.err
-
-
-def test_a_full_disk_is_said_and_nothing_committed_is_lost(tmp_path):
-    """On a tmpfs of 128 kB, which holds some of the shards; the namespace ends with the shell."""
-    disk, kept = tmp_path / "disk", tmp_path / "kept"
-    build = f"{sys.executable} -m flows.cli zoo build smoke --set resources.workers=1 --out {disk}"
-    script = f"mkdir {disk} && mount -t tmpfs -o size=128k none {disk} && {build}; code=$?; cp -r {disk} {kept}; exit $code"
-    result = subprocess.run(["unshare", "-r", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
-    if "unshare" in result.stderr or "mount:" in result.stderr:
-        pytest.skip(f"no private mounts here: {result.stderr.strip()}")
-    assert result.returncode == 1, result.stderr
-    assert "No space left on device" in result.stderr
-    assert "run the same command again to go on" in result.stderr
-    assert "Traceback" not in result.stderr
-    committed = list(kept.glob("catalog/*.parquet"))
-    assert committed
-    assert not list(kept.glob("*/.*.tmp"))
-    before = {path.name: path.read_bytes() for path in committed}
-    assert dwszoo("zoo", "build", "smoke", "--out", kept).code == 0
-    assert all((kept / "catalog" / name).read_bytes() == data for name, data in before.items())
 
 
 def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
