@@ -71,7 +71,8 @@ class MemberNorm(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
         check_features(self.space, features, self.channels, self.gains[0])
+        flat = (x.flatten(1) for x in features)  # as it is in memory; layer_norm's gradient cannot be traced for others
         return tuple(
-            torch.addcmul(shift, F.layer_norm(x, x.shape[1:]), gain)
-            for x, gain, shift in zip(features, self.gains, self.shifts, strict=True)
+            torch.addcmul(shift, F.layer_norm(rows, rows.shape[1:]).view(x.shape), gain)
+            for x, rows, gain, shift in zip(features, flat, self.gains, self.shifts, strict=True)
         )

@@ -151,7 +151,7 @@ def test_editing_commutes_with_hidden_permutations(expansion):
 
 
 @pytest.mark.usefixtures("unchecked")
-@pytest.mark.parametrize("options", [{}, {"num_heads": 2}], ids=str)
+@pytest.mark.parametrize("options", [{"norm": "member"}, {"num_heads": 2}], ids=str)
 def test_models_compile_without_graph_breaks(options):
     model = classifier(**options)
     expected = model(random_state())
