@@ -1,18 +1,20 @@
 """A model in a folder: `config.json` says what it is, `model.safetensors` holds its tensors. Nothing is ever unpickled."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from dwsnet.state import load_tensors
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
 CONFIG, TENSORS = "config.json", "model.safetensors"
 Model = TypeVar("Model", bound="Pretrained")
+Built = TypeVar("Built")
 
 
 def space_as_json(space: WeightSpace) -> list[dict[str, Any]]:
@@ -25,6 +27,44 @@ def space_from_json(tensors: list[dict[str, Any]]) -> WeightSpace:
     return WeightSpace(tuple(TensorSpec(spec["name"], tuple(Axis(*axis) for axis in spec["axes"])) for spec in tensors))
 
 
+def write_folder(folder: str | Path, kind: type, space: WeightSpace, arguments: dict[str, Any], tensors: Mapping[str, Tensor]):
+    """A model of class `kind`, made from `space` and `arguments`, JSON values all, with its tensors."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    config = {"model": kind.__name__, "arguments": arguments, "space": space_as_json(space)}
+    (folder / CONFIG).write_text(json.dumps(config, indent=1))
+
+
+def read_folder(folder: str | Path, kind: type) -> tuple[WeightSpace, dict[str, Any], dict[str, Tensor]]:
+    """The space, arguments and tensors of a model of class `kind`.
+
+    Raises FileNotFoundError where there is none, ValueError for another class's folder and for damaged files.
+    """
+    config, tensors = Path(folder) / CONFIG, Path(folder) / TENSORS
+    if missing := [path.name for path in (config, tensors) if not path.is_file()]:
+        raise FileNotFoundError(f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing {missing}")
+    try:
+        found = json.loads(config.read_text())
+        name, arguments, space = found["model"], found["arguments"], space_from_json(found["space"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{config} must be a configuration as save_pretrained writes it: {error!r}") from error
+    if name != kind.__name__:
+        raise ValueError(f"{folder} must hold a {kind.__name__}, found a {name}")
+    try:
+        return space, arguments, load_file(tensors)
+    except SafetensorError as error:
+        raise ValueError(f"{tensors} must be a safetensors file, found a damaged one: {error}") from error
+
+
+def build(kind: type[Built], folder: str | Path, space: WeightSpace, arguments: dict[str, Any]) -> Built:
+    """`kind(space, **arguments)`; raises ValueError with the file where those are no arguments of it."""
+    try:
+        return kind(space, **arguments)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{Path(folder) / CONFIG} must have arguments of {kind.__name__}: {error}") from error
+
+
 class Pretrained(nn.Module):
     """A model that reads state dicts of `self.read.space` and is made from that space and `self.config`, JSON values all."""
 
@@ -32,11 +72,7 @@ class Pretrained(nn.Module):
 
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, which is made where there is none."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in self.state_dict().items()}, folder / TENSORS)
-        config = {"model": type(self).__name__, "arguments": self.config, "space": space_as_json(self.read.space)}
-        (folder / CONFIG).write_text(json.dumps(config, indent=1))
+        write_folder(folder, type(self), self.read.space, self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
@@ -44,29 +80,7 @@ class Pretrained(nn.Module):
 
         Raises FileNotFoundError where there is none, ValueError for another class's folder and for files that were changed.
         """
-        folder = Path(folder)
-        if missing := [name for name in (CONFIG, TENSORS) if not (folder / name).is_file()]:
-            raise FileNotFoundError(
-                f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing {missing}"
-            )
-        model = cls._from_config(folder / CONFIG)
-        try:
-            state = load_file(folder / TENSORS)
-        except SafetensorError as error:
-            raise ValueError(f"{folder / TENSORS} must be a safetensors file, found a damaged one: {error}") from error
-        load_tensors(model, state, str(folder / TENSORS), assign=True)
+        space, arguments, state = read_folder(folder, cls)
+        model = build(cls, folder, space, arguments)
+        load_tensors(model, state, str(Path(folder) / TENSORS), assign=True)
         return model.eval()
-
-    @classmethod
-    def _from_config(cls: type[Model], path: Path) -> Model:
-        try:
-            config = json.loads(path.read_text())
-            name, arguments, space = config["model"], config["arguments"], space_from_json(config["space"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{path} must be a configuration as save_pretrained writes it: {error!r}") from error
-        if name != cls.__name__:
-            raise ValueError(f"{path.parent} must hold a {cls.__name__}, found a {name}")
-        try:
-            return cls(space, **arguments)
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"{path} must have arguments of {name}: {error}") from error

@@ -1,12 +1,15 @@
 """Seven statistics of each tensor and gradient boosting: cheap, invariant, and hard to beat on classifier zoos."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dwsnet.pretrained import build, read_folder, write_folder
 from dwsnet.state import read_state
 from dwsnet.weight_space import WeightSpace
 
@@ -25,7 +28,9 @@ def tensor_statistics(space: WeightSpace, state: Mapping[str, Tensor]) -> np.nda
 class BoostedStatistics:
     """scikit-learn's histogram gradient boosting on `tensor_statistics`; invariant to hidden permutations.
 
-    `target` is "class" for labels (the class of the signal, a hyper-parameter) or "value" for numbers (accuracy).
+    `target` is "class" for labels (the class of the signal, a hyper-parameter) or "value" for numbers (accuracy). Trees
+    could only be pickled, so `save_pretrained` keeps the statistics and targets that they were grown from, and
+    `from_pretrained` grows the same again.
     """
 
     def __init__(self, space: WeightSpace, target: Literal["class", "value"], seed: int = 0):
@@ -34,13 +39,47 @@ class BoostedStatistics:
         kinds = {"class": HistGradientBoostingClassifier, "value": HistGradientBoostingRegressor}
         if target not in kinds:
             raise ValueError(f"target must be 'class' or 'value', got {target!r}")
-        self.space, self.boosting = space, kinds[target](random_state=seed)
+        self.space, self.target, self.seed = space, target, seed
+        self.boosting = kinds[target](random_state=seed)
+        self.learnt: tuple[np.ndarray, np.ndarray] | None = None
+        """Statistics and targets of the networks it learned from."""
 
     def fit(self, state: Mapping[str, Tensor], targets: ArrayLike) -> "BoostedStatistics":
         """Learn `targets` `(batch,)` from stacked state dicts."""
-        self.boosting.fit(tensor_statistics(self.space, state), targets)
+        return self._fit(tensor_statistics(self.space, state), np.asarray(targets))
+
+    def _fit(self, statistics: np.ndarray, targets: np.ndarray) -> "BoostedStatistics":
+        if targets.shape != statistics.shape[:1]:
+            raise ValueError(f"targets must have shape ({len(statistics)},), one for each network, found {targets.shape}")
+        self.boosting.fit(statistics, targets)
+        self.learnt = statistics, targets
         return self
 
     def predict(self, state: Mapping[str, Tensor]) -> np.ndarray:
         """`(batch,)` labels or values."""
+        if self.learnt is None:
+            raise ValueError("boosted statistics must learn from networks and targets before they predict: call fit first")
         return self.boosting.predict(tensor_statistics(self.space, state))
+
+    def save_pretrained(self, folder: str | Path):
+        """Writes `config.json` and `model.safetensors` into `folder`, as the other models do."""
+        if self.learnt is None:
+            raise ValueError("boosted statistics have nothing to save before they learn: call fit first")
+        statistics, targets = self.learnt
+        labels, positions = np.unique(targets, return_inverse=True) if self.target == "class" else (targets[:0], targets)
+        arguments = {"target": self.target, "seed": self.seed}
+        tensors = {"statistics": torch.from_numpy(statistics), "targets": torch.from_numpy(positions)}
+        write_folder(folder, type(self), self.space, {**arguments, "labels": labels.tolist()}, tensors)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> "BoostedStatistics":
+        """The model that `save_pretrained` wrote. Raises what `dwsnet.pretrained.read_folder` does."""
+        space, arguments, tensors = read_folder(folder, cls)
+        labels = np.asarray(arguments.pop("labels", []))
+        model = build(cls, folder, space, arguments)
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+        count, columns = len(tensors.get("targets", ())), (2 + len(QUANTILES)) * len(space.tensors)
+        if shapes != {"statistics": (count, columns), "targets": (count,)}:
+            raise ValueError(f"{folder} must hold statistics of shape (networks, {columns}) and targets, found {shapes}")
+        targets = tensors["targets"].numpy()
+        return model._fit(tensors["statistics"].numpy(), labels[targets] if model.target == "class" else targets)

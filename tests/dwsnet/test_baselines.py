@@ -202,6 +202,20 @@ def test_boosted_statistics_learn_what_the_spread_of_a_layer_tells(target):
     assert score > 0.75
 
 
+@pytest.mark.parametrize(("target", "targets"), [("class", np.array(["sgd", "adam"] * 30)), ("value", np.arange(60) / 60)])
+def test_boosted_statistics_come_back_from_disk_the_same(tmp_path, target, targets):
+    state = networks(SPACE, 60, 0)
+    model = BoostedStatistics(SPACE, target)
+    with pytest.raises(ValueError, match="call fit first"):
+        model.predict(state)
+    with pytest.raises(ValueError, match=r"targets must have shape \(60,\), one for each network, found \(59,\)"):
+        model.fit(state, targets[:-1])
+    model.fit(state, targets).save_pretrained(tmp_path)
+    assert np.array_equal(BoostedStatistics.from_pretrained(tmp_path).predict(state), model.predict(state))
+    with pytest.raises(ValueError, match="must hold a FlatMLPClassifier, found a BoostedStatistics"):
+        FlatMLPClassifier.from_pretrained(tmp_path)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_an_unknown_target_is_refused():
     with pytest.raises(ValueError, match="target must be 'class' or 'value', got 'logits'"):
