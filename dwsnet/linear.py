@@ -84,19 +84,20 @@ class EquivariantLinear(nn.Module):
 class InvariantLinear(nn.Module):
     """Every affine map from features over `space` to a vector that hidden permutations leave unchanged.
 
-    Takes a tuple of `(batch, *spec.shape, in_channels)`, returns `(batch, out_features)`.
+    Takes a tuple of `(batch, *spec.shape, in_channels)`, returns `(batch, out_features)`. With another `pooling` than "mean"
+    the averages over all neurons are replaced by it, as in `EquivariantLinear`.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_features: int):
+    def __init__(self, space: WeightSpace, in_channels: int, out_features: int, pooling: str = "mean"):
         super().__init__()
         check_counts(in_channels=in_channels, out_features=out_features)
         self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
+        self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> Float[Tensor, "batch {self.linear.out_features}"]:
         check_features(self.space, features, self.in_channels, self.linear.weight)
-        folded = self.incidence.fold(features)
-        pooled = [x.flatten(1, -2).mean(1) if x.ndim > 2 else x for x in folded]
-        return self.linear(torch.cat(pooled, -1))
+        everything, *_ = gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features))
+        return self.linear(everything)

@@ -89,7 +89,7 @@ class DWSNet(nn.Module):
 
 class DWSNetClassifier(Pretrained):
     """Classifies networks, or regresses or embeds them where `num_classes` counts values: standardise, equivariant trunk,
-    invariant layer, one hidden layer.
+    invariant layer with the trunk's pooling, one hidden layer.
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`; permuting hidden
     neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
@@ -119,7 +119,7 @@ class DWSNetClassifier(Pretrained):
         check_counts(num_classes=num_classes, head_width=head_width)
         self.read = ReadState(space, canonical_signs)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
-        self.invariant = InvariantLinear(space, channels, head_width)
+        self.invariant = InvariantLinear(space, channels, head_width, trunk.get("pooling", "mean"))
         self.head = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes))
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.linear import EquivariantLinear
+from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.normalize import BatchNorm
 from dwsnet.state import load_tensors
 from dwsnet.weight_space import WeightSpace
@@ -62,15 +62,12 @@ class OfficialDWSNet(nn.Module):
 class OfficialClassifier(nn.Module):
     """The official DWSModelForClassification: features `(batch, *spec.shape, channels)` to `(batch, classes)`."""
 
-    def __init__(self, trunk: OfficialDWSNet, head: nn.Linear):
+    def __init__(self, trunk: OfficialDWSNet, head: InvariantLinear):
         super().__init__()
         self.trunk, self.head = trunk, head
 
     def forward(self, features: Sequence[Float[Tensor, "batch ... in_channels"]]) -> Float[Tensor, "batch classes"]:
-        layer = self.trunk.layers[-1]
-        folded = layer.incidence.fold([F.relu(x) for x in self.trunk(features)])
-        everything, *_ = layer.incidence.gather(folded, layer.pool, layer.out_channels)
-        return self.head(everything)
+        return self.head([F.relu(x) for x in self.trunk(features)])
 
 
 def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet | OfficialClassifier:
@@ -91,7 +88,8 @@ def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str)
     if "clf.layer.0.weight" not in state:
         return _read_trunk(state, space, pooling).eval()
     trunk = _read_trunk(_below(state, "layers."), space, pooling)
-    return OfficialClassifier(trunk, _read_head(_below(state, "clf.layer.0."), space, trunk.layers[-1].out_channels)).eval()
+    head = _read_head(_below(state, "clf.layer.0."), space, trunk.layers[-1].out_channels, pooling)
+    return OfficialClassifier(trunk, head).eval()
 
 
 def _check_alike(state: Mapping[str, Tensor]):
@@ -215,15 +213,17 @@ def _read_norm(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -
     return norm
 
 
-def _read_head(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -> nn.Linear:
+def _read_head(state: Mapping[str, Tensor], space: WeightSpace, channels: int, pooling: str) -> InvariantLinear:
     """The official head, which has the inner weights first, then first and last weight, then the biases, in our order."""
     count = len(space.tensors)
     order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]
     sizes = [space.tensors[i].num_fixed * channels for i in order]
     linear = _linear(state, "clf.layer.0", sum(sizes), len(next(iter(state.values()))))
     columns = dict(zip(order, linear.weight.data.split(sizes, 1), strict=True))
-    linear.weight.data = torch.cat([columns[i] for i in range(count)], 1)
-    return linear
+    head = InvariantLinear(space, channels, linear.out_features, pooling).to(linear.weight)
+    ordered = torch.cat([columns[i] for i in range(count)], 1)
+    head.linear.load_state_dict({"weight": ordered, "bias": linear.bias.data})
+    return head
 
 
 def _linear(state: Mapping[str, Tensor], name: str, inputs: int, outputs: int) -> nn.Linear:

@@ -4,7 +4,7 @@ A weight space here is a chain: every layer takes what the layer before gives. W
 other ways than a weight matrix, is refused rather than described wrongly.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from torch import Tensor, fx, nn
 
@@ -47,12 +47,22 @@ def layers_of_module(module: nn.Module) -> list[Layer]:
             )
         if node.op == "call_module":
             layers += layer_of(node.target, module.get_submodule(node.target))
-        elif getattr(node.target, "__name__", node.target).strip("_") not in FUNCTIONS:
+            continue
+        function = getattr(node.target, "__name__", node.target).strip("_")
+        if function not in FUNCTIONS:
             raise ValueError(f"{node.name!r} must be a neuron-by-neuron operation, cannot describe {node.target}")
+        if function == "mean" and _dims(node) not in ([2, 3], [-2, -1]):
+            raise ValueError(f"{node.name!r} must average over rows and columns, dims (2, 3), found dims {_dims(node)}")
     names = [name for name, _, _ in layers]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"layers must be applied once, found {sorted(twice)} more than once")
     return layers
+
+
+def _dims(node: fx.Node) -> list[int] | None:
+    """Dimensions that a call of `mean` averages over, in order."""
+    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return sorted(dims) if isinstance(dims, Sequence) else dims
 
 
 def layer_of(name: str, module: nn.Module) -> list[Layer]:

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from dwsnet import DownsampledLinear, DWSNet, EquivariantAttention, EquivariantLinear, MemberNorm, WeightSpace
-from dwsnet.testing import assert_equivariant, equivariance_error, random_features
+from dwsnet import DownsampledLinear, DWSNet, EquivariantAttention, EquivariantLinear, InvariantLinear, MemberNorm, WeightSpace
+from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, random_features
 
 SPACES = [WeightSpace.mlp((2, 5, 4, 3)), WeightSpace.mlp((6, 5, 1)), WeightSpace.cnn(2, (3, 5), 2, 4)]
 IDS = ["mlp", "two layers", "cnn"]
@@ -23,6 +23,7 @@ def scrambled(layer: torch.nn.Module) -> torch.nn.Module:
 def test_every_pooling_keeps_the_symmetry_in_both_layers(space, pooling):
     assert_equivariant(space, scrambled(EquivariantLinear(space, 2, 4, pooling)), 2)
     assert_equivariant(space, scrambled(EquivariantAttention(space, 2, 4, num_heads=2, pooling=pooling)), 2)
+    assert_invariant(space, scrambled(InvariantLinear(space, 2, 4, pooling)), 2)
 
 
 def test_poolings_differ_and_an_unknown_one_is_named():

@@ -56,6 +56,21 @@ def test_named_constructors_are_chains_too():
     assert WeightSpace.from_state_dict(module.state_dict()) == WeightSpace.cnn(1, (4, 5), 3, 10)
 
 
+class Pooled(nn.Module):
+    """A convolution averaged over some dimensions, and a head."""
+
+    def __init__(self, *dims: int):
+        super().__init__()
+        self.conv, self.head, self.dims = nn.Conv2d(1, 4, 3), nn.Linear(4, 2), dims
+
+    def forward(self, x):
+        return self.head(self.conv(x).mean(self.dims))
+
+
+def test_an_average_over_the_picture_may_be_a_mean():
+    assert WeightSpace.from_module(Pooled(-1, -2)).hidden == WeightSpace.from_module(Pooled(2, 3)).hidden == {"layer1": 4}
+
+
 @pytest.mark.parametrize(
     ("module", "message"),
     [
@@ -64,10 +79,11 @@ def test_named_constructors_are_chains_too():
         (nn.Sequential(nn.MultiheadAttention(4, 2)), "MultiheadAttention"),
         (Siren(skip=True), "skip or a branch"),
         (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)), "'2.weight' must take the 4 outputs.*\\(2, 36\\)"),
+        (Pooled(1, 2), r"'mean' must average over rows and columns, dims \(2, 3\), found dims \[1, 2\]"),
         (nn.Sequential(nn.Linear(2, 4)), "at least two layers"),
         (nn.Sequential(*[nn.Linear(3, 3)] * 2), "more than once|at least two"),
     ],
-    ids=["norm", "groups", "attention", "skip", "flatten", "one layer", "twice"],
+    ids=["norm", "groups", "attention", "skip", "flatten", "mean of channels", "one layer", "twice"],
 )
 def test_what_is_no_chain_is_refused_in_one_sentence(module, message):
     with pytest.raises(ValueError, match=message):
