@@ -56,11 +56,11 @@ struct Features {
     std::vector<int64_t> columns;
     std::vector<float*> place;
     std::unique_ptr<float[]> memory;
-    std::vector<const float*> next, next_sign;  // where those of the next members will come from, if they are one tensor
+    std::vector<const float*> next;  // where those of the next members will come from, if they are one tensor
 
     // In memory of its own for so many members, and of the smallest set for `top` members.
     Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
-        : columns(incidence.columns(channels)), next(columns.size()), next_sign(columns.size()) {
+        : columns(incidence.columns(channels)), next(columns.size()) {
         std::vector<int64_t> starts{0};
         for (int64_t s = 0; s < incidence.num_sets; s++)
             starts.push_back(starts.back() + incidence.sets[s].positions * columns[s] * (s ? members : top));
@@ -70,7 +70,7 @@ struct Features {
 
     // From the member `first` on in tensors that hold all members, of so many columns each.
     Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
-        : columns(columns), next(columns.size()), next_sign(columns.size()) {
+        : columns(columns), next(columns.size()) {
         for (int64_t s = 0; s < incidence.num_sets; s++)
             place.push_back(tensors[s] ? tensors[s] + first * incidence.sets[s].positions * columns[s] : nullptr);
     }
@@ -108,10 +108,7 @@ struct Members {
                 float* source = part(tensors, i, channels);
                 const float* sign = signs ? part(signs, i, channels) : nullptr;
                 const int64_t width = tensor.fixed * channels;
-                if (incidence.whole(tensor)) {
-                    into.next[s] = source + rows(s) * width;
-                    into.next_sign[s] = sign ? sign + rows(s) * width : nullptr;
-                }
+                if (incidence.whole(tensor)) into.next[s] = source + rows(s) * width;
                 if (incidence.whole(tensor) && !sign) into.place[s] = source;
                 else copy(source, sign, width, into.place[s] + tensor.start * channels, into.columns[s], rows(s), width);
             }
@@ -231,7 +228,7 @@ struct Members {
     // Adds, for the sets from `begin` to `end`, left transposed times right.
     void outer(int64_t begin, int64_t end, const Features& left, const Features& right, float* const* sums) const {
         for (int64_t s = begin; s < end; s++)
-            add_outer(left.place[s], left.columns[s], right.place[s], right.columns[s], rows(s), sums[s], left.next[s], right.next_sign[s]);
+            add_outer(left.place[s], left.columns[s], right.place[s], right.columns[s], rows(s), sums[s]);
     }
 
     // Adds the features of the smallest set.

@@ -15,6 +15,7 @@ constexpr int LANES = 8, BLOCK = 4;
 constexpr int LANES = 4, BLOCK = 4;
 #endif
 constexpr int LINE = 16;       // floats of a cache line
+constexpr int64_t AHEAD = 16;  // rows of a result between what is written and what is asked for
 constexpr int64_t PANEL = 64;  // rows of a result, or of two factors, that stay in the L1 cache
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
@@ -23,6 +24,9 @@ inline Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
 inline Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
 inline void expect(const float* place, int64_t count) {
     for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k, 0, 2);
+}
+inline void expect_to_write(float* place, int64_t count) {
+    for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k, 1, 3);
 }
 
 // Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover the whole vectors of `width`.
@@ -72,13 +76,17 @@ struct Terms {
     }
 };
 
-// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`; asks for what will be at `next`.
+// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`; of a set that is one tensor, whose
+// features will go on at `next`, asks for these and for the room of the result.
 void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
              float* result, const float* next) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
             const float* a = left + row * depth;
-            if (next) expect(next + row * depth, ROWS * depth);
+            if (next) {
+                expect(next + row * depth, ROWS * depth);
+                expect_to_write(result + (row + AHEAD) * width, ROWS * width);
+            }
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
             block<ROWS, VECTORS>(depth, right + s, width, start, factor, result + row * width + s, width);
@@ -95,13 +103,10 @@ void add(const Terms& terms, const float* features, int64_t rows, int64_t width,
         });
 }
 
-// sums `(depth, width)` += left `(rows, depth)` transposed times right `(rows, width)`; asks for what will be at the others.
-void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums,
-               const float* next_left, const float* next_right) {
+// sums `(depth, width)` += left `(rows, depth)` transposed times right `(rows, width)`.
+void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums) {
     for (int64_t p = 0; p < rows; p += PANEL) {
         const int64_t count = std::min(PANEL, rows - p);
-        if (next_left) expect(next_left + p * depth, count * depth);
-        if (next_right) expect(next_right + p * width, count * width);
         for_strips(width, [&]<int VECTORS>(int64_t s) {
             for_blocks(depth, [&]<int ROWS>(int64_t k) {
                 const float* a = left + p * depth + k;
