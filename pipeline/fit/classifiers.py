@@ -17,7 +17,7 @@ from pipeline.fit.seeds import bits, derive
 from pipeline.fit.stack import Stack, cross_entropy
 from pipeline.progress import Advance, untold
 
-STACK_FLOATS = {"cpu": 4_000_000, "cuda": 1_000_000_000}
+STACK_FLOATS = {"cpu": 1_600_000, "cuda": 1_000_000_000}
 """Size of the largest values of a step: more spill from a CPU's caches, fewer leave a GPU idle."""
 MAX_STACK = {"cpu": 64, "cuda": 4096}
 """Runs in a stack at most."""
@@ -90,7 +90,7 @@ class Course:
         batch_size: int,
     ):
         """`due`: for each run which place of the result is due after which step."""
-        self.stack, self.lessons, self.images, self.batch_size = stack, lessons, images, batch_size
+        self.stack, self.images, self.batch_size = stack, images, batch_size
         self.pools, self.due = (np.fromiter(parts, object, len(parts)) for parts in (pools, due))
         self.runs, self.per_epoch, self.keys = runs, per_epoch, np.array(order_keys(runs), np.uint64)
         self.labels = torch.from_numpy(lessons.labels).to(images.device)

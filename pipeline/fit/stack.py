@@ -21,9 +21,9 @@ Activations = Sequence[tuple[slice, str]]
 
 
 def relu(z: Tensor, slope: Tensor | None):
-    if slope is not None:
-        slope.copy_(z > 0)
     z.relu_()
+    if slope is not None:
+        torch.sign(z, out=slope)
 
 
 def tanh(z: Tensor, slope: Tensor | None):
