@@ -188,4 +188,6 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    from tests.bench import fit  # under this name other processes find what is sent to them
+
+    fit.main()
