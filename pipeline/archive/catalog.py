@@ -111,8 +111,13 @@ def write_part(
     write_atomic(part_path(folder, shard), buffer.getvalue())
 
 
-def read_part(folder: Location, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA) -> CatalogPart:
-    """Raises ArchiveError where the part is missing or damaged; `checksum` is its sha256 once the zoo is sealed."""
+def read_part(
+    folder: Location, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA, num_members: int | None = None
+) -> CatalogPart:
+    """Raises ArchiveError where the part is missing, damaged or of another shard.
+
+    `checksum` is its sha256 once the zoo is sealed, `num_members` how many rows were planned.
+    """
     path = part_path(folder, shard)
     try:
         data = path.read_bytes()
@@ -125,14 +130,21 @@ def read_part(folder: Location, shard: str, checksum: str | None = None, schema:
     if checksum not in (None, digest):
         raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {digest}: {REBUILD}")
     try:
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        if num_members not in (None, file.metadata.num_rows):  # before anything is allocated for them
+            raise ValueError(f"must have {num_members} rows, found {file.metadata.num_rows}")
         # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
-        table = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True).read(use_threads=False)
+        table = file.read(use_threads=False)
+        table.validate(full=True)
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(f"catalog part {path} is damaged ({error}): {REBUILD}") from error
+        raise ArchiveError(f"catalog part {path} is damaged ({' '.join(str(error).split())}): {REBUILD}") from error
     table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
-        raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}")
+        raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}: {REBUILD}")
+    for name, value in (("shard", shard), ("split", shard.rpartition("-")[0])):
+        if others := [other for other in table[name].unique().to_pylist() if other != value]:
+            raise ArchiveError(f"catalog part {path} must have {value!r} as {name} in all rows, found {others[0]!r}: {REBUILD}")
     return CatalogPart(table.replace_schema_metadata(None), mark, digest)
 
 

@@ -68,7 +68,11 @@ def write_json(path: Location, value: Any):
 
 
 def read_json(path: Location) -> Any:
-    return json.loads(path.read_bytes())
+    """Raises ValueError for what is no JSON."""
+    try:
+        return json.loads(path.read_bytes())
+    except RecursionError as error:
+        raise ValueError("its brackets are nested too deep") from error
 
 
 def sweep_temporaries(folder: Location):

@@ -18,7 +18,7 @@ from pipeline.archive.catalog import merged_schema
 from pipeline.archive.files import sha256
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
-from pipeline.archive.zoo import SEAL, Zoo, column, read_shard
+from pipeline.archive.zoo import SEAL, Zoo, column
 from pipeline.config import ClassifierZooConfig, MergeConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.location import Location
@@ -73,7 +73,7 @@ def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
     source, theirs = plan.shards[name]
     zoo, prefix, schema = source.zoo, f"{source.zoo.record.fingerprint}-", plan.record.schema
     part = zoo.parts[theirs]
-    blocks = [(block, [prefix + key for key in keys]) for block, keys in read_shard(zoo.folder, theirs, part.mark, zoo.space)]
+    blocks = [(block, [prefix + key for key in keys]) for block, keys in zoo.read_shard(theirs, part)]
     columns = dict(zip(part.table.column_names, part.table.columns, strict=True))
     columns["shard"] = [name] * len(part.table)
     columns["source_index"] = pc.add(columns["source_index"], source.first_source)

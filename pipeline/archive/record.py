@@ -1,18 +1,17 @@
 """`zoo.json`: what a zoo is, and all that one needs to run its members."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-from pydantic import ValidationError, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import imported_schema, merged_schema
-from pipeline.archive.files import write_json
+from pipeline.archive.files import read_json, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.network import DecodeContract
-from pipeline.archive.plan import ShardPlan
+from pipeline.archive.plan import SPLITS, ShardPlan
 from pipeline.config import AnyZooConfig, Frozen, ImportConfig, MergeConfig, fingerprint
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
@@ -34,9 +33,16 @@ class SignalsRecord(Frozen):
 
 
 class ShardRecord(Frozen):
-    name: str
+    name: str = Field(pattern=f"^({'|'.join(SPLITS)})-[0-9]{{6,9}}$")
+    """Names its files, and nothing outside their folders."""
     split: str
-    num_members: int
+    num_members: NonNegativeInt
+
+    @model_validator(mode="after")
+    def is_named_by_its_split(self) -> "ShardRecord":
+        if self.split != self.name.rpartition("-")[0]:
+            raise ValueError(f"shard {self.name} must be of the split that it is named by, found {self.split!r}")
+        return self
 
 
 class ImportRecord(Frozen):
@@ -65,7 +71,7 @@ class ZooRecord(Frozen):
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor of a member, in state dict order."""
     decode: DecodeContract
-    shards: tuple[ShardRecord, ...]
+    shards: tuple[ShardRecord, ...] = Field(min_length=1)
     classes: dict[str, tuple[int, ...]] | None = None
     """Members of each class, by split, as planned; null where members are of no class or were not planned here."""
     imported: ImportRecord | None = None
@@ -79,10 +85,14 @@ class ZooRecord(Frozen):
         return tensors
 
     @model_validator(mode="after")
-    def have_columns(self) -> "ZooRecord":
+    def is_of_one_piece(self) -> "ZooRecord":
         kinds = (isinstance(self.config, ImportConfig), isinstance(self.config, MergeConfig))
         if kinds != (self.imported is not None, bool(self.merged)):
             raise ValueError("config, imported and merged must be of one kind of zoo")
+        if len({shard.name for shard in self.shards}) != len(self.shards):
+            raise ValueError("every shard must have a name of its own")
+        if any(len(counts) != len(self.signals.class_names) for counts in (self.classes or {}).values()):
+            raise ValueError(f"classes must count members of each of {len(self.signals.class_names)} classes")
         self.schema  # noqa: B018 raises ValueError
         return self
 
@@ -150,7 +160,7 @@ def read_record(folder: Location) -> ZooRecord:
     if not file.is_file():
         raise InputError(f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one")
     try:
-        content = json.loads(file.read_bytes())
+        content = read_json(file)
         version = content["schema_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise ArchiveError(f"{file} is damaged ({error!r}): put back a copy or build the zoo again") from error
@@ -162,15 +172,20 @@ def read_record(folder: Location) -> ZooRecord:
         )
     try:
         record = ZooRecord.model_validate(content)
-    except ValidationError as error:
-        problem = error.errors()[0]
-        field = ".".join(str(part) for part in problem["loc"])
+        found = fingerprint(record.zoo_identity())
+    except ValueError as error:
+        raise ArchiveError(f"{file} is damaged ({first_problem(error)}): put back a copy or build the zoo again") from error
+    if record.fingerprint != found:
         raise ArchiveError(
-            f"{file} is damaged at {field} ({problem['msg']}): put back a copy or build the zoo again"
-        ) from error
-    if record.fingerprint != fingerprint(record.zoo_identity()):
-        raise ArchiveError(
-            f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has "
-            f"{fingerprint(record.zoo_identity())}; put back a copy or build the zoo again"
+            f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has {found}; put back a copy or build "
+            "the zoo again"
         )
     return record
+
+
+def first_problem(error: ValueError) -> str:
+    """What is the matter with content that is not as its model says, and where, in a few words."""
+    if not isinstance(error, ValidationError):
+        return str(error).splitlines()[0][:200]
+    problem = error.errors()[0]
+    return f"{'.'.join(str(part) for part in problem['loc'])}: {problem['msg']}"[:200]

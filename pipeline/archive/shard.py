@@ -113,6 +113,8 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
     if not length <= len(data) - HEADER_LENGTH:
         raise ValueError(f"a header of {length} bytes does not fit into {len(data)}")
     header = json.loads(data[HEADER_LENGTH : HEADER_LENGTH + length].tobytes())
+    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+        raise ValueError("its header must be an object of objects")
     expected = {spec.name: (num_members, *spec.shape) for spec in space.tensors}
     found = {tensor: (*entry["shape"],) for tensor, entry in header.items()}
     if found != expected or {entry["dtype"] for entry in header.values()} != {"F32"}:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow.compute as pc
 
@@ -10,7 +11,7 @@ from pipeline.archive.files import list_files, sha256
 from pipeline.archive.record import FILE, ShardRecord
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import counts
-from pipeline.archive.zoo import Zoo, column, read_shard
+from pipeline.archive.zoo import READ_AHEAD, Zoo, column
 from pipeline.errors import ArchiveError
 
 
@@ -26,24 +27,18 @@ def verify_zoo(zoo: Zoo) -> list[str]:
 
 def shard_problems(zoo: Zoo) -> dict[str, str]:
     """What keeps shards from being committed and sound, by the shard's name. Raises ArchiveError for a broken seal."""
-    checksums = zoo.seal["catalog"] if zoo.is_sealed else {}
-    problems = {shard.name: shard_problem(zoo, shard, checksums.get(shard.name)) for shard in zoo.record.shards}
-    return {name: problem for name, problem in problems.items() if problem}
+    if zoo.is_sealed:
+        zoo.seal  # noqa: B018 raises ArchiveError
+    with ThreadPoolExecutor(READ_AHEAD) as pool:
+        problems = pool.map(lambda shard: shard_problem(zoo, shard), zoo.record.shards)
+        return {shard.name: problem for shard, problem in zip(zoo.record.shards, problems, strict=True) if problem}
 
 
-def shard_problem(zoo: Zoo, shard: ShardRecord, checksum: str | None) -> str | None:
+def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
     try:
-        part = catalog.read_part(zoo.folder, shard.name, checksum, zoo.record.schema)
-        blocks = read_shard(zoo.folder, shard.name, part.mark, zoo.space)
+        zoo.read_shard(shard.name, zoo.read_part(shard))
     except ArchiveError as error:
         return str(error)
-    rows = part.table.to_pylist()
-    if len(rows) != shard.num_members:
-        return f"catalog part of shard {shard.name} must have {shard.num_members} rows, found {len(rows)}"
-    stored = [(number, row, key) for number, (_, keys) in enumerate(blocks) for row, key in enumerate(keys)]
-    named = [(row["block"], row["row"], row["key"]) for row in rows if row["status"] == "ok"]
-    if stored != named:
-        return f"catalog part of shard {shard.name} must name the {len(stored)} members of its blocks in order, found others"
     return None
 
 
@@ -86,7 +81,7 @@ def seal_problems(zoo: Zoo) -> list[str]:
         for moment, value in moments.items()
         if not math.isclose(found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12)
     ]
-    changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal["zoo"]
+    changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal.zoo
     problems = [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
     return problems + [
         f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`, `merge`)"

@@ -4,18 +4,19 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from pydantic import FiniteFloat
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive import catalog
+from pipeline.archive.catalog import CatalogPart, read_part, shard_path
 from pipeline.archive.files import read_array, read_json, sha256
 from pipeline.archive.network import Network
-from pipeline.archive.record import ZooRecord, read_record
+from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.shard import Block, decode_shard
+from pipeline.config import Frozen
 from pipeline.errors import ArchiveError
 from pipeline.location import Location, locate
 
@@ -26,6 +27,24 @@ CACHED_SHARDS = 64
 READ_AHEAD = 2
 """Shards that are read and checked while another is used."""
 REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
+
+
+class Moments(Frozen):
+    mean: FiniteFloat
+    std: FiniteFloat
+
+
+class Seal(Frozen):
+    """The content of statistics.json."""
+
+    split: str
+    num_members: int
+    """Over which the statistics were taken."""
+    tensors: dict[str, Moments]
+    zoo: str
+    """sha256 of zoo.json."""
+    catalog: dict[str, str]
+    """sha256 of the catalog part of each shard."""
 
 
 class Zoo:
@@ -46,26 +65,29 @@ class Zoo:
         return cls(folder, read_record(folder))
 
     @cached_property
-    def parts(self) -> dict[str, catalog.CatalogPart]:
+    def parts(self) -> dict[str, CatalogPart]:
         """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
-        checksums = self.seal["catalog"] if self.is_sealed else {}
-        names, schema = [shard.name for shard in self.record.shards], self.record.schema
         with ThreadPoolExecutor(READ_AHEAD) as pool:
-            parts = pool.map(lambda name: catalog.read_part(self.folder, name, checksums.get(name), schema), names)
-            return dict(zip(names, parts, strict=True))
+            parts = pool.map(self.read_part, self.record.shards)
+            return {shard.name: part for shard, part in zip(self.record.shards, parts, strict=True)}
+
+    def read_part(self, shard: ShardRecord) -> CatalogPart:
+        """The catalog part of a shard, read anew. Raises ArchiveError where it is not what was committed."""
+        checksum = self.seal.catalog.get(shard.name) if self.is_sealed else None
+        return read_part(self.folder, shard.name, checksum, self.record.schema, shard.num_members)
 
     @cached_property
     def catalog(self) -> pa.Table:
         """One row a member, in the order of the plan: columns as its record's schema says."""
         return pa.concat_tables([part.table for part in self.parts.values()])
 
-    @property
+    @cached_property
     def is_sealed(self) -> bool:
-        """Whether the zoo was finished."""
+        """Whether the zoo was finished when this was first asked."""
         return (self.folder / SEAL).exists()
 
     @cached_property
-    def seal(self) -> dict[str, Any]:
+    def seal(self) -> Seal:
         """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
         file = self.folder / SEAL
         if not self.is_sealed:
@@ -73,17 +95,16 @@ class Zoo:
                 f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` (or `import`, `merge`) finishes it"
             )
         try:
-            content = read_json(file)
-            return {"zoo": str(content["zoo"])} | {name: dict(content[name]) for name in ("tensors", "catalog")}
-        except (ValueError, TypeError, KeyError) as error:
+            return Seal.model_validate(read_json(file))
+        except ValueError as error:
             raise ArchiveError(
-                f"{file} is damaged ({error!r}): delete it and run `dwszoo zoo build` (or `import`, `merge`)"
+                f"{file} is damaged ({first_problem(error)}): delete it and run `dwszoo zoo build` (or `import`, `merge`)"
             ) from error
 
     @property
     def statistics(self) -> dict[str, dict[str, float]]:
         """Mean and std of each tensor over the train split."""
-        return self.seal["tensors"]
+        return {name: {"mean": moments.mean, "std": moments.std} for name, moments in self.seal.tensors.items()}
 
     def members(self, split: str) -> pa.Table:
         """The catalog rows of the members of `split` that have weights."""
@@ -121,7 +142,26 @@ class Zoo:
         return self._shard(name)
 
     def _read_shard(self, name: str) -> list[Block]:
-        return [block for block, _ in read_shard(self.folder, name, self.parts[name].mark, self.space)]
+        return [block for block, _ in self.read_shard(name, self.parts[name])]
+
+    def read_shard(self, name: str, part: CatalogPart) -> list[tuple[Block, list[str]]]:
+        """The blocks of a shard with their keys, read anew.
+
+        Raises ArchiveError where it is missing, is not what was committed or has other members than its catalog part.
+        """
+        path, mark = shard_path(self.folder, name), part.mark
+        try:
+            data = read_array(path, mark.num_bytes)
+        except FileNotFoundError:
+            raise ArchiveError(f"shard {path} is missing though the catalog names it: {REBUILD}") from None
+        except ValueError as error:
+            raise ArchiveError(f"shard {error}: {REBUILD}") from error
+        if (digest := sha256(data)) != mark.sha256:
+            raise ArchiveError(f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}")
+        blocks = decode_shard(name, data, self.space)
+        if not are_members(part.table, [keys for _, keys in blocks]):
+            raise ArchiveError(f"catalog part of shard {name} must name the members of its blocks in order: {REBUILD}")
+        return blocks
 
     def __len__(self) -> int:
         return len(self.catalog)
@@ -144,18 +184,19 @@ class Zoo:
         return Network(contract, self[index], f"zoo {self.folder}")
 
 
-def read_shard(folder: Location, name: str, mark: catalog.ShardMark, space: WeightSpace) -> list[tuple[Block, list[str]]]:
-    """The blocks of a shard with their keys. Raises ArchiveError where it is missing or differs from what was committed."""
-    path = catalog.shard_path(folder, name)
-    try:
-        data = read_array(path, mark.num_bytes)
-    except FileNotFoundError:
-        raise ArchiveError(f"shard {path} is missing though the catalog names it: {REBUILD}") from None
-    except ValueError as error:
-        raise ArchiveError(f"shard {error}: {REBUILD}") from error
-    if (digest := sha256(data)) != mark.sha256:
-        raise ArchiveError(f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}")
-    return decode_shard(name, data, space)
+def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
+    """Whether the rows that have weights are the members of these blocks, in order."""
+    rows = table.filter(pc.equal(table["status"], "ok"))
+    sizes = [len(block) for block in keys]
+    if len(rows) != sum(sizes) or rows["block"].null_count or rows["row"].null_count:
+        return False
+    block = np.repeat(np.arange(len(sizes)), sizes)
+    row = np.concatenate([np.arange(size) for size in sizes]) if sizes else block
+    return (
+        rows["key"].to_pylist() == [key for block in keys for key in block]
+        and np.array_equal(column(rows, "block"), block)
+        and np.array_equal(column(rows, "row"), row)
+    )
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -154,6 +155,13 @@ def cut_short(path: Path):
     path.write_bytes(path.read_bytes()[: 512 * 4])
 
 
+def cut_between_blocks(path: Path):
+    """What is left is a whole tar of the first block, but for its end."""
+    with tarfile.open(path) as tar:
+        place = tar.getmembers()[2].offset
+    path.write_bytes(path.read_bytes()[:place])
+
+
 def shard(folder):
     return catalog.shard_path(folder, SHARD)
 
@@ -165,6 +173,7 @@ def part(folder):
 DAMAGE = {
     "flipped bit": (lambda folder: flip_a_bit(shard(folder)), "must have sha256 [0-9a-f]{64}, found [0-9a-f]{64}"),
     "cut short": (lambda folder: cut_short(shard(folder)), "must have [0-9]+ bytes, found 2048"),
+    "cut between blocks": (lambda folder: cut_between_blocks(shard(folder)), "must have [0-9]+ bytes, found [0-9]+"),
     "missing shard": (lambda folder: shard(folder).unlink(), "is missing though the catalog names it"),
     "missing part": (lambda folder: part(folder).unlink(), "is not committed: expected its catalog part"),
     "flipped catalog": (lambda folder: flip_a_bit(part(folder)), "catalog part .* must have sha256"),
@@ -179,6 +188,7 @@ def test_verify_finds_the_damage_and_build_fits_just_that_shard_again(zoo_copy, 
     damage(zoo_copy)
     (problem,) = verify_zoo(Zoo.open(zoo_copy))
     assert re.search(message, problem), problem
+    assert re.search(rf"(?:{SHARD}|train-000000)\b.*`dwszoo zoo build`.*makes", problem), problem
     plan = plan_zoo(smoke().zoo, zoo_copy)
     (pending,) = pending_shards(zoo_copy)
     fit_shard(plan.record.config, zoo_copy, plan.signals, next(s for s in plan.shards if s.name == pending))
