@@ -47,3 +47,9 @@ def test_the_command_starts_without_heavy_packages(module):
     heavy = "{'ray', 'torch', 'prefect', 'deepspeed', 'pyarrow', 'sklearn', 'matplotlib'}"
     code = f"import sys, {module}; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+
+
+def test_the_library_does_not_load_the_compiler():
+    """torch._dynamo takes longer to import than all of torch that dwsnet needs, in every worker."""
+    code = "import sys, dwsnet; print('torch._dynamo' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
