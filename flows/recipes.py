@@ -120,7 +120,7 @@ def shapes() -> Recipe:
 
 
 def mlps() -> ClassifierRecipe:
-    """1,000 MLPs of all kinds that read scikit-learn's handwritten digits, five checkpoints each. A minute on two cores."""
+    """1,000 MLPs of all kinds that read scikit-learn's handwritten digits, five checkpoints each: about a minute."""
     return ClassifierRecipe(
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="digits"),

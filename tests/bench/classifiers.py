@@ -1,8 +1,9 @@
 """How fast classifiers are trained, and how well: `python -m tests.bench.classifiers`.
 
 The same runs, one thread each: stacked, and one after the other as a torch module with torch.optim (the reference). Both see
-the same images in the same order from the same initial weights, without dropout, so their accuracies must agree. An MLP and a
-CNN on scikit-learn's digits drawn 28x28, all activations, all optimizers. Seconds are of CPU time.
+the same images in the same order from the same initial weights, without dropout, so their accuracies agree but for what
+last bits grow into. An MLP and a CNN on scikit-learn's digits drawn 28x28, all activations, all optimizers. Seconds are of CPU
+time: on a machine that others use, clocks tell little.
 """
 
 import time
