@@ -5,6 +5,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from cluster.progress import SECONDS, Listener
+from cluster.session import require_ray
 
 Item = TypeVar("Item")
 
@@ -42,7 +43,8 @@ def run_tasks(
                 running[remote.remote(*references, item, **options, **told)] = item, teller
             if not running:
                 return
-            done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS if on_progress else None)
+            done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS)
+            require_ray()
             if on_progress:
                 for item, count in listener.hear(running.values()):
                     on_progress(item, count)

@@ -40,3 +40,19 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
         yield
     finally:
         ray.shutdown()
+
+
+def require_ray():
+    """Raises ConnectionError where a local cluster has lost the processes that it cannot do without.
+
+    Ray itself finds out a quarter of a minute later, and then ends this process without a word.
+    """
+    from ray._private import worker
+
+    node = worker._global_node
+    ended = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    if missing := ended & {"raylet", "gcs_server"}:
+        raise ConnectionError(
+            f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of memory): "
+            "run the same command again to go on"
+        )

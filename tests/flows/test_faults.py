@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,12 +78,43 @@ def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, tmp_path):
     assert "failed      200 members have no weights: 200 diverged" in again.out
 
 
-def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopped(built_zoo, tmp_path):
-    first = start_dwszoo(*BUILD, tmp_path)
+def stopped_on_the_way(zoo: Path) -> subprocess.Popen:
+    """A build that has committed a shard and has more to do."""
+    process = start_dwszoo(*BUILD, zoo)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("catalog/*.parquet")) and time.monotonic() < deadline:
+    while not list(zoo.glob("catalog/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    first.send_signal(signal.SIGSTOP)
+    process.send_signal(signal.SIGSTOP)
+    return process
+
+
+def finish_here(zoo: Path):
+    """Go on with a build in this process."""
+    plan, pending = plan_zoo(smoke().zoo, zoo), pending_shards(zoo)
+    for shard in plan.shards:
+        if shard.name in pending:
+            fit_shard(plan.record.config, zoo, plan.signals, shard)
+    archive(zoo, fitted=True)
+
+
+def test_a_driver_whose_raylet_is_killed_says_so(built_zoo, tmp_path):
+    driver = stopped_on_the_way(tmp_path)
+    children = (file.read_text().split() for file in Path(f"/proc/{driver.pid}/task").glob("*/children"))
+    (raylet,) = (
+        child for part in children for child in part if b"raylet/raylet" in Path(f"/proc/{child}/cmdline").read_bytes()
+    )
+    os.kill(int(raylet), signal.SIGKILL)
+    driver.send_signal(signal.SIGCONT)
+    _, err = driver.communicate(timeout=120)
+    assert driver.returncode == 1
+    assert "dwszoo: Ray's raylet on this machine ended (killed, or out of memory): run the same command again" in err
+    assert "Traceback" not in err
+    finish_here(tmp_path)
+    assert contents(tmp_path) == contents(built_zoo)
+
+
+def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopped(built_zoo, tmp_path):
+    first = stopped_on_the_way(tmp_path)
     second = dwszoo(*BUILD, tmp_path)
     assert second.code == 2
     assert "is in use by another dwszoo process" in second.err
@@ -119,11 +151,7 @@ def test_a_full_disk_is_said_and_nothing_committed_is_lost(built_zoo, tmp_path):
     committed = {path: path.stat().st_mtime_ns for path in kept.glob("catalog/*.parquet")}
     assert committed
     assert not list(kept.glob("*/.*.tmp"))
-    plan, pending = plan_zoo(smoke().zoo, kept), pending_shards(kept)
-    for shard in plan.shards:
-        if shard.name in pending:
-            fit_shard(plan.record.config, kept, plan.signals, shard)
-    archive(kept, fitted=True)
+    finish_here(kept)
     assert {path: path.stat().st_mtime_ns for path in committed} == committed
     assert contents(kept) == contents(built_zoo)
 
