@@ -81,3 +81,13 @@ def test_what_later_layers_tell_is_used_where_earlier_ones_tell_nothing():
     reference[0].zero_(), reference[1].zero_(), reference[4].mul_(100)
     moved = permute(space, reference, {"layer1": torch.arange(6).roll(2), "layer2": torch.arange(5)})
     assert largest_difference(permute(space, moved, match_weights(space, reference, moved)), reference) == 0
+
+
+def test_axes_that_no_tensor_has_alone_are_matched_together():
+    a, b = Axis("a", 4, True), Axis("b", 5, True)
+    space = WeightSpace((TensorSpec("there", (b, a)), TensorSpec("back", (a, b))))
+    tensors = random_network(space, 20, 0)
+    assert largest_difference(permute(space, tensors, match_weights(space, tensors, tensors)), tensors) == 0
+    moved = shuffled(space, tensors, 1)
+    matched = permute(space, moved, match_weights(space, tensors, moved))
+    assert (inner_product(tensors, matched) > inner_product(tensors, moved) + 1).all()
