@@ -16,6 +16,7 @@ import torch
 import webdataset
 from scipy.interpolate import RegularGridInterpolator
 
+from flows import stages
 from flows.recipes import smoke
 from pipeline.archive import catalog
 from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
@@ -26,7 +27,7 @@ from pipeline.archive.record import SCHEMA_VERSION
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import FitConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, ResourcesConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr, render
 from pipeline.signals import cell_centres, coordinates, load_signals
@@ -196,6 +197,26 @@ def test_verify_finds_the_damage_and_build_fits_just_that_shard_again(zoo_copy, 
     for folder in ("shards", "catalog"):
         for path in (built_zoo / folder).iterdir():
             assert (zoo_copy / folder / path.name).read_bytes() == path.read_bytes()
+
+
+def test_the_stages_of_a_build_fit_just_the_damaged_shards_again(zoo_copy, built_zoo, monkeypatch):
+    fitted = []
+
+    def one_after_another(function, shards, shared, *_, **__):
+        for one in shards:
+            fitted.append(one.name)
+            yield one, function(*shared, one)
+
+    monkeypatch.setattr("cluster.fanout.run_tasks", one_after_another)
+    flip_a_bit(shard(zoo_copy))
+    catalog.part_path(zoo_copy, "test-000000").unlink()
+    before = {path: path.stat().st_mtime_ns for path in zoo_copy.rglob("*-*.*")}
+    plan = stages.plan(smoke().zoo, zoo_copy)
+    stages.archive(zoo_copy, fitted=stages.fit_zoo(plan, zoo_copy, ResourcesConfig()) is not None)
+    assert stages.verify(zoo_copy).statistics == Zoo.open(built_zoo).statistics
+    assert fitted == [SHARD, "test-000000"]
+    touched = {path.stem for path in zoo_copy.rglob("*-*.*") if path.stat().st_mtime_ns != before.get(path)}
+    assert touched == set(fitted)
 
 
 def test_a_catalog_damaged_before_the_zoo_is_sealed_is_found_too(zoo_copy):
