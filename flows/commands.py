@@ -102,6 +102,7 @@ def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
     from cluster.session import ray_session
     from flows import stages
+    from flows.progress import figure
     from pipeline.archive.build import pending_shards
     from pipeline.archive.files import exclusive
     from pipeline.archive.kinds import kind_of
@@ -118,7 +119,7 @@ def zoo_build(options: Namespace) -> int:
         print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
     else:
         name = kind_of(recipe.zoo).MEMBERS
-        fitted = f"{summary.num_members:,} {name} fitted at {summary.rate:,.0f} {name}/s"
+        fitted = f"{summary.num_members:,} {name} fitted at {figure(summary.rate)} {name}/s"
         print(f"{options.out}: {fitted}, {summary.num_failed} failed")
     return tell_failed(options.out)
 

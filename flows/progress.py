@@ -10,6 +10,11 @@ LINE_SECONDS = 5.0
 """How often a log file gets a line."""
 
 
+def figure(rate: float) -> str:
+    """A rate in few digits, small ones too."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+
+
 class Progress:
     """A bar where `stream` is a terminal, a line every few seconds where it is not."""
 
@@ -38,7 +43,7 @@ class Progress:
         rate = (self.done - self.first) / seconds if seconds else 0
         share = 100 * self.done / max(1, self.total)
         self.stream.write(
-            f"{self.title}: {self.done:,}/{self.total:,} {self.unit} ({share:.0f} %), {rate:,.0f} {self.unit}/s, "
+            f"{self.title}: {self.done:,}/{self.total:,} {self.unit} ({share:.0f} %), {figure(rate)} {self.unit}/s, "
             f"{self.note}, {seconds:.0f} s\n"
         )
         self.stream.flush()

@@ -2,7 +2,7 @@ import io
 
 import numpy as np
 
-from flows.progress import Progress
+from flows.progress import Progress, figure
 from flows.stages import FitBar
 from pipeline.archive import inrs
 from pipeline.archive.build import ShardSummary
@@ -71,3 +71,7 @@ def test_the_bar_of_a_fit_counts_shards_under_way_and_never_goes_back():
     assert [done for done, _ in seen] == [30, 110, 170, 180, 185, 200]
     assert seen[0][1] == "the first shards are under way"
     assert seen[-1][1] == "mean PSNR 31.5 dB, 20 failed"
+
+
+def test_slow_rates_have_digits_too():
+    assert [figure(rate) for rate in (0.194, 5.0, 12.3, 24_731.0)] == ["0.19", "5", "12", "24,731"]
