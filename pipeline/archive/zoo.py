@@ -186,17 +186,15 @@ class Zoo:
 
 def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
     """Whether the rows that have weights are the members of these blocks, in order."""
-    rows = table.filter(pc.equal(table["status"], "ok"))
-    sizes = [len(block) for block in keys]
-    if len(rows) != sum(sizes) or rows["block"].null_count or rows["row"].null_count:
+    rows = table.select(["block", "row", "key"]).filter(pc.equal(table["status"], "ok"))
+    sizes = np.array([len(block) for block in keys], np.int64)
+    block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+    try:
+        stored = pa.array([key for block in keys for key in block], pa.string())
+    except ValueError:  # text that no catalog can hold
         return False
-    block = np.repeat(np.arange(len(sizes)), sizes)
-    row = np.concatenate([np.arange(size) for size in sizes]) if sizes else block
-    return (
-        rows["key"].to_pylist() == [key for block in keys for key in block]
-        and np.array_equal(column(rows, "block"), block)
-        and np.array_equal(column(rows, "row"), row)
-    )
+    return rows.equals(pa.table([block, row, stored], schema=rows.schema))
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
