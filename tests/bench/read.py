@@ -17,6 +17,7 @@ Models/s on two cores of a 2.75 GHz Sapphire Rapids, torch 2.13:
 | that with tarfile in the place of our reading of the headers                    |  229,000 |
 | that on one core                                                                |  177,000 |
 
+Since then each shard's keys are compared with its catalog rows, which takes 3 ms of the 10,000 members' 40: 244,000.
 Of the 35 ms Parquet takes 5, and the two small splits, one shard each, use one core.
 """
 
