@@ -7,8 +7,8 @@ list, so that the last launches are as small as what is left.
 
 Precision: products of hidden layers on the tensor cores, operands rounded to TF32, sums in float32. The first layer, of
 which omega would make phase errors, the last one and all else are float32. With that rounding, imitated on a CPU, 16 digits
-of 28x28 come to 34.6 dB in the 1,500 steps of dws-mnist, and to 34.7 without; SIREN's initialisation and a cosine to 60.8
-and 60.9 dB.
+of 28x28 come to 34.6 dB in the 1,500 steps of dws-mnist, and to 34.7 without; SIREN's initialisation to 60.8 and 60.9 dB
+with a cosine, and to 58.4 and 61.2 with a constant rate.
 
 Arithmetic for an H200, nothing measured. A step of 2-32-32-1 on 784 points, as compiled for sm_90 by Triton 3.7.1:
 
