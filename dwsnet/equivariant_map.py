@@ -85,11 +85,12 @@ class EquivariantMap(torch.autograd.Function):
         ctx, incidence: Incidence, channels: tuple[int, int], relu: bool, compiled: bool, bias: Tensor, *tensors: Tensor
     ):
         count = len(incidence.own)
-        features, matrices = tensors[:count], [weight.t() for weight in tensors[count:]]
+        features, weights = tensors[:count], tensors[count:]
         ctx.incidence, ctx.channels, ctx.compiled = incidence, channels, compiled
         if compiled:
-            outputs = tuple(kernel.layer(incidence.program, features, matrices, bias, relu))
+            outputs = tuple(kernel.layer(incidence.program, features, weights, bias, relu))
         else:
+            matrices = [weight.t() for weight in weights]
             outputs = scatter(incidence, incidence.gather(features, mean, channels[0]), matrices, channels[1], bias)
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
         ctx.save_for_backward(*tensors, *(outputs if relu else ()))
@@ -105,9 +106,8 @@ class EquivariantMap(torch.autograd.Function):
         to_features: Sequence[Tensor | None] = [None] * count
         if ctx.compiled:
             found = kernel.layer_backward(incidence.program, gradients, features, weights, positive, wanted)
-            to_weights, to_bias = [matrix.t() for matrix in found[:sets]], found[sets]
             to_features = found[sets + 1 :] if wanted else to_features
-            return None, None, None, None, to_bias, *to_features, *to_weights
+            return None, None, None, None, found[sets], *to_features, *found[:sets]
         gathered = incidence.gather(features, mean, ctx.channels[0])
         back = incidence.gather(where_positive(gradients, positive), total, ctx.channels[1])
         if wanted:
@@ -167,11 +167,10 @@ class Scatter(torch.autograd.Function):
         gathered, weights = tensors[:sets], tensors[sets:]
         ctx.incidence, ctx.out_channels = incidence, out_channels
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
-        matrices = [weight.t() for weight in weights]
         if ctx.compiled:
-            outputs = tuple(kernel.scatter(incidence.program, gathered, matrices, bias, relu))
+            outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias, relu))
         else:
-            outputs = scatter(incidence, gathered, matrices, out_channels, bias)
+            outputs = scatter(incidence, gathered, [weight.t() for weight in weights], out_channels, bias)
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
         ctx.save_for_backward(*tensors, *(outputs if relu else ()))
         return outputs
@@ -184,8 +183,7 @@ class Scatter(torch.autograd.Function):
         gathered, weights, positive = saved[:sets], saved[sets : 2 * sets], saved[2 * sets :]
         if ctx.compiled:
             found = kernel.scatter_backward(incidence.program, gradients, gathered, weights, positive)
-            to_weights, to_bias, to_gathered = found[:sets], found[sets], found[sets + 1 :]
-            return None, None, None, to_bias, *to_gathered, *(matrix.t() for matrix in to_weights)
+            return None, None, None, found[sets], *found[sets + 1 :], *found[:sets]
         back = incidence.gather(where_positive(gradients, positive), total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]

@@ -2,7 +2,8 @@
 //
 // Features do not fit in the caches, and reading and writing them is most of what a layer costs when every sum, product and
 // broadcast is a pass of its own. Here a few members at a time go through the whole layer while they are in the L2 cache.
-// Tensors come as one pointer each, in the order of the space or of the axis sets; matrices are `(columns in, columns out)`.
+// Tensors come as one pointer each, in the order of the space or of the axis sets; weights are `(columns out, columns in)`, as
+// are their gradients.
 
 #include <algorithm>
 #include <cstdint>
@@ -45,6 +46,45 @@ void use_huge_pages(const Incidence& incidence, float* const* tensors, int64_t m
 #endif
 }
 
+// One matrix for each axis set, of so many rows and columns, and room for each thread.
+struct Matrices {
+    const std::vector<int64_t> rows, columns;
+    std::vector<int64_t> starts{0};
+    std::unique_ptr<float[]> memory;
+    std::vector<float*> place;  // of thread t and set s: t * sets + s
+
+    Matrices(const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int threads) : rows(rows), columns(columns) {
+        for (size_t s = 0; s < rows.size(); s++) starts.push_back(starts.back() + rows[s] * columns[s]);
+        memory.reset(new float[starts.back() * threads]);
+        for (int t = 0; t < threads; t++)
+            for (size_t s = 0; s < rows.size(); s++) place.push_back(memory.get() + t * starts.back() + starts[s]);
+    }
+
+    float* const* of(int thread) const { return place.data() + thread * rows.size(); }
+
+    // Takes the transposes of matrices `(columns, rows)`.
+    void transpose(const float* const* matrices, int threads) {
+        for (size_t s = 0; s < rows.size(); s++)
+#pragma omp parallel for num_threads(threads) schedule(static)
+            for (int64_t row = 0; row < rows[s]; row++)
+                for (int64_t c = 0; c < columns[s]; c++) place[s][row * columns[s] + c] = matrices[s][c * rows[s] + row];
+    }
+
+    void clear(int thread) { std::fill_n(of(thread)[0], starts.back(), 0.0f); }
+
+    // The transposes `(columns, rows)` of the sums over threads.
+    void add_up(float* const* sums, int threads) const {
+        for (size_t s = 0; s < rows.size(); s++)
+#pragma omp parallel for num_threads(threads) schedule(static)
+            for (int64_t c = 0; c < columns[s]; c++)
+                for (int64_t row = 0; row < rows[s]; row++) {
+                    float sum = 0;
+                    for (int t = 0; t < threads; t++) sum += of(t)[s][row * columns[s] + c];
+                    sums[s][c * rows[s] + row] = sum;
+                }
+    }
+};
+
 // Calls `work(thread, its members)`.
 template <typename Work>
 void for_threads(const Incidence& incidence, int64_t members, int threads, const Work& work) {
@@ -60,11 +100,13 @@ void for_threads(const Incidence& incidence, int64_t members, int threads, const
 extern "C" {
 
 // The layer, from tensors x of `in` channels to tensors y of `out` channels, with `relu` their positive part.
-void layer(const int64_t* program, int64_t members, float* const* x, int64_t in, const float* const* matrices, const float* bias,
+void layer(const int64_t* program, int64_t members, float* const* x, int64_t in, const float* const* weights, const float* bias,
            int64_t out, float* const* y, int relu, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
     use_huge_pages(incidence, y, members, out);
+    Matrices matrices(incidence.columns(in), incidence.columns(out), 1);
+    matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features gathered(incidence, in, together.few, together.group), mapped(incidence, out, together.few, together.group);
         mine.each(together.group, [&](Members group) {
@@ -72,46 +114,53 @@ void layer(const int64_t* program, int64_t members, float* const* x, int64_t in,
                 some.gather(x, nullptr, in, true, gathered.from(some.first - group.first));
             };
             group.each(together.few, gather);
-            group.map(0, 1, gathered.from(0), matrices, bias, false, out, mapped.from(0), y, relu);
+            group.map(0, 1, gathered.from(0), matrices.of(0), bias, false, out, mapped.from(0), y, relu);
             group.each(together.few, [&](Members some) {
                 if (group.count > together.few) gather(some);
                 mapped.from(some.first - group.first);
-                some.map(1, incidence.num_sets, gathered, matrices, nullptr, false, out, mapped, y, relu);
+                some.map(1, incidence.num_sets, gathered, matrices.of(0), nullptr, false, out, mapped, y, relu);
             });
         });
     });
 }
 
-// Its backward pass: the gradients of x, unless `to_x` is null, by the transposed matrices, and for each thread its sums of
-// those of the matrices and of the bias. The layer's outputs y are given where they are positive parts.
+// Its backward pass: the gradients of the weights, the bias and, unless `to_x` is null, x. The layer's outputs y are given
+// where they are positive parts.
 void layer_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out, float* const* x,
-                    int64_t in, const float* const* transposed, float* const* to_x, float* const* to_matrices, float* to_bias,
+                    int64_t in, const float* const* weights, float* const* to_x, float* const* to_weights, float* to_bias,
                     int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
     if (to_x) use_huge_pages(incidence, to_x, members, in);
+    Matrices sums(incidence.columns(in), incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
-        Features gathered(incidence, in, together.few, together.group), back(incidence, out, together.few, together.group);
+        Features gathered(incidence, in, together.few, GROUP * together.group);
+        Features back(incidence, out, together.few, GROUP * together.group);
         Features mapped(incidence, in, together.few, together.group);
-        float* const* sums = to_matrices + t * incidence.num_sets;
-        mine.each(together.group, [&](Members group) {
-            const auto gather = [&](Members some) {
-                some.gather(to_y, y, out, false, back.from(some.first - group.first));
-                some.gather(x, nullptr, in, true, gathered.from(some.first - group.first));
-            };
-            group.each(together.few, gather);
-            group.outer(0, 1, gathered.from(0), back.from(0), sums);
-            group.total(back, to_bias + t * back.columns[0]);
-            if (to_x) group.map(0, 1, back, transposed, nullptr, true, in, mapped.from(0), to_x);
-            group.each(together.few, [&](Members some) {
-                if (group.count > together.few) gather(some);
-                some.outer(1, incidence.num_sets, gathered, back, sums);
-                if (!to_x) return;
-                mapped.from(some.first - group.first);
-                some.map(1, incidence.num_sets, back, transposed, nullptr, true, in, mapped, to_x);
+        sums.clear(t), biases.clear(t);
+        mine.each(GROUP * together.group, [&](Members many) {
+            many.each(together.group, [&](Members group) {
+                const int64_t offset = group.first - many.first;
+                const auto gather = [&](Members some) {
+                    some.gather(to_y, y, out, false, back.from(some.first - many.first));
+                    some.gather(x, nullptr, in, true, gathered.from(some.first - many.first));
+                };
+                group.each(together.few, gather);
+                if (to_x) group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0), to_x);
+                group.each(together.few, [&](Members some) {
+                    if (group.count > together.few) gather(some);
+                    some.outer(1, incidence.num_sets, gathered, back, sums.of(t));
+                    if (!to_x) return;
+                    mapped.from(some.first - group.first);
+                    some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x);
+                });
             });
+            many.outer(0, 1, gathered.from(0), back.from(0), sums.of(t));
+            many.total(back, biases.of(t)[0]);
         });
     });
+    sums.add_up(to_weights, threads);
+    biases.add_up(&to_bias, threads);
 }
 
 // The two halves of a layer that does more in between. Gathered features are tensors of their own; that of a set that is one
@@ -143,42 +192,47 @@ void gather_backward(const int64_t* program, int64_t members, float* const* to_g
 }
 
 // `depths` are the columns of gathered features: those of the carriers, and of what was put beside them.
-void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* matrices,
+void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* weights,
              const float* bias, int64_t out, float* const* y, int relu, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
     use_huge_pages(incidence, y, members, out);
+    Matrices matrices(columns, incidence.columns(out), 1);
+    matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, out, together.few, mine.count);
-        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices, bias, false, out, mapped, y, relu);
+        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices.of(0), bias, false, out, mapped, y, relu);
         mine.each(together.few, [&](Members some) {
             const Features features(incidence, columns, gathered, some.first);
-            some.map(1, incidence.num_sets, features, matrices, nullptr, false, out, mapped.from(some.first - mine.first), y, relu);
+            some.map(1, incidence.num_sets, features, matrices.of(0), nullptr, false, out, mapped.from(some.first - mine.first), y, relu);
         });
     });
 }
 
-void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out, float* const* gathered,
-                      const int64_t* depths, const float* const* transposed, float* const* to_gathered, float* const* to_matrices,
-                      float* to_bias, int threads) {
+void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out,
+                      float* const* gathered, const int64_t* depths, const float* const* weights, float* const* to_gathered,
+                      float* const* to_weights, float* to_bias, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
+    Matrices sums(columns, incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         Features back(incidence, out, together.few, mine.count);
-        float* const* sums = to_matrices + t * incidence.num_sets;
         const auto place = [&](float* const* tensors, Members some) { return Features(incidence, columns, tensors, some.first); };
+        sums.clear(t), biases.clear(t);
         mine.each(together.few, [&](Members some) {
             some.gather(to_y, y, out, false, back.from(some.first - mine.first));
             Features result = place(to_gathered, some);
-            some.outer(1, incidence.num_sets, place(gathered, some), back, sums);
-            some.multiply(1, incidence.num_sets, back, transposed, result);
+            some.outer(1, incidence.num_sets, place(gathered, some), back, sums.of(t));
+            some.multiply(1, incidence.num_sets, back, weights, result);
         });
         Features result = place(to_gathered, mine);
-        mine.outer(0, 1, place(gathered, mine), back.from(0), sums);
-        mine.multiply(0, 1, back, transposed, result);
-        mine.total(back, to_bias + t * back.columns[0]);
+        mine.outer(0, 1, place(gathered, mine), back.from(0), sums.of(t));
+        mine.multiply(0, 1, back, weights, result);
+        mine.total(back, biases.of(t)[0]);
     });
+    sums.add_up(to_weights, threads);
+    biases.add_up(&to_bias, threads);
 }
 }

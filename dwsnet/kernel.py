@@ -2,7 +2,7 @@
 
 PyTorch takes a pass over all features for each sum, product and broadcast; these routines take a few members at a time
 through the whole layer while they are in the cache. Custom operators, so that torch.compile goes around them. `program`
-is `Incidence.program`; features are folded; matrices are `(columns in, columns out)`, one for each axis set.
+is `Incidence.program`; features are folded; weights are `(columns out, columns in)`, one for each axis set.
 """
 
 import ctypes
@@ -86,35 +86,22 @@ def room(program: Sequence[int], channels: int, members: Tensor) -> list[Tensor]
     return [members.new_empty(len(members), *sets[s][0], fixed * channels) for s, _, fixed in carried(program)]
 
 
-class Sums:
-    """For each thread a place where it adds up the gradients of the matrices and the bias."""
-
-    def __init__(self, shapes: Sequence[Sequence[int]], columns: int):
-        self.threads = torch.get_num_threads()
-        self.matrices = [torch.zeros(self.threads, *shape) for shape in shapes]
-        self.bias = torch.zeros(self.threads, columns)
-        self.places = places([matrix[thread] for thread in range(self.threads) for matrix in self.matrices])
-
-    def total(self) -> list[Tensor]:
-        return [partial.sum(0) for partial in (*self.matrices, self.bias)]
-
-
 @torch.library.custom_op("dwsnet::layer", mutates_args=(), device_types="cpu")
 def layer(
-    program: Sequence[int], features: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor, relu: bool
+    program: Sequence[int], features: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, relu: bool
 ) -> list[Tensor]:
     """The affine layer or, with `relu`, its positive part."""
-    features, matrices, bias = contiguous(features), contiguous(matrices), bias.contiguous()
-    before, after = (size // program[4] for size in matrices[0].shape)
+    features, weights, bias = contiguous(features), contiguous(weights), bias.contiguous()
+    after, before = (size // program[4] for size in weights[0].shape)
     result = room(program, after, features[0])
-    start = numbers(program), len(features[0]), places(features), before, places(matrices), bias.data_ptr()
+    start = numbers(program), len(features[0]), places(features), before, places(weights), bias.data_ptr()
     load_kernel().layer(*start, after, places(result), relu, torch.get_num_threads())
     return result
 
 
 @layer.register_fake
-def _(program, features, matrices, bias, relu):
-    return room(program, matrices[0].shape[1] // program[4], features[0])
+def _(program, features, weights, bias, relu):
+    return room(program, len(weights[0]) // program[4], features[0])
 
 
 @torch.library.custom_op("dwsnet::layer_backward", mutates_args=(), device_types="cpu")
@@ -122,34 +109,34 @@ def layer_backward(
     program: Sequence[int],
     gradients: Sequence[Tensor],
     features: Sequence[Tensor],
-    transposed: Sequence[Tensor],
+    weights: Sequence[Tensor],
     positive: Sequence[Tensor],
     to_features: bool,
 ) -> list[Tensor]:
-    """Gradients of the matrices, the bias and, with `to_features`, the features, by the transposed matrices.
+    """Gradients of the weights, the bias and, with `to_features`, the features.
 
     `positive` are the layer's outputs where they are positive parts, else none.
     """
-    gradients, features, transposed = contiguous(gradients), contiguous(features), contiguous(transposed)
-    signs = contiguous(positive)
-    after, before = (size // program[4] for size in transposed[0].shape)
-    result = room(program, before, features[0]) if to_features else []
-    sums = Sums([matrix.shape[::-1] for matrix in transposed], len(transposed[0]))
+    gradients, features, weights = contiguous(gradients), contiguous(features), contiguous(weights)
+    after, before = (size // program[4] for size in weights[0].shape)
+    signs, result = contiguous(positive), room(program, before, features[0]) if to_features else []
+    to_weights, to_bias = parameters(weights)
     start = numbers(program), len(features[0]), places(gradients), places(signs) if signs else None, after
-    end = places(transposed), places(result) if to_features else None, sums.places, sums.bias.data_ptr(), sums.threads
-    load_kernel().layer_backward(*start, places(features), before, *end)
-    return [*sums.total(), *result]
+    end = places(weights), places(result) if to_features else None, places(to_weights), to_bias.data_ptr()
+    load_kernel().layer_backward(*start, places(features), before, *end, torch.get_num_threads())
+    return [*to_weights, to_bias, *result]
 
 
-def parameters(transposed: Sequence[Tensor]) -> list[Tensor]:
-    """Tensors like the matrices, transposed, and the bias."""
-    return [matrix.new_empty(matrix.shape[::-1]) for matrix in transposed] + [transposed[0].new_empty(len(transposed[0]))]
+def parameters(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
+    """Room for the gradients of the weights and of the bias."""
+    return [torch.empty_like(weight) for weight in weights], weights[0].new_empty(len(weights[0]))
 
 
 @layer_backward.register_fake
-def _(program, gradients, features, transposed, positive, to_features):
-    before = transposed[0].shape[1] // program[4]
-    return parameters(transposed) + (room(program, before, features[0]) if to_features else [])
+def _(program, gradients, features, weights, positive, to_features):
+    to_weights, to_bias = parameters(weights)
+    result = room(program, weights[0].shape[1] // program[4], features[0]) if to_features else []
+    return [*to_weights, to_bias, *result]
 
 
 def gathered_room(program: Sequence[int], features: Sequence[Tensor], channels: int, mean: bool) -> list[Tensor]:
@@ -190,21 +177,21 @@ def _(program, gradients, channels, mean):
 
 @torch.library.custom_op("dwsnet::scatter", mutates_args=(), device_types="cpu")
 def scatter(
-    program: Sequence[int], gathered: Sequence[Tensor], matrices: Sequence[Tensor], bias: Tensor, relu: bool
+    program: Sequence[int], gathered: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, relu: bool
 ) -> list[Tensor]:
-    """Gathered features times their matrices, spread and summed, or with `relu` the positive part of that."""
-    gathered, matrices, bias = contiguous(gathered), contiguous(matrices), bias.contiguous()
-    after = matrices[0].shape[1] // program[4]
+    """Gathered features times their weights, spread and summed, or with `relu` the positive part of that."""
+    gathered, weights, bias = contiguous(gathered), contiguous(weights), bias.contiguous()
+    after = len(weights[0]) // program[4]
     result = room(program, after, gathered[0])
-    start = numbers(program), len(gathered[0]), places(gathered), numbers([len(matrix) for matrix in matrices])
-    end = places(matrices), bias.data_ptr(), after, places(result), relu, torch.get_num_threads()
-    load_kernel().scatter(*start, *end)
+    depths = numbers([weight.shape[1] for weight in weights])
+    start = numbers(program), len(gathered[0]), places(gathered), depths, places(weights), bias.data_ptr()
+    load_kernel().scatter(*start, after, places(result), relu, torch.get_num_threads())
     return result
 
 
 @scatter.register_fake
-def _(program, gathered, matrices, bias, relu):
-    return room(program, matrices[0].shape[1] // program[4], gathered[0])
+def _(program, gathered, weights, bias, relu):
+    return room(program, len(weights[0]) // program[4], gathered[0])
 
 
 @torch.library.custom_op("dwsnet::scatter_backward", mutates_args=(), device_types="cpu")
@@ -212,20 +199,21 @@ def scatter_backward(
     program: Sequence[int],
     gradients: Sequence[Tensor],
     gathered: Sequence[Tensor],
-    transposed: Sequence[Tensor],
+    weights: Sequence[Tensor],
     positive: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Gradients of the matrices, the bias and the gathered features; arguments as of `layer_backward`."""
-    gradients, gathered, transposed = contiguous(gradients), contiguous(gathered), contiguous(transposed)
-    result, signs = [torch.empty_like(x) for x in gathered], contiguous(positive)
-    sums = Sums([matrix.shape[::-1] for matrix in transposed], len(transposed[0]))
+    """Gradients of the weights, the bias and the gathered features; `positive` is that of `layer_backward`."""
+    gradients, gathered, weights = contiguous(gradients), contiguous(gathered), contiguous(weights)
+    signs, result = contiguous(positive), [torch.empty_like(x) for x in gathered]
+    to_weights, to_bias = parameters(weights)
     start = numbers(program), len(gradients[0]), places(gradients), places(signs) if signs else None
-    depths = numbers([matrix.shape[1] for matrix in transposed])
-    middle = len(transposed[0]) // program[4], places(gathered), depths, places(transposed), places(result)
-    load_kernel().scatter_backward(*start, *middle, sums.places, sums.bias.data_ptr(), sums.threads)
-    return [*sums.total(), *result]
+    depths = numbers([weight.shape[1] for weight in weights])
+    middle = len(weights[0]) // program[4], places(gathered), depths, places(weights), places(result)
+    load_kernel().scatter_backward(*start, *middle, places(to_weights), to_bias.data_ptr(), torch.get_num_threads())
+    return [*to_weights, to_bias, *result]
 
 
 @scatter_backward.register_fake
-def _(program, gradients, gathered, transposed, positive):
-    return [*parameters(transposed), *(torch.empty_like(x) for x in gathered)]
+def _(program, gradients, gathered, weights, positive):
+    to_weights, to_bias = parameters(weights)
+    return [*to_weights, to_bias, *(torch.empty_like(x) for x in gathered)]

@@ -5,7 +5,7 @@ attention block (Lee et al. 2019). Here one attention serves each hidden axis: a
 all tensors that carry the axis side by side, so queries of one tensor meet keys of another, and the output matrix takes
 all heads to all tensors. What differs from the official layer: heads are shared by all pairs of the axis (there each
 pair has eight of its own); scores are divided by the root of the head's width, not of the whole width; the affine map
-stays beside the attention, so every equivariant affine map is still among the layers; no ReLU inside.
+stays beside the attention, so every equivariant affine map is still among the layers; no ReLU between the two.
 """
 
 from collections.abc import Sequence
@@ -41,7 +41,8 @@ class NeuronAttention(nn.Module):
 class EquivariantAttention(nn.Module):
     """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `pooling` and `relu`
+    are those of `EquivariantLinear`.
     """
 
     def __init__(

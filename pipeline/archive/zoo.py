@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from itertools import chain
 
 import numpy as np
 import pyarrow as pa
@@ -191,7 +192,7 @@ def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
     block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
     row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
     try:
-        stored = pa.array([key for block in keys for key in block], pa.string())
+        stored = pa.array(list(chain.from_iterable(keys)), pa.string())
     except ValueError:  # text that no catalog can hold
         return False
     return rows.equals(pa.table([block, row, stored], schema=rows.schema))

@@ -44,7 +44,7 @@ from pipeline.config import InrConfig, SignalsConfig, ZooConfig
 from pipeline.fit.siren import unpack
 from pipeline.signals import Signals
 
-NUM_MEMBERS, NUM_FILES = 10_000, 2_000
+NUM_MEMBERS, NUM_SAMPLES, NUM_FILES = 40_000, 10_000, 2_000
 SECONDS, REPEATS = 2.0, 3
 """Each is read for so long, and at least so often; its fastest run counts."""
 SPACE = WeightSpace.mlp((2, 32, 32, 1))
@@ -95,7 +95,7 @@ def write_all(folder: Path, rows: Tensor):
     make_zoo(folder / "zoo", rows)
     states = [
         {spec.name: tensor[0].clone() for spec, tensor in zip(SPACE.tensors, unpack(SPACE, row[None]), strict=True)}
-        for row in rows
+        for row in rows[:NUM_SAMPLES]
     ]
     with webdataset.TarWriter(str(folder / "members.tar"), encoder=False) as writer:
         for i, state in enumerate(states):
