@@ -62,26 +62,33 @@ struct Matrices {
 
     float* const* of(int thread) const { return place.data() + thread * rows.size(); }
 
-    // Takes the transposes of matrices `(columns, rows)`.
-    void transpose(const float* const* matrices, int threads) {
+    // Calls `work(set, row, column)` with each entry, in tiles: what is transposed is read or written in whole cache lines.
+    template <typename Work>
+    void each_entry(int threads, const Work& work) const {
         for (size_t s = 0; s < rows.size(); s++)
 #pragma omp parallel for num_threads(threads) schedule(static)
-            for (int64_t row = 0; row < rows[s]; row++)
-                for (int64_t c = 0; c < columns[s]; c++) place[s][row * columns[s] + c] = matrices[s][c * rows[s] + row];
+            for (int64_t tile = 0; tile < rows[s]; tile += LINE)
+                for (int64_t other = 0; other < columns[s]; other += LINE)
+                    for (int64_t row = tile; row < std::min(tile + LINE, rows[s]); row++)
+                        for (int64_t c = other; c < std::min(other + LINE, columns[s]); c++) work(s, row, c);
+    }
+
+    // Takes the transposes of matrices `(columns, rows)`.
+    void transpose(const float* const* matrices, int threads) {
+        each_entry(threads, [&](size_t s, int64_t row, int64_t c) {
+            place[s][row * columns[s] + c] = matrices[s][c * rows[s] + row];
+        });
     }
 
     void clear(int thread) { std::fill_n(of(thread)[0], starts.back(), 0.0f); }
 
-    // The transposes `(columns, rows)` of the sums over threads.
+    // Gives the transposes `(columns, rows)` of the sums over threads.
     void add_up(float* const* sums, int threads) const {
-        for (size_t s = 0; s < rows.size(); s++)
-#pragma omp parallel for num_threads(threads) schedule(static)
-            for (int64_t c = 0; c < columns[s]; c++)
-                for (int64_t row = 0; row < rows[s]; row++) {
-                    float sum = 0;
-                    for (int t = 0; t < threads; t++) sum += of(t)[s][row * columns[s] + c];
-                    sums[s][c * rows[s] + row] = sum;
-                }
+        each_entry(threads, [&](size_t s, int64_t row, int64_t c) {
+            float sum = 0;
+            for (int t = 0; t < threads; t++) sum += of(t)[s][row * columns[s] + c];
+            sums[s][c * rows[s] + row] = sum;
+        });
     }
 };
 
