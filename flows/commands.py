@@ -134,7 +134,8 @@ def zoo_info(options: Namespace):
         print(json.dumps(summary, indent=2))
         return
     for key, value in summary.items():
-        print(f"{key:<13} {in_words(value)}")
+        if value != {}:
+            print(f"{key:<13} {in_words(value)}")
 
 
 def zoo_verify(options: Namespace):
