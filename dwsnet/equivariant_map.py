@@ -76,8 +76,9 @@ class EquivariantMap(torch.autograd.Function):
     """The affine layer, or with `relu` its positive part, with its backward pass written out: the transpose of an
     equivariant map is equivariant too.
 
-    Pooled features are computed once, and the gradient is pooled once (sums for means) and goes through the same
-    `scatter`. Autograd alone would write every broadcast, and every gradient of a mean, at full size.
+    Pooled features are computed once and kept, or in compiled code pooled again from the features while these are in the
+    cache; the gradient is pooled (sums for means) and goes through the same `scatter`. Autograd alone would write every
+    broadcast, and every gradient of a mean, at full size.
     """
 
     @staticmethod
@@ -88,12 +89,12 @@ class EquivariantMap(torch.autograd.Function):
         features, weights = tensors[:count], tensors[count:]
         ctx.incidence, ctx.channels, ctx.compiled = incidence, channels, compiled
         if compiled:
-            outputs = tuple(kernel.layer(incidence.program, features, weights, bias, relu))
+            outputs, kept = tuple(kernel.layer(incidence.program, features, weights, bias, relu)), features
         else:
-            matrices = [weight.t() for weight in weights]
-            outputs = scatter(incidence, incidence.gather(features, mean, channels[0]), matrices, channels[1], bias)
+            kept = incidence.gather(features, mean, channels[0])
+            outputs = scatter(incidence, kept, [weight.t() for weight in weights], channels[1], bias)
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
-        ctx.save_for_backward(*tensors, *(outputs if relu else ()))
+        ctx.save_for_backward(*weights, *kept, *(outputs if relu else ()))
         return outputs
 
     @staticmethod
@@ -101,18 +102,18 @@ class EquivariantMap(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         incidence, count, sets = ctx.incidence, len(ctx.incidence.own), len(ctx.incidence.axis_sets)
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
-        features, weights, positive = saved[:count], saved[count : count + sets], saved[count + sets :]
+        end = sets + (count if ctx.compiled else sets)
+        weights, kept, positive = saved[:sets], saved[sets:end], saved[end:]
         wanted = any(ctx.needs_input_grad[5 : 5 + count])
         to_features: Sequence[Tensor | None] = [None] * count
         if ctx.compiled:
-            found = kernel.layer_backward(incidence.program, gradients, features, weights, positive, wanted)
+            found = kernel.layer_backward(incidence.program, gradients, kept, weights, positive, wanted)
             to_features = found[sets + 1 :] if wanted else to_features
             return None, None, None, None, found[sets], *to_features, *found[:sets]
-        gathered = incidence.gather(features, mean, ctx.channels[0])
         back = incidence.gather(where_positive(gradients, positive), total, ctx.channels[1])
         if wanted:
             to_features = scatter(incidence, back, weights, ctx.channels[0])
-        to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
+        to_weights = [outer(g, x) for g, x in zip(back, kept, strict=True)]
         return None, None, None, None, back[0].sum(0), *to_features, *to_weights
 
 

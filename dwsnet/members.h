@@ -158,7 +158,8 @@ struct Members {
                 const float* left = from.place[s] + row * depth;
                 float* result = into.place[s] + row * width;
                 const Terms terms = start(s, row, number, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
-                if (matrices) product(terms, left, number, depth, matrices[s], width, result, from.next[s] ? from.next[s] + row * depth : nullptr);
+                const float* next = from.next[s] ? from.next[s] + row * depth : nullptr;
+                if (matrices) product(terms, left, number, depth, matrices[s], width, result, next);
                 else add(terms, left, number, width, result);
                 add_others(s, row, number, mean, channels, into);
                 if (whole && relu) copy(result, result, width, result, width, number, width);
