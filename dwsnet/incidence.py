@@ -78,7 +78,7 @@ class Folding:
         return features if self.as_it_is else features.permute(self.dims).flatten(len(self.axes) + 1)
 
     def unfold(self, folded: Tensor) -> Tensor:
-        return folded if self.as_it_is else folded.reshape(len(folded), *self.sizes, -1).permute(self.inverse)
+        return folded if self.as_it_is else folded.reshape(folded.shape[0], *self.sizes, -1).permute(self.inverse)
 
 
 class Move(NamedTuple):

@@ -9,10 +9,6 @@
 #include <cstdint>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 #include "members.h"
 
 namespace {
@@ -34,49 +30,41 @@ struct Together {
     }
 };
 
-// Results are mostly fresh memory: in huge pages it costs a fault for each 2 MiB, not for each 4 KiB.
-void use_huge_pages(const Incidence& incidence, float* const* tensors, int64_t members, int64_t channels) {
-#if defined(__linux__)
-    constexpr uintptr_t SIZE = 1 << 21;
-    for (int64_t i = 0; i < incidence.num_tensors; i++) {
-        const uintptr_t begin = (reinterpret_cast<uintptr_t>(tensors[i]) + SIZE - 1) / SIZE * SIZE;
-        const uintptr_t end = reinterpret_cast<uintptr_t>(tensors[i] + members * incidence.numbers(i) * channels) / SIZE * SIZE;
-        if (begin < end) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
-    }
-#endif
-}
-
 // One matrix for each axis set, of so many rows and columns, and room for each thread.
 struct Matrices {
     const std::vector<int64_t> rows, columns;
     std::vector<int64_t> starts{0};
-    std::unique_ptr<float[]> memory;
+    std::unique_ptr<Scratch> memory;
     std::vector<float*> place;  // of thread t and set s: t * sets + s
 
     Matrices(const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int threads) : rows(rows), columns(columns) {
         for (size_t s = 0; s < rows.size(); s++) starts.push_back(starts.back() + rows[s] * columns[s]);
-        memory.reset(new float[starts.back() * threads]);
+        memory.reset(new Scratch(starts.back() * threads));
         for (int t = 0; t < threads; t++)
-            for (size_t s = 0; s < rows.size(); s++) place.push_back(memory.get() + t * starts.back() + starts[s]);
+            for (size_t s = 0; s < rows.size(); s++) place.push_back(memory->get() + t * starts.back() + starts[s]);
     }
 
     float* const* of(int thread) const { return place.data() + thread * rows.size(); }
 
-    // Calls `work(set, row, column)` with each entry, in tiles: what is transposed is read or written in whole cache lines.
+    // Calls `work(set, row, column, rows, columns)` with tiles of each matrix: what is transposed is read or written in whole
+    // cache lines.
     template <typename Work>
-    void each_entry(int threads, const Work& work) const {
+    void each_tile(int threads, const Work& work) const {
         for (size_t s = 0; s < rows.size(); s++)
 #pragma omp parallel for num_threads(threads) schedule(static)
-            for (int64_t tile = 0; tile < rows[s]; tile += LINE)
-                for (int64_t other = 0; other < columns[s]; other += LINE)
-                    for (int64_t row = tile; row < std::min(tile + LINE, rows[s]); row++)
-                        for (int64_t c = other; c < std::min(other + LINE, columns[s]); c++) work(s, row, c);
+            for (int64_t row = 0; row < rows[s]; row += LINE)
+                for (int64_t c = 0; c < columns[s]; c += LINE)
+                    work(s, row, c, std::min<int64_t>(LINE, rows[s] - row), std::min<int64_t>(LINE, columns[s] - c));
     }
 
     // Takes the transposes of matrices `(columns, rows)`.
     void transpose(const float* const* matrices, int threads) {
-        each_entry(threads, [&](size_t s, int64_t row, int64_t c) {
-            place[s][row * columns[s] + c] = matrices[s][c * rows[s] + row];
+        each_tile(threads, [&](size_t s, int64_t row, int64_t c, int64_t height, int64_t width) {
+            const int64_t from_step = rows[s], to_step = columns[s];
+            const float* from = matrices[s] + c * from_step + row;
+            float* to = place[s] + row * to_step + c;
+            for (int64_t i = 0; i < height; i++)
+                for (int64_t k = 0; k < width; k++) to[i * to_step + k] = from[k * from_step + i];
         });
     }
 
@@ -84,10 +72,15 @@ struct Matrices {
 
     // Gives the transposes `(columns, rows)` of the sums over threads.
     void add_up(float* const* sums, int threads) const {
-        each_entry(threads, [&](size_t s, int64_t row, int64_t c) {
-            float sum = 0;
-            for (int t = 0; t < threads; t++) sum += of(t)[s][row * columns[s] + c];
-            sums[s][c * rows[s] + row] = sum;
+        each_tile(threads, [&](size_t s, int64_t row, int64_t c, int64_t height, int64_t width) {
+            const int64_t from_step = columns[s], to_step = rows[s];
+            float* to = sums[s] + c * to_step + row;
+            for (int t = 0; t < threads; t++) {
+                const float* from = of(t)[s] + row * from_step + c;
+                for (int64_t k = 0; k < width; k++)
+                    for (int64_t i = 0; i < height; i++)
+                        to[k * to_step + i] = from[i * from_step + k] + (t ? to[k * to_step + i] : 0.0f);
+            }
         });
     }
 };
@@ -111,7 +104,6 @@ void layer(const int64_t* program, int64_t members, float* const* x, int64_t in,
            int64_t out, float* const* y, int relu, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
-    use_huge_pages(incidence, y, members, out);
     Matrices matrices(incidence.columns(in), incidence.columns(out), 1);
     matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {
@@ -138,7 +130,6 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
                     int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
-    if (to_x) use_huge_pages(incidence, to_x, members, in);
     Matrices sums(incidence.columns(in), incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         Features gathered(incidence, in, together.few, GROUP * together.group);
@@ -148,15 +139,15 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
         mine.each(GROUP * together.group, [&](Members many) {
             many.each(together.group, [&](Members group) {
                 const int64_t offset = group.first - many.first;
-                const auto gather = [&](Members some) {
-                    some.gather(to_y, y, out, false, back.from(some.first - many.first));
-                    some.gather(x, nullptr, in, true, gathered.from(some.first - many.first));
+                const auto gather = [&](Members some, float* const* to_sums) {
+                    const int64_t member = some.first - many.first;
+                    some.gather_both(x, in, gathered.from(member), to_y, y, out, back.from(member), to_sums);
                 };
-                group.each(together.few, gather);
+                const bool once = group.count <= together.few;
+                group.each(together.few, [&](Members some) { gather(some, once ? sums.of(t) : nullptr); });
                 if (to_x) group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0), to_x);
                 group.each(together.few, [&](Members some) {
-                    if (group.count > together.few) gather(some);
-                    some.outer(1, incidence.num_sets, gathered, back, sums.of(t));
+                    if (!once) gather(some, sums.of(t));
                     if (!to_x) return;
                     mapped.from(some.first - group.first);
                     some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x);
@@ -188,7 +179,6 @@ void gather_backward(const int64_t* program, int64_t members, float* const* to_g
                      float* const* to_x, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
-    use_huge_pages(incidence, to_x, members, channels);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, channels, together.few, together.few);
         mine.each(together.few, [&](Members some) {
@@ -204,7 +194,6 @@ void scatter(const int64_t* program, int64_t members, float* const* gathered, co
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
-    use_huge_pages(incidence, y, members, out);
     Matrices matrices(columns, incidence.columns(out), 1);
     matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {

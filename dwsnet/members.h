@@ -2,85 +2,9 @@
 // mapped, and spread again.
 #pragma once
 
-#include <memory>
-#include <vector>
-
-#include "products.h"
+#include "incidence.h"
 
 namespace {
-
-// The program: what dwsnet.incidence knows. Columns are counted in fixed entries, which are times the channels in memory.
-struct Set {
-    int64_t positions, fixed;
-};
-struct Carried {  // where a tensor lies in the set of all its hidden axes
-    int64_t set, start, fixed;
-};
-struct Move {  // pools `size` positions of the larger set into one of the smaller, or spreads that to them
-    int64_t small, large, size, inner, start_small, start_large, width;
-};
-
-struct Incidence {
-    int64_t num_sets, num_tensors, num_moves;
-    const Set* sets;
-    const Carried* tensors;
-    const Move* moves;
-    std::vector<std::vector<int32_t>> origin;  // for each move and position of the larger set, that of the smaller
-    std::vector<int> slot;  // for each move: which of the two terms of its larger set it is, -1 where it is none
-
-    explicit Incidence(const int64_t* program) : num_sets(program[0]), num_tensors(program[1]), num_moves(program[2]) {
-        sets = reinterpret_cast<const Set*>(program + 3);
-        tensors = reinterpret_cast<const Carried*>(sets + num_sets);
-        moves = reinterpret_cast<const Move*>(tensors + num_tensors);
-        for (int64_t m = 0; m < num_moves; m++) {
-            const int64_t inner = moves[m].inner, span = inner * moves[m].size;
-            origin.emplace_back(sets[moves[m].large].positions);
-            for (size_t p = 0; p < origin[m].size(); p++) origin[m][p] = p / span * inner + p % inner;
-            int taken = 0;
-            for (int64_t n = 0; n < m; n++) taken += moves[n].large == moves[m].large && slot[n] >= 0;
-            slot.push_back(taken < 2 && moves[m].width == sets[moves[m].large].fixed ? taken : -1);
-        }
-    }
-    // Whether the tensor is all of its set, which then needs no other place.
-    bool whole(const Carried& tensor) const { return tensor.set && tensor.fixed == sets[tensor.set].fixed; }
-    std::vector<int64_t> columns(int64_t channels) const {
-        std::vector<int64_t> found;
-        for (int64_t s = 0; s < num_sets; s++) found.push_back(sets[s].fixed * channels);
-        return found;
-    }
-    int64_t numbers(int64_t i) const { return sets[tensors[i].set].positions * tensors[i].fixed; }
-};
-
-// The features of each axis set, `(members, positions, columns)`, for the members at hand.
-struct Features {
-    std::vector<int64_t> columns;
-    std::vector<float*> place;
-    std::unique_ptr<float[]> memory;
-    std::vector<const float*> next;  // where those of the next members will come from, if they are one tensor
-
-    // In memory of its own for so many members, and of the smallest set for `top` members.
-    Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
-        : columns(incidence.columns(channels)), next(columns.size()) {
-        std::vector<int64_t> starts{0};
-        for (int64_t s = 0; s < incidence.num_sets; s++)
-            starts.push_back(starts.back() + incidence.sets[s].positions * columns[s] * (s ? members : top));
-        memory.reset(new float[starts.back()]);
-        for (int64_t s = 0; s < incidence.num_sets; s++) place.push_back(memory.get() + starts[s]);
-    }
-
-    // From the member `first` on in tensors that hold all members, of so many columns each.
-    Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
-        : columns(columns), next(columns.size()) {
-        for (int64_t s = 0; s < incidence.num_sets; s++)
-            place.push_back(tensors[s] ? tensors[s] + first * incidence.sets[s].positions * columns[s] : nullptr);
-    }
-
-    // These, with the smallest set from another of its members on.
-    Features& from(int64_t member) {
-        place[0] = memory.get() + member * columns[0];
-        return *this;
-    }
-};
 
 // What a layer does, for the members `first` to `first + count`. Tensors of the weight space hold all members.
 struct Members {
@@ -98,45 +22,88 @@ struct Members {
         return tensors[i] + first * incidence.numbers(i) * channels;
     }
 
-    // The carriers of each set side by side, pooled over their other hidden axes by means or sums; with `signs`, entries
-    // where those are not positive count as zero. A set that is one tensor is left where that lies, if it is as it is.
+    // Calls `work(row, number)` for rows, a panel at a time.
+    template <typename Work>
+    static void for_panels(int64_t row, int64_t end, const Work& work) {
+        for (; row < end; row += PANEL) work(row, std::min(PANEL, end - row));
+    }
+
+    // The carriers of each set side by side, pooled over their other hidden axes by means or sums. With `signs`, entries where
+    // those are zero or less count as zero.
     void gather(float* const* tensors, float* const* signs, int64_t channels, bool mean, Features& into) const {
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
-            for (int64_t i = 0; i < incidence.num_tensors; i++) {
-                const Carried& tensor = incidence.tensors[i];
-                if (tensor.set != s) continue;
-                float* source = part(tensors, i, channels);
-                const float* sign = signs ? part(signs, i, channels) : nullptr;
-                const int64_t width = tensor.fixed * channels;
-                if (incidence.whole(tensor)) into.next[s] = source + rows(s) * width;
-                if (incidence.whole(tensor) && !sign) into.place[s] = source;
-                else copy(source, sign, width, into.place[s] + tensor.start * channels, into.columns[s], rows(s), width);
-            }
-            for (int64_t m = 0; m < incidence.num_moves; m++)
-                if (incidence.moves[m].large == s) pool(incidence.moves[m], channels, mean, into);
+            collect(s, tensors, signs, channels, into);
+            for_panels(0, rows(s), [&](int64_t row, int64_t number) {
+                pool(s, into.unmask(s, row, number), row, number, channels, mean, into);
+            });
         }
     }
 
-    void pool(const Move& move, int64_t channels, bool mean, Features& features) const {
-        const float factor = mean ? 1.0f / move.size : 1.0f;
-        const int64_t from_step = features.columns[move.large], to_step = features.columns[move.small];
-        const int64_t stride = move.inner * from_step, width = move.width * channels;
-        const float* from = features.place[move.large] + move.start_large * channels;
-        float* to = features.place[move.small] + move.start_small * channels;
-        for (int64_t outer = 0; outer < rows(move.small) / move.inner; outer++, from += (move.size - 1) * stride)
-            for (int64_t i = 0; i < move.inner; i++, from += from_step, to += to_step) {
-                const int64_t done = for_strips(width, [&]<int VECTORS>(int64_t c) {
-                    Vector sums[VECTORS] = {};
-                    for (int64_t k = 0; k < move.size; k++)
-                        for (int v = 0; v < VECTORS; v++) sums[v] += at(from + k * stride + c + v * LANES);
-                    for (int v = 0; v < VECTORS; v++) at(to + c + v * LANES) = sums[v] * factor;
-                });
-                for (int64_t c = done; c < width; c++) {
-                    float sum = 0;
-                    for (int64_t k = 0; k < move.size; k++) sum += from[k * stride + c];
-                    to[c] = sum * factor;
-                }
+    // What goes through the layer, and the gradients that come back; `sums`, if any, get the one transposed times the other
+    // for all sets but the smallest, while the rows are in the L1 cache.
+    void gather_both(float* const* x, int64_t in, Features& gathered, float* const* to_y, float* const* signs, int64_t out,
+                     Features& back, float* const* sums) const {
+        for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
+            collect(s, x, nullptr, in, gathered);
+            collect(s, to_y, signs, out, back);
+            for_panels(0, rows(s), [&](int64_t row, int64_t number) {
+                const float *left = gathered.rows(s, row), *right = back.unmask(s, row, number);
+                pool(s, left, row, number, in, true, gathered);
+                pool(s, right, row, number, out, false, back);
+                if (s && sums) add_outer(left, gathered.columns[s], right, back.columns[s], number, sums[s]);
+            });
+        }
+    }
+
+    // The tensors of a set, and zeros where larger sets will be pooled.
+    void collect(int64_t s, float* const* tensors, float* const* signs, int64_t channels, Features& into) const {
+        for (int64_t i = 0; i < incidence.num_tensors; i++) {
+            const Carried& tensor = incidence.tensors[i];
+            if (tensor.set != s) continue;
+            float* source = part(tensors, i, channels);
+            const float* sign = signs ? part(signs, i, channels) : nullptr;
+            const int64_t width = tensor.fixed * channels, step = into.columns[s];
+            float* to = into.place[s] + tensor.start * channels;
+            if (incidence.whole[s] == i) {
+                into.source[s] = source, into.next[s] = source + rows(s) * width, into.sign[s] = sign;
+                if (sign && !into.masked[s]) into.masked[s].reset(new Scratch(rows(s) * width));
+                into.place[s] = sign ? into.masked[s]->get() : source;
+            } else if (sign) {
+                mask(source, sign, width, to, step, rows(s), width);
+            } else {
+                copy(source, width, to, step, rows(s), width);
             }
+        }
+        for (int64_t m = 0; m < incidence.num_moves; m++) {
+            const Move& move = incidence.moves[m];
+            if (move.large != s) continue;
+            float* to = into.place[move.small] + move.start_small * channels;
+            for (int64_t r = 0; r < rows(move.small); r++, to += into.columns[move.small])
+                std::fill_n(to, move.width * channels, 0.0f);
+        }
+    }
+
+    // Adds rows of a set, from `row` on, to those of smaller sets.
+    void pool(int64_t s, const float* features, int64_t row, int64_t number, int64_t channels, bool mean, Features& into) const {
+        for (int64_t m = 0; m < incidence.num_moves; m++) {
+            const Move& move = incidence.moves[m];
+            if (move.large != s) continue;
+            const float factor = mean ? 1.0f / move.size : 1.0f;
+            const int64_t step = into.columns[s], width = move.width * channels, small = into.columns[move.small];
+            const int64_t span = move.inner * move.size, positions = incidence.sets[s].positions;
+            float* base = into.place[move.small] + move.start_small * channels;
+            const float* from = features + move.start_large * channels;
+            for (int64_t r = row; r < row + number;) {  // rows of one span: each goes to the same place as every inner-th after it
+                const int64_t left = std::min(span - r % span, row + number - r);
+                const int32_t* origin = incidence.origin[m].data() + r % positions;
+                float* member = base + r / positions * incidence.sets[move.small].positions * small;
+                for (int64_t i = 0; i < std::min(move.inner, left); i++, from += step) {
+                    add_rows(from, move.inner * step, (left - i - 1) / move.inner + 1, width, factor, member + origin[i] * small);
+                }
+                from += (left - std::min(move.inner, left)) * step;
+                r += left;
+            }
+        }
     }
 
     // The sets from `begin` to `end`: features times the matrix `(depth, columns)` of their set, or as they are where there
@@ -146,90 +113,86 @@ struct Members {
              int64_t channels, Features& into, float* const* tensors, bool relu = false) const {
         const std::vector<float> zeros(*std::max_element(into.columns.begin(), into.columns.end()));
         for (int64_t s = begin; s < end; s++) {
-            bool whole = false;  // its result is nowhere else, and spread to no other set
-            for (int64_t i = 0; i < incidence.num_tensors && !whole; i++)
-                if (incidence.tensors[i].set == s && incidence.whole(incidence.tensors[i])) {
-                    into.place[s] = part(tensors, i, channels);
-                    whole = true;
-                }
-            const int64_t depth = from.columns[s], width = into.columns[s];
-            for (int64_t row = 0; row < rows(s); row += PANEL) {
-                const int64_t number = std::min(PANEL, rows(s) - row);
-                const float* left = from.place[s] + row * depth;
-                float* result = into.place[s] + row * width;
-                const Terms terms = start(s, row, number, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
-                const float* next = from.next[s] ? from.next[s] + row * depth : nullptr;
-                if (matrices) product(terms, left, number, depth, matrices[s], width, result, next);
-                else add(terms, left, number, width, result);
-                add_others(s, row, number, mean, channels, into);
-                if (whole && relu) copy(result, result, width, result, width, number, width);
+            const int64_t whole = incidence.whole[s], depth = from.columns[s], width = into.columns[s];
+            if (whole >= 0) into.place[s] = part(tensors, whole, channels);  // its result is nowhere else, and spread no further
+            const int64_t each = incidence.spread(s) ? incidence.sets[s].positions : rows(s);  // rows that start alike
+            const float least = whole >= 0 && relu && !incidence.others(s) ? 0.0f : ANY;
+            for (int64_t start = 0; start < rows(s); start += each) {
+                const Terms terms = terms_of(s, start, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
+                for_panels(start, start + each, [&](int64_t row, int64_t number) {
+                    const Terms here = terms.from(row - start);
+                    const float* next = from.next[s] ? from.next[s] + row * depth : nullptr;
+                    const float* left = from.rows(s, row);
+                    float* result = into.rows(s, row);
+                    if (matrices) product(here, left, number, depth, matrices[s], width, least, result, next);
+                    else add(here, left, number, width, result);
+                    add_others(s, start, row, number, mean, channels, into);
+                    if (whole >= 0 && relu && least) mask(result, result, width, result, width, number, width);
+                });
             }
-            for (int64_t i = 0; i < incidence.num_tensors; i++) {
-                const Carried& tensor = incidence.tensors[i];
-                const int64_t columns = tensor.fixed * channels;
-                const float* result = into.place[s] + tensor.start * channels;
-                if (tensor.set == s && !whole)
-                    copy(result, relu ? result : nullptr, width, part(tensors, i, channels), columns, rows(s), columns);
-            }
+            if (whole < 0) take(s, channels, into, tensors, relu);
         }
     }
 
-    // Calls `work(r, place)` with where each row of the larger set of a move comes from in the smaller.
-    template <typename Work>
-    void for_origins(int64_t m, int64_t row, int64_t number, int64_t channels, const Features& features, const Work& work) const {
+    // The tensors of a set from its result.
+    void take(int64_t s, int64_t channels, const Features& from, float* const* tensors, bool relu) const {
+        for (int64_t i = 0; i < incidence.num_tensors; i++) {
+            const Carried& tensor = incidence.tensors[i];
+            if (tensor.set != s) continue;
+            const int64_t step = from.columns[s], width = tensor.fixed * channels;
+            const float* result = from.place[s] + tensor.start * channels;
+            float* to = part(tensors, i, channels);
+            if (relu) mask(result, result, step, to, width, rows(s), width);
+            else copy(result, step, to, width, rows(s), width);
+        }
+    }
+
+    // Where the rows of the larger set of a move, from the first of a member on, come from in the smaller.
+    Term term(int64_t m, int64_t row, bool mean, int64_t channels, const Features& features) const {
         const Move& move = incidence.moves[m];
-        const int64_t step = features.columns[move.small], positions = incidence.sets[move.large].positions;
-        const int64_t each = incidence.sets[move.small].positions * step;
-        const float* base = features.place[move.small] + move.start_small * channels + row / positions * each;
-        for (int64_t r = 0, p = row % positions; r < number; r++, p++) {
-            if (p == positions) p = 0, base += each;
-            work(r, base + incidence.origin[m][p] * step);
-        }
+        const int64_t member = row / incidence.sets[move.large].positions * incidence.sets[move.small].positions;
+        return {features.place[move.small] + move.start_small * channels + member * features.columns[move.small],
+                mean ? 1.0f / move.size : 1.0f, features.offsets[m].data(), 1};
     }
 
-    Terms start(int64_t s, int64_t row, int64_t number, const float* first, const float* second, bool mean, int64_t channels,
+    Terms terms_of(int64_t s, int64_t row, const float* first, const float* second, bool mean, int64_t channels,
                 const Features& into) const {
-        Terms terms;
-        for (int slot = 0; slot < 2; slot++) {
-            std::fill_n(terms.rows[slot], number, slot ? second : first);
-            terms.factors[slot] = 1.0f;
-        }
+        Terms terms{{first}, {second}};
         for (int64_t m = 0; m < incidence.num_moves; m++)
-            if (const int slot = incidence.slot[m]; incidence.moves[m].large == s && slot >= 0) {
-                if (mean) terms.factors[slot] = 1.0f / incidence.moves[m].size;
-                for_origins(m, row, number, channels, into, [&](int64_t r, const float* term) { terms.rows[slot][r] = term; });
-            }
+            if (const int slot = incidence.slot[m]; incidence.moves[m].large == s && slot >= 0)
+                (slot ? terms.second : terms.first) = term(m, row, mean, channels, into);
         return terms;
     }
 
-    // Adds what is spread to some of the columns, or by a third move and more.
-    void add_others(int64_t s, int64_t row, int64_t number, bool mean, int64_t channels, Features& into) const {
+    // Adds to some rows, of the member whose rows begin at `start`, what is spread to a part of their columns, or by a third
+    // move and more.
+    void add_others(int64_t s, int64_t start, int64_t row, int64_t number, bool mean, int64_t channels, Features& into) const {
         for (int64_t m = 0; m < incidence.num_moves; m++) {
             const Move& move = incidence.moves[m];
             if (move.large != s || incidence.slot[m] >= 0) continue;
-            const float factor = mean ? 1.0f / move.size : 1.0f;
-            float* result = into.place[s] + row * into.columns[s] + move.start_large * channels;
-            for_origins(m, row, number, channels, into, [&](int64_t r, const float* term) {
-                for (int64_t c = 0; c < move.width * channels; c++) result[r * into.columns[s] + c] += term[c] * factor;
-            });
+            const Term other = term(m, start, mean, channels, into).from(row - start);
+            float* result = into.rows(s, row) + move.start_large * channels;
+            for (int64_t r = 0; r < number; r++, result += into.columns[s])
+                add_rows(other.row(r), 0, 1, move.width * channels, other.factor, result);
         }
     }
 
     // Features of the sets from `begin` to `end` times their matrices, and nothing else.
     void multiply(int64_t begin, int64_t end, const Features& from, const float* const* matrices, Features& into) const {
         const std::vector<float> zeros(*std::max_element(into.columns.begin(), into.columns.end()));
-        Terms none{{}, {1.0f, 1.0f}};
-        for (auto& rows : none.rows) std::fill_n(rows, PANEL, zeros.data());
         for (int64_t s = begin; s < end; s++)
-            for (int64_t row = 0; row < rows(s); row += PANEL)
-                product(none, from.place[s] + row * from.columns[s], std::min(PANEL, rows(s) - row), from.columns[s], matrices[s],
-                        into.columns[s], into.place[s] + row * into.columns[s], nullptr);
+            for_panels(0, rows(s), [&](int64_t row, int64_t number) {
+                product({{zeros.data()}, {zeros.data()}}, from.rows(s, row), number, from.columns[s], matrices[s],
+                        into.columns[s], ANY, into.rows(s, row), nullptr);
+            });
     }
 
     // Adds, for the sets from `begin` to `end`, left transposed times right.
     void outer(int64_t begin, int64_t end, const Features& left, const Features& right, float* const* sums) const {
         for (int64_t s = begin; s < end; s++)
-            add_outer(left.place[s], left.columns[s], right.place[s], right.columns[s], rows(s), sums[s]);
+            for_panels(0, rows(s), [&](int64_t row, int64_t number) {
+                add_outer(left.rows(s, row), left.columns[s], right.rows(s, row), right.columns[s], number, sums[s]);
+            });
     }
 
     // Adds the features of the smallest set.

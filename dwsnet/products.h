@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 
 namespace {
 
@@ -14,9 +15,10 @@ constexpr int LANES = 8, BLOCK = 4;
 #else
 constexpr int LANES = 4, BLOCK = 4;
 #endif
-constexpr int LINE = 16;       // floats of a cache line
-constexpr int64_t AHEAD = 16;  // rows of a result between what is written and what is asked for
-constexpr int64_t PANEL = 64;  // rows of a result, or of two factors, that stay in the L1 cache
+constexpr int LINE = 16;        // floats of a cache line
+constexpr int64_t AHEAD = 16;   // rows of a result between what is written and what is asked for
+constexpr float ANY = -std::numeric_limits<float>::infinity();
+constexpr int64_t PANEL = 128;  // rows that stay in the L1 cache while all is done that needs them
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
@@ -48,9 +50,10 @@ inline void for_blocks(int64_t count, const Work& work) {
     for (; row < count; row++) work.template operator()<1>(row);
 }
 
-// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`.
+// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`, or
+// `least` where that is more; what is no number stays so.
 template <int ROWS, int VECTORS, typename Start, typename Factor>
-inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor,
+inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor, float least,
                   float* result, int64_t step) {
     Vector sums[ROWS][VECTORS];
     for (int r = 0; r < ROWS; r++)
@@ -63,23 +66,35 @@ inline void block(int64_t count, const float* right, int64_t right_step, const S
             for (int v = 0; v < VECTORS; v++) sums[r][v] += factor(r, k) * vectors[v];
     }
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) at(result + r * step + v * LANES) = sums[r][v];
+        for (int v = 0; v < VECTORS; v++) at(result + r * step + v * LANES) = least > sums[r][v] ? Vector{} + least : sums[r][v];
 }
 
-// What the rows of a panel start from: two rows elsewhere, each times a factor.
-struct Terms {
-    const float* rows[2][PANEL];
-    float factors[2];
+// Rows elsewhere, each times a factor.
+constexpr int32_t NONE = 0;
+struct Term {
+    const float* base;
+    float factor = 1.0f;
+    const int32_t* offsets = &NONE;  // of each row, or of all
+    int64_t step = 0;
 
+    const float* row(int64_t r) const { return base + offsets[r * step]; }
+    Term from(int64_t r) const { return {base, factor, offsets + r * step, step}; }
+};
+
+// What the rows of a result start from.
+struct Terms {
+    Term first, second;
+
+    Terms from(int64_t row) const { return {first.from(row), second.from(row)}; }
     Vector at_start(int64_t row, int64_t column) const {
-        return at(rows[0][row] + column) * factors[0] + at(rows[1][row] + column) * factors[1];
+        return at(first.row(row) + column) * first.factor + at(second.row(row) + column) * second.factor;
     }
 };
 
-// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`; of a set that is one tensor, whose
-// features will go on at `next`, asks for these and for the room of the result.
+// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`, no less than `least`; of a set that is
+// one tensor, whose features will go on at `next`, asks for these and for the room of the result.
 void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
-             float* result, const float* next) {
+             float least, float* result, const float* next) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
             const float* a = left + row * depth;
@@ -89,7 +104,7 @@ void product(const Terms& terms, const float* left, int64_t rows, int64_t depth,
             }
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
-            block<ROWS, VECTORS>(depth, right + s, width, start, factor, result + row * width + s, width);
+            block<ROWS, VECTORS>(depth, right + s, width, start, factor, least, result + row * width + s, width);
         });
     });
 }
@@ -105,28 +120,48 @@ void add(const Terms& terms, const float* features, int64_t rows, int64_t width,
 
 // sums `(depth, width)` += left `(rows, depth)` transposed times right `(rows, width)`.
 void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums) {
-    for (int64_t p = 0; p < rows; p += PANEL) {
-        const int64_t count = std::min(PANEL, rows - p);
-        for_strips(width, [&]<int VECTORS>(int64_t s) {
-            for_blocks(depth, [&]<int ROWS>(int64_t k) {
-                const float* a = left + p * depth + k;
-                float* result = sums + k * width + s;
-                const auto start = [=](int r, int v) { return at(result + r * width + v * LANES); };
-                const auto factor = [=](int r, int64_t row) { return a[row * depth + r]; };
-                block<ROWS, VECTORS>(count, right + p * width + s, width, start, factor, result, width);
-            });
+    for_strips(width, [&]<int VECTORS>(int64_t s) {
+        for_blocks(depth, [&]<int ROWS>(int64_t k) {
+            float* result = sums + k * width + s;
+            const auto start = [=](int r, int v) { return at(result + r * width + v * LANES); };
+            const auto factor = [=](int r, int64_t row) { return left[row * depth + k + r]; };
+            block<ROWS, VECTORS>(rows, right + s, width, start, factor, ANY, result, width);
         });
-    }
+    });
 }
 
-// to `(rows, to_step)` = `width` columns of from `(rows, from_step)`, where `sign`, which lies as from does, is positive.
-void copy(const float* from, const float* sign, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
+// to += the sum of `count` rows times the factor.
+void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, float factor, float* to) {
+    const int64_t done = for_strips(width, [&]<int VECTORS>(int64_t c) {
+        Vector sums[VECTORS] = {};
+        const float* row = rows + c;
+        int64_t k = 0;
+        for (; k + 4 <= count; k += 4, row += 4 * step)
+            for (int v = 0; v < VECTORS; v++) {
+                const float* a = row + v * LANES;
+                sums[v] += (at(a) + at(a + step)) + (at(a + 2 * step) + at(a + 3 * step));  // few sums wait for others
+            }
+        for (; k < count; k++, row += step)
+            for (int v = 0; v < VECTORS; v++) sums[v] += at(row + v * LANES);
+        for (int v = 0; v < VECTORS; v++) at(to + c + v * LANES) += sums[v] * factor;
+    });
+    for (int64_t c = done; c < width; c++)
+        for (int64_t k = 0; k < count; k++) to[c] += rows[k * step + c] * factor;
+}
+
+// to `(rows, to_step)` = `width` columns of from `(rows, from_step)`.
+void copy(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
+    for (int64_t row = 0; row < rows; row++) std::copy_n(from + row * from_step, width, to + row * to_step);
+}
+
+// The same without what lies where `sign`, which has the steps of from, is zero or less.
+void mask(const float* from, const float* sign, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
     if (width == from_step && width == to_step) width *= rows, rows = 1;
-    for (int64_t row = 0; row < rows; row++, from += from_step, to += to_step, sign += sign ? from_step : 0)
-        if (sign)
-            for (int64_t c = 0; c < width; c++) to[c] = sign[c] > 0 ? from[c] : 0.0f;
-        else
-            std::copy_n(from, width, to);
+    for (int64_t row = 0; row < rows; row++, from += from_step, sign += from_step, to += to_step) {
+        int64_t c = 0;
+        for (; c + LANES <= width; c += LANES) at(to + c) = at(sign + c) <= 0.0f ? Vector{} : at(from + c);
+        for (; c < width; c++) to[c] = sign[c] <= 0.0f ? 0.0f : from[c];
+    }
 }
 
 }  // namespace

@@ -60,19 +60,20 @@ def check_tensors(space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple
         shape = spec.shape + (trailing or ())
         if not isinstance(x, Tensor):
             raise ValueError(f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found {_found(x)}")
-        if x.shape[1 : 1 + len(shape)] != shape or (trailing is not None and x.ndim != 1 + len(shape)):
-            turned = x.shape[1:] == spec.shape[::-1] + (trailing or ())
+        found = x.shape
+        if found[1 : 1 + len(shape)] != shape or (trailing is not None and len(found) != 1 + len(shape)):
+            turned = found[1:] == spec.shape[::-1] + (trailing or ())
             hint = "; it looks transposed, torch stores (out, in)" if turned else ""
-            raise ValueError(f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(x.shape)}{hint}")
-        if len(x) == 0:
-            raise ValueError(f"tensor {spec.name!r} must have at least one member, found shape {tuple(x.shape)}")
-        if len(x) != len(first):
+            raise ValueError(f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(found)}{hint}")
+        if found[0] == 0:
+            raise ValueError(f"tensor {spec.name!r} must have at least one member, found shape {tuple(found)}")
+        if found[0] != first.shape[0]:
             raise ValueError(
-                f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found shape {tuple(x.shape)}"
+                f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found shape {tuple(found)}"
             )
         if not x.is_floating_point():
             raise ValueError(f"tensor {spec.name!r} of {_found(x)} must be floating point, found {x.dtype}")
-        if (x.device, x.dtype) != (first.device, first.dtype):
+        if x.dtype != first.dtype or x.device != first.device:
             raise ValueError(
                 f"tensor {spec.name!r} of {_found(x)} must be {first.dtype} on {first.device} as {names[0]!r} of "
                 f"{_found(first)} is, found {x.dtype} on {x.device}"

@@ -1,0 +1,134 @@
+// What dwsnet.incidence knows of a weight space, and the features of its axis sets.
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "products.h"
+
+namespace {
+
+// The program: what dwsnet.incidence knows. Columns are counted in fixed entries, which are times the channels in memory.
+struct Set {
+    int64_t positions, fixed;
+};
+struct Carried {  // where a tensor lies in the set of all its hidden axes
+    int64_t set, start, fixed;
+};
+struct Move {  // pools `size` positions of the larger set into one of the smaller, or spreads that to them
+    int64_t small, large, size, inner, start_small, start_large, width;
+};
+
+struct Incidence {
+    int64_t num_sets, num_tensors, num_moves;
+    const Set* sets;
+    const Carried* tensors;
+    const Move* moves;
+    std::vector<std::vector<int32_t>> origin;  // for each move and position of the larger set, that of the smaller
+    std::vector<int64_t> whole;  // for each set: the tensor that is all of it, which then needs no other place, or -1
+    std::vector<int> slot;  // for each move: which of the two terms of its larger set it is, -1 where it is none
+
+    explicit Incidence(const int64_t* program) : num_sets(program[0]), num_tensors(program[1]), num_moves(program[2]) {
+        sets = reinterpret_cast<const Set*>(program + 3);
+        tensors = reinterpret_cast<const Carried*>(sets + num_sets);
+        moves = reinterpret_cast<const Move*>(tensors + num_tensors);
+        whole.assign(num_sets, -1);
+        for (int64_t i = 0; i < num_tensors; i++)
+            if (tensors[i].set && tensors[i].fixed == sets[tensors[i].set].fixed) whole[tensors[i].set] = i;
+        for (int64_t m = 0; m < num_moves; m++) {
+            const int64_t inner = moves[m].inner, span = inner * moves[m].size;
+            origin.emplace_back(sets[moves[m].large].positions);
+            for (size_t p = 0; p < origin[m].size(); p++) origin[m][p] = p / span * inner + p % inner;
+            int taken = 0;
+            for (int64_t n = 0; n < m; n++) taken += moves[n].large == moves[m].large && slot[n] >= 0;
+            slot.push_back(taken < 2 && moves[m].width == sets[moves[m].large].fixed ? taken : -1);
+        }
+    }
+    std::vector<int64_t> columns(int64_t channels) const {
+        std::vector<int64_t> found;
+        for (int64_t s = 0; s < num_sets; s++) found.push_back(sets[s].fixed * channels);
+        return found;
+    }
+    bool spread(int64_t s) const { return to_set(s, [](int) { return true; }); }
+    bool others(int64_t s) const { return to_set(s, [](int slot) { return slot < 0; }); }
+    template <typename Has>
+    bool to_set(int64_t s, const Has& has) const {  // whether anything that is spread to it has that
+        bool found = false;
+        for (int64_t m = 0; m < num_moves; m++) found |= moves[m].large == s && has(slot[m]);
+        return found;
+    }
+    int64_t numbers(int64_t i) const { return sets[tensors[i].set].positions * tensors[i].fixed; }
+};
+
+// Memory that a thread keeps for its next: what is fresh, the system would clear page by page.
+class Scratch {
+    static inline thread_local std::vector<std::vector<float>> waiting;
+    std::vector<float> memory;
+
+public:
+    static constexpr size_t KEPT = 1 << 22;  // floats at most: work on more takes much longer than clearing it
+
+    explicit Scratch(size_t size) {
+        if (!waiting.empty()) memory.swap(waiting.back()), waiting.pop_back();
+        if (memory.size() < size) memory = std::vector<float>(size);
+    }
+    ~Scratch() {
+        if (memory.size() <= KEPT) waiting.push_back(std::move(memory));
+    }
+    Scratch(const Scratch&) = delete;
+    float* get() { return memory.data(); }
+};
+
+// The features of each axis set, `(members, positions, columns)`, for the members at hand.
+struct Features {
+    std::vector<int64_t> columns;
+    std::vector<float*> place;
+    std::vector<std::vector<int32_t>> offsets;  // for each move and position of the larger set, where its term lies in the smaller
+    std::unique_ptr<Scratch> memory;
+    // Of a set that is one tensor, which is not copied unless it is masked:
+    std::vector<const float*> source, sign, next;  // where it and what masks it lies, and where it will go on
+    std::vector<std::unique_ptr<Scratch>> masked;
+
+    // In memory of its own for so many members, and of the smallest set for `top` members.
+    Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
+        : Features(incidence, incidence.columns(channels)) {
+        std::vector<int64_t> starts{0};
+        for (int64_t s = 0; s < incidence.num_sets; s++) {
+            const int64_t each = incidence.whole[s] < 0 ? incidence.sets[s].positions * columns[s] : 0;
+            starts.push_back(starts.back() + each * (s ? members : top));
+        }
+        memory.reset(new Scratch(starts.back()));
+        for (int64_t s = 0; s < incidence.num_sets; s++) place[s] = memory->get() + starts[s];
+        offsets = incidence.origin;
+        for (int64_t m = 0; m < incidence.num_moves; m++)
+            for (int32_t& offset : offsets[m]) offset *= columns[incidence.moves[m].small];
+    }
+
+    // From the member `first` on in tensors that hold all members, of so many columns each.
+    Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
+        : Features(incidence, columns) {
+        for (int64_t s = 0; s < incidence.num_sets; s++)
+            if (tensors[s]) place[s] = tensors[s] + first * incidence.sets[s].positions * columns[s];
+    }
+
+    Features(const Incidence&, const std::vector<int64_t>& columns)
+        : columns(columns), place(columns.size()), source(columns.size()), sign(columns.size()), next(columns.size()),
+          masked(columns.size()) {}
+
+    // These, with the smallest set from another of its members on.
+    Features& from(int64_t member) {
+        place[0] = memory->get() + member * columns[0];
+        return *this;
+    }
+
+    float* rows(int64_t s, int64_t row) const { return place[s] + row * columns[s]; }
+
+    // The rows as they count.
+    const float* unmask(int64_t s, int64_t row, int64_t number) {
+        const int64_t step = columns[s], begin = row * step;
+        if (sign[s]) mask(source[s] + begin, sign[s] + begin, step, rows(s, row), step, number, step);
+        return rows(s, row);
+    }
+};
+
+}  // namespace

@@ -1,0 +1,61 @@
+"""Memory for the features of a layer on a CPU that is used again, as PyTorch does on a GPU.
+
+The C library returns large blocks to the system, which clears every page that it hands out anew: that takes as long as a
+fifth of the layer's own work. So what a step lets go here waits for the next step, in huge pages where there are such.
+"""
+
+import ctypes
+import math
+import mmap
+import threading
+import weakref
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+LEAST = 1 << 17
+"""Bytes from which on a block is worth keeping: smaller ones the C library keeps."""
+LINE = 64
+
+_free: dict[int, list[mmap.mmap]] = defaultdict(list)
+_lock = threading.RLock()  # tensors die anywhere, while one is made too
+
+
+def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """New tensors with the dtype and device of `like` and undefined values, in one block of memory if they are large.
+
+    Once nothing holds any of them it waits for the next ones of its size; where none of that size waits, all that waits is
+    given back, so that no more is ever held than what was in use at once.
+    """
+    sizes = [-(-math.prod(shape) * like.itemsize // LINE) * LINE for shape in shapes]
+    total = sum(sizes)
+    if total < LEAST or like.dtype != torch.float32 or like.device.type != "cpu" or torch.compiler.is_compiling():
+        return [like.new_empty(shape) for shape in shapes]
+    block = _take(total)
+    owner = (ctypes.c_char * len(block)).from_buffer(block)
+    weakref.finalize(owner, _give_back, block).atexit = False
+    result, offset = [], 0
+    for shape, size in zip(shapes, sizes, strict=True):
+        count = math.prod(shape)
+        values = torch.frombuffer(owner, dtype=like.dtype, count=count, offset=offset) if count else like.new_empty(0)
+        result.append(values.view(shape))
+        offset += size
+    return result
+
+
+def _take(size: int) -> mmap.mmap:
+    with _lock:
+        if _free[size]:
+            return _free[size].pop()
+        _free.clear()
+    block = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        block.madvise(mmap.MADV_HUGEPAGE)
+    return block
+
+
+def _give_back(block: mmap.mmap):
+    with _lock:
+        _free[len(block)].append(block)
