@@ -3,7 +3,7 @@
 from dwsnet.downsample import DownsampledLinear
 from dwsnet.editing import DWSNetEditor
 from dwsnet.incidence import num_free_biases, num_free_parameters
-from dwsnet.linear import EquivariantLinear, InvariantLinear
+from dwsnet.linear import EquivariantLinear, EquivariantMLP, InvariantLinear
 from dwsnet.models import DWSNet, DWSNetClassifier
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.set_attention import EquivariantAttention
@@ -19,6 +19,7 @@ __all__ = [
     "DownsampledLinear",
     "EquivariantAttention",
     "EquivariantLinear",
+    "EquivariantMLP",
     "InvariantLinear",
     "MemberNorm",
     "Standardize",

@@ -72,51 +72,6 @@ def where_positive(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Se
     return [gradient * (y > 0) for gradient, y in zip(gradients, outputs, strict=True)] if outputs else gradients
 
 
-class EquivariantMap(torch.autograd.Function):
-    """The affine layer, or with `relu` its positive part, with its backward pass written out: the transpose of an
-    equivariant map is equivariant too.
-
-    Pooled features are computed once and kept, or in compiled code pooled again from the features while these are in the
-    cache; the gradient is pooled (sums for means) and goes through the same `scatter`. Autograd alone would write every
-    broadcast, and every gradient of a mean, at full size.
-    """
-
-    @staticmethod
-    def forward(
-        ctx, incidence: Incidence, channels: tuple[int, int], relu: bool, compiled: bool, bias: Tensor, *tensors: Tensor
-    ):
-        count = len(incidence.own)
-        features, weights = tensors[:count], tensors[count:]
-        ctx.incidence, ctx.channels, ctx.compiled = incidence, channels, compiled
-        if compiled:
-            outputs, kept = tuple(kernel.layer(incidence.program, features, weights, bias, relu)), features
-        else:
-            kept = incidence.gather(features, mean, channels[0])
-            outputs = scatter(incidence, kept, [weight.t() for weight in weights], channels[1], bias)
-            outputs = tuple(y.relu_() for y in outputs) if relu else outputs
-        ctx.save_for_backward(*weights, *kept, *(outputs if relu else ()))
-        return outputs
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, *gradients: Tensor):
-        incidence, count, sets = ctx.incidence, len(ctx.incidence.own), len(ctx.incidence.axis_sets)
-        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
-        end = sets + (count if ctx.compiled else sets)
-        weights, kept, positive = saved[:sets], saved[sets:end], saved[end:]
-        wanted = any(ctx.needs_input_grad[5 : 5 + count])
-        to_features: Sequence[Tensor | None] = [None] * count
-        if ctx.compiled:
-            found = kernel.layer_backward(incidence.program, gradients, kept, weights, positive, wanted)
-            to_features = found[sets + 1 :] if wanted else to_features
-            return None, None, None, None, found[sets], *to_features, *found[:sets]
-        back = incidence.gather(where_positive(gradients, positive), total, ctx.channels[1])
-        if wanted:
-            to_features = scatter(incidence, back, weights, ctx.channels[0])
-        to_weights = [outer(g, x) for g, x in zip(back, kept, strict=True)]
-        return None, None, None, None, back[0].sum(0), *to_features, *to_weights
-
-
 class Gather(torch.autograd.Function):
     """`gather` by means, or by sums, with its backward pass written out: no gradient of a mean at full size."""
 
@@ -163,9 +118,9 @@ class Scatter(torch.autograd.Function):
     """`scatter` of features that were gathered elsewhere, for layers that do more than average them, or its positive part."""
 
     @staticmethod
-    def forward(ctx, incidence: Incidence, out_channels: int, relu: bool, bias: Tensor, *tensors: Tensor):
+    def forward(ctx, incidence: Incidence, out_channels: int, relu: bool, *tensors: Tensor):
         sets = len(incidence.axis_sets)
-        gathered, weights = tensors[:sets], tensors[sets:]
+        gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
         ctx.incidence, ctx.out_channels = incidence, out_channels
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
         if ctx.compiled:
@@ -173,7 +128,7 @@ class Scatter(torch.autograd.Function):
         else:
             outputs = scatter(incidence, gathered, [weight.t() for weight in weights], out_channels, bias)
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
-        ctx.save_for_backward(*tensors, *(outputs if relu else ()))
+        ctx.save_for_backward(*gathered, *weights, *(outputs if relu else ()))
         return outputs
 
     @staticmethod
@@ -184,8 +139,8 @@ class Scatter(torch.autograd.Function):
         gathered, weights, positive = saved[:sets], saved[sets : 2 * sets], saved[2 * sets :]
         if ctx.compiled:
             found = kernel.scatter_backward(incidence.program, gradients, gathered, weights, positive)
-            return None, None, None, found[sets], *found[sets + 1 :], *found[:sets]
+            return None, None, None, *found[sets + 1 :], *found[: sets + 1]
         back = incidence.gather(where_positive(gradients, positive), total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
-        return None, None, None, back[0].sum(0), *to_gathered, *to_weights
+        return None, None, None, *to_gathered, *to_weights, back[0].sum(0)

@@ -71,14 +71,14 @@ class Layout:
         self.whole = {s for s, _, fixed in carried if s and fixed == self.sets[s][1]}
         """Axis sets that are one tensor."""
 
-    def room(self, channels: int, members: Tensor) -> list[Tensor]:
-        """New memory for the folded features of each tensor, for as many members as the given features have."""
-        return empty(members, [(members.shape[0], *sizes, fixed * channels) for sizes, fixed in self.tensors])
+    def shapes(self, channels: int, members: Tensor) -> list[tuple[int, ...]]:
+        """Of each tensor's folded features, for as many members as the given features have."""
+        return [(members.shape[0], *sizes, fixed * channels) for sizes, fixed in self.tensors]
 
-    def gathered_room(self, channels: int, members: Tensor) -> list[Tensor]:
-        """The same for the gathered features of each axis set, without those that are one tensor."""
+    def gathered_shapes(self, channels: int, members: Tensor) -> list[tuple[int, ...]]:
+        """The same of gathered features; those of sets that are one tensor have no entries."""
         shapes = [(members.shape[0], *sizes, fixed * channels) for sizes, fixed in self.sets]
-        return empty(members, [(0,) if s in self.whole else shape for s, shape in enumerate(shapes)])
+        return [(0,) if s in self.whole else shape for s, shape in enumerate(shapes)]
 
     def channels(self, columns: int) -> int:
         """Channels of features that have so many columns in the smallest axis set."""
@@ -97,6 +97,11 @@ def places(tensors: Sequence[Tensor | None]) -> ctypes.Array:
 def columns(weights: Sequence[Tensor]) -> ctypes.Array:
     """Columns of the gathered features that go through such weights."""
     return (SIZE * len(weights))(*[weight.shape[1] for weight in weights])
+
+
+def fakes(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """What `empty` gives, where there is no memory."""
+    return [like.new_empty(shape) for shape in shapes]
 
 
 def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -127,7 +132,7 @@ def layer(
     """The affine layer or, with `relu`, its positive part."""
     of, features, weights, bias = layout(*program), contiguous(features), contiguous(weights), bias.contiguous()
     after, before = map(of.channels, weights[0].shape)
-    result = of.room(after, features[0])
+    result = empty(features[0], of.shapes(after, features[0]))
     start = of.numbers, features[0].shape[0], places(features), before, places(weights), bias.data_ptr()
     load_kernel().layer(*start, after, places(result), relu, torch.get_num_threads())
     return result
@@ -136,7 +141,7 @@ def layer(
 @layer.register_fake
 def _(program, features, weights, bias, relu):
     of = layout(*program)
-    return of.room(of.channels(weights[0].shape[0]), features[0])
+    return fakes(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
 
 
 @operator
@@ -154,7 +159,8 @@ def layer_backward(
     """
     of, gradients, features, weights = layout(*program), contiguous(gradients), contiguous(features), contiguous(weights)
     after, before = map(of.channels, weights[0].shape)
-    signs, result = contiguous(positive), of.room(before, features[0]) if to_features else []
+    signs, shapes = contiguous(positive), of.shapes(before, features[0]) if to_features else []
+    result = empty(features[0], shapes)
     to_weights, to_bias = parameters(weights)
     start = of.numbers, features[0].shape[0], places(gradients), places(signs) if signs else None, after
     end = places(weights), places(result) if to_features else None, places(to_weights), to_bias.data_ptr()
@@ -165,15 +171,15 @@ def layer_backward(
 @layer_backward.register_fake
 def _(program, gradients, features, weights, positive, to_features):
     of, (to_weights, to_bias) = layout(*program), parameters(weights)
-    result = of.room(of.channels(weights[0].shape[1]), features[0]) if to_features else []
-    return [*to_weights, to_bias, *result]
+    shapes = of.shapes(of.channels(weights[0].shape[1]), features[0]) if to_features else []
+    return [*to_weights, to_bias, *fakes(features[0], shapes)]
 
 
 @operator
 def gather(program: Sequence[int], features: Sequence[Tensor], channels: int, mean: bool) -> list[Tensor]:
     """Gathered features of each axis set, empty for a set that is one tensor."""
     of, features = layout(*program), contiguous(features)
-    result = of.gathered_room(channels, features[0])
+    result = empty(features[0], of.gathered_shapes(channels, features[0]))
     found = places([tensor if tensor.numel() else None for tensor in result])
     load_kernel().gather(of.numbers, features[0].shape[0], places(features), channels, mean, found, torch.get_num_threads())
     return result
@@ -181,14 +187,14 @@ def gather(program: Sequence[int], features: Sequence[Tensor], channels: int, me
 
 @gather.register_fake
 def _(program, features, channels, mean):
-    return layout(*program).gathered_room(channels, features[0])
+    return fakes(features[0], layout(*program).gathered_shapes(channels, features[0]))
 
 
 @operator
 def gather_backward(program: Sequence[int], gradients: Sequence[Tensor], channels: int, mean: bool) -> list[Tensor]:
     """Gradients of the features from those of what was gathered."""
     of, gradients = layout(*program), contiguous(gradients)
-    result = of.room(channels, gradients[0])
+    result = empty(gradients[0], of.shapes(channels, gradients[0]))
     start = of.numbers, gradients[0].shape[0], places(gradients)
     load_kernel().gather_backward(*start, channels, mean, places(result), torch.get_num_threads())
     return result
@@ -196,7 +202,7 @@ def gather_backward(program: Sequence[int], gradients: Sequence[Tensor], channel
 
 @gather_backward.register_fake
 def _(program, gradients, channels, mean):
-    return layout(*program).room(channels, gradients[0])
+    return fakes(gradients[0], layout(*program).shapes(channels, gradients[0]))
 
 
 @operator
@@ -206,7 +212,7 @@ def scatter(
     """Gathered features times their weights, spread and summed, or with `relu` the positive part of that."""
     of, gathered, weights, bias = layout(*program), contiguous(gathered), contiguous(weights), bias.contiguous()
     after = of.channels(weights[0].shape[0])
-    result = of.room(after, gathered[0])
+    result = empty(gathered[0], of.shapes(after, gathered[0]))
     start = of.numbers, gathered[0].shape[0], places(gathered), columns(weights), places(weights), bias.data_ptr()
     load_kernel().scatter(*start, after, places(result), relu, torch.get_num_threads())
     return result
@@ -215,7 +221,7 @@ def scatter(
 @scatter.register_fake
 def _(program, gathered, weights, bias, relu):
     of = layout(*program)
-    return of.room(of.channels(weights[0].shape[0]), gathered[0])
+    return fakes(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
 
 
 @operator

@@ -15,7 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet import kernel
-from dwsnet.equivariant_map import EquivariantMap, Scatter, gather
+from dwsnet.affine import EquivariantMap, Layers
+from dwsnet.equivariant_map import Scatter, gather
 from dwsnet.incidence import Incidence, mean
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_counts, check_features
@@ -57,28 +58,68 @@ class EquivariantLinear(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
+        if self.pool is mean:
+            return apply_layers([self], features)
         check_features(self.space, features, self.in_channels, self.weights[0])
-        incidence, device = self.incidence, features[0].device.type
-        tensors = [*incidence.fold(features), *self.weights, torch.cat(list(self.biases))]
-        if torch.is_autocast_enabled(device):
-            tensors = [tensor.to(torch.get_autocast_dtype(device)) for tensor in tensors]
-        *tensors, bias = tensors
-        folded, weights = tensors[: len(features)], tensors[len(features) :]
-        with torch.autocast(device, enabled=False):  # one cast above; products in place take one dtype
-            if self.pool is mean:
-                channels = self.in_channels, self.out_channels
-                widths = incidence.columns(self.out_channels)
-                if any(x.requires_grad for x in folded):
-                    widths = widths + incidence.columns(self.in_channels)
-                compiled = kernel.takes(folded, widths)
-                outputs = EquivariantMap.apply(incidence, channels, self.relu, compiled, bias, *folded, *weights)
-            else:
-                gathered = gather(incidence, self.pool, self.in_channels, folded)
-                outputs = Scatter.apply(incidence, self.out_channels, self.relu, bias, *gathered, *weights)
-        return incidence.unfold(outputs)
+        folded, parameters = cast(self.incidence.fold(features), self.tensors())
+        with torch.autocast(folded[0].device.type, enabled=False):
+            gathered = gather(self.incidence, self.pool, self.in_channels, folded)
+            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *gathered, *parameters)
+        return self.incidence.unfold(outputs)
+
+    def tensors(self) -> list[Tensor]:
+        """The weights of all axis sets and the bias of all tensors."""
+        return [*self.weights, torch.cat(list(self.biases))]
 
     def extra_repr(self) -> str:
         return f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
+
+
+class EquivariantMLP(nn.Module):
+    """`EquivariantLinear` layers with a ReLU after each, as one step of autograd: the trunk of the paper's networks.
+
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. With `members_at_once`
+    nothing is kept for the backward pass, which takes so many members at a time through all layers once more: the memory of
+    a step hardly grows with the number of layers, for a third more work.
+    """
+
+    def __init__(self, space: WeightSpace, in_channels: int, channels: int, num_layers: int, members_at_once: int = 0):
+        super().__init__()
+        check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
+        if members_at_once:
+            check_counts(members_at_once=members_at_once)
+        inputs = [in_channels] + [channels] * (num_layers - 1)
+        self.layers = nn.ModuleList(EquivariantLinear(space, size, channels, relu=True) for size in inputs)
+        self.in_channels, self.channels, self.members_at_once = in_channels, channels, members_at_once
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
+    ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
+        return apply_layers(list(self.layers), features, self.members_at_once)
+
+
+def apply_layers(
+    layers: Sequence[EquivariantLinear], features: Sequence[Tensor], members_at_once: int = 0
+) -> tuple[Tensor, ...]:
+    """What comes out of layers that pool by means, one after the other."""
+    first = layers[0]
+    check_features(first.space, features, first.in_channels, first.weights[0])
+    incidence, channels = first.incidence, (first.in_channels, *(layer.out_channels for layer in layers))
+    folded, parameters = cast(incidence.fold(features), [tensor for layer in layers for tensor in layer.tensors()])
+    wanted = channels if any(x.requires_grad for x in folded) else channels[1:]
+    compiled = kernel.takes(folded, [width for size in set(wanted) for width in incidence.columns(size)])
+    with torch.autocast(folded[0].device.type, enabled=False):  # one cast before; products in place take one dtype
+        plan = Layers(incidence, channels, first.relu, compiled, members_at_once)
+        return incidence.unfold(EquivariantMap.apply(plan, *folded, *parameters))
+
+
+def cast(features: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Both in the dtype of autocast, where that is on."""
+    device = features[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return features, parameters
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) for x in features], [x.to(dtype) for x in parameters]
 
 
 class InvariantLinear(nn.Module):

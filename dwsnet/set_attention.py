@@ -78,10 +78,8 @@ class EquivariantAttention(nn.Module):
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
-        tensors = [*gathered, *self.weights]
+        tensors = [*gathered, *self.weights, torch.cat(list(self.biases))]
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features[0].dtype
         with torch.autocast(device, enabled=False):
-            bias = torch.cat(list(self.biases)).to(dtype)
-            tensors = [tensor.to(dtype) for tensor in tensors]
-            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, bias, *tensors)
+            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *(x.to(dtype) for x in tensors))
         return self.incidence.unfold(outputs)

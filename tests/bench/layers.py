@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet import EquivariantAttention, EquivariantLinear, WeightSpace
+from dwsnet import EquivariantAttention, EquivariantLinear, EquivariantMLP, WeightSpace
 from tests.bench.pairwise import DeepSets, PairwiseLayer, SetAttention
 
 KINDS = {
@@ -31,6 +31,12 @@ KINDS = {
 WIDTHS = "2,32,32,1"
 LEAST_STEPS, SECONDS = 5, 4.0
 COMPARED = {"pairs ds": ("linear", "linear, ReLU inside"), "pairs sab": ("attention", "attention, ReLU inside")}
+
+
+STACKS = {
+    "MLP": lambda space, count: EquivariantMLP(space, 1, 32, count),
+    "MLP, 64 members at once": lambda space, count: EquivariantMLP(space, 1, 32, count, members_at_once=64),
+}
 
 
 class Stack(nn.Module):
@@ -50,7 +56,7 @@ def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool) -> t
     """Milliseconds of the fastest step in some seconds, peak MiB that steps add, number of parameters."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     space = WeightSpace.mlp(widths)
-    model = Stack(kind, space).to(device)
+    model = (STACKS[kind](space, 5) if kind in STACKS else Stack(kind, space)).to(device)
     features = tuple(torch.randn(batch, *spec.shape, 1, device=device) for spec in space.tensors)
     call = torch.compile(model, fullgraph=True) if compiled else model
     sum(x.sum() for x in model(tuple(x[:1] for x in features))).backward()  # loads what the first step loads
