@@ -86,7 +86,7 @@ struct Features {
     std::vector<std::vector<int32_t>> offsets;  // for each move and position of the larger set, where its term lies in the smaller
     std::unique_ptr<Scratch> memory;
     // Of a set that is one tensor, which is not copied unless it is masked:
-    std::vector<const float*> source, sign, next;  // where it and what masks it lies, and where it will go on
+    std::vector<const float*> source, sign;  // where it and what masks it lie
     std::vector<std::unique_ptr<Scratch>> masked;
 
     // In memory of its own for so many members, and of the smallest set for `top` members.
@@ -112,8 +112,7 @@ struct Features {
     }
 
     Features(const Incidence&, const std::vector<int64_t>& columns)
-        : columns(columns), place(columns.size()), source(columns.size()), sign(columns.size()), next(columns.size()),
-          masked(columns.size()) {}
+        : columns(columns), place(columns.size()), source(columns.size()), sign(columns.size()), masked(columns.size()) {}
 
     // These, with the smallest set from another of its members on.
     Features& from(int64_t member) {

@@ -91,7 +91,8 @@ void for_threads(const Incidence& incidence, int64_t members, int threads, const
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int t = 0; t < threads; t++) {
         const int64_t first = members * t / threads;
-        work(t, Members{incidence, first, members * (t + 1) / threads - first});
+        Ahead ahead;
+        work(t, Members{incidence, ahead, first, members * (t + 1) / threads - first});
     }
 }
 

@@ -9,12 +9,13 @@ namespace {
 // What a layer does, for the members `first` to `first + count`. Tensors of the weight space hold all members.
 struct Members {
     const Incidence& incidence;
+    Ahead& ahead;
     int64_t first, count;
 
     // Calls `work(members)` for all of these, at most `number` at a time.
     template <typename Work>
     void each(int64_t number, const Work& work) const {
-        for (int64_t m = 0; m < count; m += number) work(Members{incidence, first + m, std::min(number, count - m)});
+        for (int64_t m = 0; m < count; m += number) work(Members{incidence, ahead, first + m, std::min(number, count - m)});
     }
 
     int64_t rows(int64_t s) const { return count * incidence.sets[s].positions; }
@@ -31,6 +32,7 @@ struct Members {
     // The carriers of each set side by side, pooled over their other hidden axes by means or sums. With `signs`, entries where
     // those are zero or less count as zero.
     void gather(float* const* tensors, float* const* signs, int64_t channels, bool mean, Features& into) const {
+        ahead.clear();
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
             collect(s, tensors, signs, channels, into);
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
@@ -43,6 +45,7 @@ struct Members {
     // for all sets but the smallest, while the rows are in the L1 cache.
     void gather_both(float* const* x, int64_t in, Features& gathered, float* const* to_y, float* const* signs, int64_t out,
                      Features& back, float* const* sums) const {
+        ahead.clear();
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
             collect(s, x, nullptr, in, gathered);
             collect(s, to_y, signs, out, back);
@@ -50,7 +53,7 @@ struct Members {
                 const float *left = gathered.rows(s, row), *right = back.unmask(s, row, number);
                 pool(s, left, row, number, in, true, gathered);
                 pool(s, right, row, number, out, false, back);
-                if (s && sums) add_outer(left, gathered.columns[s], right, back.columns[s], number, sums[s]);
+                if (s && sums) add_outer(left, gathered.columns[s], right, back.columns[s], number, sums[s], ahead);
             });
         }
     }
@@ -65,7 +68,9 @@ struct Members {
             const int64_t width = tensor.fixed * channels, step = into.columns[s];
             float* to = into.place[s] + tensor.start * channels;
             if (incidence.whole[s] == i) {
-                into.source[s] = source, into.next[s] = source + rows(s) * width, into.sign[s] = sign;
+                into.source[s] = source, into.sign[s] = sign;
+                ahead.add(source + rows(s) * width, rows(s) * width);
+                if (sign) ahead.add(sign + rows(s) * width, rows(s) * width);
                 if (sign && !into.masked[s]) into.masked[s].reset(new Scratch(rows(s) * width));
                 into.place[s] = sign ? into.masked[s]->get() : source;
             } else if (sign) {
@@ -121,10 +126,9 @@ struct Members {
                 const Terms terms = terms_of(s, start, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
                 for_panels(start, start + each, [&](int64_t row, int64_t number) {
                     const Terms here = terms.from(row - start);
-                    const float* next = from.next[s] ? from.next[s] + row * depth : nullptr;
                     const float* left = from.rows(s, row);
                     float* result = into.rows(s, row);
-                    if (matrices) product(here, left, number, depth, matrices[s], width, least, result, next);
+                    if (matrices) product(here, left, number, depth, matrices[s], width, least, result, whole >= 0, ahead);
                     else add(here, left, number, width, result);
                     add_others(s, start, row, number, mean, channels, into);
                     if (whole >= 0 && relu && least) mask(result, result, width, result, width, number, width);
@@ -183,7 +187,7 @@ struct Members {
         for (int64_t s = begin; s < end; s++)
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
                 product({{zeros.data()}, {zeros.data()}}, from.rows(s, row), number, from.columns[s], matrices[s],
-                        into.columns[s], ANY, into.rows(s, row), nullptr);
+                        into.columns[s], ANY, into.rows(s, row), false, ahead);
             });
     }
 
@@ -191,7 +195,7 @@ struct Members {
     void outer(int64_t begin, int64_t end, const Features& left, const Features& right, float* const* sums) const {
         for (int64_t s = begin; s < end; s++)
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
-                add_outer(left.rows(s, row), left.columns[s], right.rows(s, row), right.columns[s], number, sums[s]);
+                add_outer(left.rows(s, row), left.columns[s], right.rows(s, row), right.columns[s], number, sums[s], ahead);
             });
     }
 

@@ -18,6 +18,7 @@ from torch import Tensor
 LEAST = 1 << 17
 """Bytes from which on a block is worth keeping: smaller ones the C library keeps."""
 LINE = 64
+POSIX = hasattr(mmap, "MAP_ANONYMOUS")
 
 _free: dict[int, list[mmap.mmap]] = defaultdict(list)
 _lock = threading.RLock()  # tensors die anywhere, while one is made too
@@ -31,7 +32,7 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """
     sizes = [-(-math.prod(shape) * like.itemsize // LINE) * LINE for shape in shapes]
     total = sum(sizes)
-    if total < LEAST or like.dtype != torch.float32 or like.device.type != "cpu":
+    if total < LEAST or like.dtype != torch.float32 or like.device.type != "cpu" or torch.compiler.is_compiling():
         return [like.new_empty(shape) for shape in shapes]
     block = _take(total)
     owner = (ctypes.c_char * len(block)).from_buffer(block)
@@ -50,7 +51,8 @@ def _take(size: int) -> mmap.mmap:
         if _free[size]:
             return _free[size].pop()
         _free.clear()
-    block = mmap.mmap(-1, size)
+    # Private: what is shared with forked processes, they would write into.
+    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if POSIX else mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         block.madvise(mmap.MADV_HUGEPAGE)
     return block

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <vector>
 
 namespace {
 
@@ -24,12 +25,33 @@ typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4
 
 inline Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
 inline Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
-inline void expect(const float* place, int64_t count) {
-    for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k, 0, 2);
-}
-inline void expect_to_write(float* place, int64_t count) {
-    for (int64_t k = 0; k < count; k += LINE) __builtin_prefetch(place + k, 1, 3);
-}
+
+// Features that will be worked on next. Products ask for them on their way, a cache line every few steps: asked for at once,
+// more lines than a core can wait for would hold up all that comes after.
+class Ahead {
+    struct Range {
+        const float *place, *end;
+    };
+    std::vector<Range> ranges;
+    int64_t left = MOST;
+
+public:
+    static constexpr int64_t EVERY = 4, MOST = 1 << 17;  // floats that stay in the L2 cache until they are worked on
+
+    void clear() { ranges.clear(), left = MOST; }
+    void add(const float* begin, int64_t floats) {
+        if ((left -= floats) >= 0) ranges.push_back({begin, begin + floats});
+    }
+    // Where the next lines lie, or null where there are none.
+    const float* take(int64_t lines) {
+        if (ranges.empty()) return nullptr;
+        Range& range = ranges.back();
+        const float* place = range.place;
+        range.place += lines * LINE;
+        if (range.place >= range.end) ranges.pop_back();
+        return place;
+    }
+};
 
 // Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover the whole vectors of `width`.
 template <typename Work>
@@ -51,22 +73,34 @@ inline void for_blocks(int64_t count, const Work& work) {
 }
 
 // ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`, or
-// `least` where that is more; what is no number stays so.
+// `least` where that is more; what is no number stays so. Without the pragmas GCC keeps the sums in memory.
 template <int ROWS, int VECTORS, typename Start, typename Factor>
 inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor, float least,
-                  float* result, int64_t step) {
+                  float* result, int64_t step, Ahead& ahead) {
     Vector sums[ROWS][VECTORS];
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) sums[r][v] = start(r, v);
+    const float* asked = ahead.take(count / Ahead::EVERY);
+    const int64_t line = asked ? LINE : 0;
+    if (!asked) asked = right;
 #pragma GCC unroll 4
     for (int64_t k = 0; k < count; k++) {
+        if (k % Ahead::EVERY == 0) __builtin_prefetch(asked, 0, 2), asked += line;
         Vector vectors[VECTORS];
+#pragma GCC unroll 2
         for (int v = 0; v < VECTORS; v++) vectors[v] = at(right + k * right_step + v * LANES);
+#pragma GCC unroll 8
         for (int r = 0; r < ROWS; r++)
+#pragma GCC unroll 2
             for (int v = 0; v < VECTORS; v++) sums[r][v] += factor(r, k) * vectors[v];
     }
+#pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
-        for (int v = 0; v < VECTORS; v++) at(result + r * step + v * LANES) = least > sums[r][v] ? Vector{} + least : sums[r][v];
+#pragma GCC unroll 2
+        for (int v = 0; v < VECTORS; v++)
+            at(result + r * step + v * LANES) = least > sums[r][v] ? Vector{} + least : sums[r][v];
 }
 
 // Rows elsewhere, each times a factor.
@@ -91,20 +125,18 @@ struct Terms {
     }
 };
 
-// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`, no less than `least`; of a set that is
-// one tensor, whose features will go on at `next`, asks for these and for the room of the result.
-void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
-             float least, float* result, const float* next) {
+// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`, no less than `least`. A result that is
+// `fresh` is in no cache, and its room is asked for.
+void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width, float least,
+             float* result, bool fresh, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
             const float* a = left + row * depth;
-            if (next) {
-                expect(next + row * depth, ROWS * depth);
-                expect_to_write(result + (row + AHEAD) * width, ROWS * width);
-            }
+            float* room = result + (row + AHEAD) * width;
+            for (int64_t k = 0; fresh && k < ROWS * width; k += LINE) __builtin_prefetch(room + k, 1, 3);
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
-            block<ROWS, VECTORS>(depth, right + s, width, start, factor, least, result + row * width + s, width);
+            block<ROWS, VECTORS>(depth, right + s, width, start, factor, least, result + row * width + s, width, ahead);
         });
     });
 }
@@ -119,13 +151,13 @@ void add(const Terms& terms, const float* features, int64_t rows, int64_t width,
 }
 
 // sums `(depth, width)` += left `(rows, depth)` transposed times right `(rows, width)`.
-void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums) {
+void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(depth, [&]<int ROWS>(int64_t k) {
             float* result = sums + k * width + s;
             const auto start = [=](int r, int v) { return at(result + r * width + v * LANES); };
             const auto factor = [=](int r, int64_t row) { return left[row * depth + k + r]; };
-            block<ROWS, VECTORS>(rows, right + s, width, start, factor, ANY, result, width);
+            block<ROWS, VECTORS>(rows, right + s, width, start, factor, ANY, result, width, ahead);
         });
     });
 }
