@@ -41,7 +41,7 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     for shape, size in zip(shapes, sizes, strict=True):
         count = math.prod(shape)
         values = torch.frombuffer(owner, dtype=like.dtype, count=count, offset=offset) if count else like.new_empty(0)
-        result.append(values.view(shape))
+        result.append(values.resize_(shape))  # not a view: those may not be changed in place in all places
         offset += size
     return result
 
