@@ -65,17 +65,22 @@ def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool) -> t
     call = torch.compile(model, fullgraph=True) if compiled else model
     one = model(tuple(x[:1] for x in features))
     torch.autograd.backward(one, [torch.ones_like(x) for x in one])  # loads what the first step loads
-    before, fastest = peak(device), float("inf")
+    before = peak(device)
     gradients = [torch.randn_like(x) for x in model(features)]
-    begin, steps = time.perf_counter(), 0
-    while steps < LEAST_STEPS or time.perf_counter() - begin < SECONDS:
-        start, steps = time.perf_counter(), steps + 1
+
+    def step() -> float:
+        start = time.perf_counter()
         torch.autograd.backward(call(features), gradients)
         model.zero_grad()
         if device == "cuda":
             torch.cuda.synchronize()
-        fastest = min(fastest, time.perf_counter() - start)
-    return fastest * 1e3, peak(device) - before, sum(parameter.numel() for parameter in model.parameters())
+        return time.perf_counter() - start
+
+    step()  # compiles
+    times = []
+    while len(times) < LEAST_STEPS or sum(times) < SECONDS:
+        times.append(step())
+    return min(times) * 1e3, peak(device) - before, sum(parameter.numel() for parameter in model.parameters())
 
 
 def peak(device: str) -> float:
