@@ -16,7 +16,7 @@ from torch import Tensor
 from dwsnet.compiled import load_library
 from dwsnet.memory import empty
 
-CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, about half as fast"
+CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, less than half as fast"
 WIDEST = 4096
 """Columns of an axis set beyond which its matrix is all the work, and the BLAS is as fast."""
 VECTOR = 16
