@@ -7,10 +7,9 @@ fifth of the layer's own work. So what a step lets go here waits for the next st
 import ctypes
 import math
 import mmap
-import threading
 import weakref
-from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -20,8 +19,8 @@ LEAST = 1 << 17
 LINE = 64
 POSIX = hasattr(mmap, "MAP_ANONYMOUS")
 
-_free: dict[int, list[mmap.mmap]] = defaultdict(list)
-_lock = threading.RLock()  # tensors die anywhere, while one is made too
+_free: dict[int, list[mmap.mmap]] = {}
+"""What waits, by size. Tensors die on any thread, while one is made too: each step here leaves it in order."""
 
 
 def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
@@ -47,10 +46,9 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
 
 
 def _take(size: int) -> mmap.mmap:
-    with _lock:
-        if _free[size]:
-            return _free[size].pop()
-        _free.clear()
+    with suppress(KeyError, IndexError):  # none waits, or another thread took the last
+        return _free[size].pop()
+    _free.clear()
     # Private: what is shared with forked processes, they would write into.
     block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if POSIX else mmap.mmap(-1, size)
     if hasattr(mmap, "MADV_HUGEPAGE"):
@@ -59,5 +57,4 @@ def _take(size: int) -> mmap.mmap:
 
 
 def _give_back(block: mmap.mmap):
-    with _lock:
-        _free[len(block)].append(block)
+    _free.setdefault(len(block), []).append(block)

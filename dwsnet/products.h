@@ -16,10 +16,10 @@ constexpr int LANES = 8, BLOCK = 4;
 #else
 constexpr int LANES = 4, BLOCK = 4;
 #endif
-constexpr int LINE = 16;        // floats of a cache line
-constexpr int64_t AHEAD = 16;   // rows of a result between what is written and what is asked for
+constexpr int LINE = 16;           // floats of a cache line
+constexpr int64_t DISTANCE = 16;  // rows of a result between what is written and what is asked for
 constexpr float ANY = -std::numeric_limits<float>::infinity();
-constexpr int64_t PANEL = 128;  // rows that stay in the L1 cache while all is done that needs them
+constexpr int64_t PANEL = 128;     // rows that stay in the L1 cache while all is done that needs them
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
@@ -132,7 +132,7 @@ void product(const Terms& terms, const float* left, int64_t rows, int64_t depth,
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
             const float* a = left + row * depth;
-            float* room = result + (row + AHEAD) * width;
+            float* room = result + (row + DISTANCE) * width;
             for (int64_t k = 0; fresh && k < ROWS * width; k += LINE) __builtin_prefetch(room + k, 1, 3);
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
