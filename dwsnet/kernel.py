@@ -1,4 +1,4 @@
-"""The layers in compiled code, for float32 on a CPU: `kernel.cpp`, with `members.h` and `products.h`.
+"""The layers in compiled code, for float32 on a CPU: `kernel.cpp`, with `members.h`, `incidence.h` and `products.h`.
 
 PyTorch takes a pass over all features for each sum, product and broadcast; these routines take a few members at a time
 through the whole layer while they are in the cache. torch.compile goes around them, as operators. `program`

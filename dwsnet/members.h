@@ -102,9 +102,8 @@ struct Members {
                 const int64_t left = std::min(span - r % span, row + number - r);
                 const int32_t* origin = incidence.origin[m].data() + r % positions;
                 float* member = base + r / positions * incidence.sets[move.small].positions * small;
-                for (int64_t i = 0; i < std::min(move.inner, left); i++, from += step) {
+                for (int64_t i = 0; i < std::min(move.inner, left); i++, from += step)
                     add_rows(from, move.inner * step, (left - i - 1) / move.inner + 1, width, factor, member + origin[i] * small);
-                }
                 from += (left - std::min(move.inner, left)) * step;
                 r += left;
             }
@@ -160,7 +159,7 @@ struct Members {
     }
 
     Terms terms_of(int64_t s, int64_t row, const float* first, const float* second, bool mean, int64_t channels,
-                const Features& into) const {
+                   const Features& into) const {
         Terms terms{{first}, {second}};
         for (int64_t m = 0; m < incidence.num_moves; m++)
             if (const int slot = incidence.slot[m]; incidence.moves[m].large == s && slot >= 0)
