@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,26 @@ def test_imports_point_one_way(path):
     for name, owners in OWNERS.items():
         if name in names:
             assert any(str(path.relative_to(ROOT)).startswith(owner) for owner in owners), f"{path} imports {name}"
+
+
+def files_imported(path: Path) -> set[Path]:
+    """Our files that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        found |= {file for name in names if (file := ROOT / f"{name.replace('.', '/')}.py").exists()}
+    return found
+
+
+def test_no_file_imports_what_imports_it():
+    graph = {path: files_imported(path) for path in FILES}
+    assert sum(map(len, graph.values())) > 100
+    TopologicalSorter(graph).prepare()  # raises CycleError
 
 
 def test_the_rules_see_every_package():

@@ -16,7 +16,8 @@ from torch import Tensor
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
 from pipeline.errors import InputError
-from pipeline.fit.kernel import load_gpu_kernel, load_kernel
+from pipeline.fit.gpu import load_gpu_kernel
+from pipeline.fit.kernel import load_kernel
 from pipeline.fit.siren import init_rows, psnr, render, unpack
 from pipeline.progress import Advance, untold
 

@@ -1,9 +1,6 @@
-"""The fit in compiled code, built at first use for the machine it runs on: `kernel.cpp` on CPUs, `triton_kernel` on GPUs."""
+"""The fit on CPUs in compiled code, built at first use for the machine it runs on: `kernel.cpp`."""
 
 import ctypes
-import logging
-import subprocess
-from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -14,8 +11,6 @@ from dwsnet.compiled import load_library
 
 SOURCE = Path(__file__).with_name("kernel.cpp")
 SIZE, REAL, PLACE = ctypes.c_int64, ctypes.c_double, ctypes.c_void_p
-
-logger = logging.getLogger(__name__)
 
 
 class Kernel:
@@ -77,20 +72,3 @@ def load_kernel() -> Kernel | None:
     """The kernel, or None after one warning where it cannot be had."""
     library = load_library(SOURCE, "INRs are fitted by PyTorch, several times slower")
     return None if library is None else Kernel(library)
-
-
-@cache
-def load_gpu_kernel(sizes: tuple[int, ...]) -> Callable[..., None] | None:
-    """What fits nets of these sizes as `Kernel.fit_members` does, on a GPU; None after one warning where nothing can."""
-    try:
-        from pipeline.fit import triton_kernel
-
-        problem = triton_kernel.why_not(sizes, *triton_kernel.gpu())
-    except ImportError as error:
-        problem = f"Triton, which comes with CUDA builds of torch, is not there ({error})"
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
-        problem = f"Triton cannot work here ({error}); it needs a C compiler (`apt install gcc`)"
-    if problem is None:
-        return triton_kernel.fit_members
-    logger.warning("INRs are fitted on the GPU by batched PyTorch, several times slower, for %s.", problem)
-    return None

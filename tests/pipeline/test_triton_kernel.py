@@ -17,7 +17,7 @@ from flows import stages
 from flows.recipes import smoke
 from pipeline.config import FitConfig, InrConfig, ResourcesConfig
 from pipeline.errors import InputError, WorkError
-from pipeline.fit import adam, kernel
+from pipeline.fit import adam, gpu
 from pipeline.fit.siren import inr_space
 from pipeline.progress import untold
 
@@ -81,12 +81,12 @@ def test_which_nets_have_a_kernel_on_which_gpu(sizes, gpu, words):
 
 
 def test_a_net_without_a_kernel_is_fitted_by_pytorch_which_is_said_once(monkeypatch, caplog):
-    monkeypatch.setattr(kernel, "load_gpu_kernel", kernel.cache(kernel.load_gpu_kernel.__wrapped__))
+    monkeypatch.setattr(gpu, "load_gpu_kernel", gpu.cache(gpu.load_gpu_kernel.__wrapped__))
     monkeypatch.setitem(sys.modules, "triton", None)
     monkeypatch.delitem(sys.modules, "pipeline.fit.triton_kernel", raising=False)
     monkeypatch.delattr("pipeline.fit.triton_kernel", raising=False)
     with caplog.at_level(logging.WARNING):
-        assert [kernel.load_gpu_kernel((2, 32, 32, 1)) for _ in range(2)] == [None, None]
+        assert [gpu.load_gpu_kernel((2, 32, 32, 1)) for _ in range(2)] == [None, None]
     (record,) = caplog.records
     assert "batched PyTorch" in record.message
     assert "comes with CUDA builds of torch" in record.message
