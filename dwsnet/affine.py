@@ -80,7 +80,7 @@ def backward_in_parts(
         back, to_parameters = backward(plan, some, outputs, kept, parameters, to_features)
         sums = [x.add_(y) for x, y in zip(sums, to_parameters, strict=True)] if sums else to_parameters
         found.append(back)
-    return [torch.cat(some) for some in zip(*found, strict=True)], sums
+    return joined(features[0].shape[0], found) if to_features else [], sums
 
 
 class EquivariantMap(torch.autograd.Function):

@@ -16,6 +16,15 @@ Term = tuple[Move, Tensor, float]
 """What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
 
 
+def cast(features: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """Both in the dtype of autocast, where that is on."""
+    device = features[0].device.type
+    if not torch.is_autocast_enabled(device):
+        return features, parameters
+    dtype = torch.get_autocast_dtype(device)
+    return [x.to(dtype) for x in features], [x.to(dtype) for x in parameters]
+
+
 def scatter(
     incidence: Incidence,
     gathered: Sequence[Tensor],

@@ -91,7 +91,7 @@ struct Features {
 
     // In memory of its own for so many members, and of the smallest set for `top` members.
     Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
-        : Features(incidence, incidence.columns(channels)) {
+        : Features(incidence.columns(channels)) {
         std::vector<int64_t> starts{0};
         for (int64_t s = 0; s < incidence.num_sets; s++) {
             const int64_t each = incidence.whole[s] < 0 ? incidence.sets[s].positions * columns[s] : 0;
@@ -106,12 +106,12 @@ struct Features {
 
     // From the member `first` on in tensors that hold all members, of so many columns each.
     Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
-        : Features(incidence, columns) {
+        : Features(columns) {
         for (int64_t s = 0; s < incidence.num_sets; s++)
             if (tensors[s]) place[s] = tensors[s] + first * incidence.sets[s].positions * columns[s];
     }
 
-    Features(const Incidence&, const std::vector<int64_t>& columns)
+    explicit Features(const std::vector<int64_t>& columns)
         : columns(columns), place(columns.size()), source(columns.size()), sign(columns.size()), masked(columns.size()) {}
 
     // These, with the smallest set from another of its members on.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from dwsnet.compiled import load_library
-from dwsnet.memory import empty
+from dwsnet.memory import empty, pytorchs
 
 CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, less than half as fast"
 WIDEST = 4096
@@ -99,11 +99,6 @@ def columns(weights: Sequence[Tensor]) -> ctypes.Array:
     return (SIZE * len(weights))(*[weight.shape[1] for weight in weights])
 
 
-def fakes(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """What `empty` gives, where there is no memory."""
-    return [like.new_empty(shape) for shape in shapes]
-
-
 def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
 
@@ -141,7 +136,7 @@ def layer(
 @layer.register_fake
 def _(program, features, weights, bias, relu):
     of = layout(*program)
-    return fakes(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
+    return pytorchs(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
 
 
 @operator
@@ -172,7 +167,7 @@ def layer_backward(
 def _(program, gradients, features, weights, positive, to_features):
     of, (to_weights, to_bias) = layout(*program), parameters(weights)
     shapes = of.shapes(of.channels(weights[0].shape[1]), features[0]) if to_features else []
-    return [*to_weights, to_bias, *fakes(features[0], shapes)]
+    return [*to_weights, to_bias, *pytorchs(features[0], shapes)]
 
 
 @operator
@@ -187,7 +182,7 @@ def gather(program: Sequence[int], features: Sequence[Tensor], channels: int, me
 
 @gather.register_fake
 def _(program, features, channels, mean):
-    return fakes(features[0], layout(*program).gathered_shapes(channels, features[0]))
+    return pytorchs(features[0], layout(*program).gathered_shapes(channels, features[0]))
 
 
 @operator
@@ -202,7 +197,7 @@ def gather_backward(program: Sequence[int], gradients: Sequence[Tensor], channel
 
 @gather_backward.register_fake
 def _(program, gradients, channels, mean):
-    return fakes(gradients[0], layout(*program).shapes(channels, gradients[0]))
+    return pytorchs(gradients[0], layout(*program).shapes(channels, gradients[0]))
 
 
 @operator
@@ -221,7 +216,7 @@ def scatter(
 @scatter.register_fake
 def _(program, gathered, weights, bias, relu):
     of = layout(*program)
-    return fakes(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
+    return pytorchs(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
 
 
 @operator

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from dwsnet import kernel
 from dwsnet.affine import EquivariantMap, Layers
-from dwsnet.equivariant_map import Scatter, gather
+from dwsnet.equivariant_map import Scatter, cast, gather
 from dwsnet.incidence import Incidence, mean
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_counts, check_features
@@ -111,15 +111,6 @@ def apply_layers(
     with torch.autocast(folded[0].device.type, enabled=False):  # one cast before; products in place take one dtype
         plan = Layers(incidence, channels, first.relu, compiled, members_at_once)
         return incidence.unfold(EquivariantMap.apply(plan, *folded, *parameters))
-
-
-def cast(features: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Both in the dtype of autocast, where that is on."""
-    device = features[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return features, parameters
-    dtype = torch.get_autocast_dtype(device)
-    return [x.to(dtype) for x in features], [x.to(dtype) for x in parameters]
 
 
 class InvariantLinear(nn.Module):

@@ -32,7 +32,7 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     sizes = [-(-math.prod(shape) * like.itemsize // LINE) * LINE for shape in shapes]
     total = sum(sizes)
     if total < LEAST or like.dtype != torch.float32 or like.device.type != "cpu" or torch.compiler.is_compiling():
-        return [like.new_empty(shape) for shape in shapes]
+        return pytorchs(like, shapes)
     block = _take(total)
     owner = (ctypes.c_char * len(block)).from_buffer(block)
     weakref.finalize(owner, _give_back, block).atexit = False
@@ -43,6 +43,11 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         result.append(values.resize_(shape))  # not a view: those may not be changed in place in all places
         offset += size
     return result
+
+
+def pytorchs(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """The same, in memory of PyTorch's: none where `like` is a fake tensor."""
+    return [like.new_empty(shape) for shape in shapes]
 
 
 def _take(size: int) -> mmap.mmap:

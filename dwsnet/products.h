@@ -16,10 +16,10 @@ constexpr int LANES = 8, BLOCK = 4;
 #else
 constexpr int LANES = 4, BLOCK = 4;
 #endif
-constexpr int LINE = 16;           // floats of a cache line
+constexpr int LINE = 16;          // floats of a cache line
 constexpr int64_t DISTANCE = 16;  // rows of a result between what is written and what is asked for
+constexpr int64_t PANEL = 128;    // rows that stay in the L1 cache while all is done that needs them
 constexpr float ANY = -std::numeric_limits<float>::infinity();
-constexpr int64_t PANEL = 128;     // rows that stay in the L1 cache while all is done that needs them
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.equivariant_map import Scatter, gather
+from dwsnet.equivariant_map import Scatter, cast, gather
 from dwsnet.incidence import Incidence
 from dwsnet.pooling import pooling_of
 from dwsnet.state import check_counts, check_features
@@ -73,13 +73,11 @@ class EquivariantAttention(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
         check_features(self.space, features, self.in_channels, self.weights[0])
-        device = features[0].device.type
         gathered = list(gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features)))
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
-        tensors = [*gathered, *self.weights, torch.cat(list(self.biases))]
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else features[0].dtype
-        with torch.autocast(device, enabled=False):
-            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *(x.to(dtype) for x in tensors))
+        gathered, parameters = cast(gathered, [*self.weights, torch.cat(list(self.biases))])
+        with torch.autocast(features[0].device.type, enabled=False):
+            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *gathered, *parameters)
         return self.incidence.unfold(outputs)
