@@ -32,7 +32,9 @@ def run_tasks(
     """
     import ray
 
-    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3, retry_exceptions=True)(function)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3, retry_exceptions=True)(
+        function
+    )
     references = [ray.put(value) for value in shared]
     waiting, running, listener = iter(items), {}, Listener()
     try:

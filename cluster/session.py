@@ -27,7 +27,11 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
     end_children_with_me()
     import ray
 
-    options = {"log_to_driver": False, "logging_level": logging.ERROR, "runtime_env": {"env_vars": WORKER_ENVIRONMENT}}
+    options = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
+    }
     if not os.environ.get("RAY_ADDRESS"):
         options |= {
             "address": "local",

@@ -34,7 +34,9 @@ def by_layer(plan: Layers, parameters: Tensors) -> list[Tensors]:
     return [parameters[i : i + each] for i in range(0, len(parameters), each)]
 
 
-def forward(plan: Layers, features: Tensors, parameters: Tensors) -> tuple[list[Tensors], list[Tensors]]:
+def forward(
+    plan: Layers, features: Tensors, parameters: Tensors
+) -> tuple[list[Tensors], list[Tensors]]:
     """What comes out of each layer, and what its backward pass needs to know of what went in."""
     incidence, outputs, kept = plan.incidence, [], []
     for i, (*weights, bias) in enumerate(by_layer(plan, parameters)):
@@ -43,26 +45,42 @@ def forward(plan: Layers, features: Tensors, parameters: Tensors) -> tuple[list[
             features = kernel.layer(incidence.program, features, weights, bias, plan.relu)
         else:
             kept.append(incidence.gather(features, mean, plan.channels[i]))
-            features = scatter(incidence, kept[-1], [weight.t() for weight in weights], plan.channels[i + 1], bias)
+            features = scatter(
+                incidence, kept[-1], [weight.t() for weight in weights], plan.channels[i + 1], bias
+            )
             features = [y.relu_() for y in features] if plan.relu else features
         outputs.append(features)
     return outputs, kept
 
 
 def backward(
-    plan: Layers, gradients: Tensors, outputs: list[Tensors], kept: list[Tensors], parameters: Tensors, to_features: bool
+    plan: Layers,
+    gradients: Tensors,
+    outputs: list[Tensors],
+    kept: list[Tensors],
+    parameters: Tensors,
+    to_features: bool,
 ) -> tuple[Tensors, list[Tensor]]:
     """Gradients of the features, if they are wanted, and of the parameters. Uses up what is given."""
     incidence, to_parameters = plan.incidence, []
     for i, (*weights, _) in reversed([*enumerate(by_layer(plan, parameters))]):
-        wanted, positive, inputs = to_features or i > 0, outputs.pop() if plan.relu else [], kept.pop()
+        wanted, positive, inputs = (
+            to_features or i > 0,
+            outputs.pop() if plan.relu else [],
+            kept.pop(),
+        )
         if plan.compiled:
-            found = kernel.layer_backward(incidence.program, gradients, inputs, weights, positive, wanted)
+            found = kernel.layer_backward(
+                incidence.program, gradients, inputs, weights, positive, wanted
+            )
             to_parameters[:0], gradients = found[: len(weights) + 1], found[len(weights) + 1 :]
             continue
         back = incidence.gather(where_positive(gradients, positive), total, plan.channels[i + 1])
         gradients = scatter(incidence, back, weights, plan.channels[i]) if wanted else []
-        to_parameters[:0] = [*(outer(g, x) for g, x in zip(back, inputs, strict=True)), back[0].sum(0)]
+        to_parameters[:0] = [
+            *(outer(g, x) for g, x in zip(back, inputs, strict=True)),
+            back[0].sum(0),
+        ]
     return gradients, to_parameters
 
 
@@ -78,7 +96,9 @@ def backward_in_parts(
     for some, inputs in zip(parts(plan, gradients), parts(plan, features), strict=True):
         outputs, kept = forward(plan, inputs, parameters)
         back, to_parameters = backward(plan, some, outputs, kept, parameters, to_features)
-        sums = [x.add_(y) for x, y in zip(sums, to_parameters, strict=True)] if sums else to_parameters
+        sums = (
+            [x.add_(y) for x, y in zip(sums, to_parameters, strict=True)] if sums else to_parameters
+        )
         found.append(back)
     return joined(features[0].shape[0], found) if to_features else [], sums
 
@@ -98,7 +118,12 @@ class EquivariantMap(torch.autograd.Function):
         ctx.plan = plan
         if plan.members_at_once:
             save(ctx, parameters, features)
-            return tuple(joined(len(features[0]), (forward(plan, some, parameters)[0][-1] for some in parts(plan, features))))
+            return tuple(
+                joined(
+                    len(features[0]),
+                    (forward(plan, some, parameters)[0][-1] for some in parts(plan, features)),
+                )
+            )
         outputs, kept = forward(plan, features, parameters)
         save(ctx, parameters, *kept, *(outputs if plan.relu else []))
         return tuple(outputs[-1])
@@ -110,9 +135,13 @@ class EquivariantMap(torch.autograd.Function):
         parameters, *groups = saved(ctx)
         wanted = any(ctx.needs_input_grad[1 : 1 + count])
         if plan.members_at_once:
-            to_features, to_parameters = backward_in_parts(plan, gradients, groups[0], parameters, wanted)
+            to_features, to_parameters = backward_in_parts(
+                plan, gradients, groups[0], parameters, wanted
+            )
         else:
-            to_features, to_parameters = backward(plan, gradients, groups[depth:], groups[:depth], parameters, wanted)
+            to_features, to_parameters = backward(
+                plan, gradients, groups[depth:], groups[:depth], parameters, wanted
+            )
         return None, *(to_features if wanted else [None] * count), *to_parameters
 
 

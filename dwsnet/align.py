@@ -17,7 +17,9 @@ from dwsnet.weight_space import TensorSpec, WeightSpace
 
 @torch.no_grad()
 def match_weights(
-    space: WeightSpace, reference: Sequence[Float[Tensor, "references ..."]], tensors: Sequence[Float[Tensor, "batch ..."]]
+    space: WeightSpace,
+    reference: Sequence[Float[Tensor, "references ..."]],
+    tensors: Sequence[Float[Tensor, "batch ..."]],
 ) -> HiddenPermutation:
     """`(batch, size)` for each hidden axis: `permute(space, tensors, ...)` with it lies near `reference`.
 
@@ -29,36 +31,55 @@ def match_weights(
     check_networks(space, reference)
     check_networks(space, tensors)
     if len(reference[0]) not in (1, len(tensors[0])):
-        raise ValueError(f"there must be 1 or {len(tensors[0])} reference networks, found {len(reference[0])}")
+        raise ValueError(
+            f"there must be 1 or {len(tensors[0])} reference networks, found {len(reference[0])}"
+        )
     batch, device = len(tensors[0]), tensors[0].device
     reference, tensors = [x.double().cpu() for x in reference], [x.double().cpu() for x in tensors]
-    permutation = {name: torch.arange(size).expand(batch, -1) for name, size in space.hidden.items()}
+    permutation = {
+        name: torch.arange(size).expand(batch, -1) for name, size in space.hidden.items()
+    }
     matched: set[str] = set()
     changed = True
     while changed:
         changed = len(matched) < len(permutation)
         for axis in permutation:
             matched.add(axis)
-            used = [i for i, spec in enumerate(space.tensors) if axis in spec.hidden and matched >= set(spec.hidden)]
+            used = [
+                i
+                for i, spec in enumerate(space.tensors)
+                if axis in spec.hidden and matched >= set(spec.hidden)
+            ]
             if not used:
                 continue
             moved = permute(space, tensors, permutation)
-            similarity = sum(_similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used)
+            similarity = sum(
+                _similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used
+            )
             index = _assign(similarity)
             # Rounding could make equal assignments alternate for ever: only a gain counts as a change.
-            gain = _total(similarity, index) - _total(similarity, torch.arange(index.shape[1]).expand_as(index))
+            gain = _total(similarity, index) - _total(
+                similarity, torch.arange(index.shape[1]).expand_as(index)
+            )
             better = gain > 1e-9 * similarity.abs().amax((1, 2))
-            permutation[axis] = torch.where(better.unsqueeze(1), permutation[axis].gather(1, index), permutation[axis])
+            permutation[axis] = torch.where(
+                better.unsqueeze(1), permutation[axis].gather(1, index), permutation[axis]
+            )
             changed |= bool(better.any())
     return {name: index.to(device) for name, index in permutation.items()}
 
 
 def _similarity(
-    spec: TensorSpec, axis: str, reference: Float[Tensor, "references ..."], tensor: Float[Tensor, "batch ..."]
+    spec: TensorSpec,
+    axis: str,
+    reference: Float[Tensor, "references ..."],
+    tensor: Float[Tensor, "batch ..."],
 ) -> Float[Tensor, "batch size size"]:
     """Inner product of each slice of the reference along `axis` with each slice of the tensor."""
     dim = 1 + [known.name for known in spec.axes].index(axis)
-    one, other = (x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor))
+    one, other = (
+        x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor)
+    )
     return one @ other.transpose(1, 2)
 
 
@@ -66,8 +87,15 @@ def _assign(similarity: Float[Tensor, "batch size size"]) -> Int[Tensor, "batch 
     """Which column goes with each row so that the sum is largest."""
     from scipy.optimize import linear_sum_assignment  # costs every import of dwsnet 0.4 s otherwise
 
-    return torch.stack([torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1]) for matrix in similarity])
+    return torch.stack(
+        [
+            torch.from_numpy(linear_sum_assignment(matrix.numpy(), maximize=True)[1])
+            for matrix in similarity
+        ]
+    )
 
 
-def _total(similarity: Float[Tensor, "batch size size"], index: Int[Tensor, "batch size"]) -> Float[Tensor, " batch"]:
+def _total(
+    similarity: Float[Tensor, "batch size size"], index: Int[Tensor, "batch size"]
+) -> Float[Tensor, " batch"]:
     return similarity.gather(2, index.unsqueeze(2)).sum((1, 2))

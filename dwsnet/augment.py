@@ -35,7 +35,10 @@ def flip_signs(
 
 
 def add_noise(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], generator: torch.Generator, scale: float
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    generator: torch.Generator,
+    scale: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Gaussian noise of mean 0 on every entry, its standard deviation `scale` times that of the whole stacked tensor."""
     check_networks(space, tensors)
@@ -43,13 +46,18 @@ def add_noise(
 
 
 def mask(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], generator: torch.Generator, probability: float
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    generator: torch.Generator,
+    probability: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each entry 0 with `probability`; the others stay as they are, not scaled up as dropout does."""
     check_networks(space, tensors)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
-    return tuple(torch.where(_uniform(x.shape, generator).to(x.device) < probability, 0, x) for x in tensors)
+    return tuple(
+        torch.where(_uniform(x.shape, generator).to(x.device) < probability, 0, x) for x in tensors
+    )
 
 
 def move_picture(
@@ -64,34 +72,53 @@ def move_picture(
     takes. Only the first layer changes, W x + b = W A^-1 (y - t) + b, so any activation and omega_0 will do.
     """
     weight_spec, bias_spec = space.tensors[:2]
-    if len(weight_spec.axes) != 2 or bias_spec.axes != weight_spec.axes[:1] or weight_spec.axes[1].hidden:
-        raise ValueError(f"an INR must begin with a weight (hidden, inputs) and its bias, found {weight_spec} and {bias_spec}")
+    if (
+        len(weight_spec.axes) != 2
+        or bias_spec.axes != weight_spec.axes[:1]
+        or weight_spec.axes[1].hidden
+    ):
+        raise ValueError(
+            f"an INR must begin with a weight (hidden, inputs) and its bias, found {weight_spec} and {bias_spec}"
+        )
     check_networks(space, tensors)
     batch, dims = len(tensors[0]), weight_spec.shape[1]
-    for name, value, shape in (("linear", linear, (batch, dims, dims)), ("shift", shift, (batch, dims))):
+    for name, value, shape in (
+        ("linear", linear, (batch, dims, dims)),
+        ("shift", shift, (batch, dims)),
+    ):
         if tuple(value.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} for {weight_spec.name!r}, found {tuple(value.shape)}")
+            raise ValueError(
+                f"{name} must have shape {shape} for {weight_spec.name!r}, found {tuple(value.shape)}"
+            )
     weight, bias = tensors[:2]
     try:
         moved = torch.linalg.solve(linear.to(weight), weight, left=False)
     except torch.linalg.LinAlgError as error:
-        raise ValueError(f"linear must be invertible for every member, found a singular one: {error}") from error
+        raise ValueError(
+            f"linear must be invertible for every member, found a singular one: {error}"
+        ) from error
     return moved, bias - (moved @ shift.to(weight).unsqueeze(2)).squeeze(2), *tensors[2:]
 
 
-def random_shifts(batch: int, dims: int, generator: torch.Generator, largest: float) -> Float[Tensor, "{batch} {dims}"]:
+def random_shifts(
+    batch: int, dims: int, generator: torch.Generator, largest: float
+) -> Float[Tensor, "{batch} {dims}"]:
     """`(batch, dims)` uniform on [-largest, largest], in units of the coordinates."""
     return largest * (2 * _uniform((batch, dims), generator) - 1)
 
 
-def random_rotations(batch: int, generator: torch.Generator, largest: float) -> Float[Tensor, "{batch} 2 2"]:
+def random_rotations(
+    batch: int, generator: torch.Generator, largest: float
+) -> Float[Tensor, "{batch} 2 2"]:
     """`(batch, 2, 2)` rotations of the plane, from the first coordinate towards the second; largest angle in radians."""
     angle = largest * (2 * _uniform((batch,), generator) - 1)
     cosine, sine = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
 
 
-def random_zooms(batch: int, dims: int, generator: torch.Generator, largest: float) -> Float[Tensor, "{batch} {dims} {dims}"]:
+def random_zooms(
+    batch: int, dims: int, generator: torch.Generator, largest: float
+) -> Float[Tensor, "{batch} {dims} {dims}"]:
     """`(batch, dims, dims)` uniform scalings about the origin, by a factor log-uniform on [1 / largest, largest]."""
     factor = largest ** (2 * _uniform((batch, 1, 1), generator) - 1)
     return factor * torch.eye(dims, dtype=factor.dtype, device=factor.device)
@@ -117,7 +144,9 @@ def mixup(
             f"targets must be {batch} rows of shares of the classes, one-hot or soft, "
             f"found {targets.dtype} of shape {tuple(targets.shape)}"
         )
-    partner = torch.randperm(batch, generator=generator, device=generator.device).to(tensors[0].device)
+    partner = torch.randperm(batch, generator=generator, device=generator.device).to(
+        tensors[0].device
+    )
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
     share = torch.from_numpy(np.random.default_rng(seed).beta(concentration, concentration, batch))
     partners = [x[partner] for x in tensors]
@@ -127,13 +156,17 @@ def mixup(
 
 
 def _between(
-    one: Float[Tensor, "batch ..."], other: Float[Tensor, "batch ..."], share: Float[Tensor, " batch"]
+    one: Float[Tensor, "batch ..."],
+    other: Float[Tensor, "batch ..."],
+    share: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch ..."]:
     return one.lerp(other, share.to(one).view(-1, *[1] * (one.ndim - 1)))
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(like.shape, generator=generator, device=generator.device, dtype=like.dtype).to(like.device)
+    return torch.randn(
+        like.shape, generator=generator, device=generator.device, dtype=like.dtype
+    ).to(like.device)
 
 
 def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:

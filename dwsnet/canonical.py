@@ -28,7 +28,10 @@ def canonical_scales(
     check_networks(space, tensors)
     tensors = tuple(tensors)
     for axis in space.hidden:
-        incoming = [x.flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in incoming_to(space, tensors, axis)]
+        incoming = [
+            x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)
+            for x in incoming_to(space, tensors, axis)
+        ]
         norm = torch.linalg.vector_norm(torch.cat(incoming, 2), dim=2)
         tensors = scale_units(space, tensors, {axis: torch.where(norm > 0, 1 / norm, 1.0)})
     return tensors
@@ -38,7 +41,11 @@ def incoming_to(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], axis: str
 ) -> list[Float[Tensor, "batch size ..."]]:
     """The tensors `(batch, size, ...)` whose first axis is `axis`: weights and bias that compute it."""
-    return [tensor for spec, tensor in zip(space.tensors, tensors, strict=True) if spec.axes[0].name == axis]
+    return [
+        tensor
+        for spec, tensor in zip(space.tensors, tensors, strict=True)
+        if spec.axes[0].name == axis
+    ]
 
 
 def canonical_phases(
@@ -50,5 +57,7 @@ def canonical_phases(
     turning the bias itself by pi would change the function. Raises ValueError where a hidden axis has no bias.
     """
     check_networks(space, tensors)
-    turns = {axis: -torch.round(bias * (omega / pi)) for axis, bias in biases(space, tensors).items()}
+    turns = {
+        axis: -torch.round(bias * (omega / pi)) for axis, bias in biases(space, tensors).items()
+    }
     return canonical_signs(space, turn_phases(space, tensors, turns, omega))

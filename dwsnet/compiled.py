@@ -10,7 +10,15 @@ import tempfile
 from functools import cache
 from pathlib import Path
 
-FLAGS = ("-std=c++2a", "-O3", "-march=native", "-ffp-contract=fast", "-fno-math-errno", "-shared", "-fPIC")
+FLAGS = (
+    "-std=c++2a",
+    "-O3",
+    "-march=native",
+    "-ffp-contract=fast",
+    "-fno-math-errno",
+    "-shared",
+    "-fPIC",
+)
 COMPILERS = ("c++", "g++", "clang++")
 
 logger = logging.getLogger(__name__)
@@ -22,7 +30,11 @@ def load_library(source: Path, consequence: str, *flags: str) -> ctypes.CDLL | N
     try:
         return ctypes.CDLL(str(_build(_compiler(), source, [*FLAGS, *flags])))
     except (OSError, subprocess.SubprocessError) as problem:
-        reason = problem.stderr.strip() if isinstance(problem, subprocess.CalledProcessError) else problem
+        reason = (
+            problem.stderr.strip()
+            if isinstance(problem, subprocess.CalledProcessError)
+            else problem
+        )
         logger.warning(
             "%s, for the compiled kernel could not be built: %s. Install a C++ compiler (GCC 10 or Clang 10 or newer: "
             "`apt install g++`, `dnf install gcc-c++`, `xcode-select --install`, `conda install cxx-compiler`).",
@@ -47,15 +59,24 @@ def _build(compiler: str, source: Path, flags: list[str]) -> Path:
     time builds the same.
     """
     command = [compiler, *flags]
-    defines = subprocess.run([*command, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True)
+    defines = subprocess.run(
+        [*command, "-dM", "-E", "-x", "c++", os.devnull], check=True, capture_output=True, text=True
+    )
     content = [path.read_bytes() for path in (source, *sorted(source.parent.glob("*.h")))]
-    digest = hashlib.sha256(b"".join(content) + repr(flags).encode() + defines.stdout.encode()).hexdigest()
+    digest = hashlib.sha256(
+        b"".join(content) + repr(flags).encode() + defines.stdout.encode()
+    ).hexdigest()
     folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dwszoo"
     library = folder / f"{source.stem}-{digest[:16]}.so"
     if not library.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             built = Path(scratch) / library.name
-            subprocess.run([*command, str(source), "-o", str(built)], check=True, capture_output=True, text=True)
+            subprocess.run(
+                [*command, str(source), "-o", str(built)],
+                check=True,
+                capture_output=True,
+                text=True,
+            )
             built.replace(library)
     return library

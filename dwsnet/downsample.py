@@ -22,7 +22,10 @@ def narrowed(space: WeightSpace, axis: str, size: int) -> WeightSpace:
     if axis not in names:
         raise ValueError(f"axis must be one of the fixed axes {sorted(names)}, got {axis!r}")
     specs = (
-        replace(spec, axes=tuple(replace(one, size=size) if one.name == axis else one for one in spec.axes))
+        replace(
+            spec,
+            axes=tuple(replace(one, size=size) if one.name == axis else one for one in spec.axes),
+        )
         for spec in space.tensors
     )
     return WeightSpace(tuple(specs))
@@ -50,7 +53,9 @@ class DownsampledLinear(nn.Module):
     `axis` is the name of the wide one ("layer0" is an MLP's input), `size` what it becomes inside.
     """
 
-    def __init__(self, space: WeightSpace, axis: str, size: int, in_channels: int, out_channels: int):
+    def __init__(
+        self, space: WeightSpace, axis: str, size: int, in_channels: int, out_channels: int
+    ):
         super().__init__()
         check_counts(size=size)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
@@ -71,4 +76,7 @@ class DownsampledLinear(nn.Module):
         check_features(self.space, features, self.in_channels, self.layer.weights[0])
         inner = [self.down[str(i)](x) if str(i) in self.down else x for i, x in enumerate(features)]
         outer = enumerate(zip(features, self.layer(inner), strict=True))
-        return tuple(self.up[str(i)](y) + self.skip[str(i)](x) if str(i) in self.up else y for i, (x, y) in outer)
+        return tuple(
+            self.up[str(i)](y) + self.skip[str(i)](x) if str(i) in self.up else y
+            for i, (x, y) in outer
+        )

@@ -43,7 +43,9 @@ class DWSNetEditor(Pretrained):
         self.space, self.expansion = space, expansion
         self.read = ReadState(space, canonical_signs=False)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
-        self.heads = nn.ModuleList(nn.Linear(channels, expansion ** len(spec.hidden)) for spec in space.tensors)
+        self.heads = nn.ModuleList(
+            nn.Linear(channels, expansion ** len(spec.hidden)) for spec in space.tensors
+        )
         for head in self.heads:
             nn.init.normal_(head.weight, std=init_scale)
             nn.init.zeros_(head.bias)
@@ -51,18 +53,27 @@ class DWSNetEditor(Pretrained):
     def forward(self, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "batch ..."]]:
         features = self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))
         result = {}
-        for spec, x, head, std in zip(self.space.tensors, features, self.heads, self.read.standardize.std, strict=True):
+        for spec, x, head, std in zip(
+            self.space.tensors, features, self.heads, self.read.standardize.std, strict=True
+        ):
             change = head(x) * std
             result[spec.name] = self._expanded(spec, state[spec.name].unsqueeze(-1) - change)
         return result
 
-    def _expanded(self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]) -> Float[Tensor, "batch ..."]:
+    def _expanded(
+        self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]
+    ) -> Float[Tensor, "batch ..."]:
         """The copies moved into the hidden axes, and divided by k for each axis that is summed over: all but the first."""
-        k, hidden = self.expansion, [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden]
+        k, hidden = (
+            self.expansion,
+            [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden],
+        )
         x = copies.unflatten(-1, (k,) * len(hidden)) if hidden else copies.squeeze(-1)
         # from (batch, axes..., k of each hidden axis) to (batch, axes with k behind each hidden one)
         order = [0]
         for dim in range(1, len(spec.axes) + 1):
             order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
         sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
-        return x.permute(order).reshape(len(x), *sizes) / k ** sum(axis.hidden for axis in spec.axes[1:])
+        return x.permute(order).reshape(len(x), *sizes) / k ** sum(
+            axis.hidden for axis in spec.axes[1:]
+        )

@@ -16,7 +16,9 @@ Term = tuple[Move, Tensor, float]
 """What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
 
 
-def cast(features: Sequence[Tensor], parameters: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+def cast(
+    features: Sequence[Tensor], parameters: Sequence[Tensor]
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     """Both in the dtype of autocast, where that is on."""
     device = features[0].device.type
     if not torch.is_autocast_enabled(device):
@@ -41,7 +43,11 @@ def scatter(
     for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
         rows, shape = x.flatten(0, -2), (*x.shape[:-1], weight.shape[1])
         terms: list[Term] = [
-            (move, move.spread(mapped[move.small], channels), 1.0 if bias is not None else 1 / move.size)
+            (
+                move,
+                move.spread(mapped[move.small], channels),
+                1.0 if bias is not None else 1 / move.size,
+            )
             for move in incidence.moves_into[s]
         ]
         if incidence.alone(s):
@@ -63,7 +69,11 @@ def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -
         result = result * factor
     for term, factor in others:
         result = torch.add(result, term, alpha=factor)
-    return result if others and result.shape == shape else result.expand(shape).clone(memory_format=torch.contiguous_format)
+    return (
+        result
+        if others and result.shape == shape
+        else result.expand(shape).clone(memory_format=torch.contiguous_format)
+    )
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
@@ -78,19 +88,34 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
 
 def where_positive(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
     """Gradients of what the outputs are the positive parts of; as they are where there are no such outputs."""
-    return [gradient * (y > 0) for gradient, y in zip(gradients, outputs, strict=True)] if outputs else gradients
+    return (
+        [gradient * (y > 0) for gradient, y in zip(gradients, outputs, strict=True)]
+        if outputs
+        else gradients
+    )
 
 
 class Gather(torch.autograd.Function):
     """`gather` by means, or by sums, with its backward pass written out: no gradient of a mean at full size."""
 
     @staticmethod
-    def forward(ctx, incidence: Incidence, reduce: Reduce, channels: int, compiled: bool, *folded: Tensor):
-        ctx.incidence, ctx.reduce, ctx.channels, ctx.compiled = incidence, reduce, channels, compiled
+    def forward(
+        ctx, incidence: Incidence, reduce: Reduce, channels: int, compiled: bool, *folded: Tensor
+    ):
+        ctx.incidence, ctx.reduce, ctx.channels, ctx.compiled = (
+            incidence,
+            reduce,
+            channels,
+            compiled,
+        )
         if not compiled:
             return tuple(incidence.gather(folded, reduce, channels))
         found = kernel.gather(incidence.program, folded, channels, reduce is mean)
-        whole = {s: folded[i] for i, s in enumerate(incidence.own) if s and len(incidence.carriers[s]) == 1}
+        whole = {
+            s: folded[i]
+            for i, s in enumerate(incidence.own)
+            if s and len(incidence.carriers[s]) == 1
+        }
         return tuple(whole.get(s, x) for s, x in enumerate(found))
 
     @staticmethod
@@ -98,16 +123,24 @@ class Gather(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         incidence, whole = ctx.incidence, list(gradients)
         if ctx.compiled:
-            found = kernel.gather_backward(incidence.program, gradients, ctx.channels, ctx.reduce is mean)
+            found = kernel.gather_backward(
+                incidence.program, gradients, ctx.channels, ctx.reduce is mean
+            )
             return None, None, None, None, *found
         for s in range(len(whole)):
             moves = incidence.moves_into[s]
             terms = [
-                (move, move.spread(whole[move.small], ctx.channels), 1 / move.size if ctx.reduce is mean else 1.0)
+                (
+                    move,
+                    move.spread(whole[move.small], ctx.channels),
+                    1 / move.size if ctx.reduce is mean else 1.0,
+                )
                 for move in moves
             ]
             if incidence.alone(s):
-                whole[s] = broadcast_sum([(term, alpha) for _, term, alpha in terms], whole[s].shape).add_(whole[s])
+                whole[s] = broadcast_sum(
+                    [(term, alpha) for _, term, alpha in terms], whole[s].shape
+                ).add_(whole[s])
                 continue
             whole[s] = whole[s].clone() if moves else whole[s]
             for move, term, alpha in terms:
@@ -115,7 +148,9 @@ class Gather(torch.autograd.Function):
         return None, None, None, None, *incidence.take(whole, ctx.channels)
 
 
-def gather(incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence[Tensor]) -> Sequence[Tensor]:
+def gather(
+    incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence[Tensor]
+) -> Sequence[Tensor]:
     """`incidence.gather` for autograd, which is left to differentiate only what is not a mean or a sum."""
     if reduce in (mean, total):
         compiled = kernel.takes(folded, incidence.columns(channels))
@@ -135,7 +170,9 @@ class Scatter(torch.autograd.Function):
         if ctx.compiled:
             outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias, relu))
         else:
-            outputs = scatter(incidence, gathered, [weight.t() for weight in weights], out_channels, bias)
+            outputs = scatter(
+                incidence, gathered, [weight.t() for weight in weights], out_channels, bias
+            )
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
         ctx.save_for_backward(*gathered, *weights, *(outputs if relu else ()))
         return outputs
@@ -147,7 +184,9 @@ class Scatter(torch.autograd.Function):
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
         gathered, weights, positive = saved[:sets], saved[sets : 2 * sets], saved[2 * sets :]
         if ctx.compiled:
-            found = kernel.scatter_backward(incidence.program, gradients, gathered, weights, positive)
+            found = kernel.scatter_backward(
+                incidence.program, gradients, gathered, weights, positive
+            )
             return None, None, None, *found[sets + 1 :], *found[: sets + 1]
         back = incidence.gather(where_positive(gradients, positive), total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]

@@ -47,7 +47,9 @@ def num_free_parameters(space: WeightSpace) -> int:
 
     Hidden axes of one entry count as fixed: there is nothing to permute, and some of the layer's parameters do the same.
     """
-    space = WeightSpace(tuple(replace(spec, axes=tuple(map(_fixed_if_alone, spec.axes))) for spec in space.tensors))
+    space = WeightSpace(
+        tuple(replace(spec, axes=tuple(map(_fixed_if_alone, spec.axes))) for spec in space.tensors)
+    )
     fixed = [spec.num_fixed for spec in space.tensors]
     return sum(sum(fixed[i] for i in carriers(space, axes)) ** 2 for axes in axis_sets(space))
 
@@ -75,10 +77,16 @@ class Folding:
         self.as_it_is = not fixed and self.dims == sorted(self.dims)
 
     def fold(self, features: Tensor) -> Tensor:
-        return features if self.as_it_is else features.permute(self.dims).flatten(len(self.axes) + 1)
+        return (
+            features if self.as_it_is else features.permute(self.dims).flatten(len(self.axes) + 1)
+        )
 
     def unfold(self, folded: Tensor) -> Tensor:
-        return folded if self.as_it_is else folded.reshape(folded.shape[0], *self.sizes, -1).permute(self.inverse)
+        return (
+            folded
+            if self.as_it_is
+            else folded.reshape(folded.shape[0], *self.sizes, -1).permute(self.inverse)
+        )
 
 
 class Move(NamedTuple):
@@ -102,11 +110,16 @@ class Move(NamedTuple):
         return large.narrow(-1, self.start_large * channels, self.width * channels)
 
     def spread(self, small: Tensor, channels: int) -> Tensor:
-        return small.narrow(-1, self.start_small * channels, self.width * channels).unsqueeze(self.dim)
+        return small.narrow(-1, self.start_small * channels, self.width * channels).unsqueeze(
+            self.dim
+        )
 
     def continues(self, other: "Move") -> bool:
         """Whether it moves the next columns in the same way as `other` does."""
-        return self[:4] == other[:4] and self[4:6] == (other.start_small + other.width, other.start_large + other.width)
+        return self[:4] == other[:4] and self[4:6] == (
+            other.start_small + other.width,
+            other.start_large + other.width,
+        )
 
 
 class Incidence:
@@ -125,7 +138,8 @@ class Incidence:
         self.moves = [self._moves(s, space.hidden) for s in range(len(self.axis_sets))]
         """For each axis set the moves that pool its columns; neighbours that move alike move together."""
         self.moves_into = [
-            [move for some in self.moves for move in some if move.large == t] for t in range(len(self.axis_sets))
+            [move for some in self.moves for move in some if move.large == t]
+            for t in range(len(self.axis_sets))
         ]
         self.sizes = [tuple(space.hidden[name] for name in axes) for axes in self.axis_sets]
         self.program = self._program()
@@ -141,7 +155,11 @@ class Incidence:
 
     def alone(self, s: int) -> bool:
         """Whether the only carrier of the axes has no other hidden axis, and others reach it only by spreading."""
-        return len(self.carriers[s]) == 1 and self.own[self.carriers[s][0]] == s and len(self.moves_into[s]) > 0
+        return (
+            len(self.carriers[s]) == 1
+            and self.own[self.carriers[s][0]] == s
+            and len(self.moves_into[s]) > 0
+        )
 
     def gather(self, folded: Sequence[Tensor], reduce: Reduce, channels: int) -> list[Tensor]:
         """For each axis set the features of its carriers, pooled over their other hidden axes and side by side.
@@ -197,9 +215,19 @@ class Incidence:
             if self.own[i] == s:
                 continue
             added = next(name for name in self.foldings[i].axes if name not in self.axis_sets[s])
-            larger = tuple(name for name in self.foldings[i].axes if name == added or name in self.axis_sets[s])
+            larger = tuple(
+                name for name in self.foldings[i].axes if name == added or name in self.axis_sets[s]
+            )
             t = self.axis_sets.index(larger)
-            move = Move(s, t, larger.index(added) + 1, sizes[added], self._start(s, i), self._start(t, i), self.fixed[i])
+            move = Move(
+                s,
+                t,
+                larger.index(added) + 1,
+                sizes[added],
+                self._start(s, i),
+                self._start(t, i),
+                self.fixed[i],
+            )
             if moves and move.continues(moves[-1]):
                 last = moves.pop()
                 move = last._replace(width=last.width + move.width)

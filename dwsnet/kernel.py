@@ -31,7 +31,17 @@ def load_kernel() -> ctypes.CDLL | None:
     if library is not None:
         begin = [PLACE, SIZE, PLACE, SIZE]
         library.layer.argtypes = [*begin, PLACE, PLACE, SIZE, PLACE, FLAG, FLAG]
-        library.layer_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, PLACE, SIZE, *[PLACE] * 4, FLAG]
+        library.layer_backward.argtypes = [
+            PLACE,
+            SIZE,
+            PLACE,
+            PLACE,
+            SIZE,
+            PLACE,
+            SIZE,
+            *[PLACE] * 4,
+            FLAG,
+        ]
         library.gather.argtypes = library.gather_backward.argtypes = [*begin, FLAG, PLACE, FLAG]
         library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG, FLAG]
         library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, *[PLACE] * 6, FLAG]
@@ -49,7 +59,11 @@ is_there._dynamo_marked_constant = True
 def takes(features: Sequence[Tensor], widths: Sequence[int]) -> bool:
     """Whether the kernel is there for such features and for matrices with so many columns on either side."""
     fits = all(width % VECTOR == 0 and width <= WIDEST for width in widths)
-    return fits and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in features) and is_there()
+    return (
+        fits
+        and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in features)
+        and is_there()
+    )
 
 
 class Layout:
@@ -91,7 +105,9 @@ def layout(*program: int) -> Layout:
 
 
 def places(tensors: Sequence[Tensor | None]) -> ctypes.Array:
-    return (PLACE * len(tensors))(*[None if tensor is None else tensor.data_ptr() for tensor in tensors])
+    return (PLACE * len(tensors))(
+        *[None if tensor is None else tensor.data_ptr() for tensor in tensors]
+    )
 
 
 def columns(weights: Sequence[Tensor]) -> ctypes.Array:
@@ -105,12 +121,16 @@ def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def parameters(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     """Room for the gradients of the weights and of the bias."""
-    return [torch.empty_like(weight) for weight in weights], weights[0].new_empty(weights[0].shape[0])
+    return [torch.empty_like(weight) for weight in weights], weights[0].new_empty(
+        weights[0].shape[0]
+    )
 
 
 def operator(function: Callable) -> Callable:
     """The function; code that is being compiled sees an operator, for whose dispatch nobody else has to wait."""
-    registered = torch.library.custom_op(f"dwsnet::{function.__name__}", function, mutates_args=(), device_types="cpu")
+    registered = torch.library.custom_op(
+        f"dwsnet::{function.__name__}", function, mutates_args=(), device_types="cpu"
+    )
 
     @wraps(function)
     def call(*arguments):
@@ -122,13 +142,29 @@ def operator(function: Callable) -> Callable:
 
 @operator
 def layer(
-    program: Sequence[int], features: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, relu: bool
+    program: Sequence[int],
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    relu: bool,
 ) -> list[Tensor]:
     """The affine layer or, with `relu`, its positive part."""
-    of, features, weights, bias = layout(*program), contiguous(features), contiguous(weights), bias.contiguous()
+    of, features, weights, bias = (
+        layout(*program),
+        contiguous(features),
+        contiguous(weights),
+        bias.contiguous(),
+    )
     after, before = map(of.channels, weights[0].shape)
     result = empty(features[0], of.shapes(after, features[0]))
-    start = of.numbers, features[0].shape[0], places(features), before, places(weights), bias.data_ptr()
+    start = (
+        of.numbers,
+        features[0].shape[0],
+        places(features),
+        before,
+        places(weights),
+        bias.data_ptr(),
+    )
     load_kernel().layer(*start, after, places(result), relu, torch.get_num_threads())
     return result
 
@@ -152,13 +188,29 @@ def layer_backward(
 
     `positive` are the layer's outputs where they are positive parts, else none.
     """
-    of, gradients, features, weights = layout(*program), contiguous(gradients), contiguous(features), contiguous(weights)
+    of, gradients, features, weights = (
+        layout(*program),
+        contiguous(gradients),
+        contiguous(features),
+        contiguous(weights),
+    )
     after, before = map(of.channels, weights[0].shape)
     signs, shapes = contiguous(positive), of.shapes(before, features[0]) if to_features else []
     result = empty(features[0], shapes)
     to_weights, to_bias = parameters(weights)
-    start = of.numbers, features[0].shape[0], places(gradients), places(signs) if signs else None, after
-    end = places(weights), places(result) if to_features else None, places(to_weights), to_bias.data_ptr()
+    start = (
+        of.numbers,
+        features[0].shape[0],
+        places(gradients),
+        places(signs) if signs else None,
+        after,
+    )
+    end = (
+        places(weights),
+        places(result) if to_features else None,
+        places(to_weights),
+        to_bias.data_ptr(),
+    )
     load_kernel().layer_backward(*start, places(features), before, *end, torch.get_num_threads())
     return [*to_weights, to_bias, *result]
 
@@ -171,12 +223,22 @@ def _(program, gradients, features, weights, positive, to_features):
 
 
 @operator
-def gather(program: Sequence[int], features: Sequence[Tensor], channels: int, mean: bool) -> list[Tensor]:
+def gather(
+    program: Sequence[int], features: Sequence[Tensor], channels: int, mean: bool
+) -> list[Tensor]:
     """Gathered features of each axis set, empty for a set that is one tensor."""
     of, features = layout(*program), contiguous(features)
     result = empty(features[0], of.gathered_shapes(channels, features[0]))
     found = places([tensor if tensor.numel() else None for tensor in result])
-    load_kernel().gather(of.numbers, features[0].shape[0], places(features), channels, mean, found, torch.get_num_threads())
+    load_kernel().gather(
+        of.numbers,
+        features[0].shape[0],
+        places(features),
+        channels,
+        mean,
+        found,
+        torch.get_num_threads(),
+    )
     return result
 
 
@@ -186,7 +248,9 @@ def _(program, features, channels, mean):
 
 
 @operator
-def gather_backward(program: Sequence[int], gradients: Sequence[Tensor], channels: int, mean: bool) -> list[Tensor]:
+def gather_backward(
+    program: Sequence[int], gradients: Sequence[Tensor], channels: int, mean: bool
+) -> list[Tensor]:
     """Gradients of the features from those of what was gathered."""
     of, gradients = layout(*program), contiguous(gradients)
     result = empty(gradients[0], of.shapes(channels, gradients[0]))
@@ -202,13 +266,29 @@ def _(program, gradients, channels, mean):
 
 @operator
 def scatter(
-    program: Sequence[int], gathered: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor, relu: bool
+    program: Sequence[int],
+    gathered: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    bias: Tensor,
+    relu: bool,
 ) -> list[Tensor]:
     """Gathered features times their weights, spread and summed, or with `relu` the positive part of that."""
-    of, gathered, weights, bias = layout(*program), contiguous(gathered), contiguous(weights), bias.contiguous()
+    of, gathered, weights, bias = (
+        layout(*program),
+        contiguous(gathered),
+        contiguous(weights),
+        bias.contiguous(),
+    )
     after = of.channels(weights[0].shape[0])
     result = empty(gathered[0], of.shapes(after, gathered[0]))
-    start = of.numbers, gathered[0].shape[0], places(gathered), columns(weights), places(weights), bias.data_ptr()
+    start = (
+        of.numbers,
+        gathered[0].shape[0],
+        places(gathered),
+        columns(weights),
+        places(weights),
+        bias.data_ptr(),
+    )
     load_kernel().scatter(*start, after, places(result), relu, torch.get_num_threads())
     return result
 
@@ -228,12 +308,25 @@ def scatter_backward(
     positive: Sequence[Tensor],
 ) -> list[Tensor]:
     """Gradients of the weights, the bias and the gathered features; `positive` is that of `layer_backward`."""
-    of, gradients, gathered, weights = layout(*program), contiguous(gradients), contiguous(gathered), contiguous(weights)
+    of, gradients, gathered, weights = (
+        layout(*program),
+        contiguous(gradients),
+        contiguous(gathered),
+        contiguous(weights),
+    )
     signs, result = contiguous(positive), empty(gathered[0], [x.shape for x in gathered])
     to_weights, to_bias = parameters(weights)
     start = of.numbers, gradients[0].shape[0], places(gradients), places(signs) if signs else None
-    middle = of.channels(weights[0].shape[0]), places(gathered), columns(weights), places(weights), places(result)
-    load_kernel().scatter_backward(*start, *middle, places(to_weights), to_bias.data_ptr(), torch.get_num_threads())
+    middle = (
+        of.channels(weights[0].shape[0]),
+        places(gathered),
+        columns(weights),
+        places(weights),
+        places(result),
+    )
+    load_kernel().scatter_backward(
+        *start, *middle, places(to_weights), to_bias.data_ptr(), torch.get_num_threads()
+    )
     return [*to_weights, to_bias, *result]
 
 

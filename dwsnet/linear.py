@@ -31,17 +31,34 @@ class EquivariantLinear(nn.Module):
     "attention" are not linear. `relu` takes the positive part of what comes out, on CPUs in the same pass.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, pooling: str = "mean", relu: bool = False):
+    def __init__(
+        self,
+        space: WeightSpace,
+        in_channels: int,
+        out_channels: int,
+        pooling: str = "mean",
+        relu: bool = False,
+    ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels)
         self.pool = pooling_of(pooling, Incidence(space), in_channels)
-        self.space, self.in_channels, self.out_channels, self.relu = space, in_channels, out_channels, relu
+        self.space, self.in_channels, self.out_channels, self.relu = (
+            space,
+            in_channels,
+            out_channels,
+            relu,
+        )
         self.incidence = Incidence(space)
         self.weights = nn.ParameterList(
-            torch.empty(sum(self.incidence.widths(s, out_channels)), sum(self.incidence.widths(s, in_channels)))
+            torch.empty(
+                sum(self.incidence.widths(s, out_channels)),
+                sum(self.incidence.widths(s, in_channels)),
+            )
             for s in range(len(self.incidence.axis_sets))
         )
-        self.biases = nn.ParameterList(torch.empty(spec.num_fixed * out_channels) for spec in space.tensors)
+        self.biases = nn.ParameterList(
+            torch.empty(spec.num_fixed * out_channels) for spec in space.tensors
+        )
         self.reset_parameters()
 
     def reset_parameters(self):
@@ -64,7 +81,9 @@ class EquivariantLinear(nn.Module):
         folded, parameters = cast(self.incidence.fold(features), self.tensors())
         with torch.autocast(folded[0].device.type, enabled=False):
             gathered = gather(self.incidence, self.pool, self.in_channels, folded)
-            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *gathered, *parameters)
+            outputs = Scatter.apply(
+                self.incidence, self.out_channels, self.relu, *gathered, *parameters
+            )
         return self.incidence.unfold(outputs)
 
     def tensors(self) -> list[Tensor]:
@@ -72,7 +91,9 @@ class EquivariantLinear(nn.Module):
         return [*self.weights, torch.cat(list(self.biases))]
 
     def extra_repr(self) -> str:
-        return f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
+        return (
+            f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
+        )
 
 
 class EquivariantMLP(nn.Module):
@@ -83,14 +104,27 @@ class EquivariantMLP(nn.Module):
     a step hardly grows with the number of layers, for a third more work.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, channels: int, num_layers: int, members_at_once: int = 0):
+    def __init__(
+        self,
+        space: WeightSpace,
+        in_channels: int,
+        channels: int,
+        num_layers: int,
+        members_at_once: int = 0,
+    ):
         super().__init__()
         check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
         if members_at_once:
             check_counts(members_at_once=members_at_once)
         inputs = [in_channels] + [channels] * (num_layers - 1)
-        self.layers = nn.ModuleList(EquivariantLinear(space, size, channels, relu=True) for size in inputs)
-        self.in_channels, self.channels, self.members_at_once = in_channels, channels, members_at_once
+        self.layers = nn.ModuleList(
+            EquivariantLinear(space, size, channels, relu=True) for size in inputs
+        )
+        self.in_channels, self.channels, self.members_at_once = (
+            in_channels,
+            channels,
+            members_at_once,
+        )
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
@@ -104,11 +138,20 @@ def apply_layers(
     """What comes out of layers that pool by means, one after the other."""
     first = layers[0]
     check_features(first.space, features, first.in_channels, first.weights[0])
-    incidence, channels = first.incidence, (first.in_channels, *(layer.out_channels for layer in layers))
-    folded, parameters = cast(incidence.fold(features), [tensor for layer in layers for tensor in layer.tensors()])
+    incidence, channels = (
+        first.incidence,
+        (first.in_channels, *(layer.out_channels for layer in layers)),
+    )
+    folded, parameters = cast(
+        incidence.fold(features), [tensor for layer in layers for tensor in layer.tensors()]
+    )
     wanted = channels if any(x.requires_grad for x in folded) else channels[1:]
-    compiled = kernel.takes(folded, [width for size in set(wanted) for width in incidence.columns(size)])
-    with torch.autocast(folded[0].device.type, enabled=False):  # one cast before; products in place take one dtype
+    compiled = kernel.takes(
+        folded, [width for size in set(wanted) for width in incidence.columns(size)]
+    )
+    with torch.autocast(
+        folded[0].device.type, enabled=False
+    ):  # one cast before; products in place take one dtype
         plan = Layers(incidence, channels, first.relu, compiled, members_at_once)
         return incidence.unfold(EquivariantMap.apply(plan, *folded, *parameters))
 
@@ -120,7 +163,9 @@ class InvariantLinear(nn.Module):
     the averages over all neurons are replaced by it, as in `EquivariantLinear`.
     """
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_features: int, pooling: str = "mean"):
+    def __init__(
+        self, space: WeightSpace, in_channels: int, out_features: int, pooling: str = "mean"
+    ):
         super().__init__()
         check_counts(in_channels=in_channels, out_features=out_features)
         self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
@@ -131,5 +176,7 @@ class InvariantLinear(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> Float[Tensor, "batch {self.linear.out_features}"]:
         check_features(self.space, features, self.in_channels, self.linear.weight)
-        everything, *_ = gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features))
+        everything, *_ = gather(
+            self.incidence, self.pool, self.in_channels, self.incidence.fold(features)
+        )
         return self.linear(everything)

@@ -31,7 +31,12 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     """
     sizes = [-(-math.prod(shape) * like.itemsize // LINE) * LINE for shape in shapes]
     total = sum(sizes)
-    if total < LEAST or like.dtype != torch.float32 or like.device.type != "cpu" or torch.compiler.is_compiling():
+    if (
+        total < LEAST
+        or like.dtype != torch.float32
+        or like.device.type != "cpu"
+        or torch.compiler.is_compiling()
+    ):
         return pytorchs(like, shapes)
     block = _take(total)
     owner = (ctypes.c_char * len(block)).from_buffer(block)
@@ -39,8 +44,14 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
     result, offset = [], 0
     for shape, size in zip(shapes, sizes, strict=True):
         count = math.prod(shape)
-        values = torch.frombuffer(owner, dtype=like.dtype, count=count, offset=offset) if count else like.new_empty(0)
-        result.append(values.resize_(shape))  # not a view: those may not be changed in place in all places
+        values = (
+            torch.frombuffer(owner, dtype=like.dtype, count=count, offset=offset)
+            if count
+            else like.new_empty(0)
+        )
+        result.append(
+            values.resize_(shape)
+        )  # not a view: those may not be changed in place in all places
         offset += size
     return result
 
@@ -55,7 +66,11 @@ def _take(size: int) -> mmap.mmap:
         return _free[size].pop()
     _free.clear()
     # Private: what is shared with forked processes, they would write into.
-    block = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) if POSIX else mmap.mmap(-1, size)
+    block = (
+        mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        if POSIX
+        else mmap.mmap(-1, size)
+    )
     if hasattr(mmap, "MADV_HUGEPAGE"):
         block.madvise(mmap.MADV_HUGEPAGE)
     return block

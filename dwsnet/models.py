@@ -30,7 +30,9 @@ class ReadState(nn.Module):
     def forward(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
         tensors = read_state(self.space, state)
         check_like(self.space, tensors, self.standardize.mean)
-        return self.standardize(canonical_signs(self.space, tensors) if self.canonical_signs else tensors)
+        return self.standardize(
+            canonical_signs(self.space, tensors) if self.canonical_signs else tensors
+        )
 
 
 class DWSNet(nn.Module):
@@ -79,7 +81,9 @@ class DWSNet(nn.Module):
                 features = self.step(i, features)
         return features
 
-    def step(self, i: int, features: Sequence[Float[Tensor, "batch ... _"]]) -> tuple[Float[Tensor, "batch ... channels"], ...]:
+    def step(
+        self, i: int, features: Sequence[Float[Tensor, "batch ... _"]]
+    ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
         """Layer `i` with what comes after it."""
         outputs = tuple(self.dropout(F.gelu(x)) for x in self.norms[i](self.layers[i](features)))
         if self.skip and i > 0:
@@ -120,7 +124,9 @@ class DWSNetClassifier(Pretrained):
         self.read = ReadState(space, canonical_signs)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
         self.invariant = InvariantLinear(space, channels, head_width, trunk.get("pooling", "mean"))
-        self.head = nn.Sequential(nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes))
+        self.head = nn.Sequential(
+            nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes)
+        )
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         features = tuple(x.unsqueeze(-1) for x in self.read(state))
@@ -131,6 +137,8 @@ def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def flatten_state(tensors: Sequence[Float[Tensor, "batch ..."]]) -> Float[Tensor, "batch parameters"]:
+def flatten_state(
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+) -> Float[Tensor, "batch parameters"]:
     """All entries of each member in one row."""
     return torch.cat([x.flatten(1) for x in tensors], 1)

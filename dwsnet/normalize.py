@@ -30,11 +30,15 @@ class Standardize(nn.Module):
             known = statistics.get(spec.name, {})
             values = [float(known.get(key, nan)) for key in ("mean", "std")]
             if not all(map(isfinite, values)):
-                raise ValueError(f"statistics of tensor {spec.name!r} must be a finite mean and std, found {known}")
+                raise ValueError(
+                    f"statistics of tensor {spec.name!r} must be a finite mean and std, found {known}"
+                )
             self.mean[i], self.std[i] = values[0], values[1] or 1.0
         return self
 
-    def forward(self, tensors: Sequence[Float[Tensor, "batch ..."]]) -> tuple[Float[Tensor, "batch ..."], ...]:
+    def forward(
+        self, tensors: Sequence[Float[Tensor, "batch ..."]]
+    ) -> tuple[Float[Tensor, "batch ..."], ...]:
         check_tensors(self.space, tensors)
         return tuple((x - self.mean[i]) / self.std[i] for i, x in enumerate(tensors))
 
@@ -51,7 +55,10 @@ class BatchNorm(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
         check_features(self.space, features, self.channels, self.norms[0].weight)
-        return tuple(norm(x.flatten(0, -2)).view(x.shape) for norm, x in zip(self.norms, features, strict=True))
+        return tuple(
+            norm(x.flatten(0, -2)).view(x.shape)
+            for norm, x in zip(self.norms, features, strict=True)
+        )
 
 
 class MemberNorm(nn.Module):
@@ -71,7 +78,9 @@ class MemberNorm(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
         check_features(self.space, features, self.channels, self.gains[0])
-        flat = (x.flatten(1) for x in features)  # as it is in memory; layer_norm's gradient cannot be traced for others
+        flat = (
+            x.flatten(1) for x in features
+        )  # as it is in memory; layer_norm's gradient cannot be traced for others
         return tuple(
             torch.addcmul(shift, F.layer_norm(rows, rows.shape[1:]).view(x.shape), gain)
             for x, rows, gain, shift in zip(features, flat, self.gains, self.shifts, strict=True)

@@ -43,7 +43,12 @@ class OfficialDWSNet(nn.Module):
     (the official code has `(in, out)`). The official dropout, which is never switched off (B3), is left out.
     """
 
-    def __init__(self, layers: Sequence[EquivariantLinear], norms: Sequence[nn.Module], skip: nn.Linear | None):
+    def __init__(
+        self,
+        layers: Sequence[EquivariantLinear],
+        norms: Sequence[nn.Module],
+        skip: nn.Linear | None,
+    ):
         super().__init__()
         self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
 
@@ -66,11 +71,15 @@ class OfficialClassifier(nn.Module):
         super().__init__()
         self.trunk, self.head = trunk, head
 
-    def forward(self, features: Sequence[Float[Tensor, "batch ... in_channels"]]) -> Float[Tensor, "batch classes"]:
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> Float[Tensor, "batch classes"]:
         return self.head([F.relu(x) for x in self.trunk(features)])
 
 
-def read_official(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet | OfficialClassifier:
+def read_official(
+    state: Mapping[str, Tensor], space: WeightSpace, pooling: str
+) -> OfficialDWSNet | OfficialClassifier:
     """The model of an official state dict, with the same outputs, in evaluation mode and in the dtype of the state dict.
 
     `space` is an MLP's and `pooling` is the official `reduction` (max, mean or sum): the state dict tells neither.
@@ -107,11 +116,17 @@ def _check_alike(state: Mapping[str, Tensor]):
                 f"{first[0]!r} is, found {tensor.dtype} on {tensor.device}"
             )
         if not tensor.isfinite().all():
-            raise ValueError(f"{name!r} of shape {tuple(tensor.shape)} must be finite, found NaN or infinity")
+            raise ValueError(
+                f"{name!r} of shape {tuple(tensor.shape)} must be finite, found NaN or infinity"
+            )
 
 
 def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in state.items()
+        if name.startswith(prefix)
+    }
 
 
 def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet:
@@ -119,8 +134,14 @@ def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
         raise ValueError(f"an official state dict must have layers, found {[*state]}")
     places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
     parts = [_below(state, f"layers.{place}.") for place in places]
-    layers = [_read_layer(part, space, pooling) for part in parts if "weights_bn.0.weight" not in part]
-    norms = [_read_norm(part, space, layers[0].out_channels) for part in parts if "weights_bn.0.weight" in part]
+    layers = [
+        _read_layer(part, space, pooling) for part in parts if "weights_bn.0.weight" not in part
+    ]
+    norms = [
+        _read_norm(part, space, layers[0].out_channels)
+        for part in parts
+        if "weights_bn.0.weight" in part
+    ]
     ends = layers[0].in_channels, layers[-1].out_channels
     skip = _below(state, "skip.")
     return OfficialDWSNet(layers, norms, _linear(skip, "skip", *ends) if skip else None)
@@ -139,14 +160,20 @@ def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -
     if values := _below(state, "skip.0."):
         skip = _linear(values, "skip.0", in_channels, out_channels)
         for i, spec in enumerate(space.tensors):
-            block_of(layer, spec.hidden, i, i).add_(torch.kron(torch.eye(spec.num_fixed).to(first), skip.weight.data))
+            block_of(layer, spec.hidden, i, i).add_(
+                torch.kron(torch.eye(spec.num_fixed).to(first), skip.weight.data)
+            )
             layer.biases[i].data.add_(skip.bias.data.repeat(spec.num_fixed))
     return layer
 
 
 def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
     """Raises ValueError where a block, a linear map of one or a bias is missing: it would be read as zero."""
-    found = Counter(match.group(1, 2, 3, 4) for match in map(BLOCK.fullmatch, state) if match and match[6] == "weight")
+    found = Counter(
+        match.group(1, 2, 3, 4)
+        for match in map(BLOCK.fullmatch, state)
+        if match and match[6] == "weight"
+    )
     depth = len(space.tensors) // 2
     if len(found) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
         raise ValueError(
@@ -160,10 +187,18 @@ def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
                 f"the block {'{}_to_{}.layers.{}_{}'.format(*block)} must have {2 ** len(shared)} weights, found {num_maps}"
             )
 
-    biased = [name for name in state if BLOCK.fullmatch(name) and name.endswith(".weight") and ".Lambda." not in name]
+    biased = [
+        name
+        for name in state
+        if BLOCK.fullmatch(name) and name.endswith(".weight") and ".Lambda." not in name
+    ]
     for name in (weight.removesuffix("weight") + "bias" for weight in biased):
-        if name not in state and any(BLOCK.fullmatch(other) and other.endswith(".bias") for other in state):
-            raise ValueError(f"an official layer must have biases everywhere or nowhere, missing {name!r}")
+        if name not in state and any(
+            BLOCK.fullmatch(other) and other.endswith(".bias") for other in state
+        ):
+            raise ValueError(
+                f"an official layer must have biases everywhere or nowhere, missing {name!r}"
+            )
 
 
 def _tensors(block: Sequence[str]) -> tuple[int, int]:
@@ -176,8 +211,12 @@ def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source:
     """A view into the layer's weights: what takes the source pooled to `axes` to the target."""
     incidence = layer.incidence
     s = next(s for s, known in enumerate(incidence.axis_sets) if set(known) == set(axes))
-    rows = layer.weights[s].data.split(incidence.widths(s, layer.out_channels))[incidence.carriers[s].index(target)]
-    return rows.split(incidence.widths(s, layer.in_channels), 1)[incidence.carriers[s].index(source)]
+    rows = layer.weights[s].data.split(incidence.widths(s, layer.out_channels))[
+        incidence.carriers[s].index(target)
+    ]
+    return rows.split(incidence.widths(s, layer.in_channels), 1)[
+        incidence.carriers[s].index(source)
+    ]
 
 
 def _place(layer: EquivariantLinear, name: str, tensor: Tensor):
@@ -199,9 +238,13 @@ def _place(layer: EquivariantLinear, name: str, tensor: Tensor):
     value = tensor * factor / len(specs)
     if len(value) == layer.out_channels:  # B1, B2: the same for every column
         value = torch.cat([value] * specs[target].num_fixed)
-    place = layer.biases[target].data if parameter == "bias" else block_of(layer, kept, target, source)
+    place = (
+        layer.biases[target].data if parameter == "bias" else block_of(layer, kept, target, source)
+    )
     if place.shape != value.shape:
-        raise ValueError(f"{name!r} must have shape {tuple(place.shape)} for this weight space, found {tuple(value.shape)}")
+        raise ValueError(
+            f"{name!r} must have shape {tuple(place.shape)} for this weight space, found {tuple(value.shape)}"
+        )
     place.add_(value)
 
 
@@ -209,11 +252,17 @@ def _read_norm(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -
     norm = BatchNorm(space, channels).to(state["weights_bn.0.weight"])
     for i, module in enumerate(norm.norms):
         name = f"{'biases' if i % 2 else 'weights'}_bn.{i // 2}"
-        load_tensors(module, {"num_batches_tracked": torch.tensor(0)} | _below(state, f"{name}."), f"{name!r}")
+        load_tensors(
+            module,
+            {"num_batches_tracked": torch.tensor(0)} | _below(state, f"{name}."),
+            f"{name!r}",
+        )
     return norm
 
 
-def _read_head(state: Mapping[str, Tensor], space: WeightSpace, channels: int, pooling: str) -> InvariantLinear:
+def _read_head(
+    state: Mapping[str, Tensor], space: WeightSpace, channels: int, pooling: str
+) -> InvariantLinear:
     """The official head, which has the inner weights first, then first and last weight, then the biases, in our order."""
     count = len(space.tensors)
     order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]

@@ -15,7 +15,9 @@ class AttentionPooling(nn.Module):
     def __init__(self, incidence: Incidence, channels: int):
         super().__init__()
         moves = [move for some in incidence.moves for move in some]
-        self.scores = nn.ParameterDict({self.key(move): torch.zeros(move.width * channels) for move in moves})
+        self.scores = nn.ParameterDict(
+            {self.key(move): torch.zeros(move.width * channels) for move in moves}
+        )
 
     @staticmethod
     def key(move: Move) -> str:

@@ -19,15 +19,30 @@ Built = TypeVar("Built")
 
 def space_as_json(space: WeightSpace) -> list[dict[str, Any]]:
     return [
-        {"name": spec.name, "axes": [[axis.name, int(axis.size), axis.hidden] for axis in spec.axes]} for spec in space.tensors
+        {
+            "name": spec.name,
+            "axes": [[axis.name, int(axis.size), axis.hidden] for axis in spec.axes],
+        }
+        for spec in space.tensors
     ]
 
 
 def space_from_json(tensors: list[dict[str, Any]]) -> WeightSpace:
-    return WeightSpace(tuple(TensorSpec(spec["name"], tuple(Axis(*axis) for axis in spec["axes"])) for spec in tensors))
+    return WeightSpace(
+        tuple(
+            TensorSpec(spec["name"], tuple(Axis(*axis) for axis in spec["axes"]))
+            for spec in tensors
+        )
+    )
 
 
-def write_folder(folder: str | Path, kind: type, space: WeightSpace, arguments: dict[str, Any], tensors: Mapping[str, Tensor]):
+def write_folder(
+    folder: str | Path,
+    kind: type,
+    space: WeightSpace,
+    arguments: dict[str, Any],
+    tensors: Mapping[str, Tensor],
+):
     """A model of class `kind`, made from `space` and `arguments`, JSON values all, with its tensors."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -36,33 +51,45 @@ def write_folder(folder: str | Path, kind: type, space: WeightSpace, arguments: 
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
 
 
-def read_folder(folder: str | Path, kind: type) -> tuple[WeightSpace, dict[str, Any], dict[str, Tensor]]:
+def read_folder(
+    folder: str | Path, kind: type
+) -> tuple[WeightSpace, dict[str, Any], dict[str, Tensor]]:
     """The space, arguments and tensors of a model of class `kind`.
 
     Raises FileNotFoundError where there is none, ValueError for another class's folder and for damaged files.
     """
     config, tensors = Path(folder) / CONFIG, Path(folder) / TENSORS
     if missing := [path.name for path in (config, tensors) if not path.is_file()]:
-        raise FileNotFoundError(f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing {missing}")
+        raise FileNotFoundError(
+            f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing {missing}"
+        )
     try:
         found = json.loads(config.read_text())
         name, arguments, space = found["model"], found["arguments"], space_from_json(found["space"])
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{config} must be a configuration as save_pretrained writes it: {error!r}") from error
+        raise ValueError(
+            f"{config} must be a configuration as save_pretrained writes it: {error!r}"
+        ) from error
     if name != kind.__name__:
         raise ValueError(f"{folder} must hold a {kind.__name__}, found a {name}")
     try:
         return space, arguments, load_file(tensors)
     except SafetensorError as error:
-        raise ValueError(f"{tensors} must be a safetensors file, found a damaged one: {error}") from error
+        raise ValueError(
+            f"{tensors} must be a safetensors file, found a damaged one: {error}"
+        ) from error
 
 
-def build(kind: type[Built], folder: str | Path, space: WeightSpace, arguments: dict[str, Any]) -> Built:
+def build(
+    kind: type[Built], folder: str | Path, space: WeightSpace, arguments: dict[str, Any]
+) -> Built:
     """`kind(space, **arguments)`; raises ValueError with the file where those are no arguments of it."""
     try:
         return kind(space, **arguments)
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{Path(folder) / CONFIG} must have arguments of {kind.__name__}: {error}") from error
+        raise ValueError(
+            f"{Path(folder) / CONFIG} must have arguments of {kind.__name__}: {error}"
+        ) from error
 
 
 class Pretrained(nn.Module):

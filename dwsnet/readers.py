@@ -12,14 +12,58 @@ Layer = tuple[str, tuple[int, ...], bool]
 """Name, shape of the weight `(out, in, positions...)`, whether it has a bias."""
 
 NEURON_BY_NEURON = (
-    *(nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d),
-    *(nn.Flatten, nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d, nn.Softmax, nn.LogSoftmax),
+    *(
+        nn.ReLU,
+        nn.LeakyReLU,
+        nn.ELU,
+        nn.GELU,
+        nn.SiLU,
+        nn.Tanh,
+        nn.Sigmoid,
+        nn.Softplus,
+        nn.Identity,
+        nn.Dropout,
+        nn.Dropout2d,
+    ),
+    *(
+        nn.Flatten,
+        nn.MaxPool2d,
+        nn.AvgPool2d,
+        nn.AdaptiveAvgPool2d,
+        nn.AdaptiveMaxPool2d,
+        nn.Softmax,
+        nn.LogSoftmax,
+    ),
 )
 """Modules without weights that treat all neurons of a layer alike."""
 
 FUNCTIONS = (
-    *("relu", "leaky_relu", "elu", "gelu", "silu", "tanh", "sigmoid", "softplus", "sin", "cos", "mul", "add", "sub", "truediv"),
-    *("dropout", "flatten", "mean", "max_pool2d", "avg_pool2d", "adaptive_avg_pool2d", "softmax", "log_softmax"),
+    *(
+        "relu",
+        "leaky_relu",
+        "elu",
+        "gelu",
+        "silu",
+        "tanh",
+        "sigmoid",
+        "softplus",
+        "sin",
+        "cos",
+        "mul",
+        "add",
+        "sub",
+        "truediv",
+    ),
+    *(
+        "dropout",
+        "flatten",
+        "mean",
+        "max_pool2d",
+        "avg_pool2d",
+        "adaptive_avg_pool2d",
+        "softmax",
+        "log_softmax",
+    ),
 )
 """The same as functions and tensor methods, by name."""
 
@@ -50,9 +94,13 @@ def layers_of_module(module: nn.Module) -> list[Layer]:
             continue
         function = getattr(node.target, "__name__", node.target).strip("_")
         if function not in FUNCTIONS:
-            raise ValueError(f"{node.name!r} must be a neuron-by-neuron operation, cannot describe {node.target}")
+            raise ValueError(
+                f"{node.name!r} must be a neuron-by-neuron operation, cannot describe {node.target}"
+            )
         if function == "mean" and _dims(node) not in ([2, 3], [-2, -1]):
-            raise ValueError(f"{node.name!r} must average over rows and columns, dims (2, 3), found dims {_dims(node)}")
+            raise ValueError(
+                f"{node.name!r} must average over rows and columns, dims (2, 3), found dims {_dims(node)}"
+            )
     names = [name for name, _, _ in layers]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"layers must be applied once, found {sorted(twice)} more than once")
@@ -70,9 +118,13 @@ def layer_of(name: str, module: nn.Module) -> list[Layer]:
     if isinstance(module, NEURON_BY_NEURON):
         return []
     if not isinstance(module, nn.Linear | nn.Conv2d):
-        raise ValueError(f"layer {name!r} must be nn.Linear or nn.Conv2d, cannot describe {type(module).__name__}")
+        raise ValueError(
+            f"layer {name!r} must be nn.Linear or nn.Conv2d, cannot describe {type(module).__name__}"
+        )
     if getattr(module, "groups", 1) != 1:
-        raise ValueError(f"layer {name!r} must have groups=1, cannot describe a convolution of {module.groups} groups")
+        raise ValueError(
+            f"layer {name!r} must have groups=1, cannot describe a convolution of {module.groups} groups"
+        )
     return [(name, tuple(module.weight.shape), module.bias is not None)]
 
 
@@ -89,7 +141,12 @@ def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
             raise ValueError(f"{key!r} must be a tensor, found a {type(tensor).__name__}")
         if kind == "weight" and tensor.ndim in (2, 4):
             layers.append((name, tuple(tensor.shape), f"{name}.bias" in state))
-        elif kind != "bias" or weight is None or weight.ndim not in (2, 4) or tensor.shape != weight.shape[:1]:
+        elif (
+            kind != "bias"
+            or weight is None
+            or weight.ndim not in (2, 4)
+            or tensor.shape != weight.shape[:1]
+        ):
             raise ValueError(
                 f"tensor {key!r} must be the weight (out, in) or (out, in, row, column) or the bias (out,) of a layer, "
                 f"cannot describe shape {tuple(tensor.shape)}"

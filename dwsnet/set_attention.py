@@ -33,8 +33,12 @@ class NeuronAttention(nn.Module):
         self.num_heads = num_heads
         self.project = nn.Linear(in_width, 3 * num_heads * head_width)
 
-    def forward(self, x: Float[Tensor, "batch neurons inputs"]) -> Float[Tensor, "batch neurons heads"]:
-        query, key, value = self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+    def forward(
+        self, x: Float[Tensor, "batch neurons inputs"]
+    ) -> Float[Tensor, "batch neurons heads"]:
+        query, key, value = (
+            self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        )
         return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
 
 
@@ -56,28 +60,46 @@ class EquivariantAttention(nn.Module):
         relu: bool = False,
     ):
         super().__init__()
-        check_counts(in_channels=in_channels, out_channels=out_channels, num_heads=num_heads, head_width=head_width)
-        self.space, self.in_channels, self.out_channels, self.relu = space, in_channels, out_channels, relu
+        check_counts(
+            in_channels=in_channels,
+            out_channels=out_channels,
+            num_heads=num_heads,
+            head_width=head_width,
+        )
+        self.space, self.in_channels, self.out_channels, self.relu = (
+            space,
+            in_channels,
+            out_channels,
+            relu,
+        )
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
         for s, axes in enumerate(self.incidence.axis_sets):
-            inputs, outputs = (sum(self.incidence.widths(s, channels)) for channels in (in_channels, out_channels))
+            inputs, outputs = (
+                sum(self.incidence.widths(s, channels)) for channels in (in_channels, out_channels)
+            )
             if len(axes) == 1:
                 self.attentions[str(s)] = NeuronAttention(inputs, num_heads, head_width)
                 inputs += num_heads * head_width
             self.weights.append(torch.randn(outputs, inputs) * (1 / inputs) ** 0.5)
-        self.biases = nn.ParameterList(torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors)
+        self.biases = nn.ParameterList(
+            torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors
+        )
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
         check_features(self.space, features, self.in_channels, self.weights[0])
-        gathered = list(gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features)))
+        gathered = list(
+            gather(self.incidence, self.pool, self.in_channels, self.incidence.fold(features))
+        )
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
         gathered, parameters = cast(gathered, [*self.weights, torch.cat(list(self.biases))])
         with torch.autocast(features[0].device.type, enabled=False):
-            outputs = Scatter.apply(self.incidence, self.out_channels, self.relu, *gathered, *parameters)
+            outputs = Scatter.apply(
+                self.incidence, self.out_channels, self.relu, *gathered, *parameters
+            )
         return self.incidence.unfold(outputs)

@@ -9,7 +9,9 @@ from torch import Tensor, nn
 from dwsnet.weight_space import WeightSpace
 
 
-def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
+def read_state(
+    space: WeightSpace, state: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
 
     Raises ValueError where a tensor is missing or unknown, and for all that `check_networks` finds.
@@ -17,10 +19,14 @@ def read_state(space: WeightSpace, state: Mapping[str, Tensor]) -> tuple[Float[T
     names = [spec.name for spec in space.tensors]
     for spec in space.tensors:
         if spec.name not in state:
-            raise ValueError(f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found {[*state]}")
+            raise ValueError(
+                f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found {[*state]}"
+            )
     for name in state:
         if name not in names:
-            raise ValueError(f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}")
+            raise ValueError(
+                f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}"
+            )
     tensors = tuple(state[name] for name in names)
     check_networks(space, tensors)
     return tensors
@@ -38,41 +44,59 @@ def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
     for spec, x in zip(space.tensors, tensors, strict=True):
         if not x.isfinite().all():
             member = int(x.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
-            raise ValueError(f"tensor {spec.name!r} of {_found(x)} must be finite, found NaN or infinity in member {member}")
+            raise ValueError(
+                f"tensor {spec.name!r} of {_found(x)} must be finite, found NaN or infinity in member {member}"
+            )
 
 
-def check_features(space: WeightSpace, features: Sequence[Tensor], channels: int, parameter: Tensor):
+def check_features(
+    space: WeightSpace, features: Sequence[Tensor], channels: int, parameter: Tensor
+):
     """Raises ValueError where features are not one `(batch, *spec.shape, channels)` for each tensor, like the parameter."""
     check_tensors(space, features, (channels,))
     check_like(space, features, parameter)
 
 
-def check_tensors(space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple[int, ...] | None = None):
+def check_tensors(
+    space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple[int, ...] | None = None
+):
     """Raises ValueError where tensors are not one `(batch, *spec.shape, *trailing)` for each of the space, all alike.
 
     Alike: floating point, of one batch size, dtype and device. Without `trailing` any dimensions may follow.
     """
     names = [spec.name for spec in space.tensors]
     if len(tensors) != len(names):
-        raise ValueError(f"there must be one tensor for each of the {len(names)} of the space, {names}, found {len(tensors)}")
+        raise ValueError(
+            f"there must be one tensor for each of the {len(names)} of the space, {names}, found {len(tensors)}"
+        )
     first = tensors[0]
     for spec, x in zip(space.tensors, tensors, strict=True):
         shape = spec.shape + (trailing or ())
         if not isinstance(x, Tensor):
-            raise ValueError(f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found {_found(x)}")
+            raise ValueError(
+                f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found {_found(x)}"
+            )
         found = x.shape
-        if found[1 : 1 + len(shape)] != shape or (trailing is not None and len(found) != 1 + len(shape)):
+        if found[1 : 1 + len(shape)] != shape or (
+            trailing is not None and len(found) != 1 + len(shape)
+        ):
             turned = found[1:] == spec.shape[::-1] + (trailing or ())
             hint = "; it looks transposed, torch stores (out, in)" if turned else ""
-            raise ValueError(f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(found)}{hint}")
+            raise ValueError(
+                f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(found)}{hint}"
+            )
         if found[0] == 0:
-            raise ValueError(f"tensor {spec.name!r} must have at least one member, found shape {tuple(found)}")
+            raise ValueError(
+                f"tensor {spec.name!r} must have at least one member, found shape {tuple(found)}"
+            )
         if found[0] != first.shape[0]:
             raise ValueError(
                 f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found shape {tuple(found)}"
             )
         if not x.is_floating_point():
-            raise ValueError(f"tensor {spec.name!r} of {_found(x)} must be floating point, found {x.dtype}")
+            raise ValueError(
+                f"tensor {spec.name!r} of {_found(x)} must be floating point, found {x.dtype}"
+            )
         if x.dtype != first.dtype or x.device != first.device:
             raise ValueError(
                 f"tensor {spec.name!r} of {_found(x)} must be {first.dtype} on {first.device} as {names[0]!r} of "
@@ -83,7 +107,9 @@ def check_tensors(space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple
 def check_like(space: WeightSpace, tensors: Sequence[Tensor], parameter: Tensor):
     """Raises ValueError where tensors are on another device than a parameter, or, without autocast, of another dtype."""
     x = tensors[0]
-    if x.device != parameter.device or (x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type)):
+    if x.device != parameter.device or (
+        x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type)
+    ):
         raise ValueError(
             f"tensor {space.tensors[0].name!r} of {_found(x)} must be {parameter.dtype} on {parameter.device} as the "
             f"parameters are, found {x.dtype} on {x.device}"
@@ -106,7 +132,9 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor], source: str, as
             raise ValueError(f"{source} must have tensor {name!r} of shape {shape}, found {found}")
     for name in state:
         if name not in expected:
-            raise ValueError(f"{source} must have {len(expected)} tensors, found also {name!r} of {_found(state[name])}")
+            raise ValueError(
+                f"{source} must have {len(expected)} tensors, found also {name!r} of {_found(state[name])}"
+            )
     module.load_state_dict(state, assign=assign)
 
 

@@ -28,30 +28,49 @@ HalfTurns = dict[str, Tensor]
 def random_permutation(space: WeightSpace, generator: torch.Generator) -> HiddenPermutation:
     """One uniformly random permutation for each hidden axis, on the generator's device like all random elements here."""
     sizes = space.hidden.items()
-    return {name: torch.randperm(size, generator=generator, device=generator.device) for name, size in sizes}
+    return {
+        name: torch.randperm(size, generator=generator, device=generator.device)
+        for name, size in sizes
+    }
 
 
-def random_permutations(space: WeightSpace, batch: int, generator: torch.Generator) -> HiddenPermutation:
+def random_permutations(
+    space: WeightSpace, batch: int, generator: torch.Generator
+) -> HiddenPermutation:
     """A uniformly random permutation for each hidden axis of each member, `(batch, size)` each."""
-    return {name: _uniform(batch, size, generator).argsort(1) for name, size in space.hidden.items()}
+    return {
+        name: _uniform(batch, size, generator).argsort(1) for name, size in space.hidden.items()
+    }
 
 
 def random_signs(space: WeightSpace, batch: int, generator: torch.Generator) -> UnitScales:
     """+1 or -1 for each hidden unit of each member, evenly."""
-    return {name: torch.where(_uniform(batch, size, generator) < 0.5, -1.0, 1.0) for name, size in space.hidden.items()}
+    return {
+        name: torch.where(_uniform(batch, size, generator) < 0.5, -1.0, 1.0)
+        for name, size in space.hidden.items()
+    }
 
 
-def random_scales(space: WeightSpace, batch: int, generator: torch.Generator, largest: float) -> UnitScales:
+def random_scales(
+    space: WeightSpace, batch: int, generator: torch.Generator, largest: float
+) -> UnitScales:
     """A factor for each hidden unit of each member, log-uniform on [1 / largest, largest]."""
-    return {name: largest ** (2 * _uniform(batch, size, generator) - 1) for name, size in space.hidden.items()}
+    return {
+        name: largest ** (2 * _uniform(batch, size, generator) - 1)
+        for name, size in space.hidden.items()
+    }
 
 
 def _uniform(batch: int, size: int, generator: torch.Generator) -> Float[Tensor, "{batch} {size}"]:
-    return torch.rand(batch, size, generator=generator, device=generator.device, dtype=torch.float64)
+    return torch.rand(
+        batch, size, generator=generator, device=generator.device, dtype=torch.float64
+    )
 
 
 def permute(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], permutation: HiddenPermutation
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    permutation: HiddenPermutation,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors with every hidden axis reordered: `(batch, *spec.shape, ...)` in, the same shapes out.
 
@@ -82,12 +101,16 @@ def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
     return values.view(shape)
 
 
-def _check_elements(space: WeightSpace, elements: Mapping[str, Tensor], batch: int, required: Sequence[str] = ()):
+def _check_elements(
+    space: WeightSpace, elements: Mapping[str, Tensor], batch: int, required: Sequence[str] = ()
+):
     """Raises ValueError where a group element names no hidden axis, misses one, or is of another size than the axis."""
     sizes = space.hidden
     for name in (*required, *elements):
         if name not in sizes or name not in elements:
-            raise ValueError(f"elements must be given by the hidden axes {sizes}, found {[*elements]}")
+            raise ValueError(
+                f"elements must be given by the hidden axes {sizes}, found {[*elements]}"
+            )
         if tuple(elements[name].shape) not in ((sizes[name],), (batch, sizes[name])):
             raise ValueError(
                 f"element of hidden axis {name!r} must have shape ({sizes[name]},) or ({batch}, {sizes[name]}), "
@@ -116,7 +139,10 @@ def scale_units(
 
 
 def turn_phases(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], turns: HalfTurns, omega: float
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    turns: HalfTurns,
+    omega: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Sine units turned by whole multiples k of pi: bias + k pi / omega, outgoing weights times (-1)^k.
 
@@ -146,16 +172,24 @@ def canonical_signs(
     axis has no bias.
     """
     check_networks(space, tensors)
-    signs = {name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()}
+    signs = {
+        name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()
+    }
     return scale_units(space, tensors, signs)
 
 
-def biases(space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]) -> dict[str, Float[Tensor, "batch size"]]:
+def biases(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> dict[str, Float[Tensor, "batch size"]]:
     """For each hidden axis by name its bias, the tensor that carries it alone. Raises ValueError unless there is one."""
     check_tensors(space, tensors, ())
     found = {}
     for name in space.hidden:
-        own = [i for i, spec in enumerate(space.tensors) if spec.hidden == (name,) and len(spec.axes) == 1]
+        own = [
+            i
+            for i, spec in enumerate(space.tensors)
+            if spec.hidden == (name,) and len(spec.axes) == 1
+        ]
         if len(own) != 1:
             raise ValueError(
                 f"hidden axis {name!r} must have one bias, a tensor that carries it alone, "

@@ -14,11 +14,17 @@ def random_features(
     space: WeightSpace, batch: int, channels: int, generator: torch.Generator
 ) -> tuple[Float[Tensor, "{batch} ... {channels}"], ...]:
     """Standard normal float64 features: a tuple of `(batch, *spec.shape, channels)`."""
-    return tuple(torch.randn(batch, *spec.shape, channels, generator=generator, dtype=torch.float64) for spec in space.tensors)
+    return tuple(
+        torch.randn(batch, *spec.shape, channels, generator=generator, dtype=torch.float64)
+        for spec in space.tensors
+    )
 
 
 def equivariance_error(
-    space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], channels: int, seed: int = 0
+    space: WeightSpace,
+    layer: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
+    channels: int,
+    seed: int = 0,
 ) -> float:
     """Largest entry of `layer(permute(x)) - permute(layer(x))` for random x and a random permutation, in float64."""
     generator = torch.Generator().manual_seed(seed)
@@ -30,14 +36,21 @@ def equivariance_error(
 
 
 def assert_equivariant(
-    space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Sequence[Tensor]], channels: int, tolerance: float = 1e-10
+    space: WeightSpace,
+    layer: Callable[[tuple[Tensor, ...]], Sequence[Tensor]],
+    channels: int,
+    tolerance: float = 1e-10,
 ):
     """Raises AssertionError where `layer` (in float64) does not commute with hidden permutations of its input."""
     error = equivariance_error(space, layer, channels)
-    assert error <= tolerance, f"layer must be equivariant to {tolerance}, found an error of {error}"
+    assert error <= tolerance, (
+        f"layer must be equivariant to {tolerance}, found an error of {error}"
+    )
 
 
-def invariance_error(space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Tensor], channels: int, seed: int = 0) -> float:
+def invariance_error(
+    space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Tensor], channels: int, seed: int = 0
+) -> float:
     """Largest entry of `layer(permute(x)) - layer(x)` for random x and a random permutation, in float64."""
     generator = torch.Generator().manual_seed(seed)
     features = random_features(space, 3, channels, generator)
@@ -46,7 +59,10 @@ def invariance_error(space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], T
 
 
 def assert_invariant(
-    space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Tensor], channels: int, tolerance: float = 1e-10
+    space: WeightSpace,
+    layer: Callable[[tuple[Tensor, ...]], Tensor],
+    channels: int,
+    tolerance: float = 1e-10,
 ):
     """Raises AssertionError where hidden permutations of the input change the output of `layer` (in float64)."""
     error = invariance_error(space, layer, channels)

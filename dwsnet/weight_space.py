@@ -60,7 +60,9 @@ class WeightSpace:
             raise ValueError("a weight space needs at least one tensor, got none")
         names = [spec.name for spec in self.tensors]
         if twice := {name for name in names if names.count(name) > 1}:
-            raise ValueError(f"tensor names of a weight space must differ, got {sorted(twice)} more than once")
+            raise ValueError(
+                f"tensor names of a weight space must differ, got {sorted(twice)} more than once"
+            )
         known: dict[str, Axis] = {}
         for spec in self.tensors:
             if len(set(spec.hidden)) < len(spec.hidden):
@@ -87,18 +89,30 @@ class WeightSpace:
         """
         widths = tuple(widths)
         if len(widths) < 3:
-            raise ValueError(f"an MLP weight space needs at least two layers (three widths), got widths {widths}")
-        return cls.chain([(f"layers.{i}", (outputs, inputs), True) for i, (inputs, outputs) in enumerate(pairwise(widths))])
+            raise ValueError(
+                f"an MLP weight space needs at least two layers (three widths), got widths {widths}"
+            )
+        return cls.chain(
+            [
+                (f"layers.{i}", (outputs, inputs), True)
+                for i, (inputs, outputs) in enumerate(pairwise(widths))
+            ]
+        )
 
     @classmethod
-    def cnn(cls, in_channels: int, channels: Sequence[int], kernel_size: int, num_classes: int) -> "WeightSpace":
+    def cnn(
+        cls, in_channels: int, channels: Sequence[int], kernel_size: int, num_classes: int
+    ) -> "WeightSpace":
         """The space of a 2D CNN classifier: one convolution for each of `channels`, global average pool, linear head.
 
         Kernels are `(out, in, row, column)`; positions in a kernel are fixed axes. Named as in `mlp`, the head is last.
         """
         if not channels:
             raise ValueError("a CNN weight space needs at least one convolution, got channels ()")
-        shapes = [(outputs, inputs, kernel_size, kernel_size) for inputs, outputs in pairwise((in_channels, *channels))]
+        shapes = [
+            (outputs, inputs, kernel_size, kernel_size)
+            for inputs, outputs in pairwise((in_channels, *channels))
+        ]
         shapes.append((num_classes, channels[-1]))
         return cls.chain([(f"layers.{i}", shape, True) for i, shape in enumerate(shapes)])
 
@@ -115,7 +129,9 @@ class WeightSpace:
             )
         for name, shape, _ in layers:
             if len(shape) < 2:
-                raise ValueError(f"weight '{name}.weight' must have shape (out, in, positions...), got {tuple(shape)}")
+                raise ValueError(
+                    f"weight '{name}.weight' must have shape (out, in, positions...), got {tuple(shape)}"
+                )
         inputs = Axis("layer0", layers[0][1][1], hidden=False)
         tensors = []
         for i, (name, shape, has_bias) in enumerate(layers, start=1):
@@ -124,7 +140,9 @@ class WeightSpace:
                     f"weight '{name}.weight' must take the {inputs.size} outputs of the layer before, got shape {tuple(shape)}"
                 )
             outputs = Axis(f"layer{i}", shape[0], hidden=i < len(layers))
-            positions = (Axis(f"{name}.position{k}", size, hidden=False) for k, size in enumerate(shape[2:]))
+            positions = (
+                Axis(f"{name}.position{k}", size, hidden=False) for k, size in enumerate(shape[2:])
+            )
             tensors.append(TensorSpec(f"{name}.weight", (outputs, inputs, *positions)))
             if has_bias:
                 tensors.append(TensorSpec(f"{name}.bias", (outputs,)))
@@ -134,7 +152,9 @@ class WeightSpace:
     @classmethod
     def from_module(cls, module: nn.Module) -> "WeightSpace":
         """The space of a chain of linear and convolution layers, its tensors named as in `module.state_dict()`."""
-        from dwsnet.readers import layers_of_module  # the reader needs torch.fx, the description does not
+        from dwsnet.readers import (
+            layers_of_module,
+        )  # the reader needs torch.fx, the description does not
 
         return cls.chain(layers_of_module(module))
 

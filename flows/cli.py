@@ -57,7 +57,9 @@ def sentence(error: Exception) -> str:
 def local_path(text: str) -> Path:
     path = locate(text)
     if isinstance(path, RemotePath):
-        raise argparse.ArgumentTypeError(f"expected a path on this machine, found {text}: only zoos may lie elsewhere")
+        raise argparse.ArgumentTypeError(
+            f"expected a path on this machine, found {text}: only zoos may lie elsewhere"
+        )
     return path
 
 
@@ -77,7 +79,8 @@ def parser() -> argparse.ArgumentParser:
     from flows import commands
 
     top = argparse.ArgumentParser(
-        prog="dwszoo", description="Makes zoos of small neural networks and learns from their weights."
+        prog="dwszoo",
+        description="Makes zoos of small neural networks and learns from their weights.",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     groups = top.add_subparsers(required=True, metavar="COMMAND")
@@ -87,7 +90,10 @@ def parser() -> argparse.ArgumentParser:
         sub = where.add_parser(name, help=text.splitlines()[0], description=text)
         sub.set_defaults(command=command)
         for argument in arguments:
-            sub.add_argument(*argument["names"], **{key: value for key, value in argument.items() if key != "names"})
+            sub.add_argument(
+                *argument["names"],
+                **{key: value for key, value in argument.items() if key != "names"},
+            )
 
     recipe = {"names": ["recipe"], "metavar": "RECIPE", "help": f"one of {', '.join(RECIPES)}"}
     settings = {
@@ -99,26 +105,71 @@ def parser() -> argparse.ArgumentParser:
         "help": "override a field of the recipe, such as zoo.views=4; may be repeated",
     }
     resources = [
-        setting("--workers", "resources.workers", "processes that fit, and that train: resources.workers"),
-        setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker: resources.gpus_per_worker"),
+        setting(
+            "--workers",
+            "resources.workers",
+            "processes that fit, and that train: resources.workers",
+        ),
+        setting(
+            "--num-gpus",
+            "resources.gpus_per_worker",
+            "GPUs of each worker: resources.gpus_per_worker",
+        ),
     ]
-    zoo = {"names": ["zoo"], "metavar": "DIR", "type": locate, "help": "a zoo: a folder, or a URI such as s3://bucket/zoo"}
+    zoo = {
+        "names": ["zoo"],
+        "metavar": "DIR",
+        "type": locate,
+        "help": "a zoo: a folder, or a URI such as s3://bucket/zoo",
+    }
     zoo_option = zoo | {"names": ["--zoo"], "required": True}
-    run = {"names": ["run"], "metavar": "RUN", "type": local_path, "help": "a folder that `run` or `train` made"}
+    run = {
+        "names": ["run"],
+        "metavar": "RUN",
+        "type": local_path,
+        "help": "a folder that `run` or `train` made",
+    }
 
     def out(help: str, required: bool = True, kind: Callable[[str], Location] = local_path) -> dict:
-        return {"names": ["--out"], "metavar": "PATH", "type": kind, "required": required, "help": help}
+        return {
+            "names": ["--out"],
+            "metavar": "PATH",
+            "type": kind,
+            "required": required,
+            "help": help,
+        }
 
     zoo_out = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
 
-    add(groups, "run", commands.run, recipe, settings, *resources, out("run folder; by default runs/RECIPE-FINGERPRINT", False))
+    add(
+        groups,
+        "run",
+        commands.run,
+        recipe,
+        settings,
+        *resources,
+        out("run folder; by default runs/RECIPE-FINGERPRINT", False),
+    )
     add(groups, "recipes", commands.recipes, recipe | {"nargs": "?"}, settings)
-    zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(required=True, metavar="COMMAND")
+    zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
     add(zoos, "build", commands.zoo_build, recipe, settings, *resources, zoo_out)
-    add(zoos, "info", commands.zoo_info, zoo, {"names": ["--json"], "action": "store_true", "help": "print JSON"})
+    add(
+        zoos,
+        "info",
+        commands.zoo_info,
+        zoo,
+        {"names": ["--json"], "action": "store_true", "help": "print JSON"},
+    )
     add(zoos, "verify", commands.zoo_verify, zoo)
     add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
-    formats = {"names": ["--format"], "choices": get_args(ExchangeFormat), "required": True, "help": "whose layout"}
+    formats = {
+        "names": ["--format"],
+        "choices": get_args(ExchangeFormat),
+        "required": True,
+        "help": "whose layout",
+    }
     add(zoos, "export", commands.zoo_export, zoo, formats, out("a new folder"))
     source = {
         "names": ["path"],
@@ -126,16 +177,35 @@ def parser() -> argparse.ArgumentParser:
         "type": local_path,
         "help": "a folder in that layout, or its file with splits",
     }
-    fields = settings | {"help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"}
+    fields = settings | {
+        "help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"
+    }
     add(zoos, "import", commands.zoo_import, source, formats, fields, zoo_out)
-    merged = zoo | {"names": ["zoos"], "nargs": "+", "help": "zoos of one architecture: folders or URIs"}
+    merged = zoo | {
+        "names": ["zoos"],
+        "nargs": "+",
+        "help": "zoos of one architecture: folders or URIs",
+    }
     add(zoos, "merge", commands.zoo_merge, merged, zoo_out)
-    add(groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder"))
-    split = {"names": ["--split"], "choices": ["train", "validation", "test"], "default": "test", "help": "default: test"}
+    add(
+        groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder")
+    )
+    split = {
+        "names": ["--split"],
+        "choices": ["train", "validation", "test"],
+        "default": "test",
+        "help": "default: test",
+    }
     add(groups, "evaluate", commands.evaluate, run, split)
     add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))
     benchmark = {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"}
-    add(groups, "bench", commands.bench, benchmark, {"names": ["arguments"], "nargs": "*", "help": "what it takes"})
+    add(
+        groups,
+        "bench",
+        commands.bench,
+        benchmark,
+        {"names": ["arguments"], "nargs": "*", "help": "what it takes"},
+    )
     return top
 
 

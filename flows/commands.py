@@ -111,7 +111,9 @@ def zoo_build(options: Namespace) -> int:
     with exclusive(options.out):
         plan = stages.plan(recipe.zoo, options.out)
         needs_ray = bool(pending_shards(options.out))
-        with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
+        with ray_session(
+            recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray
+        ):
             summary = stages.fit_zoo(plan, options.out, recipe.resources)
         stages.archive(options.out, fitted=summary is not None)
         stages.verify(options.out)
@@ -212,7 +214,9 @@ def train(options: Namespace):
     stages.verify(options.zoo)
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
-        with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done):
+        with ray_session(
+            recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done
+        ):
             stages.train(options.zoo, options.out, recipe.training, recipe.resources)
     print(f"{options.out} is trained; `dwszoo evaluate {options.out}` scores it")
 
@@ -239,9 +243,15 @@ def predict(options: Namespace):
 def bench(options: Namespace):
     """List the benchmarks, or run one: each measures ours beside a named reference in the same run."""
     root = Path(__file__).parents[1]
-    files = {file.stem: file for file in sorted((root / "tests" / "bench").glob("[!_]*.py")) if has_main(file)}
+    files = {
+        file.stem: file
+        for file in sorted((root / "tests" / "bench").glob("[!_]*.py"))
+        if has_main(file)
+    }
     if not files:
-        raise InputError(f"benchmarks come with the source: expected {root / 'tests' / 'bench'}, found none")
+        raise InputError(
+            f"benchmarks come with the source: expected {root / 'tests' / 'bench'}, found none"
+        )
     if options.name is None:
         for name, file in files.items():
             print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_text())).splitlines()[0]}")
@@ -250,7 +260,9 @@ def bench(options: Namespace):
         sys.argv[1:] = options.arguments
         runpy.run_module(f"tests.bench.{options.name}", run_name="__main__")
     else:
-        raise InputError(f"there is no benchmark {options.name!r}: expected one of {', '.join(files)}")
+        raise InputError(
+            f"there is no benchmark {options.name!r}: expected one of {', '.join(files)}"
+        )
 
 
 def has_main(file: Path) -> bool:
@@ -259,4 +271,6 @@ def has_main(file: Path) -> bool:
 
 def require_run(folder: Path):
     if not (folder / "config.json").is_file():
-        raise InputError(f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one")
+        raise InputError(
+            f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one"
+        )

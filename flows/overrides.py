@@ -20,7 +20,9 @@ def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
     Raises InputError that names the recipe or field, what was given, what is allowed, and the nearest known name.
     """
     if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}{nearest(name, RECIPES)}")
+        raise InputError(
+            f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}{nearest(name, RECIPES)}"
+        )
     return override(RECIPES[name](), settings)
 
 
@@ -56,22 +58,32 @@ def place(content: dict[str, Any], key: str, value: Any):
     here, path = content, ""
     for part in (*groups, last):
         if not isinstance(here, dict):
-            raise InputError(f"there is no field {key!r}: {path!r} is a single value, not a group of fields")
+            raise InputError(
+                f"there is no field {key!r}: {path!r} is a single value, not a group of fields"
+            )
         if part not in here:
             where = f"of {path!r} " if path else ""
             whole = [*field_names(content)]
-            raise InputError(f"there is no field {key!r}: the fields {where}are {', '.join(here)}{nearest(key, whole)}")
+            raise InputError(
+                f"there is no field {key!r}: the fields {where}are {', '.join(here)}{nearest(key, whole)}"
+            )
         path = f"{path}.{part}".lstrip(".")
         parent, here = here, here[part]
     if isinstance(here, dict):
-        raise InputError(f"{key!r} is a group of fields, set one of them: {', '.join(f'{key}.{name}' for name in here)}")
+        raise InputError(
+            f"{key!r} is a group of fields, set one of them: {', '.join(f'{key}.{name}' for name in here)}"
+        )
     parent[last] = value
 
 
 def field_names(content: dict[str, Any], prefix: str = "") -> Iterable[str]:
     """The dotted names of all fields."""
     for name, value in content.items():
-        yield from field_names(value, f"{prefix}{name}.") if isinstance(value, dict) else [f"{prefix}{name}"]
+        yield from (
+            field_names(value, f"{prefix}{name}.")
+            if isinstance(value, dict)
+            else [f"{prefix}{name}"]
+        )
 
 
 def explain(problem: Any) -> str:

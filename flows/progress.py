@@ -18,14 +18,20 @@ def figure(rate: float) -> str:
 class Progress:
     """A bar where `stream` is a terminal, a line every few seconds where it is not."""
 
-    def __init__(self, title: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None):
+    def __init__(
+        self, title: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None
+    ):
         """`done` of `total` were done before: they do not count for the rate."""
         self.title, self.total, self.unit = title, total, unit
         self.stream = stream or sys.stderr
         self.first = self.done = done
         self.start, self.last_line = time.monotonic(), -LINE_SECONDS
         self.note, self.shown = "", None
-        self.bar = tqdm(total=total, initial=done, desc=title, unit=unit, file=self.stream) if self.stream.isatty() else None
+        self.bar = (
+            tqdm(total=total, initial=done, desc=title, unit=unit, file=self.stream)
+            if self.stream.isatty()
+            else None
+        )
 
     def update(self, done: int, note: str):
         """`done` of `total` are done; `note` stands at the end of the line."""

@@ -74,7 +74,9 @@ def dws_mnist() -> Recipe:
             inr=InrConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500),
         ),
-        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=30, batch_size=256, weight_decay=5e-2),
+        training=TrainingConfig(
+            model=ModelConfig(canonical_signs=True), epochs=30, batch_size=256, weight_decay=5e-2
+        ),
     )
 
 
@@ -143,7 +145,9 @@ def mnist_cnns() -> ClassifierRecipe:
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="parquet", validation_fraction=1 / 14),
             network=ClassifierConfig(kind="cnn", hidden=(16, 16, 16), grey=True),
-            hyperparameters=WIDE.model_copy(update={"train_fraction": (0.1, 0.25, 0.5, 1.0), "epochs": (4,)}),
+            hyperparameters=WIDE.model_copy(
+                update={"train_fraction": (0.1, 0.25, 0.5, 1.0), "epochs": (4,)}
+            ),
             checkpoints=(0, 1, 2),
             batch_size=128,
             evaluation_images=5000,
@@ -162,7 +166,10 @@ def cifar_binary() -> ClassifierRecipe:
             classes="pairs",
             network=ClassifierConfig(kind="cnn", hidden=(16, 16, 16)),
             hyperparameters=HyperparametersConfig(
-                activation=("relu",), init=("he_uniform",), learning_rate="loguniform(1e-3, 1e-2)", epochs=(5,)
+                activation=("relu",),
+                init=("he_uniform",),
+                learning_rate="loguniform(1e-3, 1e-2)",
+                epochs=(5,),
             ),
         )
     )
@@ -180,12 +187,26 @@ def smoke() -> Recipe:
             block_size=32,
         ),
         training=TrainingConfig(
-            model=ModelConfig(channels=8, num_layers=2, head_width=32), epochs=3, batch_size=32, learning_rate=1e-2
+            model=ModelConfig(channels=8, num_layers=2, head_width=32),
+            epochs=3,
+            batch_size=32,
+            learning_rate=1e-2,
         ),
     )
 
 
 RECIPES: dict[str, Callable[[], Recipe | ClassifierRecipe]] = {
     recipe.__name__.replace("_", "-"): recipe
-    for recipe in (digits, images, dws_mnist, dws_fashion, waves, shapes, mlps, mnist_cnns, cifar_binary, smoke)
+    for recipe in (
+        digits,
+        images,
+        dws_mnist,
+        dws_fashion,
+        waves,
+        shapes,
+        mlps,
+        mnist_cnns,
+        cifar_binary,
+        smoke,
+    )
 }

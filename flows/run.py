@@ -69,14 +69,21 @@ def report(run: Path, recipe: Recipe) -> Path:
     from pipeline.report.page import write_report
 
     page = run / "report" / "index.html"
-    if not is_newer(page, run / "metrics.json", run / "baseline" / "metrics.json", run / "zoo" / "statistics.json"):
+    if not is_newer(
+        page,
+        run / "metrics.json",
+        run / "baseline" / "metrics.json",
+        run / "zoo" / "statistics.json",
+    ):
         write_report(run, recipe)
     return page
 
 
 def is_newer(output: Path, *inputs: Path) -> bool:
     """As make has it: an output that is there and no older than what it was made from is done."""
-    return output.exists() and all(output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs)
+    return output.exists() and all(
+        output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
+    )
 
 
 def start_server():
@@ -101,13 +108,17 @@ def run_recipe(recipe: Recipe, run: Path) -> dict[str, Any]:
     runs = {run: recipe.training, run / "baseline": stages.baseline_of(recipe.training)}
     planned = plan(recipe, run)
     stages.claim(run, planned.record, recipe.training)
-    needs_ray = bool(pending_shards(run / "zoo")) or not all(is_trained(*item) for item in runs.items())
+    needs_ray = bool(pending_shards(run / "zoo")) or not all(
+        is_trained(*item) for item in runs.items()
+    )
     with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
         fitted = fit(planned, recipe, run)
         archive(run, fitted)
         verify(run)
         for folder, training in runs.items():
             train(run, folder, training, recipe)
-    metrics = {name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)}
+    metrics = {
+        name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)
+    }
     page = report(run, recipe)
     return metrics | {"report": page}

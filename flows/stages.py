@@ -10,14 +10,30 @@ from types import ModuleType
 from typing import Any
 
 from flows.progress import Progress
-from pipeline.archive.build import ShardSummary, ZooPlan, fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
+from pipeline.archive.build import (
+    ShardSummary,
+    ZooPlan,
+    fit_shard,
+    pending_shards,
+    plan_zoo,
+    seal_zoo,
+    unseal_zoo,
+)
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import AnyZooConfig, ImportConfig, ModelConfig, Recipe, ResourcesConfig, TrainingConfig, differences
+from pipeline.config import (
+    AnyZooConfig,
+    ImportConfig,
+    ModelConfig,
+    Recipe,
+    ResourcesConfig,
+    TrainingConfig,
+    differences,
+)
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.location import Location, RemotePath
 
@@ -62,7 +78,13 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     bar, start, errors = FitBar(kind, shards), time.perf_counter(), {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
     for shard, result in run_tasks(
-        fit_shard, shards, shared, resources.workers, resources.gpus_per_worker, bar.hear, device=device
+        fit_shard,
+        shards,
+        shared,
+        resources.workers,
+        resources.gpus_per_worker,
+        bar.hear,
+        device=device,
     ):
         if not isinstance(result, ShardSummary):
             errors[shard.name] = result
@@ -104,8 +126,15 @@ class FitBar:
         self._show()
 
     def _show(self):
-        note = f"mean {self.kind.tell(self.mean_quality)}" if self.fitted else "the first shards are under way"
-        self.bar.update(self.members + sum(self.under_way.values()), note + (f", {self.failed} failed" if self.failed else ""))
+        note = (
+            f"mean {self.kind.tell(self.mean_quality)}"
+            if self.fitted
+            else "the first shards are under way"
+        )
+        self.bar.update(
+            self.members + sum(self.under_way.values()),
+            note + (f", {self.failed} failed" if self.failed else ""),
+        )
 
     def close(self):
         self.bar.close()
@@ -158,7 +187,9 @@ def import_zoo(config: ImportConfig, out: Location) -> tuple[int, dict[str, str]
     plan, problems = plan_import(config, out), {}
     if pending := pending_shards(out):
         unseal_zoo(out)
-        with counting("import", sum(len(plan.intake.shards[name]) for name in pending), config.format) as advance:
+        with counting(
+            "import", sum(len(plan.intake.shards[name]) for name in pending), config.format
+        ) as advance:
             for name in pending:
                 problems |= import_shard(plan, out, name)
                 advance(len(plan.intake.shards[name]))
@@ -174,7 +205,9 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
     sizes = {shard.name: shard.num_members for shard in plan.record.shards}
     if pending := pending_shards(out):
         unseal_zoo(out)
-        with counting("merge", sum(sizes[name] for name in pending), f"{len(zoos)} zoos") as advance:
+        with counting(
+            "merge", sum(sizes[name] for name in pending), f"{len(zoos)} zoos"
+        ) as advance:
             for name in pending:
                 advance(merge_shard(plan, out, name))
     archive(out, fitted=bool(pending))
@@ -194,7 +227,13 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         write_json(file, content)
 
 
-def train(zoo: Location, run: Path, training: TrainingConfig, resources: ResourcesConfig, title: str = "train") -> bool:
+def train(
+    zoo: Location,
+    run: Path,
+    training: TrainingConfig,
+    resources: ResourcesConfig,
+    title: str = "train",
+) -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
     from pipeline.tasks.classification import require_classes
     from pipeline.training.checkpoint import read_history
@@ -213,7 +252,13 @@ def train(zoo: Location, run: Path, training: TrainingConfig, resources: Resourc
     done = len(read_history(run)) * per_epoch
     bar = Progress(title, per_epoch * training.epochs, "models", done)
     try:
-        launch_training(zoo, run, training, resources, lambda folder: show_training(bar, folder, training.epochs, per_epoch))
+        launch_training(
+            zoo,
+            run,
+            training,
+            resources,
+            lambda folder: show_training(bar, folder, training.epochs, per_epoch),
+        )
     finally:
         bar.close()
     return True

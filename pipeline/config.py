@@ -11,7 +11,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from pipeline.distributions import distribution
@@ -53,7 +61,11 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """The fields that differ between two nested identities: `fit.max_steps: was 200, is 300`."""
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
-        return [line for key in keys for line in differences(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))]
+        return [
+            line
+            for key in keys
+            for line in differences(old.get(key), new.get(key), f"{prefix}.{key}".lstrip("."))
+        ]
     if json.dumps(old) == json.dumps(new):
         return []
     return [f"{prefix}: was {json.dumps(old)}, is {json.dumps(new)}"]
@@ -92,7 +104,9 @@ class SignalsConfig(Config):
     def name_a_source_or_a_function(cls, source: str) -> str:
         if source in SOURCES or FUNCTION.fullmatch(source):
             return source
-        raise PydanticCustomError("source", f"input should be one of {', '.join(SOURCES)} or package.module:function")
+        raise PydanticCustomError(
+            "source", f"input should be one of {', '.join(SOURCES)} or package.module:function"
+        )
 
 
 class InrConfig(Config):
@@ -148,15 +162,19 @@ class ClassifierConfig(Config):
 class HyperparametersConfig(Config):
     """What each run draws for itself: one of a list, evenly, or a number from 'uniform(a, b)' or 'loguniform(a, b)'."""
 
-    activation: tuple[Literal["relu", "tanh", "sigmoid", "gelu", "sine"], ...] = Field(("relu", "tanh"), min_length=1)
-    """Of all hidden layers."""
-    init: tuple[Literal["he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal"], ...] = Field(
-        ("glorot_uniform",), min_length=1
+    activation: tuple[Literal["relu", "tanh", "sigmoid", "gelu", "sine"], ...] = Field(
+        ("relu", "tanh"), min_length=1
     )
+    """Of all hidden layers."""
+    init: tuple[
+        Literal["he_normal", "he_uniform", "glorot_normal", "glorot_uniform", "normal"], ...
+    ] = Field(("glorot_uniform",), min_length=1)
     """Scheme of the initial weights; 'normal' has standard deviation 0.05 in every layer. Biases begin at zero."""
     init_scale: Annotated[Any, distribution(above=0)] = (1.0,)
     """Multiplies what the scheme gives."""
-    optimizer: tuple[Literal["sgd", "momentum", "adam", "rmsprop"], ...] = Field(("adam",), min_length=1)
+    optimizer: tuple[Literal["sgd", "momentum", "adam", "rmsprop"], ...] = Field(
+        ("adam",), min_length=1
+    )
     """'momentum' is SGD with momentum 0.9; Adam and RMSprop have torch's defaults."""
     learning_rate: Annotated[Any, distribution(above=0)] = (1e-3,)
     """Constant over the run."""
@@ -237,7 +255,9 @@ class MergeConfig(Config):
 
 
 class ModelConfig(Config):
-    kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = "dwsnet"
+    kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = (
+        "dwsnet"
+    )
     """'dwsnet', or a baseline as large as the DWSNet of the other fields: 'mlp' on flattened weights, with permutation
     augmentation or on weights aligned to one network; 'inr2vec' or 'transformer' over rows."""
     channels: PositiveInt = 32

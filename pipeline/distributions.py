@@ -8,13 +8,22 @@ from typing import Any
 from pydantic import PlainValidator
 from pydantic_core import PydanticCustomError
 
-RANGE = re.compile(r"(?P<kind>uniform|loguniform)\(\s*(?P<low>[^,()]+?)\s*,\s*(?P<high>[^,()]+?)\s*\)")
+RANGE = re.compile(
+    r"(?P<kind>uniform|loguniform)\(\s*(?P<low>[^,()]+?)\s*,\s*(?P<high>[^,()]+?)\s*\)"
+)
 
 
-def distribution(above: float | None = None, least: float | None = None, below: float | None = None, most: float | None = None):
+def distribution(
+    above: float | None = None,
+    least: float | None = None,
+    below: float | None = None,
+    most: float | None = None,
+):
     """A validator of distributions whose numbers lie within bounds: a number, a list of numbers, or a range as text."""
     limits = {"above": above, "at least": least, "below": below, "at most": most}
-    bounds = " and ".join(f"{name} {bound:g}" for name, bound in limits.items() if bound is not None)
+    bounds = " and ".join(
+        f"{name} {bound:g}" for name, bound in limits.items() if bound is not None
+    )
 
     def within(number: float) -> bool:
         return (
@@ -44,10 +53,15 @@ def ends(value: Any) -> tuple[float, ...]:
             low, high = (float(match["low"]), float(match["high"])) if match else (1.0, 0.0)
         except ValueError:
             return ()
-        return (low, high) if low <= high < math.inf and (low > 0 or match["kind"] == "uniform") else ()
+        return (
+            (low, high)
+            if low <= high < math.inf and (low > 0 or match["kind"] == "uniform")
+            else ()
+        )
     numbers = value if isinstance(value, list | tuple) else [value]
     plain = all(
-        isinstance(number, int | float) and math.isfinite(number) and not isinstance(number, bool) for number in numbers
+        isinstance(number, int | float) and math.isfinite(number) and not isinstance(number, bool)
+        for number in numbers
     )
     return tuple(map(float, numbers)) if plain else ()
 
@@ -57,4 +71,8 @@ def draw(distribution: Sequence[Any] | str, share: float) -> Any:
     if not isinstance(distribution, str):
         return distribution[int(share * len(distribution))]
     low, high = ends(distribution)
-    return low * (high / low) ** share if distribution.startswith("log") else low + (high - low) * share
+    return (
+        low * (high / low) ** share
+        if distribution.startswith("log")
+        else low + (high - low) * share
+    )

@@ -63,7 +63,11 @@ class RemotePath:
         """Whole or not at all."""
         filesystem, name = self.opened
         is_store = filesystem.type_name in OBJECT_STORES
-        temporary = name if is_store else f"{name.removesuffix(self.name)}.{self.name}.{uuid.uuid4().hex}.tmp"
+        temporary = (
+            name
+            if is_store
+            else f"{name.removesuffix(self.name)}.{self.name}.{uuid.uuid4().hex}.tmp"
+        )
         with filesystem.open_output_stream(temporary) as file:
             file.write(data)
         if not is_store:
@@ -111,8 +115,16 @@ def locate(place: str | Location) -> Location:
     text = str(place)
     if SCHEME.match(text):
         parts = urlsplit(text)
-        return Path(unquote(parts.path)) if parts.scheme == "file" and not parts.netloc else RemotePath(text)
+        return (
+            Path(unquote(parts.path))
+            if parts.scheme == "file" and not parts.netloc
+            else RemotePath(text)
+        )
     path = Path(text)
-    if path.is_file() and path.stat().st_size <= MAX_LINK and SCHEME.match(link := path.read_text(errors="replace")):
+    if (
+        path.is_file()
+        and path.stat().st_size <= MAX_LINK
+        and SCHEME.match(link := path.read_text(errors="replace"))
+    ):
         return locate(link.strip())
     return path

@@ -71,7 +71,9 @@ def built_zoo(tmp_path_factory) -> Path:
 def contents(zoo: Path) -> dict[str, str]:
     """sha256 of every file below a zoo, by its path: a leftover of any kind makes it differ from an undisturbed zoo's."""
     files = (path for path in zoo.rglob("*") if path.is_file() and path.name != ".lock")
-    return {str(path.relative_to(zoo)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+    return {
+        str(path.relative_to(zoo)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
+    }
 
 
 @pytest.fixture

@@ -28,7 +28,10 @@ class Handler(BaseHTTPRequestHandler):
 
     @property
     def query(self) -> dict[str, str]:
-        return {name: values[0] for name, values in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()}
+        return {
+            name: values[0]
+            for name, values in parse_qs(urlsplit(self.path).query, keep_blank_values=True).items()
+        }
 
     def answer(self, status: int, body: bytes = b"", **headers: str):
         self.send_response(status)
@@ -57,11 +60,15 @@ class Handler(BaseHTTPRequestHandler):
         if "uploads" in self.query:
             upload = uuid.uuid4().hex
             self.uploads[upload] = {}
-            self.xml(f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>")
+            self.xml(
+                f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+            )
         else:
             parts = self.uploads.pop(self.query["uploadId"])
             self.objects[self.key] = b"".join(parts[number] for number in sorted(parts))
-            self.xml("<CompleteMultipartUploadResult><ETag>0</ETag></CompleteMultipartUploadResult>")
+            self.xml(
+                "<CompleteMultipartUploadResult><ETag>0</ETag></CompleteMultipartUploadResult>"
+            )
 
     def do_GET(self):
         if "list-type" in self.query:
@@ -81,14 +88,28 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(204)
 
     def list(self):
-        root, prefix, delimiter = f"{self.key.rstrip('/')}/", self.query.get("prefix", ""), self.query.get("delimiter")
-        keys = [key.removeprefix(root) for key in sorted(self.objects) if key.startswith(root + prefix)]
-        deep = {prefix + key[len(prefix) :].split("/")[0] + "/" for key in keys if delimiter and "/" in key[len(prefix) :]}
+        root, prefix, delimiter = (
+            f"{self.key.rstrip('/')}/",
+            self.query.get("prefix", ""),
+            self.query.get("delimiter"),
+        )
+        keys = [
+            key.removeprefix(root) for key in sorted(self.objects) if key.startswith(root + prefix)
+        ]
+        deep = {
+            prefix + key[len(prefix) :].split("/")[0] + "/"
+            for key in keys
+            if delimiter and "/" in key[len(prefix) :]
+        }
         flat = [key for key in keys if not delimiter or "/" not in key[len(prefix) :]]
         contents = [
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[root + key])}</Size></Contents>" for key in flat
+            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[root + key])}</Size></Contents>"
+            for key in flat
         ]
-        prefixes = [f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>" for key in sorted(deep)]
+        prefixes = [
+            f"<CommonPrefixes><Prefix>{escape(key)}</Prefix></CommonPrefixes>"
+            for key in sorted(deep)
+        ]
         counted = f"<KeyCount>{len(flat) + len(deep)}</KeyCount><IsTruncated>false</IsTruncated>"
         self.xml(f"<ListBucketResult>{counted}{''.join(contents + prefixes)}</ListBucketResult>")
 
@@ -100,5 +121,8 @@ def s3_server() -> Iterator[tuple[str, Objects]]:
     handler = type("Server", (Handler,), {"objects": objects, "uploads": {}})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1", objects
+        yield (
+            f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1",
+            objects,
+        )
         server.shutdown()

@@ -10,8 +10,17 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 OURS = ("dwsnet", "pipeline", "flows", "cluster")
-MAY_IMPORT = {"dwsnet": set(), "cluster": set(), "pipeline": {"dwsnet"}, "flows": {"dwsnet", "pipeline", "cluster"}}
-OWNERS = {"ray": ("cluster", "pipeline/training"), "deepspeed": ("pipeline/training",), "prefect": ("flows",)}
+MAY_IMPORT = {
+    "dwsnet": set(),
+    "cluster": set(),
+    "pipeline": {"dwsnet"},
+    "flows": {"dwsnet", "pipeline", "cluster"},
+}
+OWNERS = {
+    "ray": ("cluster", "pipeline/training"),
+    "deepspeed": ("pipeline/training",),
+    "prefect": ("flows",),
+}
 FILES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 
 
@@ -34,7 +43,9 @@ def test_imports_point_one_way(path):
     assert names & set(OURS) <= MAY_IMPORT[package] | {package}
     for name, owners in OWNERS.items():
         if name in names:
-            assert any(str(path.relative_to(ROOT)).startswith(owner) for owner in owners), f"{path} imports {name}"
+            assert any(str(path.relative_to(ROOT)).startswith(owner) for owner in owners), (
+                f"{path} imports {name}"
+            )
 
 
 def files_imported(path: Path) -> set[Path]:
@@ -47,7 +58,9 @@ def files_imported(path: Path) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
-        found |= {file for name in names if (file := ROOT / f"{name.replace('.', '/')}.py").exists()}
+        found |= {
+            file for name in names if (file := ROOT / f"{name.replace('.', '/')}.py").exists()
+        }
     return found
 
 
@@ -67,10 +80,20 @@ def test_the_rules_see_every_package():
 def test_the_command_starts_without_heavy_packages(module):
     heavy = "{'ray', 'torch', 'prefect', 'deepspeed', 'pyarrow', 'sklearn', 'matplotlib'}"
     code = f"import sys, {module}; print({heavy} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "set()"
+    )
 
 
 def test_the_library_does_not_load_the_compiler():
     """torch._dynamo takes longer to import than all of torch that dwsnet needs, in every worker."""
     code = "import sys, dwsnet; print('torch._dynamo' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "False"
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == "False"
+    )

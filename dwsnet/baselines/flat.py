@@ -21,17 +21,31 @@ class FlatMLPClassifier(Pretrained):
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`.
     """
 
-    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+    def __init__(
+        self,
+        space: WeightSpace,
+        num_classes: int,
+        num_parameters: int,
+        canonical_signs: bool = False,
+    ):
         super().__init__()
-        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
+        self.config = {
+            "num_classes": num_classes,
+            "num_parameters": num_parameters,
+            "canonical_signs": canonical_signs,
+        }
         self.space = space
         self.read = ReadState(space, canonical_signs)
-        self.layers = widest(lambda width: _mlp(space.num_parameters, width, num_classes), num_parameters)
+        self.layers = widest(
+            lambda width: _mlp(space.num_parameters, width, num_classes), num_parameters
+        )
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         return self.layers(flatten_state(self.order(self.read(state))))
 
-    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
+    def order(
+        self, tensors: tuple[Float[Tensor, "batch ..."], ...]
+    ) -> tuple[Float[Tensor, "batch ..."], ...]:
         """The tensors in the order of neurons in which the MLP sees them: as they come."""
         return tensors
 
@@ -42,11 +56,16 @@ class AugmentedMLPClassifier(FlatMLPClassifier):
     The order is drawn from torch's default generator of the device, as dropout is. In evaluation it is the flat MLP.
     """
 
-    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
+    def order(
+        self, tensors: tuple[Float[Tensor, "batch ..."], ...]
+    ) -> tuple[Float[Tensor, "batch ..."], ...]:
         if not self.training:
             return tensors
         batch, device = len(tensors[0]), tensors[0].device
-        permutation = {name: torch.rand(batch, size, device=device).argsort(1) for name, size in self.space.hidden.items()}
+        permutation = {
+            name: torch.rand(batch, size, device=device).argsort(1)
+            for name, size in self.space.hidden.items()
+        }
         return permute(self.space, tensors, permutation)
 
 
@@ -58,7 +77,13 @@ class AlignedMLPClassifier(FlatMLPClassifier):
     graph under torch.compile.
     """
 
-    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+    def __init__(
+        self,
+        space: WeightSpace,
+        num_classes: int,
+        num_parameters: int,
+        canonical_signs: bool = False,
+    ):
         super().__init__(space, num_classes, num_parameters, canonical_signs)
         for i, spec in enumerate(space.tensors):
             self.register_buffer(f"reference{i}", torch.full((1, *spec.shape), torch.nan))
@@ -69,8 +94,12 @@ class AlignedMLPClassifier(FlatMLPClassifier):
             self.get_buffer(f"reference{i}").copy_(tensor[:1])
         return self
 
-    def order(self, tensors: tuple[Float[Tensor, "batch ..."], ...]) -> tuple[Float[Tensor, "batch ..."], ...]:
-        named = {spec.name: self.get_buffer(f"reference{i}") for i, spec in enumerate(self.space.tensors)}
+    def order(
+        self, tensors: tuple[Float[Tensor, "batch ..."], ...]
+    ) -> tuple[Float[Tensor, "batch ..."], ...]:
+        named = {
+            spec.name: self.get_buffer(f"reference{i}") for i, spec in enumerate(self.space.tensors)
+        }
         if any(x.isnan().any() for x in named.values()):
             raise ValueError(
                 "the aligned MLP needs a reference network: call align_to with a state dict of the train split first"

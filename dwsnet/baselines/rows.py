@@ -29,13 +29,18 @@ def row_shape(space: WeightSpace) -> tuple[int, int]:
     return sum(layer[0][0] for layer in shapes), max(widths)
 
 
-def to_rows(space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]) -> Float[Tensor, "batch rows width"]:
+def to_rows(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> Float[Tensor, "batch rows width"]:
     """The rows of tensors `(batch, *spec.shape)`, layer by layer."""
     check_tensors(space, tensors, ())
     _, width = row_shape(space)
     rows = []
     for members in _layers(space):
-        parts = [tensors[i].flatten(2) if tensors[i].ndim > 2 else tensors[i].unsqueeze(2) for i in members]
+        parts = [
+            tensors[i].flatten(2) if tensors[i].ndim > 2 else tensors[i].unsqueeze(2)
+            for i in members
+        ]
         row = torch.cat(parts, 2)
         rows.append(F.pad(row, (0, width - row.shape[2])))
     return torch.cat(rows, 1)
@@ -58,9 +63,19 @@ class INR2VecClassifier(Pretrained):
     order of rows does not matter, that of their entries, the neurons of the layer before, does.
     """
 
-    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+    def __init__(
+        self,
+        space: WeightSpace,
+        num_classes: int,
+        num_parameters: int,
+        canonical_signs: bool = False,
+    ):
         super().__init__()
-        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
+        self.config = {
+            "num_classes": num_classes,
+            "num_parameters": num_parameters,
+            "canonical_signs": canonical_signs,
+        }
         self.space = space
         self.read = ReadState(space, canonical_signs)
         _, inputs = row_shape(space)
@@ -93,15 +108,30 @@ class TransformerClassifier(Pretrained):
     `(batch, num_classes)`. Not invariant: positions tell the rows apart, and so does the order of their entries.
     """
 
-    def __init__(self, space: WeightSpace, num_classes: int, num_parameters: int, canonical_signs: bool = False):
+    def __init__(
+        self,
+        space: WeightSpace,
+        num_classes: int,
+        num_parameters: int,
+        canonical_signs: bool = False,
+    ):
         super().__init__()
-        self.config = {"num_classes": num_classes, "num_parameters": num_parameters, "canonical_signs": canonical_signs}
+        self.config = {
+            "num_classes": num_classes,
+            "num_parameters": num_parameters,
+            "canonical_signs": canonical_signs,
+        }
         self.space = space
         self.read = ReadState(space, canonical_signs)
         shape = row_shape(space)
-        size = widest(lambda n: _RowTransformer(shape, NUM_HEADS * n, 2 * NUM_HEADS * n, num_classes), num_parameters).size
+        size = widest(
+            lambda n: _RowTransformer(shape, NUM_HEADS * n, 2 * NUM_HEADS * n, num_classes),
+            num_parameters,
+        ).size
         # Heads make the size go in steps: the feed-forward layers take up what is left.
-        self.layers = widest(lambda width: _RowTransformer(shape, size, width, num_classes), num_parameters)
+        self.layers = widest(
+            lambda width: _RowTransformer(shape, size, width, num_classes), num_parameters
+        )
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
         return self.layers(to_rows(self.space, self.read(state)))
@@ -120,7 +150,13 @@ class _RowTransformer(nn.Module):
         self.blocks = nn.Sequential(
             *(
                 nn.TransformerEncoderLayer(
-                    size, NUM_HEADS, feedforward, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+                    size,
+                    NUM_HEADS,
+                    feedforward,
+                    dropout=0.0,
+                    activation="gelu",
+                    batch_first=True,
+                    norm_first=True,
                 )
                 for _ in range(NUM_LAYERS)
             )

@@ -50,7 +50,9 @@ class BoostedStatistics:
 
     def _fit(self, statistics: np.ndarray, targets: np.ndarray) -> "BoostedStatistics":
         if targets.shape != statistics.shape[:1]:
-            raise ValueError(f"targets must have shape ({len(statistics)},), one for each network, found {targets.shape}")
+            raise ValueError(
+                f"targets must have shape ({len(statistics)},), one for each network, found {targets.shape}"
+            )
         self.boosting.fit(statistics, targets)
         self.learnt = statistics, targets
         return self
@@ -58,18 +60,31 @@ class BoostedStatistics:
     def predict(self, state: Mapping[str, Tensor]) -> np.ndarray:
         """`(batch,)` labels or values."""
         if self.learnt is None:
-            raise ValueError("boosted statistics must learn from networks and targets before they predict: call fit first")
+            raise ValueError(
+                "boosted statistics must learn from networks and targets before they predict: call fit first"
+            )
         return self.boosting.predict(tensor_statistics(self.space, state))
 
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, as the other models do."""
         if self.learnt is None:
-            raise ValueError("boosted statistics have nothing to save before they learn: call fit first")
+            raise ValueError(
+                "boosted statistics have nothing to save before they learn: call fit first"
+            )
         statistics, targets = self.learnt
-        labels, positions = np.unique(targets, return_inverse=True) if self.target == "class" else (targets[:0], targets)
+        labels, positions = (
+            np.unique(targets, return_inverse=True)
+            if self.target == "class"
+            else (targets[:0], targets)
+        )
         arguments = {"target": self.target, "seed": self.seed}
-        tensors = {"statistics": torch.from_numpy(statistics), "targets": torch.from_numpy(positions)}
-        write_folder(folder, type(self), self.space, {**arguments, "labels": labels.tolist()}, tensors)
+        tensors = {
+            "statistics": torch.from_numpy(statistics),
+            "targets": torch.from_numpy(positions),
+        }
+        write_folder(
+            folder, type(self), self.space, {**arguments, "labels": labels.tolist()}, tensors
+        )
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BoostedStatistics":
@@ -80,6 +95,10 @@ class BoostedStatistics:
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         count, columns = len(tensors.get("targets", ())), (2 + len(QUANTILES)) * len(space.tensors)
         if shapes != {"statistics": (count, columns), "targets": (count,)}:
-            raise ValueError(f"{folder} must hold statistics of shape (networks, {columns}) and targets, found {shapes}")
+            raise ValueError(
+                f"{folder} must hold statistics of shape (networks, {columns}) and targets, found {shapes}"
+            )
         targets = tensors["targets"].numpy()
-        return model._fit(tensors["statistics"].numpy(), labels[targets] if model.target == "class" else targets)
+        return model._fit(
+            tensors["statistics"].numpy(), labels[targets] if model.target == "class" else targets
+        )

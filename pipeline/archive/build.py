@@ -14,7 +14,14 @@ from pipeline.archive import catalog
 from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
-from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, make_record, read_record, write_record
+from pipeline.archive.record import (
+    FILE,
+    SCHEMA_VERSION,
+    ZooRecord,
+    make_record,
+    read_record,
+    write_record,
+)
 from pipeline.archive.shard import Block, Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
@@ -91,7 +98,12 @@ def pending_shards(folder: Location) -> dict[str, str]:
 
 
 def fit_shard(
-    config: AnyZooConfig, folder: Location, signals: Signals, shard: ShardPlan, device: str = "cpu", advance: Advance = untold
+    config: AnyZooConfig,
+    folder: Location,
+    signals: Signals,
+    shard: ShardPlan,
+    device: str = "cpu",
+    advance: Advance = untold,
 ) -> ShardSummary:
     """Fit the members of a shard on a device as torch names them, and commit it.
 
@@ -101,13 +113,25 @@ def fit_shard(
     torch.backends.cudnn.deterministic = True
     kind = kind_of(config)
     members = kind.fit_members(config, signals, shard, device, advance)
-    commit_shard(folder, shard.name, members, kind.weight_space(config, signals), config.block_size, kind.SCHEMA)
+    commit_shard(
+        folder,
+        shard.name,
+        members,
+        kind.weight_space(config, signals),
+        config.block_size,
+        kind.SCHEMA,
+    )
     quality = pc.sum(members.columns[kind.QUALITY]).as_py()
     return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)
 
 
 def commit_shard(
-    folder: Location, name: str, members: Members, space: WeightSpace, block_size: int, schema: pa.Schema = catalog.SCHEMA
+    folder: Location,
+    name: str,
+    members: Members,
+    space: WeightSpace,
+    block_size: int,
+    schema: pa.Schema = catalog.SCHEMA,
 ):
     """Commit the members of a shard: its bytes are a function of the arguments alone."""
     ok, place = members.ok, np.cumsum(members.ok) - 1
@@ -123,7 +147,11 @@ def commit_shard(
 
 
 def commit_blocks(
-    folder: Location, name: str, blocks: Sequence[tuple[Block, list[str]]], columns: Mapping[str, Any], schema: pa.Schema
+    folder: Location,
+    name: str,
+    blocks: Sequence[tuple[Block, list[str]]],
+    columns: Mapping[str, Any],
+    schema: pa.Schema,
 ):
     """Write the tar first, then its catalog part, which has all columns of `schema`."""
     data = encode_shard(name, blocks)

@@ -18,22 +18,48 @@ SCHEMA = pa.schema(
         pa.field("key", pa.string(), nullable=False, metadata={"doc": "source index and view"}),
         pa.field("split", pa.string(), nullable=False),
         pa.field("shard", pa.string(), nullable=False),
-        pa.field("block", pa.int32(), metadata={"doc": "position of the block in its shard; null for a failed member"}),
-        pa.field("row", pa.int32(), metadata={"doc": "position in its block; null for a failed member"}),
-        pa.field("source_index", pa.int64(), nullable=False, metadata={"doc": "position of the signal in its source"}),
-        pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}),
+        pa.field(
+            "block",
+            pa.int32(),
+            metadata={"doc": "position of the block in its shard; null for a failed member"},
+        ),
+        pa.field(
+            "row", pa.int32(), metadata={"doc": "position in its block; null for a failed member"}
+        ),
+        pa.field(
+            "source_index",
+            pa.int64(),
+            nullable=False,
+            metadata={"doc": "position of the signal in its source"},
+        ),
+        pa.field(
+            "view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}
+        ),
         pa.field("label", pa.int64(), nullable=False),
-        pa.field("seed", pa.uint64(), nullable=False, metadata={"doc": "key of the member's random numbers"}),
+        pa.field(
+            "seed",
+            pa.uint64(),
+            nullable=False,
+            metadata={"doc": "key of the member's random numbers"},
+        ),
         pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
         pa.field(
-            "stop_reason", pa.string(), nullable=False, metadata={"doc": "'target', 'max_steps', 'diverged' or 'unreadable'"}
+            "stop_reason",
+            pa.string(),
+            nullable=False,
+            metadata={"doc": "'target', 'max_steps', 'diverged' or 'unreadable'"},
         ),
         pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
-        pa.field("psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}),
+        pa.field(
+            "psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}
+        ),
         pa.field(
             "psnr_off_grid",
             pa.float32(),
-            metadata={"doc": "dB at the centres of the grid's cells, against the mean of their corners", "since": "2"},
+            metadata={
+                "doc": "dB at the centres of the grid's cells, against the mean of their corners",
+                "since": "2",
+            },
         ),
     ]
 )
@@ -42,11 +68,20 @@ where an older version wrote the part."""
 IMPORTED = pa.schema(
     [
         *(SCHEMA.field(name) for name in ("key", "split", "shard", "block", "row")),
-        pa.field("source_index", pa.int64(), nullable=False, metadata={"doc": "number of the signal or the run"}),
+        pa.field(
+            "source_index",
+            pa.int64(),
+            nullable=False,
+            metadata={"doc": "number of the signal or the run"},
+        ),
         pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of its members"}),
         pa.field("label", pa.int64()),
         pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
-        pa.field("stop_reason", pa.string(), metadata={"doc": "what the source says, or why there are no weights"}),
+        pa.field(
+            "stop_reason",
+            pa.string(),
+            metadata={"doc": "what the source says, or why there are no weights"},
+        ),
     ]
 )
 """Columns of every imported zoo; those of the source follow."""
@@ -80,7 +115,9 @@ def shard_path(folder: Location, shard: str) -> Location:
 
 def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
     """The schema of an imported zoo, by the Arrow types of the columns of its source. Raises ValueError for an unknown type."""
-    return pa.schema([*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())])
+    return pa.schema(
+        [*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())]
+    )
 
 
 def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
@@ -90,10 +127,17 @@ def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
         for field in schema:
             known = fields.setdefault(field.name, field)
             if known.type != field.type:
-                raise ValueError(f"column {field.name!r} must be of one type, found {known.type} and {field.type}")
+                raise ValueError(
+                    f"column {field.name!r} must be of one type, found {known.type} and {field.type}"
+                )
             fields[field.name] = known.with_nullable(known.nullable or field.nullable)
     shared = set.intersection(*(set(schema.names) for schema in schemas))
-    return pa.schema([field.with_nullable(field.nullable or field.name not in shared) for field in fields.values()])
+    return pa.schema(
+        [
+            field.with_nullable(field.nullable or field.name not in shared)
+            for field in fields.values()
+        ]
+    )
 
 
 def write_part(
@@ -112,7 +156,11 @@ def write_part(
 
 
 def read_part(
-    folder: Location, shard: str, checksum: str | None = None, schema: pa.Schema = SCHEMA, num_members: int | None = None
+    folder: Location,
+    shard: str,
+    checksum: str | None = None,
+    schema: pa.Schema = SCHEMA,
+    num_members: int | None = None,
 ) -> CatalogPart:
     """Raises ArchiveError where the part is missing, damaged or of another shard.
 
@@ -128,23 +176,34 @@ def read_part(
         ) from None
     digest = sha256(data)
     if checksum not in (None, digest):
-        raise ArchiveError(f"catalog part {path} must have sha256 {checksum}, found {digest}: {REBUILD}")
+        raise ArchiveError(
+            f"catalog part {path} must have sha256 {checksum}, found {digest}: {REBUILD}"
+        )
     try:
         file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        if num_members not in (None, file.metadata.num_rows):  # before anything is allocated for them
+        if num_members not in (
+            None,
+            file.metadata.num_rows,
+        ):  # before anything is allocated for them
             raise ValueError(f"must have {num_members} rows, found {file.metadata.num_rows}")
         # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
         table = file.read(use_threads=False)
         table.validate(full=True)
         mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(f"catalog part {path} is damaged ({' '.join(str(error).split())}): {REBUILD}") from error
+        raise ArchiveError(
+            f"catalog part {path} is damaged ({' '.join(str(error).split())}): {REBUILD}"
+        ) from error
     table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
-        raise ArchiveError(f"catalog part {path} must have columns {schema.names}, found {table.schema.names}: {REBUILD}")
+        raise ArchiveError(
+            f"catalog part {path} must have columns {schema.names}, found {table.schema.names}: {REBUILD}"
+        )
     for name, value in (("shard", shard), ("split", shard.rpartition("-")[0])):
         if others := [other for other in table[name].unique().to_pylist() if other != value]:
-            raise ArchiveError(f"catalog part {path} must have {value!r} as {name} in all rows, found {others[0]!r}: {REBUILD}")
+            raise ArchiveError(
+                f"catalog part {path} must have {value!r} as {name} in all rows, found {others[0]!r}: {REBUILD}"
+            )
     return CatalogPart(table.replace_schema_metadata(None), mark, digest)
 
 

@@ -26,23 +26,48 @@ SCHEMA = pa.schema(
     [
         *(catalog.SCHEMA.field(name) for name in ("key", "split", "shard", "block", "row")),
         pa.field("source_index", pa.int64(), nullable=False, metadata={"doc": "number of the run"}),
-        pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of the run's checkpoints"}),
+        pa.field(
+            "view", pa.int32(), nullable=False, metadata={"doc": "which of the run's checkpoints"}
+        ),
         pa.field("run", pa.string(), nullable=False, metadata={"doc": "name of the run"}),
-        pa.field("epoch", pa.int64(), nullable=False, metadata={"doc": "epochs until this checkpoint"}),
-        pa.field("seed", pa.uint64(), nullable=False, metadata={"doc": "key of the run's random numbers"}),
+        pa.field(
+            "epoch", pa.int64(), nullable=False, metadata={"doc": "epochs until this checkpoint"}
+        ),
+        pa.field(
+            "seed", pa.uint64(), nullable=False, metadata={"doc": "key of the run's random numbers"}
+        ),
         pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
         pa.field(
-            "stop_reason", pa.string(), nullable=False, metadata={"doc": "'checkpoint', at the run's end 'epochs'; 'diverged'"}
+            "stop_reason",
+            pa.string(),
+            nullable=False,
+            metadata={"doc": "'checkpoint', at the run's end 'epochs'; 'diverged'"},
         ),
-        pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "optimizer steps until this checkpoint"}),
-        *(pa.field(name, pa.string(), nullable=False) for name in ("activation", "init", "optimizer")),
+        pa.field(
+            "steps",
+            pa.int64(),
+            nullable=False,
+            metadata={"doc": "optimizer steps until this checkpoint"},
+        ),
+        *(
+            pa.field(name, pa.string(), nullable=False)
+            for name in ("activation", "init", "optimizer")
+        ),
         *(
             pa.field(name, pa.float64(), nullable=False)
             for name in ("init_scale", "learning_rate", "weight_decay", "dropout", "train_fraction")
         ),
         pa.field("epochs", pa.int64(), nullable=False, metadata={"doc": "epochs of the whole run"}),
-        pa.field("class_0", pa.int64(), metadata={"doc": "class of output 0; null where all classes are learned"}),
-        pa.field("class_1", pa.int64(), metadata={"doc": "class of output 1; null where all classes are learned"}),
+        pa.field(
+            "class_0",
+            pa.int64(),
+            metadata={"doc": "class of output 0; null where all classes are learned"},
+        ),
+        pa.field(
+            "class_1",
+            pa.int64(),
+            metadata={"doc": "class of output 1; null where all classes are learned"},
+        ),
         *(
             pa.field(f"{split}_{score}", pa.float64(), metadata={"doc": f"on the {split} images"})
             for split in SPLITS
@@ -68,13 +93,17 @@ def weight_space(config: ClassifierZooConfig, signals: Signals) -> WeightSpace:
     network, channels = config.network, 1 if config.network.grey else signals.num_channels
     if network.kind == "cnn":
         return WeightSpace.cnn(channels, network.hidden, KERNEL, num_outputs(config, signals))
-    return WeightSpace.mlp((channels * int(np.prod(signals.grid)), *network.hidden, num_outputs(config, signals)))
+    return WeightSpace.mlp(
+        (channels * int(np.prod(signals.grid)), *network.hidden, num_outputs(config, signals))
+    )
 
 
 def decode_contract(config: ClassifierZooConfig, signals: Signals) -> DecodeContract:
     """Images are standardized by mean and standard deviation of each channel over train images, to four digits."""
     grey, train = config.network.grey, image_splits(config, signals)["train"]
-    some = standardized(images_of(signals, train[:: -(-len(train) // STANDARDIZED_BY)]), ImageContract(grey=grey))
+    some = standardized(
+        images_of(signals, train[:: -(-len(train) // STANDARDIZED_BY)]), ImageContract(grey=grey)
+    )
     mean, std = (statistic.tolist() for statistic in (some.mean((0, 2, 3)), some.std((0, 2, 3))))
     return DecodeContract(
         activations=(*(CATALOG for _ in config.network.hidden), "linear"),
@@ -95,7 +124,9 @@ def decode_contract(config: ClassifierZooConfig, signals: Signals) -> DecodeCont
 def image_splits(config: ClassifierZooConfig, signals: Signals) -> dict[str, np.ndarray]:
     """The images of each split, those left out that could not be read."""
     readable = np.isfinite(signals.values).all((1, 2, 3))
-    return {split: images[readable[images]] for split, images in split_sources(config, signals).items()}
+    return {
+        split: images[readable[images]] for split, images in split_sources(config, signals).items()
+    }
 
 
 def images_of(signals: Signals, index: np.ndarray | slice) -> Tensor:
@@ -112,7 +143,9 @@ def plan_shards(config: ClassifierZooConfig, signals: Signals) -> list[ShardPlan
     runs = draw_runs(config, np.arange(config.num_runs), len(signals.class_names))
     counts = [len(checkpoint_epochs(config, epochs)) for epochs in runs["epochs"].tolist()]
     order = np.random.default_rng([config.seed, 3]).permutation(config.num_runs)
-    num_test, num_validation = (round(config.num_runs * share) for share in (config.test_runs, config.validation_runs))
+    num_test, num_validation = (
+        round(config.num_runs * share) for share in (config.test_runs, config.validation_runs)
+    )
     parts = np.split(order, [num_test, num_test + num_validation])
     shards = []
     for split, part in zip(SPLITS, (parts[2], parts[1], parts[0]), strict=True):
@@ -131,14 +164,22 @@ def plan_shards(config: ClassifierZooConfig, signals: Signals) -> list[ShardPlan
 
 def check(config: ClassifierZooConfig, signals: Signals):
     if len(signals.grid) != 2:
-        raise InputError(f"classifiers take images, signals {signals.name} have a grid {signals.grid}")
+        raise InputError(
+            f"classifiers take images, signals {signals.name} have a grid {signals.grid}"
+        )
     if config.network.grey and signals.num_channels not in (1, 3):
-        raise InputError(f"network.grey takes colour images, signals {signals.name} have {signals.num_channels} channels")
+        raise InputError(
+            f"network.grey takes colour images, signals {signals.name} have {signals.num_channels} channels"
+        )
     if len(signals.class_names) < 2:
-        raise InputError(f"classifiers need two classes or more, signals {signals.name} have {len(signals.class_names)}")
+        raise InputError(
+            f"classifiers need two classes or more, signals {signals.name} have {len(signals.class_names)}"
+        )
     names = signals.class_names if config.classes == "pairs" else ("image",)
     for split, images in image_splits(config, signals).items():
-        found = signals.labels[images] if config.classes == "pairs" else np.zeros(len(images), np.int64)
+        found = (
+            signals.labels[images] if config.classes == "pairs" else np.zeros(len(images), np.int64)
+        )
         counts = np.bincount(found, minlength=len(names))
         if not counts.all():
             raise InputError(
@@ -151,18 +192,26 @@ def class_counts(signals: Signals, shards: list[ShardPlan]) -> None:
     """A classifier is of no class."""
 
 
-def fit_members(config: ClassifierZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance) -> Members:
+def fit_members(
+    config: ClassifierZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance
+) -> Members:
     numbers, counts = np.unique(shard.source_index, return_counts=True)
     runs = draw_runs(config, numbers, len(signals.class_names))
     epochs = [checkpoint_epochs(config, number) for number in runs["epochs"].tolist()]
     stack = Stack(weight_space(config, signals), config.network.stride)
-    kept = train_runs(stack, lessons_of(config, signals, stack), runs, epochs, config.batch_size, device, advance)
+    kept = train_runs(
+        stack, lessons_of(config, signals, stack), runs, epochs, config.batch_size, device, advance
+    )
     of_run = {name: np.repeat(column, counts) for name, column in runs.items()}
     names = [f"{run:08d}" for run in shard.source_index]
     epoch = np.concatenate(epochs)
-    reason = np.where(kept.ok, np.where(epoch == of_run["epochs"], "epochs", "checkpoint"), "diverged")
+    reason = np.where(
+        kept.ok, np.where(epoch == of_run["epochs"], "epochs", "checkpoint"), "diverged"
+    )
     columns = {name: column for name, column in of_run.items() if name in SCHEMA.names}
-    columns |= {name: pa.array(of_run[name], mask=of_run[name] < 0) for name in ("class_0", "class_1")}
+    columns |= {
+        name: pa.array(of_run[name], mask=of_run[name] < 0) for name in ("class_0", "class_1")
+    }
     columns |= {name: pa.array(scores, mask=~kept.ok) for name, scores in kept.scores.items()}
     columns |= {
         "source_index": shard.source_index,
@@ -181,4 +230,6 @@ def lessons_of(config: ClassifierZooConfig, signals: Signals, stack: Stack) -> L
     contract = decode_contract(config, signals).image
     splits = image_splits(config, signals)
     images = stack.prepare(standardized(images_of(signals, slice(None)), contract))
-    return Lessons(images, signals.labels, splits, len(signals.class_names), config.evaluation_images)
+    return Lessons(
+        images, signals.labels, splits, len(signals.class_names), config.evaluation_images
+    )

@@ -109,7 +109,9 @@ def exclusive(folder: Location) -> Iterator[None]:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise InputError(f"{folder} is in use by another dwszoo process: wait for it or choose another --out") from None
+        raise InputError(
+            f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
+        ) from None
     try:
         yield
     finally:

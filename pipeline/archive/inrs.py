@@ -49,7 +49,8 @@ def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
     shards = []
     for split_index, (split, sources) in enumerate(split_sources(config, signals).items()):
         orders = [
-            np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources) for view in range(config.views)
+            np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources)
+            for view in range(config.views)
         ]
         source_index = np.concatenate(orders)
         view = np.repeat(np.arange(config.views), len(sources))
@@ -63,19 +64,29 @@ def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[i
     """How many INRs of each class each split will have."""
     counts = {split: np.zeros(len(signals.class_names), np.int64) for split in SPLITS}
     for shard in shards:
-        counts[shard.split] += np.bincount(signals.labels[shard.source_index], minlength=len(signals.class_names))
+        counts[shard.split] += np.bincount(
+            signals.labels[shard.source_index], minlength=len(signals.class_names)
+        )
     return {split: tuple(count.tolist()) for split, count in counts.items()}
 
 
-def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance) -> Members:
-    space, values = weight_space(config, signals), channels_first(signals.values[shard.source_index])
+def fit_members(
+    config: ZooConfig, signals: Signals, shard: ShardPlan, device: str, advance: Advance
+) -> Members:
+    space, values = (
+        weight_space(config, signals),
+        channels_first(signals.values[shard.source_index]),
+    )
     sources = np.zeros_like(shard.source_index) if config.inr.shared_init else shard.source_index
     seeds = member_keys(config.seed, sources, shard.view)
     grid = torch.from_numpy(coordinates(signals.grid))
     fitted = fit(space, config.inr, config.fit, seeds, grid, values, device, advance)
     off_grid = psnr_off_grid(space, config.inr, fitted.rows, signals, shard.source_index, device)
     reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
-    keys = [f"{source:08d}-{view:04d}" for source, view in zip(shard.source_index, shard.view, strict=True)]
+    keys = [
+        f"{source:08d}-{view:04d}"
+        for source, view in zip(shard.source_index, shard.view, strict=True)
+    ]
     columns = {
         "source_index": shard.source_index,
         "view": shard.view.astype(np.int32),
@@ -90,7 +101,12 @@ def fit_members(config: ZooConfig, signals: Signals, shard: ShardPlan, device: s
 
 
 def psnr_off_grid(
-    space: WeightSpace, inr: InrConfig, rows: torch.Tensor, signals: Signals, source_index: np.ndarray, device: str
+    space: WeightSpace,
+    inr: InrConfig,
+    rows: torch.Tensor,
+    signals: Signals,
+    source_index: np.ndarray,
+    device: str,
 ) -> np.ndarray:
     """`(members,)` dB at the centres of the grid's cells, where no member was fitted.
 

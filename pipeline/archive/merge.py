@@ -57,11 +57,18 @@ def plan_merge(places: Sequence[Location], folder: Location) -> MergePlan:
     check_alike(zoos)
     check_columns(zoos)
     check_sides(zoos)
-    class_names = tuple(dict.fromkeys(name for zoo in zoos for name in zoo.record.signals.class_names))
+    class_names = tuple(
+        dict.fromkeys(name for zoo in zoos for name in zoo.record.signals.class_names)
+    )
     sources = number_sources(zoos, class_names)
     shards = {}
     for split in SPLITS:
-        theirs = [(source, shard.name) for source in sources for shard in source.zoo.record.shards if shard.split == split]
+        theirs = [
+            (source, shard.name)
+            for source in sources
+            for shard in source.zoo.record.shards
+            if shard.split == split
+        ]
         shards |= {f"{split}-{number:06d}": shard for number, shard in enumerate(theirs)}
     record = make_record(zoos, class_names, shards)
     claim_zoo(folder, record)
@@ -73,7 +80,9 @@ def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
     source, theirs = plan.shards[name]
     zoo, prefix, schema = source.zoo, f"{source.zoo.record.fingerprint}-", plan.record.schema
     part = zoo.parts[theirs]
-    blocks = [(block, [prefix + key for key in keys]) for block, keys in zoo.read_shard(theirs, part)]
+    blocks = [
+        (block, [prefix + key for key in keys]) for block, keys in zoo.read_shard(theirs, part)
+    ]
     columns = dict(zip(part.table.column_names, part.table.columns, strict=True))
     columns["shard"] = [name] * len(part.table)
     columns["source_index"] = pc.add(columns["source_index"], source.first_source)
@@ -83,8 +92,14 @@ def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
             columns[own] = pc.binary_join_element_wise(prefix, columns[own].cast(pa.string()), "")
     if source.classes != list(range(len(source.classes))):
         places = pa.array(source.classes, pa.int64())
-        columns |= {own: places.take(columns[own].combine_chunks()) for own in CLASSES if own in columns}
-    missing = {field.name: pa.nulls(len(part.table), field.type) for field in schema if field.name not in columns}
+        columns |= {
+            own: places.take(columns[own].combine_chunks()) for own in CLASSES if own in columns
+        }
+    missing = {
+        field.name: pa.nulls(len(part.table), field.type)
+        for field in schema
+        if field.name not in columns
+    }
     commit_blocks(folder, name, blocks, columns | missing, schema)
     return len(part.table)
 
@@ -95,17 +110,26 @@ def check_alike(zoos: Sequence[Zoo]):
     for zoo in zoos:
         record, _ = zoo.record, zoo.seal
         if record.merged:
-            raise InputError(f"zoo {zoo.folder} was merged itself: merge what it was made of, {', '.join(record.config.paths)}")
+            raise InputError(
+                f"zoo {zoo.folder} was merged itself: merge what it was made of, {', '.join(record.config.paths)}"
+            )
         if (twin := seen.setdefault(record.fingerprint, zoo)) is not zoo:
-            raise InputError(f"zoos {twin.folder} and {zoo.folder} are the same, {record.fingerprint}: name each once")
-        theirs, ours = ({"tensors": one.record.tensors} | one.record.decode.model_dump(mode="json") for one in (zoo, first))
+            raise InputError(
+                f"zoos {twin.folder} and {zoo.folder} are the same, {record.fingerprint}: name each once"
+            )
+        theirs, ours = (
+            {"tensors": one.record.tensors} | one.record.decode.model_dump(mode="json")
+            for one in (zoo, first)
+        )
         for field, value in theirs.items():
             if json.dumps(value) != json.dumps(ours[field]):
                 raise InputError(
                     f"zoo {zoo.folder} must have {field} {ours[field]} to be merged with {first.folder}, found {value}"
                 )
         if bool(record.signals.class_names) != bool(first.record.signals.class_names):
-            raise InputError(f"zoos {first.folder} and {zoo.folder} must both have names of classes, found them in one")
+            raise InputError(
+                f"zoos {first.folder} and {zoo.folder} must both have names of classes, found them in one"
+            )
     if len(zoos) < 2:
         raise InputError(f"expected two zoos or more to merge, found {first.folder} alone")
 
@@ -114,7 +138,9 @@ def check_columns(zoos: Sequence[Zoo]):
     try:
         merged_schema([zoo.record.schema for zoo in zoos])
     except ValueError as error:
-        raise InputError(f"zoos {', '.join(str(zoo.folder) for zoo in zoos)} cannot be merged: {error}") from error
+        raise InputError(
+            f"zoos {', '.join(str(zoo.folder) for zoo in zoos)} cannot be merged: {error}"
+        ) from error
 
 
 def check_sides(zoos: Sequence[Zoo]):
@@ -123,7 +149,9 @@ def check_sides(zoos: Sequence[Zoo]):
     for zoo in zoos:
         counted = counting(zoo.record)
         pairs = zoo.catalog.group_by(["source_index", "split"]).aggregate([])
-        for source, split in zip(column(pairs, "source_index").tolist(), pairs["split"].to_pylist(), strict=True):
+        for source, split in zip(
+            column(pairs, "source_index").tolist(), pairs["split"].to_pylist(), strict=True
+        ):
             other, twin = sides.setdefault((counted, source), (split, zoo))
             if other != split:
                 raise InputError(
@@ -147,19 +175,26 @@ def number_sources(zoos: Sequence[Zoo], class_names: tuple[str, ...]) -> list[So
     views = dict.fromkeys(sizes, 0)
     sources = []
     for zoo in zoos:
-        counted, classes = counting(zoo.record), [class_names.index(name) for name in zoo.record.signals.class_names]
+        counted, classes = (
+            counting(zoo.record),
+            [class_names.index(name) for name in zoo.record.signals.class_names],
+        )
         sources.append(Source(zoo, starts[counted], views[counted], classes))
         views[counted] += 1 + pc.max(zoo.catalog["view"]).as_py()
     return sources
 
 
-def make_record(zoos: Sequence[Zoo], class_names: tuple[str, ...], shards: dict[str, tuple[Source, str]]) -> ZooRecord:
+def make_record(
+    zoos: Sequence[Zoo], class_names: tuple[str, ...], shards: dict[str, tuple[Source, str]]
+) -> ZooRecord:
     records = [zoo.record for zoo in zoos]
     signals = {record.signals.digest: record.signals for record in records}
     grids = {record.signals.grid for record in records}
     digest = sha256(json.dumps(list(signals)).encode())
     config = MergeConfig(
-        zoos=tuple((zoo.record.fingerprint, sha256((zoo.folder / SEAL).read_bytes())) for zoo in zoos),
+        zoos=tuple(
+            (zoo.record.fingerprint, sha256((zoo.folder / SEAL).read_bytes())) for zoo in zoos
+        ),
         paths=tuple(str(zoo.folder.resolve()) for zoo in zoos),
     )
     return ZooRecord(
@@ -178,7 +213,11 @@ def make_record(zoos: Sequence[Zoo], class_names: tuple[str, ...], shards: dict[
         tensors=records[0].tensors,
         decode=records[0].decode,
         shards=tuple(
-            ShardRecord(name=name, split=name.rsplit("-", 1)[0], num_members=len(source.zoo.parts[theirs].table))
+            ShardRecord(
+                name=name,
+                split=name.rsplit("-", 1)[0],
+                num_members=len(source.zoo.parts[theirs].table),
+            )
             for name, (source, theirs) in shards.items()
         ),
         merged=tuple(records),

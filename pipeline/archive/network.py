@@ -59,15 +59,23 @@ class DecodeContract(Frozen):
 
     def of_member(self, row: Mapping[str, Any]) -> "DecodeContract":
         """The contract with what is the member's own, by its catalog row."""
-        own = (row.get("activation") if name == CATALOG else name for name in self.activations or ())
-        return self if self.activations is None else self.model_copy(update={"activations": tuple(own)})
+        own = (
+            row.get("activation") if name == CATALOG else name for name in self.activations or ()
+        )
+        return (
+            self
+            if self.activations is None
+            else self.model_copy(update={"activations": tuple(own)})
+        )
 
 
 def standardized(images: Tensor, contract: ImageContract) -> Tensor:
     """Images `(batch, channels, height, width)` in [0, 1] as the first layer sees them."""
     if contract.grey and images.shape[1] > 1:
         images = torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA)).unsqueeze(1)
-    mean, std = (images.new_tensor(statistic).view(-1, 1, 1) for statistic in (contract.mean, contract.std))
+    mean, std = (
+        images.new_tensor(statistic).view(-1, 1, 1) for statistic in (contract.mean, contract.std)
+    )
     return (images - mean).div_(std)
 
 
@@ -88,7 +96,9 @@ class Network(nn.Module):
                 f"{', '.join(ACTIVATIONS)}, found {contract.activations}"
             )
         if "sine" in activations and contract.omega is None:
-            raise InputError(f"cannot run members of {what}: sine activations need omega_0, its record has none")
+            raise InputError(
+                f"cannot run members of {what}: sine activations need omega_0, its record has none"
+            )
         self.names, self.activations = names, activations
         self.omega, self.offset = contract.omega or 1.0, contract.output_offset or 0.0
         self.image = contract.image
@@ -99,9 +109,14 @@ class Network(nn.Module):
                 self._place(name, nn.Linear(size_in, size_out, bias))
             elif len(kernel) == 2 and self.image:
                 padding = [size // 2 for size in kernel]
-                self._place(name, nn.Conv2d(size_in, size_out, kernel, self.image.stride, padding, bias=bias))
+                self._place(
+                    name,
+                    nn.Conv2d(size_in, size_out, kernel, self.image.stride, padding, bias=bias),
+                )
             else:
-                raise InputError(f"cannot run members of {what}: expected linear layers, found {name!r} of another kind")
+                raise InputError(
+                    f"cannot run members of {what}: expected linear layers, found {name!r} of another kind"
+                )
         self.load_state_dict(state)
 
     def _place(self, name: str, layer: nn.Module):

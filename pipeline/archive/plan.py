@@ -38,7 +38,11 @@ def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarra
         order = np.random.default_rng([config.seed, 1, int(label)]).permutation(members)
         if held_out is not None:
             order = np.concatenate([order[held_out[order]], order[~held_out[order]]])
-        num_test = round(len(order) * config.signals.test_fraction) if held_out is None else int(held_out[order].sum())
+        num_test = (
+            round(len(order) * config.signals.test_fraction)
+            if held_out is None
+            else int(held_out[order].sum())
+        )
         num_validation = round(len(order) * config.signals.validation_fraction)
         cuts = np.split(order, [num_test, num_test + num_validation])
         for split, part in zip(("test", "validation", "train"), cuts, strict=True):

@@ -41,7 +41,9 @@ class ShardRecord(Frozen):
     @model_validator(mode="after")
     def is_named_by_its_split(self) -> "ShardRecord":
         if self.split != self.name.rpartition("-")[0]:
-            raise ValueError(f"shard {self.name} must be of the split that it is named by, found {self.split!r}")
+            raise ValueError(
+                f"shard {self.name} must be of the split that it is named by, found {self.split!r}"
+            )
         return self
 
 
@@ -91,8 +93,12 @@ class ZooRecord(Frozen):
             raise ValueError("config, imported and merged must be of one kind of zoo")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("every shard must have a name of its own")
-        if any(len(counts) != len(self.signals.class_names) for counts in (self.classes or {}).values()):
-            raise ValueError(f"classes must count members of each of {len(self.signals.class_names)} classes")
+        if any(
+            len(counts) != len(self.signals.class_names) for counts in (self.classes or {}).values()
+        ):
+            raise ValueError(
+                f"classes must count members of each of {len(self.signals.class_names)} classes"
+            )
         self.schema  # noqa: B018 raises ValueError
         return self
 
@@ -101,7 +107,9 @@ class ZooRecord(Frozen):
         """Columns of the catalog."""
         if self.merged:
             return merged_schema([record.schema for record in self.merged])
-        return imported_schema(self.imported.columns) if self.imported else kind_of(self.config).SCHEMA
+        return (
+            imported_schema(self.imported.columns) if self.imported else kind_of(self.config).SCHEMA
+        )
 
     @property
     def space(self) -> WeightSpace:
@@ -117,17 +125,29 @@ def space_of(shapes: Mapping[str, Sequence[int]]) -> WeightSpace:
 
     Raises ValueError where they are not `LAYER.weight` and `LAYER.bias` of one chain.
     """
-    weights = {name.removesuffix(".weight"): tuple(shape) for name, shape in shapes.items() if name.endswith(".weight")}
-    space = WeightSpace.chain([(layer, shape, f"{layer}.bias" in shapes) for layer, shape in weights.items()])
-    if {spec.name: spec.shape for spec in space.tensors} != {name: tuple(shape) for name, shape in shapes.items()}:
-        raise ValueError(f"tensors must be weights and biases of a chain of layers, found {dict(shapes)}")
+    weights = {
+        name.removesuffix(".weight"): tuple(shape)
+        for name, shape in shapes.items()
+        if name.endswith(".weight")
+    }
+    space = WeightSpace.chain(
+        [(layer, shape, f"{layer}.bias" in shapes) for layer, shape in weights.items()]
+    )
+    if {spec.name: spec.shape for spec in space.tensors} != {
+        name: tuple(shape) for name, shape in shapes.items()
+    }:
+        raise ValueError(
+            f"tensors must be weights and biases of a chain of layers, found {dict(shapes)}"
+        )
     return space
 
 
 def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
     if config.signals.path is not None:  # later commands may be run elsewhere
         config = config.model_copy(
-            update={"signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})}
+            update={
+                "signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})
+            }
         )
     kind = kind_of(config)
     return ZooRecord(
@@ -145,7 +165,10 @@ def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan])
         ),
         tensors={spec.name: spec.shape for spec in kind.weight_space(config, signals).tensors},
         decode=kind.decode_contract(config, signals),
-        shards=tuple(ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index)) for shard in shards),
+        shards=tuple(
+            ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index))
+            for shard in shards
+        ),
         classes=kind.class_counts(signals, shards),
     )
 
@@ -158,14 +181,20 @@ def read_record(folder: Location) -> ZooRecord:
     """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
     file = folder / FILE
     if not file.is_file():
-        raise InputError(f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one")
+        raise InputError(
+            f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one"
+        )
     try:
         content = read_json(file)
         version = content["schema_version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise ArchiveError(f"{file} is damaged ({error!r}): put back a copy or build the zoo again") from error
+        raise ArchiveError(
+            f"{file} is damaged ({error!r}): put back a copy or build the zoo again"
+        ) from error
     if content.get("format") != "dwszoo" or not isinstance(version, int):
-        raise InputError(f"{file} is not a zoo's: expected format 'dwszoo', found {content.get('format')!r}")
+        raise InputError(
+            f"{file} is not a zoo's: expected format 'dwszoo', found {content.get('format')!r}"
+        )
     if version > SCHEMA_VERSION:
         raise InputError(
             f"zoo {folder} has schema version {version}, this dwszoo reads up to {SCHEMA_VERSION}: install a newer dwszoo"
@@ -174,7 +203,9 @@ def read_record(folder: Location) -> ZooRecord:
         record = ZooRecord.model_validate(content)
         found = fingerprint(record.zoo_identity())
     except ValueError as error:
-        raise ArchiveError(f"{file} is damaged ({first_problem(error)}): put back a copy or build the zoo again") from error
+        raise ArchiveError(
+            f"{file} is damaged ({first_problem(error)}): put back a copy or build the zoo again"
+        ) from error
     if record.fingerprint != found:
         raise ArchiveError(
             f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has {found}; put back a copy or build "

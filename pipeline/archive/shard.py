@@ -40,7 +40,9 @@ class Members:
     """Catalog columns beside key, split, shard, block, row and status."""
 
 
-def pack_blocks(space: WeightSpace, members: Members, block_size: int) -> list[tuple[Block, list[str]]]:
+def pack_blocks(
+    space: WeightSpace, members: Members, block_size: int
+) -> list[tuple[Block, list[str]]]:
     """The members that have weights, in order, as blocks with their keys."""
     blocks = []
     kept = np.flatnonzero(members.ok)
@@ -60,7 +62,9 @@ def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
             writer.write(
                 {
                     "__key__": f"{name}-{number:04d}",
-                    "safetensors": safetensors.torch.save({key: tensor.contiguous() for key, tensor in block.items()}),
+                    "safetensors": safetensors.torch.save(
+                        {key: tensor.contiguous() for key, tensor in block.items()}
+                    ),
                     "json": json.dumps(keys).encode(),
                 }
             )
@@ -81,11 +85,15 @@ def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[
             keys = json.loads(content.pop(f"{key}.json").tobytes())
             if not isinstance(keys, list) or set(map(type, keys)) - {str}:
                 raise ValueError(f"{key}.json must be a list of keys")
-            blocks.append((stacked_tensors(content.pop(f"{key}.safetensors"), space, len(keys)), keys))
+            blocks.append(
+                (stacked_tensors(content.pop(f"{key}.safetensors"), space, len(keys)), keys)
+            )
         if content:
             raise ValueError(f"it must hold nothing but its blocks, found {next(iter(content))!r}")
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ArchiveError(f"shard {name} cannot be read ({error}): `dwszoo zoo verify` says what is wrong") from error
+        raise ArchiveError(
+            f"shard {name} cannot be read ({error}): `dwszoo zoo verify` says what is wrong"
+        ) from error
     return blocks
 
 
@@ -96,7 +104,10 @@ def tar_entries(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         header = data[start : start + TAR_BLOCK].tobytes()
         if not header.strip(b"\0"):
             return
-        if int(header[148:154], 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" ") or header[156:157] != b"0":
+        if (
+            int(header[148:154], 8) != sum(header[:148]) + sum(header[156:]) + 8 * ord(" ")
+            or header[156:157] != b"0"
+        ):
             raise ValueError(f"expected the header of a plain file at byte {start}")
         name, size = header[:100].rstrip(b"\0").decode(), int(header[124:135], 8)
         start += TAR_BLOCK
@@ -113,7 +124,9 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
     if not length <= len(data) - HEADER_LENGTH:
         raise ValueError(f"a header of {length} bytes does not fit into {len(data)}")
     header = json.loads(data[HEADER_LENGTH : HEADER_LENGTH + length].tobytes())
-    if not isinstance(header, dict) or not all(isinstance(entry, dict) for entry in header.values()):
+    if not isinstance(header, dict) or not all(
+        isinstance(entry, dict) for entry in header.values()
+    ):
         raise ValueError("its header must be an object of objects")
     expected = {spec.name: (num_members, *spec.shape) for spec in space.tensors}
     found = {tensor: (*entry["shape"],) for tensor, entry in header.items()}
@@ -123,8 +136,12 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
     for tensor in sorted(header, key=lambda tensor: header[tensor]["data_offsets"]):
         size = 4 * math.prod(expected[tensor])
         if header[tensor]["data_offsets"] != [place, place + size] or place + size > len(values):
-            raise ValueError(f"{tensor} must lie at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}")
-        block[tensor] = torch.from_numpy(values[place : place + size].view(np.float32).reshape(expected[tensor]))
+            raise ValueError(
+                f"{tensor} must lie at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}"
+            )
+        block[tensor] = torch.from_numpy(
+            values[place : place + size].view(np.float32).reshape(expected[tensor])
+        )
         place += size
     if place != len(values):
         raise ValueError(f"tensors must fill {len(values)} bytes, found {place}")

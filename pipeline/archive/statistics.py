@@ -18,7 +18,11 @@ def compute_seal(zoo: Zoo) -> dict[str, Any]:
     A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
     """
     checksums = {"zoo": sha256((zoo.folder / FILE).read_bytes())}
-    return compute_statistics(zoo) | checksums | {"catalog": {name: part.sha256 for name, part in zoo.parts.items()}}
+    return (
+        compute_statistics(zoo)
+        | checksums
+        | {"catalog": {name: part.sha256 for name, part in zoo.parts.items()}}
+    )
 
 
 def compute_statistics(zoo: Zoo) -> dict[str, Any]:
@@ -29,16 +33,28 @@ def compute_statistics(zoo: Zoo) -> dict[str, Any]:
         num_members += len(rows)
         for name, tensor in block.items():
             values = tensor.to(torch.float64)
-            merged[name] = merge(merged[name], (values.numel(), values.mean().item(), values.var(correction=0).item()))
+            merged[name] = merge(
+                merged[name],
+                (values.numel(), values.mean().item(), values.var(correction=0).item()),
+            )
     return {
         "split": "train",
         "num_members": num_members,
-        "tensors": {name: {"mean": mean, "std": variance**0.5} for name, (_, mean, variance) in merged.items()},
+        "tensors": {
+            name: {"mean": mean, "std": variance**0.5}
+            for name, (_, mean, variance) in merged.items()
+        },
     }
 
 
-def merge(one: tuple[int, float, float], other: tuple[int, float, float]) -> tuple[int, float, float]:
+def merge(
+    one: tuple[int, float, float], other: tuple[int, float, float]
+) -> tuple[int, float, float]:
     """(count, mean, variance) of two samples together."""
     (n, mean, variance), (m, other_mean, other_variance) = one, other
     total, gap = n + m, other_mean - mean
-    return total, mean + gap * m / total, (n * variance + m * other_variance + gap * gap * n * m / total) / total
+    return (
+        total,
+        mean + gap * m / total,
+        (n * variance + m * other_variance + gap * gap * n * m / total) / total,
+    )

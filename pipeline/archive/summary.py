@@ -27,13 +27,19 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
         "architecture": "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights)))),
         "parameters": zoo.space.num_parameters,
-        **({"runs": pc.count_distinct(table["run"]).as_py()} if "run" in table.column_names else {}),
+        **(
+            {"runs": pc.count_distinct(table["run"]).as_py()} if "run" in table.column_names else {}
+        ),
         "members": len(table),
         "failed": sum(failures(zoo).values()),
         "splits": counts(table, "split"),
         "classes": by_class(zoo),
         "stopped by": counts(table, "stop_reason"),
-        **{title: quantiles(table, name) for name, title in MEASURES.items() if name in table.column_names},
+        **{
+            title: quantiles(table, name)
+            for name, title in MEASURES.items()
+            if name in table.column_names
+        },
         "shards": len(record.shards),
         "bytes": size,
     }
@@ -42,9 +48,19 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
 def by_class(zoo: Zoo) -> dict[str, dict[str, int]]:
     """Members of each class, by split; empty where none has a class."""
     names = dict(enumerate(zoo.record.signals.class_names))
-    table = zoo.catalog.filter(pc.field("label").is_valid()) if "label" in zoo.catalog.column_names else zoo.catalog.slice(0, 0)
-    found = {split: counts(table.filter(pc.field("split") == split), "label") for split in counts(table, "split")}
-    return {split: {names.get(label, str(label)): labels[label] for label in sorted(labels)} for split, labels in found.items()}
+    table = (
+        zoo.catalog.filter(pc.field("label").is_valid())
+        if "label" in zoo.catalog.column_names
+        else zoo.catalog.slice(0, 0)
+    )
+    found = {
+        split: counts(table.filter(pc.field("split") == split), "label")
+        for split in counts(table, "split")
+    }
+    return {
+        split: {names.get(label, str(label)): labels[label] for label in sorted(labels)}
+        for split, labels in found.items()
+    }
 
 
 def in_words(value: Any) -> str:
@@ -60,7 +76,11 @@ def quantiles(table: pa.Table, name: str) -> dict[str, float]:
     """Of a column of numbers, by percent; empty where it has none."""
     values = table[name].drop_null().to_numpy()
     digits = 4 if name.endswith("accuracy") else 2
-    return {f"{part:.0%}": round(float(np.quantile(values, part)), digits) for part in QUANTILES} if len(values) else {}
+    return (
+        {f"{part:.0%}": round(float(np.quantile(values, part)), digits) for part in QUANTILES}
+        if len(values)
+        else {}
+    )
 
 
 def failures(zoo: Zoo) -> dict[str, int]:

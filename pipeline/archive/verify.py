@@ -31,7 +31,11 @@ def shard_problems(zoo: Zoo) -> dict[str, str]:
         zoo.seal  # noqa: B018 raises ArchiveError
     with ThreadPoolExecutor(READ_AHEAD) as pool:
         problems = pool.map(lambda shard: shard_problem(zoo, shard), zoo.record.shards)
-        return {shard.name: problem for shard, problem in zip(zoo.record.shards, problems, strict=True) if problem}
+        return {
+            shard.name: problem
+            for shard, problem in zip(zoo.record.shards, problems, strict=True)
+            if problem
+        }
 
 
 def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
@@ -44,9 +48,21 @@ def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
 
 def unexpected_files(zoo: Zoo) -> list[str]:
     """Shards and catalog parts that the plan does not have."""
-    expected = {path(zoo.folder, shard.name) for shard in zoo.record.shards for path in (catalog.shard_path, catalog.part_path)}
-    found = {file for part in ("shards", "catalog") for file in list_files(zoo.folder / part) if not file.name.startswith(".")}
-    return [f"{path} is not in the plan of this zoo: move it out of the folder" for path in sorted(found - expected)]
+    expected = {
+        path(zoo.folder, shard.name)
+        for shard in zoo.record.shards
+        for path in (catalog.shard_path, catalog.part_path)
+    }
+    found = {
+        file
+        for part in ("shards", "catalog")
+        for file in list_files(zoo.folder / part)
+        if not file.name.startswith(".")
+    }
+    return [
+        f"{path} is not in the plan of this zoo: move it out of the folder"
+        for path in sorted(found - expected)
+    ]
 
 
 def plan_problems(zoo: Zoo) -> list[str]:
@@ -62,9 +78,13 @@ def plan_problems(zoo: Zoo) -> list[str]:
         ]
     sides = table.group_by("source_index").aggregate([("split", "count_distinct")])
     for source in column(sides.filter(pc.field("split_count_distinct") > 1), "source_index")[:1]:
-        problems.append(f"all members of source {source} must be in one split, found them in several")
+        problems.append(
+            f"all members of source {source} must be in one split, found them in several"
+        )
     if num_keys := len(table) - pc.count_distinct(table["key"]).as_py():
-        problems.append(f"every member must have a key of its own, found {num_keys} that have another's")
+        problems.append(
+            f"every member must have a key of its own, found {num_keys} that have another's"
+        )
     return [f"{problem}: build the zoo anew" for problem in problems]
 
 
@@ -79,10 +99,14 @@ def seal_problems(zoo: Zoo) -> list[str]:
         name
         for name, moments in expected.items()
         for moment, value in moments.items()
-        if not math.isclose(found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12)
+        if not math.isclose(
+            found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12
+        )
     ]
     changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal.zoo
-    problems = [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
+    problems = (
+        [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
+    )
     return problems + [
         f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`, `merge`)"
         for name in dict.fromkeys(wrong)

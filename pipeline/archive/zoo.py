@@ -105,7 +105,10 @@ class Zoo:
     @property
     def statistics(self) -> dict[str, dict[str, float]]:
         """Mean and std of each tensor over the train split."""
-        return {name: {"mean": moments.mean, "std": moments.std} for name, moments in self.seal.tensors.items()}
+        return {
+            name: {"mean": moments.mean, "std": moments.std}
+            for name, moments in self.seal.tensors.items()
+        }
 
     def members(self, split: str) -> pa.Table:
         """The catalog rows of the members of `split` that have weights."""
@@ -154,14 +157,20 @@ class Zoo:
         try:
             data = read_array(path, mark.num_bytes)
         except FileNotFoundError:
-            raise ArchiveError(f"shard {path} is missing though the catalog names it: {REBUILD}") from None
+            raise ArchiveError(
+                f"shard {path} is missing though the catalog names it: {REBUILD}"
+            ) from None
         except ValueError as error:
             raise ArchiveError(f"shard {error}: {REBUILD}") from error
         if (digest := sha256(data)) != mark.sha256:
-            raise ArchiveError(f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}")
+            raise ArchiveError(
+                f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}"
+            )
         blocks = decode_shard(name, data, self.space)
         if not are_members(part.table, [keys for _, keys in blocks]):
-            raise ArchiveError(f"catalog part of shard {name} must name the members of its blocks in order: {REBUILD}")
+            raise ArchiveError(
+                f"catalog part of shard {name} must name the members of its blocks in order: {REBUILD}"
+            )
         return blocks
 
     def __len__(self) -> int:
@@ -171,7 +180,9 @@ class Zoo:
         """A copy of the state dict of the member in catalog row `index`. Raises ArchiveError where its fit failed."""
         row = self.catalog.slice(index, 1).to_pylist()[0]
         if row["block"] is None:
-            raise ArchiveError(f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})")
+            raise ArchiveError(
+                f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})"
+            )
         block = self.shard(row["shard"])[row["block"]]
         return {name: tensor[row["row"]].clone() for name, tensor in block.items()}
 
@@ -190,7 +201,9 @@ def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
     rows = table.select(["block", "row", "key"]).filter(pc.equal(table["status"], "ok"))
     sizes = np.array([len(block) for block in keys], np.int64)
     block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(np.cumsum(sizes) - sizes, sizes).astype(np.int32)
+    row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    ).astype(np.int32)
     try:
         stored = pa.array(list(chain.from_iterable(keys)), pa.string())
     except ValueError:  # text that no catalog can hold

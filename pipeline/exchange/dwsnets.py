@@ -28,7 +28,16 @@ from pipeline.progress import Advance
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")
 UNREADABLE = (
-    *(pickle.UnpicklingError, struct.error, OSError, EOFError, RuntimeError, ValueError, TypeError, AttributeError),
+    *(
+        pickle.UnpicklingError,
+        struct.error,
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ),
     *(LookupError, ArithmeticError, AssertionError, MemoryError, NameError),
 )
 """What torch.load raises for bytes that are no state dict."""
@@ -46,10 +55,14 @@ def write(zoo: Zoo, out: Path, advance: Advance):
         tensors = {name: torch.from_numpy(array) for name, array in layout.theirs(block).items()}
         for position, row in enumerate(rows.to_pylist()):
             label = "" if row.get("label") is None else f"{row['label']}_"
-            path = PurePosixPath(f"dwszoo_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE)
+            path = PurePosixPath(
+                f"dwszoo_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE
+            )
             (out / path).parent.mkdir(parents=True)
             # A view would be saved with the whole block behind it.
-            torch.save({name: tensor[position].clone() for name, tensor in tensors.items()}, out / path)
+            torch.save(
+                {name: tensor[position].clone() for name, tensor in tensors.items()}, out / path
+            )
             content = splits[SPLITS[split]]
             content["path"].append(str(path))
             for name, value in row.items():
@@ -68,7 +81,9 @@ def read(path: Path) -> Source:
     states = (load(file) for file in files)
     first = next((state for state in states if not isinstance(state, str)), None)
     if first is None:
-        raise InputError(f"{root} must have state dicts as .pth files, found {len(files)} paths and none that can be read")
+        raise InputError(
+            f"{root} must have state dicts as .pth files, found {len(files)} paths and none that can be read"
+        )
     layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in first.items()])
 
     def read_rows(index: np.ndarray) -> Loaded:
@@ -91,23 +106,31 @@ def load_file(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except UNREADABLE as error:
-        raise InputError(f"{file.name} cannot be read by torch.load(weights_only=True): {first_line(error)}") from error
+        raise InputError(
+            f"{file.name} cannot be read by torch.load(weights_only=True): {first_line(error)}"
+        ) from error
 
 
 def find_splits(folder: Path) -> Path | None:
     """The one JSON file of `folder` that has splits; None where there is none."""
     found = [
-        file for file in sorted(folder.glob("*.json")) if isinstance(content := read_json(file), dict) and "train" in content
+        file
+        for file in sorted(folder.glob("*.json"))
+        if isinstance(content := read_json(file), dict) and "train" in content
     ]
     if len(found) > 1:
-        raise InputError(f"{folder} has several files with splits ({', '.join(file.name for file in found)}): name one of them")
+        raise InputError(
+            f"{folder} has several files with splits ({', '.join(file.name for file in found)}): name one of them"
+        )
     return found[0] if found else None
 
 
 def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
     content = read_json(splits)
     if not isinstance(content, dict) or not set(content) & set(SPLITS.values()):
-        raise InputError(f"{splits} must map train, val and test to paths, found {str(content)[:60]}")
+        raise InputError(
+            f"{splits} must map train, val and test to paths, found {str(content)[:60]}"
+        )
     for split, theirs in SPLITS.items():
         columns = content.get(theirs, {})
         columns = {"path": columns} if isinstance(columns, list) else columns
@@ -124,21 +147,31 @@ def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
 
 
 def check_columns(what: str, columns: Any):
-    if not isinstance(columns, dict) or not all(isinstance(values, list) for values in columns.values()):
+    if not isinstance(columns, dict) or not all(
+        isinstance(values, list) for values in columns.values()
+    ):
         raise InputError(f"{what} must be lists, one of them 'path'")
     lengths = {name: len(values) for name, values in columns.items()}
     if len(set(lengths.values())) > 1 or (columns and "path" not in columns):
-        raise InputError(f"{what} must have lists of one length, one of them 'path', found lengths {lengths}")
+        raise InputError(
+            f"{what} must have lists of one length, one of them 'path', found lengths {lengths}"
+        )
     if not all(isinstance(path, str) for path in columns.get("path", [])):
         raise InputError(f"{what} must have texts as paths")
 
 
 def locate(root: Path, path: str) -> Path | None:
     """The file below `root` that `path` means: its longest end that exists. What is above `root` is never read."""
-    parts = [part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")]
+    parts = [
+        part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")
+    ]
     for start in range(len(parts)):
         file = root.joinpath(*parts[start:])
-        if ".." not in parts[start:] and os.path.isfile(file) and file.resolve().is_relative_to(root.resolve()):
+        if (
+            ".." not in parts[start:]
+            and os.path.isfile(file)
+            and file.resolve().is_relative_to(root.resolve())
+        ):
             return file
     return None
 
@@ -156,13 +189,17 @@ def beside_tensors(file: Path) -> dict[str, Any]:
         if isinstance(value, list) and len(value) <= MAX_BESIDE
         for i, entry in enumerate(value)
     }
-    return {name: value for name, value in (content | lists).items() if isinstance(value, int | float)}
+    return {
+        name: value for name, value in (content | lists).items() if isinstance(value, int | float)
+    }
 
 
 def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
     files = sorted(root.glob(f"**/{FILE}"))
     if not files:
-        raise InputError(f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither")
+        raise InputError(
+            f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither"
+        )
     for file in files:
         row = row_of_path(file)
         split = "test" if row.get("half") == "testing" else None

@@ -42,12 +42,24 @@ def write(zoo: Zoo, out: Path, advance: Advance):
     total, start, waiting = num_exported(zoo), 0, []
     for _, block, table in exported_blocks(zoo):
         tensors = layout.theirs(block)
-        waiting.append((np.concatenate([tensors[name].reshape(len(table), -1) for name in columns], 1), exported_rows(table)))
+        waiting.append(
+            (
+                np.concatenate([tensors[name].reshape(len(table), -1) for name in columns], 1),
+                exported_rows(table),
+            )
+        )
         advance(len(table))
-        while (ready := sum(len(values) for values, _ in waiting)) >= MEMBERS or start + ready == total > start:
-            values, rows = np.concatenate([part for part, _ in waiting]), pa.concat_tables([part for _, part in waiting])
+        while (
+            ready := sum(len(values) for values, _ in waiting)
+        ) >= MEMBERS or start + ready == total > start:
+            values, rows = (
+                np.concatenate([part for part, _ in waiting]),
+                pa.concat_tables([part for _, part in waiting]),
+            )
             end = start + min(MEMBERS, ready)
-            write_file(out / f"nefs_{start}-{end}.hdf5", values[: end - start], rows[: end - start], config)
+            write_file(
+                out / f"nefs_{start}-{end}.hdf5", values[: end - start], rows[: end - start], config
+            )
             waiting, start = [(values[end - start :], rows[end - start :])], end
     (out / "nef.json").write_text(json.dumps(network_of(zoo, columns), indent=2))
 
@@ -58,7 +70,10 @@ def flax_name(last: int):
 
 def bias_first(layout: Layout) -> dict[str, tuple[int, ...]]:
     """Their names and shapes in their order."""
-    ordered = sorted(layout.tensors, key=lambda tensor: (natural(tensor.name.rsplit(".", 1)[0]), tensor.outputs_last))
+    ordered = sorted(
+        layout.tensors,
+        key=lambda tensor: (natural(tensor.name.rsplit(".", 1)[0]), tensor.outputs_last),
+    )
     return {tensor.theirs: tensor.their_shape for tensor in ordered}
 
 
@@ -77,7 +92,9 @@ def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
         for name in rows.column_names:
             column = rows[name]
             if pa.types.is_string(column.type):
-                content.create_dataset(name, data=[value or "" for value in column.to_pylist()], dtype=text)
+                content.create_dataset(
+                    name, data=[value or "" for value in column.to_pylist()], dtype=text
+                )
             elif column.null_count == 0 or pa.types.is_floating(column.type):
                 theirs = "labels" if name == "label" else name
                 content.create_dataset(theirs, data=column.to_numpy())
@@ -85,10 +102,16 @@ def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
 
 def read(path: Path) -> Source:
     """`path`: the folder of the files."""
-    files = {file: FILE.fullmatch(file.name) for file in path.glob("*.hdf5")} if path.is_dir() else {}
-    ordered = sorted((file for file, match in files.items() if match), key=lambda file: int(files[file][1]))
+    files = (
+        {file: FILE.fullmatch(file.name) for file in path.glob("*.hdf5")} if path.is_dir() else {}
+    )
+    ordered = sorted(
+        (file for file, match in files.items() if match), key=lambda file: int(files[file][1])
+    )
     if not ordered:
-        raise InputError(f"{path} must have files nefs_START-END.hdf5, found {sorted(file.name for file in files)[:3]}")
+        raise InputError(
+            f"{path} must have files nefs_START-END.hdf5, found {sorted(file.name for file in files)[:3]}"
+        )
     config = read_file(ordered[0], read_config)
     slices, layout = columns_of(ordered[0], config)
     tables, sizes = [], []
@@ -107,9 +130,16 @@ def read(path: Path) -> Source:
         for number in np.unique(owner := np.searchsorted(starts, index, "right") - 1):
             places = np.flatnonzero(owner == number)
             wanted = index[places] - starts[number]
-            values[places] = read_file(ordered[number], lambda content, wanted=wanted: read_values(content["params"], wanted))
+            values[places] = read_file(
+                ordered[number],
+                lambda content, wanted=wanted: read_values(content["params"], wanted),
+            )
         return load_matrix(
-            layout, {name: values[:, part].reshape(len(index), *shape) for name, (part, shape) in slices.items()}
+            layout,
+            {
+                name: values[:, part].reshape(len(index), *shape)
+                for name, (part, shape) in slices.items()
+            },
         )
 
     network = path / "nef.json"
@@ -130,17 +160,25 @@ def read_file(file: Path, act):
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         if isinstance(error, InputError):
             raise InputError(f"{file} {error}") from error
-        raise InputError(f"{file} must be an HDF5 file with params and param_config ({error})") from error
+        raise InputError(
+            f"{file} must be an HDF5 file with params and param_config ({error})"
+        ) from error
 
 
 def dataset(content: h5py.File, name: str) -> h5py.Dataset:
     """Raises InputError where it is missing, lies in another file, or claims more than it stores."""
-    found = content.get(name) if isinstance(content.get(name, getlink=True), h5py.HardLink) else None
+    found = (
+        content.get(name) if isinstance(content.get(name, getlink=True), h5py.HardLink) else None
+    )
     if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise InputError(f"must hold {name!r} as a data set of its own, found {sorted(content)[:8]}")
+        raise InputError(
+            f"must hold {name!r} as a data set of its own, found {sorted(content)[:8]}"
+        )
     claimed, stored = prod(found.shape or ()) * found.dtype.itemsize, found.id.get_storage_size()
     if claimed > stored * (MAX_RATIO if found.chunks else 1):
-        raise InputError(f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is cut short or not what it says")
+        raise InputError(
+            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is cut short or not what it says"
+        )
     return found
 
 
@@ -156,10 +194,14 @@ def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[in
     slices, end = {}, 0
     for entry in config if isinstance(config, list) else [config]:
         match entry:
-            case [str(name), [*shape]] if shape and all(type(size) is int and size > 0 for size in shape):
+            case [str(name), [*shape]] if shape and all(
+                type(size) is int and size > 0 for size in shape
+            ):
                 slices[name], end = (slice(end, end + prod(shape)), tuple(shape)), end + prod(shape)
             case _:
-                raise InputError(f"{file} must have param_config [[name, shape], ...], found {str(entry)[:60]}")
+                raise InputError(
+                    f"{file} must have param_config [[name, shape], ...], found {str(entry)[:60]}"
+                )
     names = sorted(slices, key=natural)
     return slices, layout_of([(name, slices[name][1]) for name in names])
 
@@ -199,7 +241,11 @@ def read_network(file: Path, num_layers: int) -> dict[str, Any]:
     content = read_json(file)
     params = content.get("params") if isinstance(content, dict) else None
     omega = params.get("omega_0") if isinstance(params, dict) else None
-    activation = {"SIREN": "sine", "MLP": "relu"}.get(content.get("name")) if isinstance(content, dict) else None
+    activation = (
+        {"SIREN": "sine", "MLP": "relu"}.get(content.get("name"))
+        if isinstance(content, dict)
+        else None
+    )
     return {
         "activations": (*[activation] * (num_layers - 1), "linear") if activation else None,
         "omega": float(omega) if isinstance(omega, int | float) else None,

@@ -14,7 +14,13 @@ from pydantic import ValidationError
 
 from pipeline.archive.build import claim_zoo, commit_shard
 from pipeline.archive.network import DecodeContract
-from pipeline.archive.record import SCHEMA_VERSION, ImportRecord, ShardRecord, SignalsRecord, ZooRecord
+from pipeline.archive.record import (
+    SCHEMA_VERSION,
+    ImportRecord,
+    ShardRecord,
+    SignalsRecord,
+    ZooRecord,
+)
 from pipeline.archive.shard import Members
 from pipeline.config import Frozen, ImportConfig, fingerprint
 from pipeline.errors import InputError
@@ -67,7 +73,11 @@ def import_shard(plan: ImportPlan, folder: Location, name: str) -> dict[str, str
     ok = np.ones(len(index), bool)
     for position, problem in problems.items():
         ok[position], reasons[position] = False, problem
-    columns = {name: rows[name].combine_chunks() for name in rows.column_names if name not in ("key", "split")}
+    columns = {
+        name: rows[name].combine_chunks()
+        for name in rows.column_names
+        if name not in ("key", "split")
+    }
     columns["stop_reason"] = pa.array(reasons, pa.string())
     members = Members(keys, torch.from_numpy(values), ok, columns)
     commit_shard(folder, name, members, record.space, record.config.block_size, record.schema)
@@ -78,14 +88,20 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     """What our own exporter left beside the format's files; empty where another program wrote them."""
     content = read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
     match content:
-        case {"failed": [*failed], "signals": {}, "decode": {}} if all(isinstance(row, dict) for row in failed):
+        case {"failed": [*failed], "signals": {}, "decode": {}} if all(
+            isinstance(row, dict) for row in failed
+        ):
             return content
         case {} if not content:
             return content
-    raise InputError(f"{folder / SIDECAR} is not what `dwszoo zoo export` writes: delete it to import without")
+    raise InputError(
+        f"{folder / SIDECAR} is not what `dwszoo zoo export` writes: delete it to import without"
+    )
 
 
-def make_record(config: ImportConfig, source: Source, intake: Intake, sidecar: dict[str, Any]) -> ZooRecord:
+def make_record(
+    config: ImportConfig, source: Source, intake: Intake, sidecar: dict[str, Any]
+) -> ZooRecord:
     beside = [file] if (file := folder_of(config.path) / SIDECAR).is_file() else []
     digest, layout = digest_of(folder_of(config.path), [*source.files, *beside]), source.layout
     config = config.model_copy(update={"path": config.path.resolve()})
@@ -112,20 +128,34 @@ def make_record(config: ImportConfig, source: Source, intake: Intake, sidecar: d
     )
 
 
-def signals_record(config: ImportConfig, intake: Intake, sidecar: dict[str, Any], digest: str, outputs: int) -> SignalsRecord:
+def signals_record(
+    config: ImportConfig, intake: Intake, sidecar: dict[str, Any], digest: str, outputs: int
+) -> SignalsRecord:
     """What the members stand for: as the exporter left it, otherwise the folder's name and no grid."""
-    unknown = {"name": f"{config.path.name} ({config.format})", "grid": (), "class_names": intake.class_names}
+    unknown = {
+        "name": f"{config.path.name} ({config.format})",
+        "grid": (),
+        "class_names": intake.class_names,
+    }
     known = {"num_signals": intake.num_groups, "digest": digest, "num_channels": outputs}
     return checked(SignalsRecord, config, unknown | dict(sidecar.get("signals", {})) | known)
 
 
-def decode_contract(config: ImportConfig, source: Source, sidecar: dict[str, Any]) -> DecodeContract:
+def decode_contract(
+    config: ImportConfig, source: Source, sidecar: dict[str, Any]
+) -> DecodeContract:
     """What the source states, then what the configuration says; null where neither does."""
-    stated = dict.fromkeys(DecodeContract.model_fields) | dict(sidecar.get("decode") or source.decode)
+    stated = dict.fromkeys(DecodeContract.model_fields) | dict(
+        sidecar.get("decode") or source.decode
+    )
     num_layers = sum(tensor.name.endswith(".weight") for tensor in source.layout.tensors)
     if config.activation is not None:
         stated["activations"] = (*[config.activation] * (num_layers - 1), "linear")
-    stated |= {name: value for name in ("omega", "output_offset") if (value := getattr(config, name)) is not None}
+    stated |= {
+        name: value
+        for name in ("omega", "output_offset")
+        if (value := getattr(config, name)) is not None
+    }
     return checked(DecodeContract, config, stated)
 
 
@@ -148,6 +178,9 @@ def digest_of(root: Path, files: Sequence[Path]) -> str:
     digest = hashlib.sha256()
     for file in sorted(set(files)):
         with open(file, "rb") as content:
-            entry = (str(file.relative_to(root)), hashlib.file_digest(content, "sha256").hexdigest())
+            entry = (
+                str(file.relative_to(root)),
+                hashlib.file_digest(content, "sha256").hexdigest(),
+            )
         digest.update(json.dumps(entry).encode())
     return digest.hexdigest()

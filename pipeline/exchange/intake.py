@@ -15,7 +15,13 @@ from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE
 from pipeline.exchange.rows import PLACE, known_types, table_of
 
-SPLIT_NAMES = {"train": "train", "val": "validation", "valid": "validation", "validation": "validation", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
 MAX_CLASSES = 10_000
 """Whole numbers above this are no classes."""
 
@@ -35,7 +41,9 @@ class Intake:
 def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, Any]]) -> Intake:
     """Raises InputError for an unknown split, a group on two sides, and an empty train split."""
     if failed:
-        rows = pa.concat_tables([known_types(rows), known_types(table_of(failed))], promote_options="permissive")
+        rows = pa.concat_tables(
+            [known_types(rows), known_types(table_of(failed))], promote_options="permissive"
+        )
     rows = known_types(rows)
     groups = group_numbers(rows)
     label, class_names = labels_of(rows)
@@ -81,14 +89,21 @@ def texts(rows: pa.Table, name: str) -> pa.Array:
 def simple(column: pa.Array) -> pa.Array:
     """Numbers, truth values and texts as they are, anything else as text."""
     kind = column.type
-    keep = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind)
+    keep = (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_string(kind)
+    )
     return column if keep else column.cast(pa.string())
 
 
 def keys_of(rows: pa.Table) -> list[str]:
     """The source's own keys where all are safe file names and differ, otherwise numbers."""
     keys = texts(rows, "key").to_pylist()
-    usable = all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(keys)
+    usable = all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(
+        keys
+    )
     return keys if usable else [f"{number:08d}" for number in range(len(keys))]
 
 
@@ -98,7 +113,9 @@ def group_numbers(rows: pa.Table) -> np.ndarray:
         return rows["source_index"].to_numpy().astype(np.int64)
     for name in ("run", "group", "source"):
         if present(rows, name):
-            return rows[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+            return (
+                rows[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
+            )
     return np.arange(len(rows))
 
 
@@ -109,7 +126,9 @@ def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
     order = np.argsort(groups, kind="stable")
     starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
     views = np.empty(len(groups), np.int32)
-    views[order] = np.arange(len(groups)) - np.repeat(starts, np.diff(np.append(starts, len(groups))))
+    views[order] = np.arange(len(groups)) - np.repeat(
+        starts, np.diff(np.append(starts, len(groups)))
+    )
     return pa.array(views)
 
 
@@ -127,14 +146,20 @@ def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
         names = sorted(set(label.cast(pa.string()).drop_null().to_pylist()))
         return pc.index_in(label.cast(pa.string()), pa.array(names)).cast(pa.int64()), tuple(names)
     low, high = (value.as_py() for value in (pc.min(label), pc.max(label)))
-    return label, tuple(map(str, range(high + 1))) if low is not None and low >= 0 and high < MAX_CLASSES else ()
+    return label, tuple(
+        map(str, range(high + 1))
+    ) if low is not None and low >= 0 and high < MAX_CLASSES else ()
 
 
-def splits_of(config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: pa.Array) -> np.ndarray:
+def splits_of(
+    config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: pa.Array
+) -> np.ndarray:
     """`(members,)` the split of each member: the source's, drawn where it has none."""
     given = texts(rows, "split").to_pylist() if config.splits == "source" else [None] * len(rows)
     if unknown := sorted({name for name in given if name is not None and name not in SPLIT_NAMES}):
-        raise InputError(f"splits of {config.path} must be called {', '.join(SPLIT_NAMES)}, found {', '.join(unknown[:3])}")
+        raise InputError(
+            f"splits of {config.path} must be called {', '.join(SPLIT_NAMES)}, found {', '.join(unknown[:3])}"
+        )
     splits = np.array([SPLIT_NAMES.get(name, "") for name in given], dtype="<U10")
     open_groups = np.unique(groups[splits == ""])
     if len(open_groups):
@@ -143,7 +168,9 @@ def splits_of(config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: p
         splits[splits == ""] = drawn[np.searchsorted(open_groups, groups[splits == ""])]
     check_sides(config, groups, splits)
     if not (splits == "train").any():
-        raise InputError(f"the train split of {config.path} would be empty: {len(rows)} members; set splits=drawn")
+        raise InputError(
+            f"the train split of {config.path} would be empty: {len(rows)} members; set splits=drawn"
+        )
     return splits
 
 
@@ -154,12 +181,18 @@ def classes_of(wanted: np.ndarray, groups: np.ndarray, label: pa.Array) -> np.nd
     return labels[first[np.searchsorted(unique, wanted)]]
 
 
-def draw(config: ImportConfig, groups: np.ndarray, classes: np.ndarray, test_fraction: float) -> np.ndarray:
+def draw(
+    config: ImportConfig, groups: np.ndarray, classes: np.ndarray, test_fraction: float
+) -> np.ndarray:
     """A split for each group, class by class, by the seed."""
     splits = np.full(len(groups), "train", dtype="<U10")
     for label in np.unique(classes):
-        order = np.random.default_rng([config.seed, 3, int(label) + 1]).permutation(np.flatnonzero(classes == label))
-        num_test, num_validation = (round(len(order) * share) for share in (test_fraction, config.validation_fraction))
+        order = np.random.default_rng([config.seed, 3, int(label) + 1]).permutation(
+            np.flatnonzero(classes == label)
+        )
+        num_test, num_validation = (
+            round(len(order) * share) for share in (test_fraction, config.validation_fraction)
+        )
         splits[order[:num_test]] = "test"
         splits[order[num_test : num_test + num_validation]] = "validation"
     return splits

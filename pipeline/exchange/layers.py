@@ -77,14 +77,18 @@ def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
     for name, shape in shapes:
         match = NAME.fullmatch(name)
         if match is None:
-            raise InputError(f"tensor {name!r} must be the weight, kernel or bias of a layer, found shape {tuple(shape)}")
+            raise InputError(
+                f"tensor {name!r} must be the weight, kernel or bias of a layer, found shape {tuple(shape)}"
+            )
         kind = "bias" if match["kind"] == "bias" else "weight"
         layers.setdefault(match["layer"], {})[kind] = (name, tuple(shape))
     named, chain, inputs = {}, [], None
     for i, (layer, found) in enumerate(layers.items()):
         weight, their_shape = found.get("weight", (layer, ()))
         if len(their_shape) not in (2, 4):
-            raise InputError(f"layer {layer!r} must have a weight of a linear or convolution layer, found shape {their_shape}")
+            raise InputError(
+                f"layer {layer!r} must have a weight of a linear or convolution layer, found shape {their_shape}"
+            )
         shape = weight_shape(weight, their_shape, inputs)
         chain.append((f"layers.{i}", shape, "bias" in found))
         named[weight] = NamedTensor(f"layers.{i}.weight", shape, weight, their_shape)
@@ -119,14 +123,23 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-def layout_for(space: WeightSpace, layer_name: Callable[[int, int], str], weight: str = "weight", bias: str = "bias") -> Layout:
+def layout_for(
+    space: WeightSpace,
+    layer_name: Callable[[int, int], str],
+    weight: str = "weight",
+    bias: str = "bias",
+) -> Layout:
     """The layout that another format gives members of `space`.
 
     `layer_name(i, number of fixed positions)` is what it calls a layer, `weight` and `bias` (with their separator) the two
     tensors.
     """
     tensors = []
-    num_positions = {spec.name.rsplit(".", 1)[0]: len(spec.shape[2:]) for spec in space.tensors if len(spec.shape) > 1}
+    num_positions = {
+        spec.name.rsplit(".", 1)[0]: len(spec.shape[2:])
+        for spec in space.tensors
+        if len(spec.shape) > 1
+    }
     for spec in space.tensors:
         layer, kind = spec.name.rsplit(".", 1)
         positions = spec.shape[2:]
@@ -136,6 +149,8 @@ def layout_for(space: WeightSpace, layer_name: Callable[[int, int], str], weight
             shape = (shape[0], shape[1] * positions[0])
         if outputs_last:
             shape = (*shape[2:], shape[1], shape[0])
-        name = layer_name(int(layer.split(".")[1]), num_positions[layer]) + (weight if kind == "weight" else bias)
+        name = layer_name(int(layer.split(".")[1]), num_positions[layer]) + (
+            weight if kind == "weight" else bias
+        )
         tensors.append(NamedTensor(spec.name, spec.shape, name, shape))
     return Layout(tuple(tensors), space)

@@ -54,11 +54,16 @@ def write(zoo: Zoo, out: Path, advance: Advance):
         for position, row in enumerate(exported_rows(table).to_pylist()):
             run, epoch = file_name(str(row.get("run") or row["key"])), row.get("epoch") or 0
             if runs.setdefault(run, {}).setdefault(epoch, row) is not row:
-                raise InputError(f"run {run} of zoo {zoo.folder} has two members of epoch {epoch}, a Ray tree has room for one")
+                raise InputError(
+                    f"run {run} of zoo {zoo.folder} has two members of epoch {epoch}, a Ray tree has room for one"
+                )
             folder = out / run / f"checkpoint_{epoch:06d}"
             folder.mkdir(parents=True)
             # A view would be saved with the whole block behind it.
-            torch.save({name: tensor[position].clone() for name, tensor in tensors.items()}, folder / "checkpoints")
+            torch.save(
+                {name: tensor[position].clone() for name, tensor in tensors.items()},
+                folder / "checkpoints",
+            )
         advance(len(table))
     for run, epochs in runs.items():
         write_run(out / run, epochs)
@@ -67,33 +72,56 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
     """params.json has what is the same for all epochs, result.json the rest; an epoch without a checkpoint has a bare line."""
     rows = list(epochs.values())
-    common = {name: value for name, value in rows[0].items() if name not in RESULTS and all(row[name] == value for row in rows)}
+    common = {
+        name: value
+        for name, value in rows[0].items()
+        if name not in RESULTS and all(row[name] == value for row in rows)
+    }
     (folder / "params.json").write_text(
-        json.dumps({CONFIG.get(name, name): value for name, value in common.items()}, allow_nan=False)
+        json.dumps(
+            {CONFIG.get(name, name): value for name, value in common.items()}, allow_nan=False
+        )
     )
     lines = []
     for epoch in range(min(1, *epochs), max(epochs) + 1):
-        row = {RESULTS.get(name, name): value for name, value in epochs.get(epoch, {}).items() if name not in common}
+        row = {
+            RESULTS.get(name, name): value
+            for name, value in epochs.get(epoch, {}).items()
+            if name not in common
+        }
         lines.append(json.dumps(row | {EPOCH: epoch}, allow_nan=False))
     (folder / "result.json").write_text("\n".join(lines) + "\n")
 
 
 def read(path: Path) -> Source:
     """`path`: the folder of the runs."""
-    runs = sorted(folder for folder in path.iterdir() if (folder / "params.json").is_file()) if path.is_dir() else []
+    runs = (
+        sorted(folder for folder in path.iterdir() if (folder / "params.json").is_file())
+        if path.is_dir()
+        else []
+    )
     rows = [row for run in runs for row in rows_of_run(run)]
     if not rows:
-        raise InputError(f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found none")
+        raise InputError(
+            f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found none"
+        )
     files = [row.pop("file") for row in rows]
     first = next((state for state in map(load, files) if not isinstance(state, str)), None)
     if first is None:
-        raise InputError(f"{path} must have state dicts as checkpoints, found none that can be read among {len(files)}")
+        raise InputError(
+            f"{path} must have state dicts as checkpoints, found none that can be read among {len(files)}"
+        )
     layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in first.items()])
 
     def read_rows(index: np.ndarray) -> Loaded:
         return load_states(layout, [load(files[i]) for i in index])
 
-    texts = [run / name for run in runs for name in ("params.json", "result.json") if (run / name).is_file()]
+    texts = [
+        run / name
+        for run in runs
+        for name in ("params.json", "result.json")
+        if (run / name).is_file()
+    ]
     return Source(table_of(rows), layout, read_rows, [*files, *texts])
 
 
@@ -101,7 +129,9 @@ def rows_of_run(run: Path) -> Iterator[dict[str, Any]]:
     """A row a checkpoint. Raises InputError where params.json or result.json is not what it must be."""
     params = read_json(run / "params.json")
     if not isinstance(params, dict):
-        raise InputError(f"{run / 'params.json'} must hold a configuration, found {str(params)[:60]}")
+        raise InputError(
+            f"{run / 'params.json'} must hold a configuration, found {str(params)[:60]}"
+        )
     ours = {theirs: name for name, theirs in (CONFIG | RESULTS).items()}
     results = read_results(run / "result.json")
     for folder in sorted(run.glob("checkpoint_*")):
@@ -109,8 +139,14 @@ def rows_of_run(run: Path) -> Iterator[dict[str, Any]]:
         if match and file.is_file():
             epoch = int(match[1])
             row = {**params, **results.get(epoch, {}), EPOCH: epoch}
-            named = {ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT}
-            yield {"run": run.name, "group": run.name} | named | {"source": f"{run.name}/{folder.name}", "file": file}
+            named = {
+                ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT
+            }
+            yield (
+                {"run": run.name, "group": run.name}
+                | named
+                | {"source": f"{run.name}/{folder.name}", "file": file}
+            )
 
 
 def read_results(file: Path) -> dict[int, dict[str, Any]]:

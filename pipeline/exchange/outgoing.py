@@ -33,5 +33,7 @@ def exported_rows(table: pa.Table) -> pa.Table:
 def file_name(key: str) -> str:
     """A member's key as the name of a file. Raises InputError where it could name anything but one file in its folder."""
     if not SAFE.fullmatch(key):
-        raise InputError(f"a member's key must be up to 120 letters, digits, '-' and '_' to become a file name, found {key!r}")
+        raise InputError(
+            f"a member's key must be up to 120 letters, digits, '-' and '_' to become a file name, found {key!r}"
+        )
     return key

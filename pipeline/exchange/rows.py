@@ -28,7 +28,10 @@ def column_of(values: list[Any]) -> pa.Array:
             return array
     except (pa.ArrowException, OverflowError):
         pass
-    texts = [value if value is None or isinstance(value, str) else json.dumps(value, default=str) for value in values]
+    texts = [
+        value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+        for value in values
+    ]
     return pa.array(texts, pa.string())
 
 
@@ -53,4 +56,6 @@ def with_source(table: pa.Table, where: list[str]) -> pa.Table:
 def renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
     """The columns under other names, where they have one, unless another column has that name already."""
     taken = set(table.column_names)
-    return table.rename_columns([names[name] if names.get(name, name) not in taken else name for name in table.column_names])
+    return table.rename_columns(
+        [names[name] if names.get(name, name) not in taken else name for name in table.column_names]
+    )

@@ -53,7 +53,9 @@ def load_states(layout: Layout, states: Sequence[Mapping[str, torch.Tensor] | st
         if isinstance(state, str) or isinstance(state := fitting(layout, state), str):
             problems[position] = state
             continue
-        values[position] = layout.rows({name: tensor.numpy()[None] for name, tensor in state.items()})[0]
+        values[position] = layout.rows(
+            {name: tensor.numpy()[None] for name, tensor in state.items()}
+        )[0]
     return refuse_nonfinite(Loaded(values, problems))
 
 
@@ -70,23 +72,32 @@ def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, t
         own = layout_of([(name, tuple(tensor.shape)) for name, tensor in state.items()])
     except InputError as error:
         return str(error)
-    if [(tensor.name, tensor.shape) for tensor in own.tensors] != [(tensor.name, tensor.shape) for tensor in layout.tensors]:
+    if [(tensor.name, tensor.shape) for tensor in own.tensors] != [
+        (tensor.name, tensor.shape) for tensor in layout.tensors
+    ]:
         expected = {tensor.theirs: tensor.their_shape for tensor in layout.tensors}
         return f"must have tensors {expected}, found { {name: tuple(tensor.shape) for name, tensor in state.items()} }"
-    return {tensor.theirs: state[mine.theirs] for tensor, mine in zip(layout.tensors, own.tensors, strict=True)}
+    return {
+        tensor.theirs: state[mine.theirs]
+        for tensor, mine in zip(layout.tensors, own.tensors, strict=True)
+    }
 
 
 def refuse_nonfinite(loaded: Loaded) -> Loaded:
     """The same, with a problem for each member that has NaN or infinite weights."""
     broken = np.flatnonzero(~np.isfinite(loaded.values).all(1))
-    return Loaded(loaded.values, {int(position): "not finite" for position in broken} | loaded.problems)
+    return Loaded(
+        loaded.values, {int(position): "not finite" for position in broken} | loaded.problems
+    )
 
 
 def read_text(path: Path) -> str:
     """Raises InputError where the file is missing, too large or not UTF-8."""
     try:
         if path.stat().st_size > MAX_TEXT:
-            raise InputError(f"{path} must have at most {MAX_TEXT:,} bytes, found {path.stat().st_size:,}")
+            raise InputError(
+                f"{path} must have at most {MAX_TEXT:,} bytes, found {path.stat().st_size:,}"
+            )
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text ({error})") from error
@@ -108,9 +119,17 @@ def weights_of(content: Any) -> dict[str, torch.Tensor]:
     """The weights and biases of what torch.load gave. Raises InputError where it is no state dict of numbers."""
     if not isinstance(content, Mapping):
         raise InputError(f"must be a state dict, found {type(content).__name__}")
-    state = {name: value for name, value in content.items() if isinstance(name, str) and name.endswith((".weight", ".bias"))}
+    state = {
+        name: value
+        for name, value in content.items()
+        if isinstance(name, str) and name.endswith((".weight", ".bias"))
+    }
     for name, tensor in state.items():
-        if not isinstance(tensor, torch.Tensor) or not tensor.is_floating_point() or tensor.layout != torch.strided:
+        if (
+            not isinstance(tensor, torch.Tensor)
+            or not tensor.is_floating_point()
+            or tensor.layout != torch.strided
+        ):
             raise InputError(f"tensor {name!r} must be a dense tensor of floating point numbers")
     if not state:
         raise InputError(f"must have tensors NAME.weight and NAME.bias, found {list(content)[:6]}")

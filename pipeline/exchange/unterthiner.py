@@ -28,7 +28,12 @@ from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, first_line, load_matrix, read_text
 from pipeline.progress import Advance
 
-COLUMNS = {"epoch": "step", "run": "modeldir", "init": "config.w_init", "weight_decay": "config.l2reg"} | {
+COLUMNS = {
+    "epoch": "step",
+    "run": "modeldir",
+    "init": "config.w_init",
+    "weight_decay": "config.l2reg",
+} | {
     name: f"config.{name}"
     for name in (
         "activation",
@@ -48,11 +53,15 @@ HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 def write(zoo: Zoo, out: Path, advance: Advance):
     layout = layout_for(zoo.space, keras_names(zoo.space), "/kernel:0", "/bias:0")
-    matrix = open_memmap(out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters))
+    matrix = open_memmap(
+        out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters)
+    )
     tables, start = [], 0
     for _, block, rows in exported_blocks(zoo):
         tensors = layout.theirs(block)
-        matrix[start : start + len(rows)] = np.concatenate([tensor.reshape(len(rows), -1) for tensor in tensors.values()], 1)
+        matrix[start : start + len(rows)] = np.concatenate(
+            [tensor.reshape(len(rows), -1) for tensor in tensors.values()], 1
+        )
         tables.append(renamed(exported_rows(rows), COLUMNS))
         start += len(rows)
         advance(len(rows))
@@ -85,7 +94,9 @@ def read(path: Path) -> Source:
     files = [path / name for name in ("weights.npy", "metrics.csv.gz", "layout.csv")]
     for file in files:
         if not file.is_file():
-            raise InputError(f"{path} must have {', '.join(each.name for each in files)}, found no {file.name}")
+            raise InputError(
+                f"{path} must have {', '.join(each.name for each in files)}, found no {file.name}"
+            )
     weights, metrics, tensors = files
     matrix, rows = open_matrix(weights), read_metrics(metrics)
     if len(rows) != len(matrix):
@@ -98,7 +109,11 @@ def read(path: Path) -> Source:
     def read_rows(index: np.ndarray) -> Loaded:
         part = matrix[index].astype(np.float32, copy=False)
         return load_matrix(
-            layout, {name: part[:, columns].reshape(len(part), *shape) for name, (columns, shape) in slices.items()}
+            layout,
+            {
+                name: part[:, columns].reshape(len(part), *shape)
+                for name, (columns, shape) in slices.items()
+            },
         )
 
     return Source(rows, layout, read_rows, files)
@@ -108,8 +123,19 @@ def open_matrix(file: Path) -> np.ndarray:
     """Mapped, not read. Raises InputError where it is not a matrix of floating point numbers as large as its header says."""
     try:
         matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError, TypeError, MemoryError, OverflowError) as error:
-        raise InputError(f"{file} must be a matrix as numpy.save writes it ({first_line(error)})") from error
+    except (
+        OSError,
+        ValueError,
+        EOFError,
+        SyntaxError,
+        TokenError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+    ) as error:
+        raise InputError(
+            f"{file} must be a matrix as numpy.save writes it ({first_line(error)})"
+        ) from error
     if matrix.ndim != 2 or matrix.dtype.kind != "f":
         raise InputError(
             f"{file} must be (members, parameters) of floating point numbers, found {matrix.shape} of {matrix.dtype}"
@@ -144,25 +170,35 @@ def inflate(file: Path) -> bytes:
     return content
 
 
-def read_layout(file: Path, num_columns: int) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
+def read_layout(
+    file: Path, num_columns: int
+) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
     """Columns and shape of each tensor by its name. Raises InputError where they do not make up the whole matrix."""
     table = list(csv.DictReader(io.StringIO(read_text(file))))
     slices, end = {}, 0
     for row in sorted(table, key=lambda row: whole(file, row, "start_idx")):
-        shape, start, stop = shape_in(file, row), whole(file, row, "start_idx"), whole(file, row, "end_idx")
+        shape, start, stop = (
+            shape_in(file, row),
+            whole(file, row, "start_idx"),
+            whole(file, row, "end_idx"),
+        )
         if start != end or stop - start != prod(shape):
             columns = f"columns {end} to {end + prod(shape)}, found {start} to {stop}"
             raise InputError(f"{file} must give {row['varname']!r} of shape {shape} {columns}")
         slices[row["varname"]], end = (slice(start, stop), shape), stop
     if end != num_columns:
-        raise InputError(f"{file} must make up the {num_columns} columns of weights.npy, found {end}")
+        raise InputError(
+            f"{file} must make up the {num_columns} columns of weights.npy, found {end}"
+        )
     return slices, layout_of([(name, shape) for name, (_, shape) in slices.items()])
 
 
 def whole(file: Path, row: dict[str, str], name: str) -> int:
     text = row.get(name) or ""
     if not text.strip().isdecimal():
-        raise InputError(f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found {text!r}")
+        raise InputError(
+            f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found {text!r}"
+        )
     return int(text)
 
 
@@ -172,6 +208,12 @@ def shape_in(file: Path, row: dict[str, str]) -> tuple[int, ...]:
         shape = ast.literal_eval(row.get("shape") or "")
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         shape = None
-    if not isinstance(shape, tuple | list) or not shape or not all(type(size) is int and size > 0 for size in shape):
-        raise InputError(f"{file} must give the shape of {row.get('varname')!r} as (3, 3, 1, 16), found {row.get('shape')!r}")
+    if (
+        not isinstance(shape, tuple | list)
+        or not shape
+        or not all(type(size) is int and size > 0 for size in shape)
+    ):
+        raise InputError(
+            f"{file} must give the shape of {row.get('varname')!r} as (3, 3, 1, 16), found {row.get('shape')!r}"
+        )
     return tuple(shape)

@@ -32,15 +32,22 @@ def write(zoo: Zoo, out: Path, advance: Advance):
     writer = None
     try:
         for split, block, table in exported_blocks(zoo):
-            tensors = {name: torch.from_numpy(array) for name, array in layout.theirs(block).items()}
+            tensors = {
+                name: torch.from_numpy(array) for name, array in layout.theirs(block).items()
+            }
             for position, row in enumerate(exported_rows(table).to_pylist()):
                 number = written[split] = written.get(split, -1) + 1
                 if number % MEMBERS == 0:
                     if writer is not None:
                         writer.close()
-                    writer = TarWriter(str(out / f"{split}-{number // MEMBERS:06d}.tar"), mtime=0, encoder=False)
+                    writer = TarWriter(
+                        str(out / f"{split}-{number // MEMBERS:06d}.tar"), mtime=0, encoder=False
+                    )
                 state = {name: tensor[position].contiguous() for name, tensor in tensors.items()}
-                sample = {"safetensors": safetensors.torch.save(state), "json": json.dumps(row, allow_nan=False).encode()}
+                sample = {
+                    "safetensors": safetensors.torch.save(state),
+                    "json": json.dumps(row, allow_nan=False).encode(),
+                }
                 writer.write({"__key__": file_name(row["key"])} | sample)
             advance(len(table))
     finally:
@@ -59,7 +66,9 @@ def read(path: Path) -> Source:
     places = [place for place, _ in samples]
     first = next((state for state in map(load, places) if not isinstance(state, str)), None)
     if first is None:
-        raise InputError(f"{path} must have state dicts as .safetensors, found none that can be read among {len(places)}")
+        raise InputError(
+            f"{path} must have state dicts as .safetensors, found none that can be read among {len(places)}"
+        )
     layout = layout_of([(name, tuple(first[name].shape)) for name in sorted(first, key=natural)])
 
     def read_rows(index: np.ndarray) -> Loaded:
@@ -76,15 +85,28 @@ def samples_of(file: Path) -> list[tuple[Place | None, dict[str, Any]]]:
         with tarfile.open(file, "r:") as tar:
             for entry in tar:
                 key, _, kind = entry.name.rpartition("/")[2].partition(".")
-                if entry.isfile() and entry.offset_data + entry.size <= size and kind in ("safetensors", "json"):
-                    entries.setdefault(entry.name.removesuffix(f".{kind}"), {})[kind] = (file, entry.offset_data, entry.size)
+                if (
+                    entry.isfile()
+                    and entry.offset_data + entry.size <= size
+                    and kind in ("safetensors", "json")
+                ):
+                    entries.setdefault(entry.name.removesuffix(f".{kind}"), {})[kind] = (
+                        file,
+                        entry.offset_data,
+                        entry.size,
+                    )
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         raise InputError(f"{file} must be an uncompressed tar ({error})") from error
     split = PLACES.get(file.name.split("-")[0])
     samples = []
     for key, places in entries.items():
         row = row_of(file, key, places["json"]) if "json" in places else {}
-        samples.append((places.get("safetensors"), {"key": key, "split": split} | row | {"source": f"{file.name} {key}"}))
+        samples.append(
+            (
+                places.get("safetensors"),
+                {"key": key, "split": split} | row | {"source": f"{file.name} {key}"},
+            )
+        )
     return samples
 
 

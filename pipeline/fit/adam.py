@@ -66,7 +66,10 @@ def fit(
     InputError where there is no such device.
     """
     require_device(device)
-    rows, steps = init_rows(space, inr, keys).to(device), torch.zeros(len(keys), dtype=torch.int64, device=device)
+    rows, steps = (
+        init_rows(space, inr, keys).to(device),
+        torch.zeros(len(keys), dtype=torch.int64, device=device),
+    )
     kernel = find_kernel((coordinates.shape[1], *inr.hidden, targets.shape[1]), device)
     values = (targets - inr.output_offset).to(device)
     if kernel is None:
@@ -99,11 +102,22 @@ def find_kernel(sizes: tuple[int, ...], device: str) -> Callable[..., None] | No
 
 
 def psnr_at(
-    space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor, device: str = "cpu"
+    space: WeightSpace,
+    inr: InrConfig,
+    rows: Tensor,
+    coordinates: Tensor,
+    targets: Tensor,
+    device: str = "cpu",
 ) -> Tensor:
     """`(members,)` dB: how well each row renders its own of `targets` `(members, channels, points)`."""
-    points, parts = coordinates.to(device), zip(rows.split(CHUNK[device]), targets.split(CHUNK[device]), strict=True)
-    rendered = ((render(unpack(space, part.to(device)), inr, points), target.to(device)) for part, target in parts)
+    points, parts = (
+        coordinates.to(device),
+        zip(rows.split(CHUNK[device]), targets.split(CHUNK[device]), strict=True),
+    )
+    rendered = (
+        (render(unpack(space, part.to(device)), inr, points), target.to(device))
+        for part, target in parts
+    )
     return torch.cat([psnr(*both) for both in rendered]).cpu()
 
 
@@ -125,8 +139,14 @@ def _fit_compiled(
     advance: Advance,
 ):
     """Fit `rows` in place and count `steps` in place."""
-    rates, grid, size = learning_rates(config), coordinates.contiguous(), TOLD_EVERY[rows.device.type]
-    for some_rows, some_steps, some_targets in zip(*(whole.split(size) for whole in (rows, steps, targets)), strict=True):
+    rates, grid, size = (
+        learning_rates(config),
+        coordinates.contiguous(),
+        TOLD_EVERY[rows.device.type],
+    )
+    for some_rows, some_steps, some_targets in zip(
+        *(whole.split(size) for whole in (rows, steps, targets)), strict=True
+    ):
         kernel(
             (grid.shape[1], *inr.hidden, targets.shape[1]),
             grid,
@@ -162,7 +182,13 @@ def _fit_eagerly(
 
 
 def _fit_chunk(
-    space: WeightSpace, inr: InrConfig, config: FitConfig, rows: Tensor, steps: Tensor, coordinates: Tensor, targets: Tensor
+    space: WeightSpace,
+    inr: InrConfig,
+    config: FitConfig,
+    rows: Tensor,
+    steps: Tensor,
+    coordinates: Tensor,
+    targets: Tensor,
 ):
     """Fit `rows` in place and count `steps` in place; finished members leave the batch."""
     active = torch.arange(len(rows), device=rows.device)
@@ -187,7 +213,9 @@ def _fit_chunk(
     steps[active] = config.max_steps
 
 
-def gradients(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def gradients(
+    space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor
+) -> tuple[Tensor, Tensor]:
     """Gradient `(members, parameters)` of each member's mean squared error, and that error `(members,)`.
 
     `targets` `(members, channels, points)` have the output offset taken off.
@@ -196,7 +224,9 @@ def gradients(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Ten
     inputs = [coordinates.t().expand(len(rows), -1, -1)]
     cosines = []
     for weight, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):
-        phase = torch.baddbmm(bias.unsqueeze(-1), weight, inputs[-1], beta=inr.omega, alpha=inr.omega)
+        phase = torch.baddbmm(
+            bias.unsqueeze(-1), weight, inputs[-1], beta=inr.omega, alpha=inr.omega
+        )
         cosines.append(phase.cos())
         inputs.append(phase.sin_())
     residual = torch.baddbmm(tensors[-1].unsqueeze(-1), tensors[-2], inputs[-1]).sub_(targets)
@@ -206,5 +236,9 @@ def gradients(space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Ten
     for layer in reversed(range(len(inputs))):
         parts = [torch.bmm(delta, inputs[layer].transpose(1, 2)).flatten(1), delta.sum(-1), *parts]
         if layer:
-            delta = torch.bmm(tensors[2 * layer].transpose(1, 2), delta).mul_(cosines[layer - 1]).mul_(inr.omega)
+            delta = (
+                torch.bmm(tensors[2 * layer].transpose(1, 2), delta)
+                .mul_(cosines[layer - 1])
+                .mul_(inr.omega)
+            )
     return torch.cat(parts, 1), error

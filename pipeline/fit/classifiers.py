@@ -55,7 +55,11 @@ def train_runs(
     out = Checkpoints(
         torch.zeros(total, stack.space.num_parameters),
         np.zeros(total, np.int64),
-        {f"{split}_{score}": np.full(total, np.nan) for split in SPLITS for score in ("loss", "accuracy")},
+        {
+            f"{split}_{score}": np.full(total, np.nan)
+            for split in SPLITS
+            for score in ("loss", "accuracy")
+        },
         np.zeros(total, bool),
     )
     places = np.split(np.arange(total), np.cumsum([len(part) for part in epochs])[:-1])
@@ -63,14 +67,30 @@ def train_runs(
     pools = lessons.pools("train", runs)
     per_epoch = np.array([steps_per_epoch(len(pool), batch_size) for pool in pools])
     by_length = np.argsort(per_epoch * np.array([part[-1] for part in epochs]), kind="stable")
-    size = max(1, min(STACK_FLOATS[device] // (batch_size * stack.floats_per_image(images)), MAX_STACK[device]))
+    size = max(
+        1,
+        min(
+            STACK_FLOATS[device] // (batch_size * stack.floats_per_image(images)), MAX_STACK[device]
+        ),
+    )
     for start in range(0, len(by_length), size):
         chosen = by_length[start : start + size]
         names = ([runs[name][i] for i in chosen] for name in ("optimizer", "activation"))
         chosen = chosen[sorted_for_segments(*names).numpy()]
-        due = [dict(zip(per_epoch[i] * np.array(epochs[i]), places[i], strict=True)) for i in chosen]
+        due = [
+            dict(zip(per_epoch[i] * np.array(epochs[i]), places[i], strict=True)) for i in chosen
+        ]
         own = {name: column[chosen] for name, column in runs.items()}
-        course = Course(stack, lessons, images, own, [pools[i] for i in chosen], per_epoch[chosen], due, batch_size)
+        course = Course(
+            stack,
+            lessons,
+            images,
+            own,
+            [pools[i] for i in chosen],
+            per_epoch[chosen],
+            due,
+            batch_size,
+        )
         course.run(out, advance)
     return out
 
@@ -92,20 +112,30 @@ class Course:
         """`due`: for each run which place of the result is due after which step."""
         self.stack, self.images, self.batch_size = stack, images, batch_size
         self.pools, self.due = (np.fromiter(parts, object, len(parts)) for parts in (pools, due))
-        self.runs, self.per_epoch, self.keys = runs, per_epoch, np.array(order_keys(runs), np.uint64)
+        self.runs, self.per_epoch, self.keys = (
+            runs,
+            per_epoch,
+            np.array(order_keys(runs), np.uint64),
+        )
         self.labels = torch.from_numpy(lessons.labels).to(images.device)
         self.outputs = lessons.outputs(runs).to(images.device)
-        self.scored = {split: np.fromiter(lessons.scored(split, runs), object, len(pools)) for split in SPLITS}
+        self.scored = {
+            split: np.fromiter(lessons.scored(split, runs), object, len(pools)) for split in SPLITS
+        }
         self.rows = initial_rows(stack.space, runs).to(images.device)
         self.moments = torch.zeros(2, *self.rows.shape, device=images.device)
-        self.orders = torch.zeros(len(pools), int(per_epoch.max()) * batch_size, dtype=torch.int64, device=images.device)
+        self.orders = torch.zeros(
+            len(pools), int(per_epoch.max()) * batch_size, dtype=torch.int64, device=images.device
+        )
         self._settle()
 
     def _settle(self):
         """What follows from which runs are in the stack."""
 
         def column(name: str) -> Tensor:
-            return torch.tensor(self.runs[name], dtype=torch.float32, device=self.rows.device).unsqueeze(1)
+            return torch.tensor(
+                self.runs[name], dtype=torch.float32, device=self.rows.device
+            ).unsqueeze(1)
 
         self.rate, self.decay = column("learning_rate"), column("weight_decay")
         self.optimizers = segments(self.runs["optimizer"].tolist())
@@ -130,12 +160,17 @@ class Course:
         ok = rows.isfinite().all(1).numpy()
         for split in SPLITS:
             loss, accuracy = self.score(index, split)
-            out.scores[f"{split}_loss"][places], out.scores[f"{split}_accuracy"][places] = loss, accuracy
+            out.scores[f"{split}_loss"][places], out.scores[f"{split}_accuracy"][places] = (
+                loss,
+                accuracy,
+            )
             ok &= np.isfinite(loss)
         out.rows[places], out.ok[places] = rows, ok
         for i in index:
             out.steps[[place for due, place in self.due[i].items() if due >= step]] = step
-        leaving = [i for i, fine in zip(index, ok, strict=True) if not fine or step == max(self.due[i])]
+        leaving = [
+            i for i, fine in zip(index, ok, strict=True) if not fine or step == max(self.due[i])
+        ]
         if leaving:
             self.go_on_with(np.setdiff1d(np.arange(len(self.rows)), leaving))
 
@@ -151,19 +186,27 @@ class Course:
     def start_epochs(self, step: int):
         """Shuffle the images of the runs that begin an epoch."""
         for i in np.flatnonzero(step % self.per_epoch == 0):
-            order = epoch_order(self.pools[i], int(self.keys[i]), step // int(self.per_epoch[i]), self.batch_size)
+            order = epoch_order(
+                self.pools[i], int(self.keys[i]), step // int(self.per_epoch[i]), self.batch_size
+            )
             self.orders[i, : len(order)] = torch.from_numpy(order)
 
     def take_step(self, step: int):
         """One optimizer step of every run."""
         place = torch.from_numpy(step % self.per_epoch * self.batch_size).to(self.rows.device)
-        index = self.orders.gather(1, place.unsqueeze(1) + torch.arange(self.batch_size, device=self.rows.device))
+        index = self.orders.gather(
+            1, place.unsqueeze(1) + torch.arange(self.batch_size, device=self.rows.device)
+        )
         targets = self.outputs.gather(1, self.labels[index])
         inputs = self.stack.inputs(self.images, index)
-        gradient = self.stack.gradients(self.rows, inputs, targets, self.activations, self.masks(step))
+        gradient = self.stack.gradients(
+            self.rows, inputs, targets, self.activations, self.masks(step)
+        )
         m, v = self.moments
         for part, name in self.optimizers:
-            of_part = (tensor[part] for tensor in (self.rows, gradient, m, v, self.rate, self.decay))
+            of_part = (
+                tensor[part] for tensor in (self.rows, gradient, m, v, self.rate, self.decay)
+            )
             update(OPTIMIZERS[name], step + 1, *of_part)
 
     def masks(self, step: int) -> list[Tensor] | None:
@@ -175,7 +218,9 @@ class Course:
         keys = derive(derive(self.runs["seed"][dropping], DROPOUT), step)
         kept = bits(keys, self.batch_size * sum(units)) >= np.round(share * 2**16)
         masks = torch.ones(len(self.rows), self.batch_size, sum(units))
-        masks[dropping] = torch.from_numpy(kept * (1 / (1 - share)).astype(np.float32)).view(-1, self.batch_size, sum(units))
+        masks[dropping] = torch.from_numpy(kept * (1 / (1 - share)).astype(np.float32)).view(
+            -1, self.batch_size, sum(units)
+        )
         return list(masks.to(self.rows.device).split(units, 2))
 
     def score(self, index: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:

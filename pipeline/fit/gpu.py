@@ -21,5 +21,7 @@ def load_gpu_kernel(sizes: tuple[int, ...]) -> Callable[..., None] | None:
         problem = f"Triton cannot work here ({error}); it needs a C compiler (`apt install gcc`)"
     if problem is None:
         return triton_kernel.fit_members
-    logger.warning("INRs are fitted on the GPU by batched PyTorch, several times slower, for %s.", problem)
+    logger.warning(
+        "INRs are fitted on the GPU by batched PyTorch, several times slower, for %s.", problem
+    )
     return None

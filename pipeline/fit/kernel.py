@@ -18,7 +18,19 @@ class Kernel:
 
     def __init__(self, library: ctypes.CDLL):
         self.fit = library.dwszoo_fit
-        self.fit.argtypes = [SIZE, SIZE, PLACE, SIZE, *[PLACE] * 4, REAL, SIZE, PLACE, ctypes.c_float, SIZE, *[REAL] * 3]
+        self.fit.argtypes = [
+            SIZE,
+            SIZE,
+            PLACE,
+            SIZE,
+            *[PLACE] * 4,
+            REAL,
+            SIZE,
+            PLACE,
+            ctypes.c_float,
+            SIZE,
+            *[REAL] * 3,
+        ]
         self.fit.restype = None
 
     def fit_members(
@@ -41,7 +53,14 @@ class Kernel:
         `rates` `(steps,)` float64 is the learning rate of each step. The Adam steps that each took come into `steps`
         `(members,)` int64. Other threads run meanwhile: ctypes lets the interpreter go.
         """
-        check_tensors("cpu", {torch.float32: (coordinates, targets, rows), torch.int64: (steps,), torch.float64: (rates,)})
+        check_tensors(
+            "cpu",
+            {
+                torch.float32: (coordinates, targets, rows),
+                torch.int64: (steps,),
+                torch.float64: (rates,),
+            },
+        )
         self.fit(
             len(rows),
             len(sizes) - 1,

@@ -30,20 +30,32 @@ class Lessons:
         images = self.splits[split]
         pairs = np.stack([runs["class_0"], runs["class_1"]], 1)
         known = {
-            pair: images if pair[0] < 0 else images[np.isin(self.labels[images], pair)] for pair in map(tuple, pairs.tolist())
+            pair: images if pair[0] < 0 else images[np.isin(self.labels[images], pair)]
+            for pair in map(tuple, pairs.tolist())
         }
         pools = [known[tuple(pair)] for pair in pairs.tolist()]
         if split != "train":
             return pools
         keys = derive(runs["seed"], IMAGES).tolist()
-        sizes = [max(1, round(share * len(pool))) for share, pool in zip(runs["train_fraction"].tolist(), pools, strict=True)]
-        return [np.random.default_rng(key).permutation(pool)[:size] for key, pool, size in zip(keys, pools, sizes, strict=True)]
+        sizes = [
+            max(1, round(share * len(pool)))
+            for share, pool in zip(runs["train_fraction"].tolist(), pools, strict=True)
+        ]
+        return [
+            np.random.default_rng(key).permutation(pool)[:size]
+            for key, pool, size in zip(keys, pools, sizes, strict=True)
+        ]
 
     def scored(self, split: str, runs: Runs) -> list[np.ndarray]:
         """Those of `pools` that losses and accuracies are taken on: evenly over each."""
         pools = self.pools(split, runs)
         limit = self.evaluation_images
-        return [pool if limit is None or limit >= len(pool) else pool[np.arange(limit) * len(pool) // limit] for pool in pools]
+        return [
+            pool
+            if limit is None or limit >= len(pool)
+            else pool[np.arange(limit) * len(pool) // limit]
+            for pool in pools
+        ]
 
     def outputs(self, runs: Runs) -> Tensor:
         """`(runs, classes)` int64: the output that stands for each class; 0 for those that a run does not know."""

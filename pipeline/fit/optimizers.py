@@ -33,15 +33,35 @@ OPTIMIZERS = {
 }
 
 
-def update(optimizer: Optimizer, step: int, rows: Tensor, gradient: Tensor, m: Tensor, v: Tensor, rate: Tensor, decay: Tensor):
+def update(
+    optimizer: Optimizer,
+    step: int,
+    rows: Tensor,
+    gradient: Tensor,
+    m: Tensor,
+    v: Tensor,
+    rate: Tensor,
+    decay: Tensor,
+):
     """Step number `step` (from 1) of members `(members, parameters)`, in place; rate and decay are `(members, 1)`."""
     height = max(1, PASS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
     for start in range(0, len(rows), height):
         part = slice(start, start + height)
-        _update(optimizer, step, rows[part], gradient[part], m[part], v[part], rate[part], decay[part])
+        _update(
+            optimizer, step, rows[part], gradient[part], m[part], v[part], rate[part], decay[part]
+        )
 
 
-def _update(optimizer: Optimizer, step: int, rows: Tensor, gradient: Tensor, m: Tensor, v: Tensor, rate: Tensor, decay: Tensor):
+def _update(
+    optimizer: Optimizer,
+    step: int,
+    rows: Tensor,
+    gradient: Tensor,
+    m: Tensor,
+    v: Tensor,
+    rate: Tensor,
+    decay: Tensor,
+):
     direction = gradient.addcmul_(rows, decay)
     if optimizer.second is not None:
         v.mul_(optimizer.second).addcmul_(gradient, gradient, value=1 - optimizer.second)
@@ -63,4 +83,7 @@ def segments(names: list[str]) -> list[tuple[slice, str]]:
 
 def sorted_for_segments(*names: list[str]) -> Tensor:
     """The order of members in which their stretches are longest."""
-    return torch.tensor(sorted(range(len(names[0])), key=lambda i: tuple(column[i] for column in names)), dtype=torch.int64)
+    return torch.tensor(
+        sorted(range(len(names[0])), key=lambda i: tuple(column[i] for column in names)),
+        dtype=torch.int64,
+    )

@@ -26,7 +26,9 @@ def draw_runs(config: ClassifierZooConfig, run: np.ndarray, num_classes: int) ->
     names = type(config.hyperparameters).model_fields
     shares = uniform(derive(seed, HYPERPARAMETERS), len(names)) / 2 + 0.5
     drawn = {
-        name: np.array([draw(getattr(config.hyperparameters, name), float(share)) for share in column])
+        name: np.array(
+            [draw(getattr(config.hyperparameters, name), float(share)) for share in column]
+        )
         for name, column in zip(names, shares.T, strict=True)
     }
     classes = np.full((len(run), 2), -1)
@@ -62,6 +64,10 @@ def standard_deviations(shape: tuple[int, ...], runs: Runs) -> np.ndarray:
     if len(shape) == 1:
         return np.zeros(len(runs["init"]), np.float32)
     fan_out, fan_in = (size * prod(shape[2:]) for size in shape[:2])
-    schemes = {"he": (2 / fan_in) ** 0.5, "glorot": (2 / (fan_in + fan_out)) ** 0.5, "normal": NORMAL_STD}
+    schemes = {
+        "he": (2 / fan_in) ** 0.5,
+        "glorot": (2 / (fan_in + fan_out)) ** 0.5,
+        "normal": NORMAL_STD,
+    }
     of_scheme = [schemes[scheme.split("_")[0]] for scheme in runs["init"].tolist()]
     return (np.array(of_scheme) * runs["init_scale"]).astype(np.float32)

@@ -40,7 +40,11 @@ def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor
         if not hidden:
             bound = bias_bound = 1 / sqrt(inputs)
         else:
-            bound = 1 / inputs if config.init == "siren" and layer == 0 else sqrt(6 / inputs) / config.omega
+            bound = (
+                1 / inputs
+                if config.init == "siren" and layer == 0
+                else sqrt(6 / inputs) / config.omega
+            )
             bias_bound = 1 / sqrt(inputs) if config.init == "siren" else 0.0
         bounds += [np.full(prod(weight.shape), bound), np.full(prod(bias.shape), bias_bound)]
     scale = np.concatenate(bounds).astype(np.float32)

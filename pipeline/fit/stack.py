@@ -61,9 +61,15 @@ class Linear:
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))
 
-    def backward(self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(
+        self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradients of weight, bias and x, from that of the output."""
-        return torch.bmm(delta.transpose(1, 2), x), delta.sum(1), None if is_first else torch.bmm(delta, weight)
+        return (
+            torch.bmm(delta.transpose(1, 2), x),
+            delta.sum(1),
+            None if is_first else torch.bmm(delta, weight),
+        )
 
 
 class PooledLinear(Linear):
@@ -72,7 +78,9 @@ class PooledLinear(Linear):
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         return super().forward(x.mean((-2, -1)), weight, bias)
 
-    def backward(self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(
+        self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         of_weight, of_bias, of_pooled = super().backward(delta, x.mean((-2, -1)), weight, False)
         return of_weight, of_bias, (of_pooled / prod(x.shape[-2:]))[..., None, None]
 
@@ -81,12 +89,18 @@ class PatchConvolution:
     """On patches `(members, batch, channels * 9, rows, columns)`."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        values = torch.matmul(weight.flatten(2), x.flatten(3).transpose(0, 1)).add_(bias.unsqueeze(-1))
+        values = torch.matmul(weight.flatten(2), x.flatten(3).transpose(0, 1)).add_(
+            bias.unsqueeze(-1)
+        )
         return values.unflatten(-1, x.shape[3:]).transpose(0, 1)
 
-    def backward(self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool) -> tuple[Tensor, Tensor, None]:
+    def backward(
+        self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
+    ) -> tuple[Tensor, Tensor, None]:
         delta = delta.flatten(3)
-        of_weight = torch.matmul(delta.transpose(0, 1), x.flatten(3).transpose(0, 1).transpose(2, 3)).sum(0)
+        of_weight = torch.matmul(
+            delta.transpose(0, 1), x.flatten(3).transpose(0, 1).transpose(2, 3)
+        ).sum(0)
         return of_weight.view(weight.shape), delta.sum((1, 3)), None
 
 
@@ -96,17 +110,41 @@ class Convolution:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         values = F.conv2d(
-            grouped(x), weight.flatten(0, 1), bias.flatten(), stride=self.stride, padding=KERNEL // 2, groups=len(weight)
+            grouped(x),
+            weight.flatten(0, 1),
+            bias.flatten(),
+            stride=self.stride,
+            padding=KERNEL // 2,
+            groups=len(weight),
         )
         return values.unflatten(1, (len(weight), -1)).transpose(0, 1)
 
-    def backward(self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool) -> tuple[Tensor, Tensor, Tensor | None]:
+    def backward(
+        self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
         of_x, of_weight, of_bias = torch.ops.aten.convolution_backward(
-            *(grouped(delta), grouped(x), weight.flatten(0, 1), [weight.shape[0] * weight.shape[1]]),
-            *([self.stride] * 2, [KERNEL // 2] * 2, [1, 1], False, [0, 0], len(weight), [True, True, True]),
+            *(
+                grouped(delta),
+                grouped(x),
+                weight.flatten(0, 1),
+                [weight.shape[0] * weight.shape[1]],
+            ),
+            *(
+                [self.stride] * 2,
+                [KERNEL // 2] * 2,
+                [1, 1],
+                False,
+                [0, 0],
+                len(weight),
+                [True, True, True],
+            ),
         )
         members = (len(weight), -1)
-        return of_weight.view(weight.shape), of_bias.view(members), of_x.unflatten(1, members).transpose(0, 1)
+        return (
+            of_weight.view(weight.shape),
+            of_bias.view(members),
+            of_x.unflatten(1, members).transpose(0, 1),
+        )
 
 
 def softmax(logits: Tensor) -> Tensor:
@@ -132,20 +170,28 @@ class Stack:
         self.space, self.stride = space, stride
         self.weights = space.tensors[::2]
         self.is_convolutional = len(self.weights[0].shape) == 4
-        middle: list = [Convolution(stride) if self.is_convolutional else Linear() for _ in self.weights[1:-1]]
-        ends = (PatchConvolution(), PooledLinear()) if self.is_convolutional else (Linear(), Linear())
+        middle: list = [
+            Convolution(stride) if self.is_convolutional else Linear() for _ in self.weights[1:-1]
+        ]
+        ends = (
+            (PatchConvolution(), PooledLinear()) if self.is_convolutional else (Linear(), Linear())
+        )
         self.layers = [ends[0], *middle, ends[1]]
         self.num_units = [spec.shape[0] for spec in self.weights[:-1]]
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images as `inputs` takes them: padded for a CNN, flat for an MLP."""
-        return (F.pad(images, [KERNEL // 2] * 4) if self.is_convolutional else images.flatten(1)).contiguous()
+        return (
+            F.pad(images, [KERNEL // 2] * 4) if self.is_convolutional else images.flatten(1)
+        ).contiguous()
 
     def inputs(self, prepared: Tensor, index: Tensor) -> Tensor:
         """What the first layer sees of the images at `index` `(members, batch)`."""
         if not self.is_convolutional:
             return prepared.index_select(0, index.flatten()).view(*index.shape, -1)
-        chosen = prepared.flatten(1).index_select(0, index.t().flatten()).view(-1, *prepared.shape[1:])
+        chosen = (
+            prepared.flatten(1).index_select(0, index.t().flatten()).view(-1, *prepared.shape[1:])
+        )
         images, channels, rows, columns = chosen.stride()
         sizes = [(size - KERNEL) // self.stride + 1 for size in chosen.shape[2:]]
         patches = chosen.as_strided(
@@ -169,7 +215,12 @@ class Stack:
         return x
 
     def gradients(
-        self, rows: Tensor, inputs: Tensor, targets: Tensor, activations: Activations, masks: Sequence[Tensor] | None
+        self,
+        rows: Tensor,
+        inputs: Tensor,
+        targets: Tensor,
+        activations: Activations,
+        masks: Sequence[Tensor] | None,
     ) -> Tensor:
         """`(members, parameters)` gradients of each member's mean cross-entropy on `targets` `(members, batch)`.
 
@@ -187,10 +238,14 @@ class Stack:
             values.append(x)
             slopes.append(slope)
         delta = softmax(self.layers[-1].forward(values[-1], *tensors[-2:]))
-        delta.scatter_add_(-1, targets.unsqueeze(-1), delta.new_full((), -1).expand(*targets.shape, 1)).div_(targets.shape[1])
+        delta.scatter_add_(
+            -1, targets.unsqueeze(-1), delta.new_full((), -1).expand(*targets.shape, 1)
+        ).div_(targets.shape[1])
         parts: list[Tensor] = []
         for i in reversed(range(len(self.layers))):
-            of_weight, of_bias, of_x = self.layers[i].backward(delta, values[i], tensors[2 * i], i == 0)
+            of_weight, of_bias, of_x = self.layers[i].backward(
+                delta, values[i], tensors[2 * i], i == 0
+            )
             parts = [of_weight.flatten(1), of_bias, *parts]
             if of_x is not None:
                 delta = slopes[i - 1].mul_(of_x)

@@ -56,7 +56,8 @@ def why_not(sizes: tuple[int, ...], capability: int, shared_memory: int) -> str 
         return "the kernel is for NVIDIA GPUs from Ampere on"
     if max(hidden) > MAX_WIDTH or channels > MAX_CHANNELS:
         return (
-            f"the kernel is for hidden layers of up to {MAX_WIDTH} neurons and up to {MAX_CHANNELS} outputs, the net is {net}"
+            f"the kernel is for hidden layers of up to {MAX_WIDTH} neurons "
+            f"and up to {MAX_CHANNELS} outputs, the net is {net}"
         )
     if (needed := shared_bytes(sizes)) > shared_memory:
         return f"{net} needs {needed:,} bytes of shared memory, and this GPU has {shared_memory:,}"
@@ -77,7 +78,12 @@ def padded(sizes: tuple[int, ...]) -> tuple[int, ...]:
 def constants(sizes: tuple[int, ...]) -> dict[str, Any]:
     """What the kernel is compiled for: the net, and where in a row the parameters of each layer begin."""
     places = accumulate(((a + 1) * b for a, b in pairwise(sizes)), initial=0)
-    return {"SIZES": tuple(sizes), "WIDTHS": (0, *padded(sizes)), "PLACES": tuple(places), "TILE": TILE}
+    return {
+        "SIZES": tuple(sizes),
+        "WIDTHS": (0, *padded(sizes)),
+        "PLACES": tuple(places),
+        "TILE": TILE,
+    }
 
 
 def options(sizes: tuple[int, ...]) -> dict[str, int]:
@@ -101,7 +107,9 @@ def fit_members(
     epsilon: float,
 ):
     """As `pipeline.fit.kernel.Kernel.fit_members`, on tensors of a GPU."""
-    check_tensors(rows.device.type, {torch.float32: (coordinates, targets, rows), torch.int64: (steps,)})
+    check_tensors(
+        rows.device.type, {torch.float32: (coordinates, targets, rows), torch.int64: (steps,)}
+    )
     max_steps, device = len(rates), rows.device
     count = torch.arange(1, max_steps + 1, dtype=torch.float64)
     rate = (rates.cpu() / (1 - betas[0] ** count)).float().to(device)
@@ -134,7 +142,18 @@ def _fit(
     step = tl.load(steps + member).to(tl.int32)
     going = step < end
     while going:
-        error = _gradients(rows + place, gradient + place, coordinates, targets, num_points, omega, SIZES, WIDTHS, PLACES, TILE)
+        error = _gradients(
+            rows + place,
+            gradient + place,
+            coordinates,
+            targets,
+            num_points,
+            omega,
+            SIZES,
+            WIDTHS,
+            PLACES,
+            TILE,
+        )
         going = (step % CHECK_EVERY != 0) | ~(error <= threshold)
         if going:
             # Other threads read in the next step what these write, and the compiler watches shared memory only.
@@ -187,7 +206,9 @@ def _gradients(
     for n in tl.static_range(1, LAST):
         out, into = tl.arange(0, WIDTHS[n + 1]), tl.arange(0, WIDTHS[n])
         weight = row + PLACES[n]
-        ahead += (_rounded(tl.trans(_load(weight, out, _order(into), SIZES[n + 1], SIZES[n])) * omega),)
+        ahead += (
+            _rounded(tl.trans(_load(weight, out, _order(into), SIZES[n + 1], SIZES[n])) * omega),
+        )
         back += (_rounded(_load(weight, _order(out), into, SIZES[n + 1], SIZES[n]) * omega),)
         weight_sums += (tl.full((WIDTHS[n + 1], WIDTHS[n]), 0.0, tl.float32),)
     last, last_sums, offset_sums = (), (), ()
@@ -204,7 +225,9 @@ def _gradients(
         inside = point < num_points
         # A product of zeros, computed once before the loop: it makes the compiler lay out all that is added to it as
         # tensor cores leave their results, and nothing has to change its place before the backward pass.
-        zeros = tl.dot(tl.full((TILE, 16), 0.0, tl.float32), tl.full((16, WIDTHS[1]), 0.0, tl.float32))
+        zeros = tl.dot(
+            tl.full((TILE, 16), 0.0, tl.float32), tl.full((16, WIDTHS[1]), 0.0, tl.float32)
+        )
         phase = zeros + biases[0][None, :]
         axes = ()
         for d in tl.static_range(DIMS):
@@ -214,7 +237,10 @@ def _gradients(
         sines, cosines = (), (cosine,)
         for n in tl.static_range(1, LAST):
             sines += (_rounded(sine),)
-            phase = tl.dot(_ordered(sines[n - 1]), ahead[n - 1], input_precision="tf32") + biases[n][None, :]
+            phase = (
+                tl.dot(_ordered(sines[n - 1]), ahead[n - 1], input_precision="tf32")
+                + biases[n][None, :]
+            )
             sine, cosine = _sine_cosine(phase)
             cosines += (cosine,)
 
@@ -222,7 +248,9 @@ def _gradients(
         sums, more_offsets = (), ()
         for c in tl.static_range(CHANNELS):
             value = tl.sum(sine * last[c][None, :], 1) + tl.load(offsets + c)
-            residual = tl.where(inside, value - tl.load(targets + c * num_points + point, inside, 0.0), 0.0)
+            residual = tl.where(
+                inside, value - tl.load(targets + c * num_points + point, inside, 0.0), 0.0
+            )
             squares += residual * residual
             residual *= 2.0 / (num_points * CHANNELS)
             more_offsets += (offset_sums[c] + residual,)
@@ -235,8 +263,18 @@ def _gradients(
         for i in tl.static_range(1, LAST):
             more_biases = (bias_sums[LAST - i] + _folded(delta),) + more_biases
             delta = _rounded(delta)
-            sums = (tl.dot(tl.trans(delta), sines[LAST - i - 1], weight_sums[LAST - i - 1], input_precision="tf32"),) + sums
-            delta = tl.dot(_ordered(delta), back[LAST - i - 1], input_precision="tf32") * cosines[LAST - i - 1]
+            sums = (
+                tl.dot(
+                    tl.trans(delta),
+                    sines[LAST - i - 1],
+                    weight_sums[LAST - i - 1],
+                    input_precision="tf32",
+                ),
+            ) + sums
+            delta = (
+                tl.dot(_ordered(delta), back[LAST - i - 1], input_precision="tf32")
+                * cosines[LAST - i - 1]
+            )
         weight_sums, bias_sums = sums, (bias_sums[0] + _folded(delta),) + more_biases
         sums = ()
         for d in tl.static_range(DIMS):
@@ -256,7 +294,11 @@ def _gradients(
         tl.store(gradient + PLACES[n] + out * SIZES[n] + into, weight_sums[n - 1], inside)
     neuron = tl.arange(0, WIDTHS[LAST])
     for c in tl.static_range(CHANNELS):
-        tl.store(gradient + PLACES[LAST] + c * SIZES[LAST] + neuron, tl.sum(last_sums[c], 0), neuron < SIZES[LAST])
+        tl.store(
+            gradient + PLACES[LAST] + c * SIZES[LAST] + neuron,
+            tl.sum(last_sums[c], 0),
+            neuron < SIZES[LAST],
+        )
         tl.store(gradient + PLACES[LAST] + CHANNELS * SIZES[LAST] + c, tl.sum(offset_sums[c], 0))
     return tl.sum(squares, 0) / (num_points * CHANNELS)
 
@@ -271,7 +313,9 @@ def _load(start, row, column, NUM_ROWS: tl.constexpr, NUM_COLUMNS: tl.constexpr)
 @triton.jit
 def _sine_cosine(x):
     """Both of x = 2 pi n + r from r, to 2^-20 and the rounding of x, on the special function units."""
-    ROUND: tl.constexpr = 12582912.0  # 1.5 * 2^23: what is left in the mantissa is the nearest integer
+    ROUND: tl.constexpr = (
+        12582912.0  # 1.5 * 2^23: what is left in the mantissa is the nearest integer
+    )
     turns = (x * 0.15915494309189535 + ROUND) - ROUND
     r = x - turns * 6.283185307179586
     if ON_CHIP:
@@ -304,10 +348,16 @@ def _ordered(x):
 
     To which thread a value belongs does not change: this costs nothing. The right factor has its rows in the same order.
     """
-    return x.reshape(x.shape[0], x.shape[1] // 8, 4, 2).permute(0, 1, 3, 2).reshape(x.shape[0], x.shape[1])
+    return (
+        x.reshape(x.shape[0], x.shape[1] // 8, 4, 2)
+        .permute(0, 1, 3, 2)
+        .reshape(x.shape[0], x.shape[1])
+    )
 
 
 @triton.jit
 def _folded(x):
     """Half as many rows: sums of the two that one thread holds."""
-    return tl.sum(x.reshape(x.shape[0] // 16, 2, 8, x.shape[1]), 1).reshape(x.shape[0] // 2, x.shape[1])
+    return tl.sum(x.reshape(x.shape[0] // 16, 2, 8, x.shape[1]), 1).reshape(
+        x.shape[0] // 2, x.shape[1]
+    )

@@ -12,7 +12,16 @@ from pipeline.report.pictures import BLUE, GREY, ORANGE, picture
 
 ACCURACY = "test_accuracy"
 HYPERPARAMETERS = (
-    *("optimizer", "learning_rate", "activation", "init", "init_scale", "init_std", "weight_decay", "dropout"),
+    *(
+        "optimizer",
+        "learning_rate",
+        "activation",
+        "init",
+        "init_scale",
+        "init_std",
+        "weight_decay",
+        "dropout",
+    ),
     *("train_fraction", "epochs"),
 )
 """Columns that accuracy may depend on: of our catalogs and of imported ones."""
@@ -25,7 +34,11 @@ def draw_accuracies(zoo: Zoo, path: Path):
     if not len(table):
         raise InputError(f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY}")
     last = at_the_end(table)
-    varying = [name for name in HYPERPARAMETERS if name in last.column_names and pc.count_distinct(last[name]).as_py() > 1]
+    varying = [
+        name
+        for name in HYPERPARAMETERS
+        if name in last.column_names and pc.count_distinct(last[name]).as_py() > 1
+    ]
     num_panels = 2 + len(varying)
     num_rows = -(-num_panels // COLUMNS)
     with picture(path, 3.4 * min(COLUMNS, num_panels), 2.6 * num_rows) as figure:
@@ -52,7 +65,9 @@ def percent(table: pa.Table) -> np.ndarray:
 def draw_histogram(axes, accuracy: np.ndarray, chance: float):
     axes.hist(accuracy, bins=50, color=BLUE)
     axes.axvline(chance, color=GREY, linestyle=":", label=f"chance {chance:.0f} %")
-    axes.axvline(float(np.median(accuracy)), color=ORANGE, label=f"median {np.median(accuracy):.1f} %")
+    axes.axvline(
+        float(np.median(accuracy)), color=ORANGE, label=f"median {np.median(accuracy):.1f} %"
+    )
     axes.set_xlabel("test accuracy at the end, %")
     axes.set_ylabel("runs")
     axes.legend(fontsize=8)
@@ -60,11 +75,18 @@ def draw_histogram(axes, accuracy: np.ndarray, chance: float):
 
 def draw_epochs(axes, table: pa.Table):
     """Median, quartiles and 5 to 95 % of the accuracy of all checkpoints of an epoch."""
-    epoch, accuracy = (table["epoch"].to_numpy() if "epoch" in table.column_names else np.zeros(len(table))), percent(table)
+    epoch, accuracy = (
+        (table["epoch"].to_numpy() if "epoch" in table.column_names else np.zeros(len(table))),
+        percent(table),
+    )
     epochs = np.unique(epoch)
-    quantiles = np.array([np.quantile(accuracy[epoch == each], (0.05, 0.25, 0.5, 0.75, 0.95)) for each in epochs]).T
+    quantiles = np.array(
+        [np.quantile(accuracy[epoch == each], (0.05, 0.25, 0.5, 0.75, 0.95)) for each in epochs]
+    ).T
     for low, high, shade in ((0, 4, 0.2), (1, 3, 0.4)):
-        axes.fill_between(epochs, quantiles[low], quantiles[high], color=BLUE, alpha=shade, linewidth=0)
+        axes.fill_between(
+            epochs, quantiles[low], quantiles[high], color=BLUE, alpha=shade, linewidth=0
+        )
     axes.plot(epochs, quantiles[2], color=ORANGE, marker="o", markersize=3, label="median")
     axes.set_xlabel("epoch")
     axes.set_ylabel("test accuracy, %")
@@ -77,7 +99,9 @@ def draw_dependence(axes, name: str, values: pa.ChunkedArray, accuracy: np.ndarr
     different = sorted(set(values.tolist()))
     if len(different) <= FEW or isinstance(different[0], str):
         groups = [accuracy[values == value] for value in different]
-        boxes = axes.boxplot(groups, showfliers=False, patch_artist=True, medianprops={"color": ORANGE})
+        boxes = axes.boxplot(
+            groups, showfliers=False, patch_artist=True, medianprops={"color": ORANGE}
+        )
         for box in boxes["boxes"]:
             box.set(facecolor=BLUE, alpha=0.4, linewidth=0)
         labels = [value if isinstance(value, str) else f"{value:g}" for value in different]
@@ -85,7 +109,11 @@ def draw_dependence(axes, name: str, values: pa.ChunkedArray, accuracy: np.ndarr
     else:
         axes.scatter(values, accuracy, s=3, color=BLUE, alpha=0.35, linewidth=0)
         parts = np.array_split(np.argsort(values), BINS)
-        axes.plot([np.median(values[part]) for part in parts], [np.median(accuracy[part]) for part in parts], color=ORANGE)
+        axes.plot(
+            [np.median(values[part]) for part in parts],
+            [np.median(accuracy[part]) for part in parts],
+            color=ORANGE,
+        )
         low, high = np.quantile(values, (0.05, 0.95))
         if low > 0 and high / low > WIDE:
             axes.set_xscale("log")

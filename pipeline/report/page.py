@@ -31,13 +31,20 @@ def write_report(run: Path, recipe: Recipe):
     metrics = {name: read_json(path / "metrics.json") for name, path in folders.items()}
     histories = {name: read_history(path) for name, path in folders.items()}
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
-    pictures.draw_reconstructions(zoo, folder / "reconstructions.png", load_signals(recipe.zoo.signals))
+    pictures.draw_reconstructions(
+        zoo, folder / "reconstructions.png", load_signals(recipe.zoo.signals)
+    )
     pictures.draw_psnr(zoo, folder / "psnr.svg")
     named = {NAMES[name]: history for name, history in histories.items()}
     pictures.draw_curves(named, len(zoo.record.signals.class_names), folder / "curves.svg")
-    pictures.draw_confusion(metrics["dwsnet"]["confusion"], metrics["dwsnet"]["class_names"], folder / "confusion.svg")
+    pictures.draw_confusion(
+        metrics["dwsnet"]["confusion"], metrics["dwsnet"]["class_names"], folder / "confusion.svg"
+    )
     template = Environment(
-        loader=PackageLoader("pipeline.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+        loader=PackageLoader("pipeline.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
     ).get_template("page.html")
     page = template.render(
         title=f"{zoo.record.signals.name}: {len(zoo):,} INRs and a DWSNet that reads them",
@@ -46,13 +53,19 @@ def write_report(run: Path, recipe: Recipe):
         models=model_table(metrics, histories),
         zoo={key: in_words(value) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, histories, fitted),
-        configuration=[(name, json.dumps(value, default=str), meaning) for name, value, meaning in describe(recipe)],
+        configuration=[
+            (name, json.dumps(value, default=str), meaning)
+            for name, value, meaning in describe(recipe)
+        ],
     )
     write_atomic(folder / "index.html", page.encode())
 
 
 def headline(
-    zoo: Zoo, metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None
+    zoo: Zoo,
+    metrics: dict[str, Any],
+    histories: dict[str, list[EpochMetrics]],
+    fitted: dict[str, Any] | None,
 ) -> list[dict]:
     psnr = zoo.catalog["psnr"].drop_null().to_numpy()
     values = {
@@ -66,8 +79,18 @@ def headline(
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
 
 
-def model_table(metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]]) -> dict[str, Any]:
-    columns = ["model", "parameters", "epochs", "best epoch", "validation", "test, each INR", "test, mean over views"]
+def model_table(
+    metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]]
+) -> dict[str, Any]:
+    columns = [
+        "model",
+        "parameters",
+        "epochs",
+        "best epoch",
+        "validation",
+        "test, each INR",
+        "test, mean over views",
+    ]
     rows = [
         [
             NAMES[name],
@@ -83,7 +106,9 @@ def model_table(metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]
     return {"columns": columns, "rows": rows}
 
 
-def throughput(zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None) -> dict[str, str]:
+def throughput(
+    zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None
+) -> dict[str, str]:
     rows = {}
     if fitted:
         steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
@@ -107,7 +132,9 @@ def fit_rate(fitted: dict[str, Any] | None) -> float:
 
 def train_rate(history: list[EpochMetrics]) -> float:
     """Models/s over all epochs."""
-    return sum(metrics.models_per_second * metrics.seconds for metrics in history) / sum(metrics.seconds for metrics in history)
+    return sum(metrics.models_per_second * metrics.seconds for metrics in history) / sum(
+        metrics.seconds for metrics in history
+    )
 
 
 def percent(share: float) -> str:

@@ -37,17 +37,25 @@ def picture(path: Path, width: float, height: float):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         try:
-            figure.savefig(path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None)
+            figure.savefig(
+                path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None
+            )
         except ValueError as error:
-            raise InputError(f"cannot draw {path}: expected a name that ends in .png or .svg ({error})") from error
+            raise InputError(
+                f"cannot draw {path}: expected a name that ends in .png or .svg ({error})"
+            ) from error
 
 
 def originals(zoo: Zoo) -> Signals:
     """The signals that the zoo was fitted to, from where its record says. Raises InputError where they are gone."""
     if zoo.record.merged:
-        raise InputError(f"cannot draw zoo {zoo.folder}: it was merged, draw those that it was merged from")
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: it was merged, draw those that it was merged from"
+        )
     if zoo.record.imported:
-        raise InputError(f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known")
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known"
+        )
     source = zoo.record.config.signals
     if source.is_function:
         raise InputError(
@@ -69,7 +77,9 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
             f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
         )
     if len(signals.grid) > 3:
-        raise InputError(f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}")
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}"
+        )
     table = zoo.catalog
     labels, sources = column(table, "label"), column(table, "source_index")
     views, ok = column(table, "view"), column(table, "status") == "ok"
@@ -87,7 +97,11 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
                     show(axes[view + 1, place], np.ones_like(signals.values[source]), "failed")
                     continue
                 tensors = [tensor[None] for tensor in zoo[int(hit[0])].values()]
-                pixels = render(tensors, zoo.record.config.inr, grid)[0].t().reshape(signals.values[source].shape)
+                pixels = (
+                    render(tensors, zoo.record.config.inr, grid)[0]
+                    .t()
+                    .reshape(signals.values[source].shape)
+                )
                 psnr = table["psnr"][int(hit[0])].as_py()
                 show(axes[view + 1, place], pixels.numpy(), f"{psnr:.1f} dB")
         for row, name in enumerate(["original", *(f"INR {view + 1}" for view in range(num_views))]):
@@ -130,11 +144,25 @@ def draw_curves(runs: dict[str, Sequence[EpochMetrics]], num_classes: int, path:
         loss, accuracy = figure.subplots(1, 2)
         for (name, history), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
             epochs = [metrics.epoch for metrics in history]
-            loss.plot(epochs, [metrics.train_loss for metrics in history], color=colour, label=f"{name}, train")
             loss.plot(
-                epochs, [metrics.validation_loss for metrics in history], color=colour, ls="--", label=f"{name}, validation"
+                epochs,
+                [metrics.train_loss for metrics in history],
+                color=colour,
+                label=f"{name}, train",
             )
-            accuracy.plot(epochs, [100 * metrics.validation_accuracy for metrics in history], color=colour, label=name)
+            loss.plot(
+                epochs,
+                [metrics.validation_loss for metrics in history],
+                color=colour,
+                ls="--",
+                label=f"{name}, validation",
+            )
+            accuracy.plot(
+                epochs,
+                [100 * metrics.validation_accuracy for metrics in history],
+                color=colour,
+                label=name,
+            )
         accuracy.axhline(100 / num_classes, color=GREY, linestyle=":", label="chance")
         accuracy.set_ylim(0, 100)
         for axes, label in ((loss, "cross-entropy"), (accuracy, "validation accuracy, %")):
@@ -160,4 +188,12 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
             share = shares[row, column_index]
             if share >= 0.5:
                 colour = "white" if share > 50 else "#333"
-                axes.text(column_index, row, f"{share:.0f}", ha="center", va="center", fontsize=8, color=colour)
+                axes.text(
+                    column_index,
+                    row,
+                    f"{share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=8,
+                    color=colour,
+                )

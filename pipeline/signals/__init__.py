@@ -37,5 +37,7 @@ def load_path(config: SignalsConfig) -> Signals:
         raise InputError(f"signals.path must name where source {config.source!r} lies, got null")
     if not (path.is_file() if config.source == "npz" else path.is_dir()):
         kind = "file" if config.source == "npz" else "folder"
-        raise InputError(f"signals.path must name a {kind} for source {config.source!r}, found none at {path}")
+        raise InputError(
+            f"signals.path must name a {kind} for source {config.source!r}, found none at {path}"
+        )
     return READERS[config.source](path, config.size)

@@ -57,7 +57,9 @@ def torus(points: np.ndarray) -> np.ndarray:
 
 
 def cylinder(points: np.ndarray) -> np.ndarray:
-    outside = np.stack([np.linalg.norm(points[..., :2], axis=-1) - 0.5, np.abs(points[..., 2]) - 0.9], -1)
+    outside = np.stack(
+        [np.linalg.norm(points[..., :2], axis=-1) - 0.5, np.abs(points[..., 2]) - 0.9], -1
+    )
     return np.linalg.norm(outside.clip(0), axis=-1) + outside.max(-1).clip(max=0)
 
 
@@ -72,7 +74,9 @@ SHAPES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (sphere, box, torus, cy
 
 def load_distances(size: int | None) -> Signals:
     """Signed distances d to turned, moved and scaled shapes, as values (1 + d) / 2 between 0 and 1: 1/2 is the surface."""
-    return shapes("distances", size or SHAPE_POINTS, lambda distance: ((1 + distance) / 2).clip(0, 1))
+    return shapes(
+        "distances", size or SHAPE_POINTS, lambda distance: ((1 + distance) / 2).clip(0, 1)
+    )
 
 
 def load_occupancy(size: int | None) -> Signals:
@@ -91,4 +95,6 @@ def shapes(name: str, points: int, value: Callable[[np.ndarray], np.ndarray]) ->
         scale, centre = drawn.uniform(0.4, 0.7), drawn.uniform(-0.25, 0.25, 3)
         values[i] = value(scale * SHAPES[label]((grid - centre) @ turn / scale))
     names = tuple(shape.__name__ for shape in SHAPES)
-    return Signals(name, values.reshape(NUM_SHAPES, points, points, points, 1), labels.astype(np.int64), names)
+    return Signals(
+        name, values.reshape(NUM_SHAPES, points, points, points, 1), labels.astype(np.int64), names
+    )

@@ -23,7 +23,9 @@ def load_idx(path: Path, size: int | None) -> Signals:
         if None not in files:
             parts.append((*(read_idx(file) for file in files), held_out))
     if not parts:
-        raise InputError(f"{path} must hold train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; found neither")
+        raise InputError(
+            f"{path} must hold train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; found neither"
+        )
     return array_signals(path.resolve().name, parts, size)
 
 
@@ -35,7 +37,9 @@ def read_idx(file: Path) -> np.ndarray:
         with gzip.open(file) if zipped else open(file, "rb") as content:
             magic = content.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
-                raise InputError(f"{file} must be an IDX file of unsigned bytes, found magic number {magic.hex()}")
+                raise InputError(
+                    f"{file} must be an IDX file of unsigned bytes, found magic number {magic.hex()}"
+                )
             shape = tuple(np.frombuffer(content.read(4 * magic[3]), ">u4").tolist())
             count = int(np.prod(shape, dtype=object))
             data = content.read(count + 1) if count < 2**40 else b""
@@ -43,7 +47,9 @@ def read_idx(file: Path) -> np.ndarray:
         raise InputError(f"{file} cannot be read ({error}): replace it") from error
     if len(data) != count:
         found = f"more than {count}" if len(data) > count else len(data)
-        raise InputError(f"{file} must hold {count} bytes as its header {shape} says, found {found}: replace it")
+        raise InputError(
+            f"{file} must hold {count} bytes as its header {shape} says, found {found}: replace it"
+        )
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
@@ -51,28 +57,49 @@ def load_npz(path: Path, size: int | None) -> Signals:
     """Arrays `images` and `labels`, or `x_train`, `y_train` and, as the test split, `x_test`, `y_test`. Never unpickled."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            parts = [(arrays[x], arrays[y], held_out) for x, y, held_out in NPZ_PARTS if x in arrays and y in arrays]
+            parts = [
+                (arrays[x], arrays[y], held_out)
+                for x, y, held_out in NPZ_PARTS
+                if x in arrays and y in arrays
+            ]
             found = list(arrays)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as NPZ ({error}): replace it") from error
     if not parts:
-        raise InputError(f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found {found}")
+        raise InputError(
+            f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found {found}"
+        )
     return array_signals(path.stem, parts, size)
 
 
-def array_signals(name: str, parts: list[tuple[np.ndarray, np.ndarray, bool]], size: int | None) -> Signals:
+def array_signals(
+    name: str, parts: list[tuple[np.ndarray, np.ndarray, bool]], size: int | None
+) -> Signals:
     """(images, labels, whether they are the source's test split) as signals. Raises InputError for other shapes."""
     images, labels, held_out = [], [], []
     for part, part_labels, is_test in parts:
-        if part.dtype != np.uint8 or part.ndim not in (3, 4) or part_labels.shape != part.shape[:1] or not len(part):
+        if (
+            part.dtype != np.uint8
+            or part.ndim not in (3, 4)
+            or part_labels.shape != part.shape[:1]
+            or not len(part)
+        ):
             raise InputError(
                 f"{name} must hold uint8 images (count, height, width) or (count, height, width, channels), "
                 f"each with a label, found {part.dtype} {part.shape} with labels {part_labels.shape}"
             )
         if size is not None and part.shape[1:3] != (size, size):
-            raise InputError(f"signals.size must be null or {part.shape[1]} for {name}, got {size}: arrays are not resized")
+            raise InputError(
+                f"signals.size must be null or {part.shape[1]} for {name}, got {size}: arrays are not resized"
+            )
         images += list(part if part.ndim == 4 else part[..., None])
         labels.append(part_labels.astype(np.int64))
         held_out += [is_test] * len(part)
     labels = np.concatenate(labels)
-    return image_signals(name, images, labels, [str(i) for i in range(labels.max() + 1)], held_out if any(held_out) else None)
+    return image_signals(
+        name,
+        images,
+        labels,
+        [str(i) for i in range(labels.max() + 1)],
+        held_out if any(held_out) else None,
+    )

@@ -22,6 +22,8 @@ def load_folder(path: Path, size: int | None) -> Signals:
         if file.suffix.lower() in SUFFIXES
     ]
     if not files:
-        raise InputError(f"{path} must hold PNG or JPEG images in one subfolder a class, found none")
+        raise InputError(
+            f"{path} must hold PNG or JPEG images in one subfolder a class, found none"
+        )
     images = decode_images(((f"image {file}", file) for file, _ in files), size)
     return image_signals(path.resolve().name, images, [label for _, label in files], classes)

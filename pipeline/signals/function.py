@@ -22,10 +22,14 @@ def load_function(source: str, size: int | None) -> Signals:
     if isinstance(made, Signals):
         return check_signals(source, made)
     if not isinstance(made, tuple) or len(made) != 2:
-        raise InputError(f"{source} must return Signals or a tuple (values, labels), found {type(made).__name__}")
+        raise InputError(
+            f"{source} must return Signals or a tuple (values, labels), found {type(made).__name__}"
+        )
     values, labels = (np.asarray(part) for part in made)
     highest = int(labels.max()) if labels.size and np.issubdtype(labels.dtype, np.integer) else 0
-    return check_signals(source, Signals(source, values, labels, tuple(str(label) for label in range(highest + 1))))
+    return check_signals(
+        source, Signals(source, values, labels, tuple(str(label) for label in range(highest + 1)))
+    )
 
 
 def find_function(source: str) -> Any:
@@ -42,13 +46,17 @@ def find_function(source: str) -> Any:
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise InputError(f"signals.source names {source}: module {name!r} has no function {attribute!r}")
+        raise InputError(
+            f"signals.source names {source}: module {name!r} has no function {attribute!r}"
+        )
     return function
 
 
 def check_signals(what: str, signals: Signals) -> Signals:
     """The signals as float32 and int64. Raises InputError where shapes, types or values are not those of `Signals`."""
-    values, labels, held_out = (np.asarray(part) for part in (signals.values, signals.labels, signals.held_out))
+    values, labels, held_out = (
+        np.asarray(part) for part in (signals.values, signals.labels, signals.held_out)
+    )
     if (
         values.dtype.kind not in "fiub"
         or values.ndim < 3
@@ -69,10 +77,20 @@ def check_signals(what: str, signals: Signals) -> Signals:
             f"{what} must return labels 0 to {len(signals.class_names) - 1}, found {labels.min()} to {labels.max()}"
         )
     if signals.held_out is not None and (held_out.dtype != bool or held_out.shape != labels.shape):
-        raise InputError(f"{what} must return held_out as {len(values)} truth values, found {held_out.dtype} {held_out.shape}")
+        raise InputError(
+            f"{what} must return held_out as {len(values)} truth values, found {held_out.dtype} {held_out.shape}"
+        )
     values = values.astype(np.float32)
     with np.errstate(invalid="ignore"):
         if (values < 0).any() or (values > 1).any():
-            raise InputError(f"{what} must return values in [0, 1], found {np.nanmin(values):g} to {np.nanmax(values):g}")
+            raise InputError(
+                f"{what} must return values in [0, 1], found {np.nanmin(values):g} to {np.nanmax(values):g}"
+            )
     names = tuple(str(name) for name in signals.class_names)
-    return Signals(signals.name, values, labels.astype(np.int64), names, None if signals.held_out is None else held_out)
+    return Signals(
+        signals.name,
+        values,
+        labels.astype(np.int64),
+        names,
+        None if signals.held_out is None else held_out,
+    )

@@ -14,7 +14,9 @@ GREY_MODES = ("1", "L", "LA", "I", "I;16")
 logger = logging.getLogger(__name__)
 
 
-def decode_images(sources: Iterable[tuple[str, Path | bytes]], size: int | None) -> list[np.ndarray | None]:
+def decode_images(
+    sources: Iterable[tuple[str, Path | bytes]], size: int | None
+) -> list[np.ndarray | None]:
     """Each of the named images as `decode_image` has it, None where it cannot be decoded; one warning says how many.
 
     Raises InputError where none can be decoded.
@@ -29,7 +31,12 @@ def decode_images(sources: Iterable[tuple[str, Path | bytes]], size: int | None)
     if problems and len(problems) == len(images):
         raise problems[0]
     if problems:
-        logger.warning("%d of %d images will have no INR; the first: %s", len(problems), len(images), problems[0])
+        logger.warning(
+            "%d of %d images will have no INR; the first: %s",
+            len(problems),
+            len(images),
+            problems[0],
+        )
     return images
 
 
@@ -46,7 +53,9 @@ def decode_image(what: str, source: Path | bytes, size: int | None) -> np.ndarra
             if size is not None and pixels.size != (size, size):
                 pixels = pixels.resize((size, size), Image.Resampling.LANCZOS)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{what} cannot be decoded ({error}): replace it or take it out") from error
+        raise InputError(
+            f"{what} cannot be decoded ({error}): replace it or take it out"
+        ) from error
     values = np.asarray(pixels)
     return values[..., None] if values.ndim == 2 else values
 
@@ -71,9 +80,19 @@ def image_signals(
         )
     labels = np.asarray(labels, np.int64)
     if labels.min() < 0 or labels.max() >= len(class_names):
-        raise InputError(f"the labels of {name} must be 0 to {len(class_names) - 1}, found {labels.min()} to {labels.max()}")
-    values = np.full((len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32)
+        raise InputError(
+            f"the labels of {name} must be 0 to {len(class_names) - 1}, found {labels.min()} to {labels.max()}"
+        )
+    values = np.full(
+        (len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32
+    )
     for value, image in zip(values, images, strict=True):
         if image is not None:
             np.divide(image, 255, out=value)
-    return Signals(name, values, labels, tuple(class_names), None if held_out is None else np.asarray(held_out, bool))
+    return Signals(
+        name,
+        values,
+        labels,
+        tuple(class_names),
+        None if held_out is None else np.asarray(held_out, bool),
+    )

@@ -47,7 +47,9 @@ class Signals:
             return self
         index = np.arange(limit) * len(self) // limit
         held_out = None if self.held_out is None else self.held_out[index]
-        return replace(self, values=self.values[index], labels=self.labels[index], held_out=held_out)
+        return replace(
+            self, values=self.values[index], labels=self.labels[index], held_out=held_out
+        )
 
 
 def coordinates(grid: tuple[int, ...]) -> np.ndarray:
@@ -64,6 +66,9 @@ def cell_centres(values: np.ndarray, num_dims: int) -> np.ndarray:
     `(signals, *(grid - 1), channels)`: the mean of the 2^num_dims corners of each cell.
     """
     for axis in range(1, 1 + num_dims):
-        low, high = (slice(None),) * axis + (slice(None, -1),), (slice(None),) * axis + (slice(1, None),)
+        low, high = (
+            (slice(None),) * axis + (slice(None, -1),),
+            (slice(None),) * axis + (slice(1, None),),
+        )
         values = (values[low] + values[high]) / 2
     return values

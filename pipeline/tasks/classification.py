@@ -40,7 +40,9 @@ def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn
         pooling=config.pooling,
     )
     if config.kind in BASELINES:
-        return BASELINES[config.kind](space, num_classes, num_parameters(model), config.canonical_signs)
+        return BASELINES[config.kind](
+            space, num_classes, num_parameters(model), config.canonical_signs
+        )
     return model
 
 
@@ -57,7 +59,9 @@ def require_classes(zoo: Zoo):
     """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
     labelled = "label" in zoo.catalog.column_names and not zoo.catalog["label"].null_count
     if not zoo.record.signals.class_names or not labelled:
-        raise InputError(f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names")
+        raise InputError(
+            f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
+        )
     if not len(zoo.members("validation")):
         raise InputError(f"zoo {zoo.folder} must have members in its validation split, found none")
 
@@ -71,4 +75,6 @@ def totals(logits: Tensor, labels: Tensor) -> Tensor:
     """`(3,)` float64: members, sum of their losses, how many were classified rightly. Adds up over batches and ranks."""
     correct = (logits.argmax(1) == labels).sum()
     total_loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack([torch.tensor(float(len(labels)), device=logits.device), total_loss, correct]).to(torch.float64)
+    return torch.stack(
+        [torch.tensor(float(len(labels)), device=logits.device), total_loss, correct]
+    ).to(torch.float64)

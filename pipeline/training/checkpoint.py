@@ -52,7 +52,11 @@ def latest(run: Path) -> Path | None:
 def read_history(run: Path) -> list[EpochMetrics]:
     """Every epoch up to the newest checkpoint; empty before the first."""
     folder = latest(run)
-    return [] if folder is None else [EpochMetrics(**line) for line in json.loads((folder / "training.json").read_bytes())]
+    return (
+        []
+        if folder is None
+        else [EpochMetrics(**line) for line in json.loads((folder / "training.json").read_bytes())]
+    )
 
 
 def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
@@ -72,7 +76,10 @@ def save(run: Path, engine, history: list[EpochMetrics], model_card: dict[str, A
     torch.distributed.barrier()
     engine.save_checkpoint(str(partial), tag=TAG)
     if rank == 0:
-        state = {name: tensor.detach().cpu().contiguous() for name, tensor in engine.module.state_dict().items()}
+        state = {
+            name: tensor.detach().cpu().contiguous()
+            for name, tensor in engine.module.state_dict().items()
+        }
         weights = safetensors.torch.save(state)
         write_atomic(partial / "model.safetensors", weights)
         write_json(partial / "model.json", model_card | {"sha256": sha256(weights)})
@@ -92,7 +99,9 @@ def model_card(config: ModelConfig, record: ZooRecord) -> dict[str, Any]:
     return {
         "model": config.model_dump(mode="json"),
         "class_names": list(record.signals.class_names),
-        "zoo": record.model_dump(mode="json", include={"fingerprint", "tensors", "decode", "signals"}),
+        "zoo": record.model_dump(
+            mode="json", include={"fingerprint", "tensors", "decode", "signals"}
+        ),
     }
 
 
@@ -110,14 +119,18 @@ def load_best(run: Path) -> TrainedModel:
     """The model with the highest validation accuracy. Raises InputError where `run` has no checkpoint."""
     history = read_history(run)
     if not history:
-        raise InputError(f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one")
+        raise InputError(
+            f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one"
+        )
     best = best_epoch(history).epoch
     folder = checkpoint_folder(run, best)
     try:
         card = json.loads((folder / "model.json").read_bytes())
         weights = (folder / "model.safetensors").read_bytes()
         if sha256(weights) != card["sha256"]:
-            raise ValueError(f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}")
+            raise ValueError(
+                f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}"
+            )
         space = space_of(card["zoo"]["tensors"])
         model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
         model.load_state_dict(safetensors.torch.load(weights))

@@ -29,7 +29,9 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
     }
 
 
-def make_engine(model: nn.Module, config: TrainingConfig, total_steps: int, world_size: int, on_gpu: bool):
+def make_engine(
+    model: nn.Module, config: TrainingConfig, total_steps: int, world_size: int, on_gpu: bool
+):
     """A DeepSpeed engine around `model`, with AdamW and the learning-rate schedule; uses the process group that Ray made."""
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
@@ -40,12 +42,19 @@ def make_engine(model: nn.Module, config: TrainingConfig, total_steps: int, worl
     # An optional kernel for inference on one host; where it counts as available, DeepSpeed compiles it for a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("WARNING")
-    deepspeed.init_distributed("nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    deepspeed.init_distributed(
+        "nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False
+    )
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+    )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, config.warmup_fraction)
     )
     engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, lr_scheduler=schedule, config=deepspeed_config(config, world_size)
+        model=model,
+        optimizer=optimizer,
+        lr_scheduler=schedule,
+        config=deepspeed_config(config, world_size),
     )
     return engine

@@ -37,9 +37,15 @@ class Predictions:
 def predict(trained: TrainedModel, zoo: Zoo, split: str) -> Predictions:
     """Raises InputError where the zoo's architecture is not the one that the model was trained on."""
     if zoo.space != trained.space:
-        raise InputError(f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, found {shapes(zoo.space)}")
+        raise InputError(
+            f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, found {shapes(zoo.space)}"
+        )
     outputs = [trained.model(batch.state).softmax(1) for batch in split_batches(zoo, split)]
-    probabilities = torch.cat(outputs).numpy() if outputs else np.zeros((0, len(trained.class_names)), np.float32)
+    probabilities = (
+        torch.cat(outputs).numpy()
+        if outputs
+        else np.zeros((0, len(trained.class_names)), np.float32)
+    )
     return Predictions(zoo.members(split), probabilities)
 
 
@@ -55,7 +61,9 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
     predictions = predict(trained, zoo, split)
     labels = column(predictions.rows, "label")
     if not len(labels):
-        raise InputError(f"split {split!r} of zoo {zoo.folder} must have members with weights, found none")
+        raise InputError(
+            f"split {split!r} of zoo {zoo.folder} must have members with weights, found none"
+        )
     num_classes = len(trained.class_names)
     confusion = np.zeros((num_classes, num_classes), np.int64)
     np.add.at(confusion, (labels, predictions.predicted), 1)
@@ -87,7 +95,9 @@ def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     probabilities = np.concatenate([part.probabilities for part in parts])
     names = np.array(trained.class_names)
     table = rows.select(["key", "split", "source_index", "view"])
-    table = table.append_column("class", pa.array(np.array(zoo.record.signals.class_names)[column(rows, "label")]))
+    table = table.append_column(
+        "class", pa.array(np.array(zoo.record.signals.class_names)[column(rows, "label")])
+    )
     table = table.append_column("predicted", pa.array(names[probabilities.argmax(1)]))
     for name, values in zip(trained.class_names, probabilities.T, strict=True):
         table = table.append_column(f"probability of {name}", pa.array(values))

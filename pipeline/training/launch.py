@@ -65,9 +65,13 @@ def launch_training(
             "on_gpu": on_gpu,
         },
         torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=resources.workers, use_gpu=on_gpu, resources_per_worker=per_worker),
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers, use_gpu=on_gpu, resources_per_worker=per_worker
+        ),
         run_config=RunConfig(
-            name=uuid.uuid4().hex, storage_path=str(storage), failure_config=FailureConfig(max_failures=MAX_FAILURES)
+            name=uuid.uuid4().hex,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
     shutil.rmtree(storage, ignore_errors=True)

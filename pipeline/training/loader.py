@@ -29,10 +29,14 @@ class Batch:
         return len(self.labels)
 
     def take(self, index: Tensor) -> "Batch":
-        return Batch({name: tensor[index] for name, tensor in self.state.items()}, self.labels[index])
+        return Batch(
+            {name: tensor[index] for name, tensor in self.state.items()}, self.labels[index]
+        )
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch({name: tensor.to(device) for name, tensor in self.state.items()}, self.labels.to(device))
+        return Batch(
+            {name: tensor.to(device) for name, tensor in self.state.items()}, self.labels.to(device)
+        )
 
 
 def concatenate(batches: list[Batch]) -> Batch:
@@ -74,7 +78,12 @@ def epoch_batches(
 
 def split_batches(zoo: Zoo, split: str, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
     """Every member of `split` once, in the order of the plan, block by block; ranks take turns."""
-    blocks = (batch for shard in zoo.record.shards if shard.split == split for batch in shard_batches(zoo, shard.name))
+    blocks = (
+        batch
+        for shard in zoo.record.shards
+        if shard.split == split
+        for batch in shard_batches(zoo, shard.name)
+    )
     for number, batch in enumerate(blocks):
         if number % world_size == rank:
             yield batch
@@ -87,4 +96,8 @@ def shard_batches(zoo: Zoo, shard: str) -> list[Batch]:
     labels = torch.from_numpy(column(table, "label")[ok])
     blocks = zoo.shard(shard)
     sizes = [len(next(iter(block.values()))) for block in blocks]
-    return [Batch(block, part) for block, part in zip(blocks, labels.split(sizes), strict=True)] if sizes else []
+    return (
+        [Batch(block, part) for block, part in zip(blocks, labels.split(sizes), strict=True)]
+        if sizes
+        else []
+    )

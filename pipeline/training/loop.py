@@ -49,7 +49,9 @@ def write_pulse(run: Path, pulse: Pulse):
 
 def write_metrics(run: Path, history: list[EpochMetrics]):
     """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
-    write_whole(run / "metrics.jsonl", "".join(json.dumps(asdict(metrics)) + "\n" for metrics in history))
+    write_whole(
+        run / "metrics.jsonl", "".join(json.dumps(asdict(metrics)) + "\n" for metrics in history)
+    )
 
 
 def write_whole(path: Path, text: str):
@@ -59,7 +61,14 @@ def write_whole(path: Path, text: str):
     os.replace(temporary, path)
 
 
-def train_loop(zoo_folder: Location, run: Path, config: TrainingConfig, rank: int, world_size: int, on_gpu: bool):
+def train_loop(
+    zoo_folder: Location,
+    run: Path,
+    config: TrainingConfig,
+    rank: int,
+    world_size: int,
+    on_gpu: bool,
+):
     """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch."""
     zoo = Zoo.open(zoo_folder)
     steps = num_batches(zoo, "train", config.batch_size)
@@ -93,10 +102,14 @@ def train_loop(zoo_folder: Location, run: Path, config: TrainingConfig, rank: in
             write_metrics(run, history)
 
 
-def train_epoch(engine, zoo: Zoo, run: Path, config: TrainingConfig, epoch: int, rank: int, world_size: int) -> float:
+def train_epoch(
+    engine, zoo: Zoo, run: Path, config: TrainingConfig, epoch: int, rank: int, world_size: int
+) -> float:
     """One pass over the train split. Returns the mean loss over the epoch and all ranks."""
     engine.train()
-    torch.manual_seed(int(np.random.SeedSequence([config.seed, epoch, rank]).generate_state(1)[0]))  # dropout
+    torch.manual_seed(
+        int(np.random.SeedSequence([config.seed, epoch, rank]).generate_state(1)[0])
+    )  # dropout
     batches = epoch_batches(zoo, "train", config.seed, epoch, config.batch_size, rank, world_size)
     steps = num_batches(zoo, "train", config.batch_size)
     total, start = torch.zeros((), device=engine.device), time.perf_counter()
@@ -111,7 +124,15 @@ def train_epoch(engine, zoo: Zoo, run: Path, config: TrainingConfig, epoch: int,
         if rank == 0 and now - last_pulse >= PULSE_SECONDS:
             last_pulse = now
             rate = step * config.batch_size / (now - start)
-            write_pulse(run, Pulse(((epoch - 1) * steps + step) * config.batch_size, epoch, total.item() / step, rate))
+            write_pulse(
+                run,
+                Pulse(
+                    ((epoch - 1) * steps + step) * config.batch_size,
+                    epoch,
+                    total.item() / step,
+                    rate,
+                ),
+            )
     dist.all_reduce(total)
     return total.item() / steps / world_size
 

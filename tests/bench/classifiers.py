@@ -31,7 +31,10 @@ HYPERPARAMETERS = HyperparametersConfig(
     learning_rate="loguniform(1e-3, 1e-2)",
     weight_decay=(1e-5,),
 )
-SPACES = {"MLP 784-32-10": WeightSpace.mlp((784, 32, 10)), "CNN 16-16-16": WeightSpace.cnn(1, (16, 16, 16), 3, 10)}
+SPACES = {
+    "MLP 784-32-10": WeightSpace.mlp((784, 32, 10)),
+    "CNN 16-16-16": WeightSpace.cnn(1, (16, 16, 16), 3, 10),
+}
 CASES = [
     ("MLP 784-32-10", 32, 192, 6),
     ("MLP 784-32-10", 128, 192, 6),
@@ -50,13 +53,22 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def digits() -> Lessons:
     """1,397 images to learn from and 400 to test on."""
     images, labels = load_digits(return_X_y=True)
-    large = functional.interpolate(torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16, size=(28, 28), mode="bilinear")
-    splits = {"train": np.arange(1397), "validation": np.arange(1397, 1400), "test": np.arange(1397, 1797)}
+    large = functional.interpolate(
+        torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16, size=(28, 28), mode="bilinear"
+    )
+    splits = {
+        "train": np.arange(1397),
+        "validation": np.arange(1397, 1400),
+        "test": np.arange(1397, 1797),
+    }
     return Lessons((large - 0.3) / 0.37, labels.astype(np.int64), splits, 10, 400)
 
 
 def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
-    state = {spec.name: tensor[0] for spec, tensor in zip(space.tensors, unpack(space, row[None]), strict=True)}
+    state = {
+        spec.name: tensor[0]
+        for spec, tensor in zip(space.tensors, unpack(space, row[None]), strict=True)
+    }
     contract = DecodeContract(
         activations=(*[activation] * (len(state) // 2 - 1), "linear"),
         omega=1.0,
@@ -69,29 +81,46 @@ def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
     return Network(contract, state, "the benchmark")
 
 
-def one_by_one(space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int) -> np.ndarray:
+def one_by_one(
+    space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int
+) -> np.ndarray:
     """A PyTorch module and an optimizer for each run; returns test accuracies."""
-    rows, keys, labels = initial_rows(space, runs), order_keys(runs), torch.from_numpy(lessons.labels)
+    rows, keys, labels = (
+        initial_rows(space, runs),
+        order_keys(runs),
+        torch.from_numpy(lessons.labels),
+    )
     accuracies = []
     for i, pool in enumerate(lessons.pools("train", runs)):
         model = network(space, rows[i], runs["activation"][i])
-        options = {"lr": float(runs["learning_rate"][i]), "weight_decay": float(runs["weight_decay"][i])}
+        options = {
+            "lr": float(runs["learning_rate"][i]),
+            "weight_decay": float(runs["weight_decay"][i]),
+        }
         optimizer = OPTIMIZERS[runs["optimizer"][i]](model.parameters(), **options)
         for epoch in range(epochs):
-            for batch in torch.from_numpy(epoch_order(pool, keys[i], epoch, batch_size)).split(batch_size):
+            for batch in torch.from_numpy(epoch_order(pool, keys[i], epoch, batch_size)).split(
+                batch_size
+            ):
                 optimizer.zero_grad()
                 functional.cross_entropy(model(lessons.images[batch]), labels[batch]).backward()
                 optimizer.step()
         test = lessons.splits["test"]
         with torch.no_grad():
-            accuracies.append((model(lessons.images[test]).argmax(1) == labels[test]).float().mean().item())
+            accuracies.append(
+                (model(lessons.images[test]).argmax(1) == labels[test]).float().mean().item()
+            )
     return np.array(accuracies)
 
 
-def stacked(space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int) -> np.ndarray:
+def stacked(
+    space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int
+) -> np.ndarray:
     stack = Stack(space, 2)
     lessons = replace(lessons, images=stack.prepare(lessons.images))
-    return train_runs(stack, lessons, runs, [[epochs]] * len(runs["run"]), batch_size).scores["test_accuracy"]
+    return train_runs(stack, lessons, runs, [[epochs]] * len(runs["run"]), batch_size).scores[
+        "test_accuracy"
+    ]
 
 
 def main():

@@ -37,7 +37,9 @@ def main(name: str, folder: str):
     parts = fit_parts(zoo, space, signals, index)
     seconds = time.perf_counter() - start
     psnr = np.concatenate([part.psnr for part in parts])
-    print(f"{name}: {len(index):,} INRs in {seconds:.0f} s, {len(index) / seconds:.1f} INRs/s, mean {psnr.mean():.1f} dB")
+    print(
+        f"{name}: {len(index):,} INRs in {seconds:.0f} s, {len(index) / seconds:.1f} INRs/s, mean {psnr.mean():.1f} dB"
+    )
     tensors = unpack(space, torch.cat([part.rows for part in parts]))
     print(f"{'standard deviation':20} {'released':>9} {'here':>9} {'ratio':>7}")
     for spec, tensor, released in zip(space.tensors, tensors, RELEASED[name], strict=True):
@@ -51,7 +53,14 @@ def fit_parts(zoo, space, signals: Signals, index: np.ndarray) -> list[Fit]:
 
     def fit_part(part: np.ndarray) -> Fit:
         targets = torch.from_numpy(signals.values[part]).flatten(1, -2).transpose(1, 2).contiguous()
-        return fit(space, zoo.inr, zoo.fit, member_keys(zoo.seed, part, np.zeros_like(part)), points, targets)
+        return fit(
+            space,
+            zoo.inr,
+            zoo.fit,
+            member_keys(zoo.seed, part, np.zeros_like(part)),
+            points,
+            targets,
+        )
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         return list(pool.map(fit_part, np.split(index, range(PART, len(index), PART))))
@@ -59,5 +68,7 @@ def fit_parts(zoo, space, signals: Signals, index: np.ndarray) -> list[Fit]:
 
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in RELEASED:
-        sys.exit(f"expected a recipe ({' or '.join(RELEASED)}) and a folder of Parquet files, found {sys.argv[1:]}")
+        sys.exit(
+            f"expected a recipe ({' or '.join(RELEASED)}) and a folder of Parquet files, found {sys.argv[1:]}"
+        )
     main(*sys.argv[1:])

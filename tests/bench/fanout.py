@@ -23,7 +23,9 @@ from pipeline.signals import Signals
 NUM_SHARDS = 10_000
 
 
-def nothing(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, advance: Advance) -> str:
+def nothing(
+    config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, advance: Advance
+) -> str:
     for _ in shard.view[::8]:
         advance(8)
     return shard.name
@@ -44,12 +46,18 @@ def seconds_of_a_fit() -> float:
 
 
 def seconds_of_nothing(workers: int) -> float:
-    signals = Signals("none", np.zeros((70_000, 28, 28, 1), np.float32), np.zeros(70_000, np.int64), ("one",))
+    signals = Signals(
+        "none", np.zeros((70_000, 28, 28, 1), np.float32), np.zeros(70_000, np.int64), ("one",)
+    )
     members = np.arange(digits().zoo.shard_size)
-    shards = [ShardPlan(f"train-{number:06d}", "train", members, members) for number in range(NUM_SHARDS)]
+    shards = [
+        ShardPlan(f"train-{number:06d}", "train", members, members) for number in range(NUM_SHARDS)
+    ]
     shared = (digits().zoo, Path(), signals)
     with ray_session(workers):
-        list(run_tasks(nothing, shards[:100], shared, workers, on_progress=hear))  # starts the workers
+        list(
+            run_tasks(nothing, shards[:100], shared, workers, on_progress=hear)
+        )  # starts the workers
         start = time.perf_counter()
         done = {name for _, name in run_tasks(nothing, shards, shared, workers, on_progress=hear)}
         seconds = time.perf_counter() - start
@@ -60,6 +68,12 @@ def seconds_of_nothing(workers: int) -> float:
 if __name__ == "__main__":
     workers = os.cpu_count()
     fit, rest = seconds_of_a_fit(), seconds_of_nothing(workers)
-    print(f"{NUM_SHARDS:,} tasks in {rest:.1f} s on {workers} workers: {1e3 * rest / NUM_SHARDS:.2f} ms a shard")
-    print(f"fitting a shard of digits takes {fit:.2f} s on one core, {1e3 * fit / workers:.0f} ms of {workers} workers")
-    print(f"orchestration is {rest / NUM_SHARDS / (fit / workers + rest / NUM_SHARDS):.2%} of the time")
+    print(
+        f"{NUM_SHARDS:,} tasks in {rest:.1f} s on {workers} workers: {1e3 * rest / NUM_SHARDS:.2f} ms a shard"
+    )
+    print(
+        f"fitting a shard of digits takes {fit:.2f} s on one core, {1e3 * fit / workers:.0f} ms of {workers} workers"
+    )
+    print(
+        f"orchestration is {rest / NUM_SHARDS / (fit / workers + rest / NUM_SHARDS):.2%} of the time"
+    )

@@ -65,7 +65,10 @@ def signals(count: int) -> Tensor:
 def per_model_loop(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
     """A PyTorch network and an optimizer for each member."""
     return torch.cat(
-        [batched_autograd(config, row, target) for row, target in zip(rows.split(1), targets.split(1), strict=True)]
+        [
+            batched_autograd(config, row, target)
+            for row, target in zip(rows.split(1), targets.split(1), strict=True)
+        ]
     )
 
 
@@ -152,10 +155,16 @@ def step_operations() -> tuple[int, int]:
 
 def share_of_ceiling(speeds: list[Speed]) -> float:
     flop, pairs = step_operations()
-    return sum(speed.steps_per_second for speed in speeds) * (flop + 2 * SINE_SLOTS * pairs) / sum(s.peak for s in speeds)
+    return (
+        sum(speed.steps_per_second for speed in speeds)
+        * (flop + 2 * SINE_SLOTS * pairs)
+        / sum(s.peak for s in speeds)
+    )
 
 
-def report(name: str, count: int, rate: float, share: float, quality: float, reference: float) -> str:
+def report(
+    name: str, count: int, rate: float, share: float, quality: float, reference: float
+) -> str:
     flop, _ = step_operations()
     return (
         f"{name:18} {count:9} {rate / CONFIG.max_steps:8.1f} {rate:9.0f} {rate * flop / 1e9:9.1f}"
@@ -164,7 +173,9 @@ def report(name: str, count: int, rate: float, share: float, quality: float, ref
 
 
 def main():
-    print(f"{CONFIG.max_steps} steps an INR of {'-'.join(map(str, (2, *INR.hidden, 1)))} on {len(GRID)} points")
+    print(
+        f"{CONFIG.max_steps} steps an INR of {'-'.join(map(str, (2, *INR.hidden, 1)))} on {len(GRID)} points"
+    )
     print("contender          processes   INRs/s   steps/s   GFLOP/s  ceiling  PSNR/dB  ratio")
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
@@ -176,10 +187,19 @@ def main():
             for contender in CONTENDERS:
                 with context.Manager() as manager, context.Pool(processes) as pool:
                     barrier = manager.Barrier(processes)
-                    speeds = pool.starmap(measure, [(contender, library, barrier)] * processes, chunksize=1)
+                    speeds = pool.starmap(
+                        measure, [(contender, library, barrier)] * processes, chunksize=1
+                    )
                 rate = sum(speed.steps_per_second for speed in speeds)
                 reference = reference or rate
-                line = report(contender.__name__, processes, rate, share_of_ceiling(speeds), speeds[0].psnr, reference)
+                line = report(
+                    contender.__name__,
+                    processes,
+                    rate,
+                    share_of_ceiling(speeds),
+                    speeds[0].psnr,
+                    reference,
+                )
                 print(line, flush=True)
     if torch.cuda.is_available():
         from tests.bench import fit_gpu

@@ -61,14 +61,25 @@ def main(folder: str | None = None):
     print("contender            members   INRs/s   steps/s   GFLOP/s  ceiling  PSNR/dB  ratio")
     roof, reference = sines_per_second() / (2 * fit.step_operations()[1]), None
     for contender, count in CONTENDERS.items():
-        rows, targets = init_rows(fit.SPACE, fit.INR, fit.keys(count)).cuda(), fit.signals(count).cuda()
+        rows, targets = (
+            init_rows(fit.SPACE, fit.INR, fit.keys(count)).cuda(),
+            fit.signals(count).cuda(),
+        )
         contender(fit.CONFIG.model_copy(update={"max_steps": 3}), rows, targets)
         fitted = []
-        rate = count * fit.CONFIG.max_steps / seconds(lambda: fitted.append(contender(fit.CONFIG, rows, targets)))  # noqa: B023
+        elapsed = seconds(
+            lambda: fitted.append(contender(fit.CONFIG, rows, targets))  # noqa: B023
+        )
+        rate = count * fit.CONFIG.max_steps / elapsed
         reference = reference or rate
         shown = fitted[0][: fit.COMPARED].cpu()
-        quality = psnr(render(unpack(fit.SPACE, shown), fit.INR, fit.GRID), fit.signals(fit.COMPARED)).mean()
-        print(fit.report(contender.__name__, count, rate, rate / roof, float(quality), reference), flush=True)
+        quality = psnr(
+            render(unpack(fit.SPACE, shown), fit.INR, fit.GRID), fit.signals(fit.COMPARED)
+        ).mean()
+        print(
+            fit.report(contender.__name__, count, rate, rate / roof, float(quality), reference),
+            flush=True,
+        )
     aim(folder, roof)
 
 
@@ -77,10 +88,14 @@ def aim(folder: str | None, roof: float):
     if folder is None:
         targets = fit.signals(AIM)
     else:
-        targets = channels_first(load_signals(zoo.signals.model_copy(update={"path": Path(folder)})).values)
+        targets = channels_first(
+            load_signals(zoo.signals.model_copy(update={"path": Path(folder)})).values
+        )
     fitted = []
     took = seconds(
-        lambda: fitted.append(adam.fit(fit.SPACE, zoo.inr, zoo.fit, fit.keys(len(targets)), fit.GRID, targets, "cuda"))
+        lambda: fitted.append(
+            adam.fit(fit.SPACE, zoo.inr, zoo.fit, fit.keys(len(targets)), fit.GRID, targets, "cuda")
+        )
     )
     rate, flop = len(targets) * zoo.fit.max_steps / took, fit.step_operations()[0]
     print(

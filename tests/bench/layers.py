@@ -24,7 +24,9 @@ WIDTHS = "2,32,32,1"
 LEAST_STEPS, SECONDS = 5, 4.0
 
 
-def stack(build: Callable[[WeightSpace, int], nn.Module]) -> Callable[[WeightSpace, int], nn.Module]:
+def stack(
+    build: Callable[[WeightSpace, int], nn.Module],
+) -> Callable[[WeightSpace, int], nn.Module]:
     return lambda space, num_layers: Stack(build(space, 32 if i else 1) for i in range(num_layers))
 
 
@@ -46,17 +48,25 @@ class Stack(nn.Module):
 KINDS = {
     "pairs ds": stack(lambda space, inputs: PairwiseLayer(space, inputs, 32, DeepSets)),
     "linear": stack(lambda space, inputs: EquivariantLinear(space, inputs, 32)),
-    "linear, ReLU inside": stack(lambda space, inputs: EquivariantLinear(space, inputs, 32, relu=True)),
+    "linear, ReLU inside": stack(
+        lambda space, inputs: EquivariantLinear(space, inputs, 32, relu=True)
+    ),
     "MLP": lambda space, num_layers: EquivariantMLP(space, 1, 32, num_layers),
-    "MLP, 64 members at once": lambda space, num_layers: EquivariantMLP(space, 1, 32, num_layers, members_at_once=64),
+    "MLP, 64 members at once": lambda space, num_layers: EquivariantMLP(
+        space, 1, 32, num_layers, members_at_once=64
+    ),
     "pairs sab": stack(lambda space, inputs: PairwiseLayer(space, inputs, 32, SetAttention)),
     "attention": stack(lambda space, inputs: EquivariantAttention(space, inputs, 32)),
-    "attention, ReLU inside": stack(lambda space, inputs: EquivariantAttention(space, inputs, 32, relu=True)),
+    "attention, ReLU inside": stack(
+        lambda space, inputs: EquivariantAttention(space, inputs, 32, relu=True)
+    ),
 }
 REFERENCES = ("pairs ds", "pairs sab")
 
 
-def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool) -> tuple[float, float, int]:
+def measure(
+    kind: str, widths: tuple[int, ...], batch: int, compiled: bool
+) -> tuple[float, float, int]:
     """Milliseconds of the fastest step in some seconds, peak MiB that steps add, number of parameters."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     space = WeightSpace.mlp(widths)
@@ -64,7 +74,9 @@ def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool) -> t
     features = tuple(torch.randn(batch, *spec.shape, 1, device=device) for spec in space.tensors)
     call = torch.compile(model, fullgraph=True) if compiled else model
     one = model(tuple(x[:1] for x in features))
-    torch.autograd.backward(one, [torch.ones_like(x) for x in one])  # loads what the first step loads
+    torch.autograd.backward(
+        one, [torch.ones_like(x) for x in one]
+    )  # loads what the first step loads
     before = peak(device)
     gradients = [torch.randn_like(x) for x in model(features)]
 
@@ -80,7 +92,11 @@ def measure(kind: str, widths: tuple[int, ...], batch: int, compiled: bool) -> t
     times = []
     while len(times) < LEAST_STEPS or sum(times) < SECONDS:
         times.append(step())
-    return min(times) * 1e3, peak(device) - before, sum(parameter.numel() for parameter in model.parameters())
+    return (
+        min(times) * 1e3,
+        peak(device) - before,
+        sum(parameter.numel() for parameter in model.parameters()),
+    )
 
 
 def peak(device: str) -> float:
@@ -119,13 +135,17 @@ def scaling() -> str:
         widths = (2, *[32] * (depth - 1), 1)
         milliseconds, _, count = in_a_process("linear", ",".join(map(str, widths)), "16", "0")
         per_parameter = milliseconds / WeightSpace.mlp(widths).num_parameters * 1e6 / 16
-        rows.append(f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  {count:9d} of ours")
+        rows.append(
+            f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  {count:9d} of ours"
+        )
     return "\n".join(rows)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--case", nargs=4, metavar=("KIND", "WIDTHS", "BATCH", "COMPILED"), help="one measurement")
+    parser.add_argument(
+        "--case", nargs=4, metavar=("KIND", "WIDTHS", "BATCH", "COMPILED"), help="one measurement"
+    )
     parser.add_argument("--batches", type=int, nargs="+", default=[128, 512])
     arguments = parser.parse_args()
     if arguments.case:

@@ -25,7 +25,9 @@ class SetAttention(nn.Module):
     def __init__(self, inputs: int, outputs: int, num_heads: int = 8):
         super().__init__()
         self.num_heads = num_heads
-        self.query, self.key, self.value, self.out = (nn.Linear(n, outputs) for n in (inputs, inputs, inputs, outputs))
+        self.query, self.key, self.value, self.out = (
+            nn.Linear(n, outputs) for n in (inputs, inputs, inputs, outputs)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         def heads(y: Tensor) -> Tensor:
@@ -42,17 +44,32 @@ class Exchangeable(nn.Module):
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
-        self.each, self.rows, self.columns, self.all = (nn.Linear(inputs, outputs) for _ in range(4))
+        self.each, self.rows, self.columns, self.all = (
+            nn.Linear(inputs, outputs) for _ in range(4)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         rows, columns = x.mean(2, keepdim=True), x.mean(1, keepdim=True)
-        return (self.each(x) + self.rows(rows) + self.columns(columns) + self.all(x.mean((1, 2), keepdim=True))) / 4
+        return (
+            self.each(x)
+            + self.rows(rows)
+            + self.columns(columns)
+            + self.all(x.mean((1, 2), keepdim=True))
+        ) / 4
 
 
 class Pair(nn.Module):
     """From one tensor to another: pool what is not shared, map, repeat what is not shared."""
 
-    def __init__(self, source: Folding, target: Folding, inputs: int, outputs: int, set_layer: type[nn.Module], sizes: dict):
+    def __init__(
+        self,
+        source: Folding,
+        target: Folding,
+        inputs: int,
+        outputs: int,
+        set_layer: type[nn.Module],
+        sizes: dict,
+    ):
         super().__init__()
         self.source, self.target, self.sizes = source.axes, target.axes, sizes
         self.shared = [name for name in target.axes if name in source.axes]
@@ -71,13 +88,22 @@ class Pair(nn.Module):
 class PairwiseLayer(nn.Module):
     """One layer of (tensors)^2 modules: features `(batch, *spec.shape, channels)` in and out."""
 
-    def __init__(self, space: WeightSpace, in_channels: int, out_channels: int, set_layer: type[nn.Module]):
+    def __init__(
+        self, space: WeightSpace, in_channels: int, out_channels: int, set_layer: type[nn.Module]
+    ):
         super().__init__()
         self.foldings = [Folding(spec, axis_order(space)) for spec in space.tensors]
         widths = [spec.num_fixed for spec in space.tensors]
         self.pairs = nn.ModuleList(
             nn.ModuleList(
-                Pair(source, target, inputs * in_channels, outputs * out_channels, set_layer, space.hidden)
+                Pair(
+                    source,
+                    target,
+                    inputs * in_channels,
+                    outputs * out_channels,
+                    set_layer,
+                    space.hidden,
+                )
                 for source, inputs in zip(self.foldings, widths, strict=True)
             )
             for target, outputs in zip(self.foldings, widths, strict=True)
@@ -85,5 +111,8 @@ class PairwiseLayer(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         folded = [folding.fold(x) for folding, x in zip(self.foldings, features, strict=True)]
-        sums = [sum(pair(x) for pair, x in zip(row, folded, strict=True)) / len(folded) for row in self.pairs]
+        sums = [
+            sum(pair(x) for pair, x in zip(row, folded, strict=True)) / len(folded)
+            for row in self.pairs
+        ]
         return tuple(folding.unfold(y) for folding, y in zip(self.foldings, sums, strict=True))

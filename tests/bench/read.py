@@ -53,8 +53,13 @@ SPACE = WeightSpace.mlp((2, 32, 32, 1))
 
 def make_zoo(folder: Path, rows: Tensor) -> Zoo:
     """A finished zoo of these parameters."""
-    config = ZooConfig(signals=SignalsConfig(validation_fraction=0.1, test_fraction=0.1), inr=InrConfig(hidden=(32, 32)))
-    signals = Signals("none", np.zeros((len(rows), 2, 2, 1), np.float32), np.zeros(len(rows), np.int64), ("one",))
+    config = ZooConfig(
+        signals=SignalsConfig(validation_fraction=0.1, test_fraction=0.1),
+        inr=InrConfig(hidden=(32, 32)),
+    )
+    signals = Signals(
+        "none", np.zeros((len(rows), 2, 2, 1), np.float32), np.zeros(len(rows), np.int64), ("one",)
+    )
     shards = plan_shards(config, signals)
     claim_zoo(folder, make_record(config, signals, shards))
     for shard in shards:
@@ -84,7 +89,10 @@ def blocks(folder: Path) -> Iterator[dict[str, Tensor]]:
 
 def one_a_sample(folder: Path) -> Iterator[dict[str, Tensor]]:
     for sample in webdataset.WebDataset(str(folder / "members.tar"), shardshuffle=False):
-        yield {name: tensor[None] for name, tensor in safetensors.torch.load(sample["safetensors"]).items()}
+        yield {
+            name: tensor[None]
+            for name, tensor in safetensors.torch.load(sample["safetensors"]).items()
+        }
 
 
 def one_a_file(folder: Path) -> Iterator[dict[str, Tensor]]:
@@ -95,7 +103,10 @@ def one_a_file(folder: Path) -> Iterator[dict[str, Tensor]]:
 def write_all(folder: Path, rows: Tensor):
     make_zoo(folder / "zoo", rows)
     states = [
-        {spec.name: tensor[0].clone() for spec, tensor in zip(SPACE.tensors, unpack(SPACE, row[None]), strict=True)}
+        {
+            spec.name: tensor[0].clone()
+            for spec, tensor in zip(SPACE.tensors, unpack(SPACE, row[None]), strict=True)
+        }
         for row in rows[:NUM_SAMPLES]
     ]
     with webdataset.TarWriter(str(folder / "members.tar"), encoder=False) as writer:
@@ -109,7 +120,9 @@ def write_all(folder: Path, rows: Tensor):
         (folder / "files" / f"{i:08d}.pth").write_bytes(buffer.getvalue())
 
 
-def measure(read: Callable[[Path], Iterator[dict[str, Tensor]]], folder: Path) -> tuple[float, int, float]:
+def measure(
+    read: Callable[[Path], Iterator[dict[str, Tensor]]], folder: Path
+) -> tuple[float, int, float]:
     """Models a second in the fastest of some runs, how many models, the sum of all parameters."""
     times: list[float] = []
     while len(times) < REPEATS or sum(times) < SECONDS:
@@ -123,7 +136,9 @@ def measure(read: Callable[[Path], Iterator[dict[str, Tensor]]], folder: Path) -
 
 
 def main():
-    rows = torch.randn(NUM_MEMBERS, SPACE.num_parameters, generator=torch.Generator().manual_seed(0))
+    rows = torch.randn(
+        NUM_MEMBERS, SPACE.num_parameters, generator=torch.Generator().manual_seed(0)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write_all(folder, rows)
@@ -131,9 +146,14 @@ def main():
         for read in (one_a_file, one_a_sample, blocks):
             rate, count, total = measure(read, folder)
             reference = reference or rate
-            assert abs(total - rows[:count].double().sum().item()) < 1e-3, f"{read.__name__} read other parameters"
+            assert abs(total - rows[:count].double().sum().item()) < 1e-3, (
+                f"{read.__name__} read other parameters"
+            )
             name = read.__name__.replace("_", " ")
-            print(f"{name:14s} {rate:9,.0f} models/s  {rate / reference:6.1f}x of a file a member", flush=True)
+            print(
+                f"{name:14s} {rate:9,.0f} models/s  {rate / reference:6.1f}x of a file a member",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

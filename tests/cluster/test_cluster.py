@@ -44,7 +44,9 @@ def die_once(folder, number):
     return number
 
 
-def test_a_task_whose_worker_is_killed_is_tried_again_and_one_that_always_kills_it_is_told(ray, tmp_path):
+def test_a_task_whose_worker_is_killed_is_tried_again_and_one_that_always_kills_it_is_told(
+    ray, tmp_path
+):
     results = dict(run_tasks(die_once, [1, 2, 3], (tmp_path,), 2))
     assert isinstance(results.pop(3), ray.exceptions.WorkerCrashedError)
     assert results == {1: 1, 2: 2}
@@ -93,7 +95,13 @@ def test_tasks_tell_how_far_they_are_and_never_go_back_when_they_are_tried_again
     from ray.experimental.internal_kv import _internal_kv_list
 
     heard = {0: [], 1: []}
-    results = run_tasks(work_in_steps, [0, 1], (tmp_path,), 2, on_progress=lambda number, done: heard[number].append(done))
+    results = run_tasks(
+        work_in_steps,
+        [0, 1],
+        (tmp_path,),
+        2,
+        on_progress=lambda number, done: heard[number].append(done),
+    )
     assert dict(results) == {0: 0, 1: 1}
     assert all(heard.values())
     for steps in heard.values():
@@ -123,7 +131,9 @@ def test_nothing_outlives_a_command_that_is_killed():
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
         "print(os.environ[MARK], flush=True); sys.stdin.read()"
     )
-    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     mark = process.stdout.readline().strip()
     deadline = time.monotonic() + 30
     while not marked(mark) and time.monotonic() < deadline:

@@ -16,7 +16,9 @@ def cluster(monkeypatch):
     """Two nodes of one CPU each, and this process their driver."""
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
     try:
         nodes.second = nodes.add_node(num_cpus=1)
         nodes.wait_for_nodes()

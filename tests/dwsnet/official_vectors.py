@@ -22,12 +22,21 @@ CASES = {
     "one_output": ({"widths": (2, 4, 3, 1)}, {"reduction": "max", "bn": True}),
     "deep": ({"widths": (2, 4, 5, 3, 3)}, {"reduction": "mean", "bn": True, "n_hidden": 2}),
     "deep_max": ({"widths": (1, 4, 5, 3, 1)}, {"reduction": "max"}),
-    "skips": ({"widths": (2, 5, 4, 3)}, {"reduction": "max", "add_skip": True, "add_layer_skip": True, "bn": True}),
+    "skips": (
+        {"widths": (2, 5, 4, 3)},
+        {"reduction": "max", "add_skip": True, "add_layer_skip": True, "bn": True},
+    ),
     "no_bias": ({"widths": (2, 5, 4, 3)}, {"reduction": "sum", "bias": False}),
     "diagonal": ({"widths": (2, 4, 5, 3, 3)}, {"reduction": "max", "diagonal": True}),
     "classifier": ({"widths": (2, 5, 4, 3)}, {"reduction": "max", "bn": True, "n_classes": 5}),
-    "classifier_mean": ({"widths": (2, 4, 5, 3, 1)}, {"reduction": "mean", "add_skip": True, "n_classes": 5}),
-    "classifier_sum": ({"widths": (1, 4, 3, 2)}, {"reduction": "sum", "diagonal": True, "bn": True, "n_classes": 5}),
+    "classifier_mean": (
+        {"widths": (2, 4, 5, 3, 1)},
+        {"reduction": "mean", "add_skip": True, "n_classes": 5},
+    ),
+    "classifier_sum": (
+        {"widths": (1, 4, 3, 2)},
+        {"reduction": "sum", "diagonal": True, "bn": True, "n_classes": 5},
+    ),
 }
 
 
@@ -57,8 +66,15 @@ def main(checkout: str):
         sizes = {"input_features": 2, "hidden_dim": 2, "n_hidden": 1} | options
         model = kind(shapes, tuple((n,) for n in widths), set_layer="ds", **sizes).eval()
         randomize(model)
-        state = {f"state.{key}": x.clone() for key, x in model.state_dict().items() if x.is_floating_point()}
-        inputs = tuple(torch.randn(2, *s, 2) for s in shapes), tuple(torch.randn(2, n, 2) for n in widths)
+        state = {
+            f"state.{key}": x.clone()
+            for key, x in model.state_dict().items()
+            if x.is_floating_point()
+        }
+        inputs = (
+            tuple(torch.randn(2, *s, 2) for s in shapes),
+            tuple(torch.randn(2, n, 2) for n in widths),
+        )
         with torch.no_grad():
             outputs = model.double()(tuple(tuple(x.double() for x in part) for part in inputs))
         outputs = [outputs] if "n_classes" in options else to_dwsnet(outputs)

@@ -10,13 +10,20 @@ from dwsnet.weight_space import WeightSpace
 OMEGA = 30.0
 
 
-def random_network(space: WeightSpace, batch: int, seed: int, spread: float = 1.0) -> tuple[Tensor, ...]:
+def random_network(
+    space: WeightSpace, batch: int, seed: int, spread: float = 1.0
+) -> tuple[Tensor, ...]:
     """Normal float64 parameters `(batch, *spec.shape)` of standard deviation `spread`."""
     generator = torch.Generator().manual_seed(seed)
-    return tuple(torch.randn(batch, *spec.shape, generator=generator, dtype=torch.float64) * spread for spec in space.tensors)
+    return tuple(
+        torch.randn(batch, *spec.shape, generator=generator, dtype=torch.float64) * spread
+        for spec in space.tensors
+    )
 
 
-def render(tensors: Sequence[Tensor], inputs: Tensor, activation: Callable[[Tensor], Tensor]) -> Tensor:
+def render(
+    tensors: Sequence[Tensor], inputs: Tensor, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
     """`(batch, points, outputs)` of MLPs at `inputs` `(points, in)` or `(batch, points, in)`."""
     values = inputs
     for weight, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):

@@ -39,9 +39,15 @@ AUGMENTATIONS = {
     "flip_signs": lambda x, rng: flip_signs(SPACE, x, rng),
     "add_noise": lambda x, rng: add_noise(SPACE, x, rng, 0.1),
     "mask": lambda x, rng: mask(SPACE, x, rng, 0.1),
-    "shift": lambda x, rng: move_picture(SPACE, x, torch.eye(2).expand(len(x[0]), 2, 2), random_shifts(len(x[0]), 2, rng, 0.2)),
-    "rotate": lambda x, rng: move_picture(SPACE, x, random_rotations(len(x[0]), rng, 0.7), torch.zeros(len(x[0]), 2)),
-    "zoom": lambda x, rng: move_picture(SPACE, x, random_zooms(len(x[0]), 2, rng, 1.3), torch.zeros(len(x[0]), 2)),
+    "shift": lambda x, rng: move_picture(
+        SPACE, x, torch.eye(2).expand(len(x[0]), 2, 2), random_shifts(len(x[0]), 2, rng, 0.2)
+    ),
+    "rotate": lambda x, rng: move_picture(
+        SPACE, x, random_rotations(len(x[0]), rng, 0.7), torch.zeros(len(x[0]), 2)
+    ),
+    "zoom": lambda x, rng: move_picture(
+        SPACE, x, random_zooms(len(x[0]), 2, rng, 1.3), torch.zeros(len(x[0]), 2)
+    ),
     "mixup": lambda x, rng: mixup(SPACE, x, torch.eye(len(x[0])), rng, 0.4)[0],
 }
 
@@ -57,7 +63,9 @@ def test_augmentations_are_pure_and_follow_the_generator(name):
     assert [(x.shape, x.dtype) for x in one] == [(x.shape, x.dtype) for x in tensors]
 
 
-@pytest.mark.parametrize("name", ["permute_hidden", "flip_signs", "add_noise", "mask", "shift", "rotate", "zoom"])
+@pytest.mark.parametrize(
+    "name", ["permute_hidden", "flip_signs", "add_noise", "mask", "shift", "rotate", "zoom"]
+)
 def test_members_are_augmented_each_in_its_own_way(name):
     tensors = tuple(x[:1].expand(6, *x.shape[1:]) for x in inrs())
     augmented = AUGMENTATIONS[name](tensors, generator())
@@ -70,7 +78,9 @@ def test_permutations_and_signs_keep_the_function(seed):
     tensors = inrs(seed=seed)
     for name in ("permute_hidden", "flip_signs"):
         moved = AUGMENTATIONS[name](tensors, generator(seed))
-        assert torch.allclose(render(moved, POINTS, siren), render(tensors, POINTS, siren), atol=1e-9)
+        assert torch.allclose(
+            render(moved, POINTS, siren), render(tensors, POINTS, siren), atol=1e-9
+        )
 
 
 @given(SEEDS)
@@ -81,7 +91,9 @@ def test_the_picture_moves_exactly_as_it_says(seed):
     shift = random_shifts(4, 2, rng, 0.5)
     moved = move_picture(SPACE, tensors, linear, shift)
     new_points = POINTS @ linear.transpose(1, 2) + shift.unsqueeze(1)
-    assert torch.allclose(render(moved, new_points, siren), render(tensors, POINTS, siren), atol=1e-8)
+    assert torch.allclose(
+        render(moved, new_points, siren), render(tensors, POINTS, siren), atol=1e-8
+    )
     assert (render(moved, POINTS, siren) - render(tensors, POINTS, siren)).abs().max() > 1e-3
 
 
@@ -95,7 +107,9 @@ def test_random_motions_have_the_size_they_say():
     assert shift.mean().abs() < 0.01
     angle = torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0])
     assert 0.49 < angle.abs().max() <= 0.5
-    assert torch.allclose(rotation @ rotation.transpose(1, 2), torch.eye(2, dtype=torch.float64).expand(4000, 2, 2))
+    assert torch.allclose(
+        rotation @ rotation.transpose(1, 2), torch.eye(2, dtype=torch.float64).expand(4000, 2, 2)
+    )
     assert torch.allclose(torch.linalg.det(rotation), torch.ones(4000, dtype=torch.float64))
     assert 0.5 <= zoom[:, 0, 0].min() < 0.51 < 1.99 < zoom[:, 0, 0].max() <= 2
     assert zoom[:, 0, 0].log().mean().abs() < 0.03
@@ -103,7 +117,12 @@ def test_random_motions_have_the_size_they_say():
 
 def test_what_is_no_inr_cannot_be_moved():
     with pytest.raises(ValueError, match="an INR must begin with a weight"):
-        move_picture(WeightSpace(SPACE.tensors[1:]), inrs()[1:], torch.eye(2).expand(4, 2, 2), torch.zeros(4, 2))
+        move_picture(
+            WeightSpace(SPACE.tensors[1:]),
+            inrs()[1:],
+            torch.eye(2).expand(4, 2, 2),
+            torch.zeros(4, 2),
+        )
 
 
 def test_noise_is_gaussian_with_the_spread_asked_for():
@@ -143,7 +162,10 @@ def test_mixup_lies_between_a_member_and_its_aligned_partner_and_so_do_the_targe
             continue
         member, partner = ([x[j : j + 1] for x in tensors] for j in (i, others[0]))
         partner = permute(SPACE, partner, match_weights(SPACE, member, partner))
-        expected = [(1 - soft[i, others[0]]) * a + soft[i, others[0]] * b for a, b in zip(member, partner, strict=True)]
+        expected = [
+            (1 - soft[i, others[0]]) * a + soft[i, others[0]] * b
+            for a, b in zip(member, partner, strict=True)
+        ]
         assert largest_difference([x[i : i + 1] for x in mixed], expected) < 1e-12
 
 

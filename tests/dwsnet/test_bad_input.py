@@ -53,23 +53,43 @@ SHAPES = {
         {"layers.1.weight": torch.randn(6, 5, 4)},
         r"'layers.1.weight'.*\(batch, 4, 5\), found \(6, 5, 4\); it looks transposed",
     ),
-    "no batch": ({"layers.1.bias": torch.randn(4)}, r"'layers.1.bias' must have shape \(batch, 4\), found \(4,\)"),
-    "other batch": ({"layers.1.bias": torch.randn(5, 4)}, r"'layers.1.bias' must have 6 members.*\(5, 4\)"),
+    "no batch": (
+        {"layers.1.bias": torch.randn(4)},
+        r"'layers.1.bias' must have shape \(batch, 4\), found \(4,\)",
+    ),
+    "other batch": (
+        {"layers.1.bias": torch.randn(5, 4)},
+        r"'layers.1.bias' must have 6 members.*\(5, 4\)",
+    ),
     "dtype": (
         {"layers.0.bias": torch.randn(6, 5).double()},
         r"'layers.0.bias' of shape \(6, 5\).*float32.*found torch.float64",
     ),
-    "integers": ({"layers.0.weight": torch.ones(6, 5, 2, dtype=torch.long)}, r"'layers.0.weight'.*floating point.*int64"),
-    "device": ({"layers.0.bias": torch.empty(6, 5, device="meta")}, r"'layers.0.bias'.*on cpu.*found torch.float32 on meta"),
+    "integers": (
+        {"layers.0.weight": torch.ones(6, 5, 2, dtype=torch.long)},
+        r"'layers.0.weight'.*floating point.*int64",
+    ),
+    "device": (
+        {"layers.0.bias": torch.empty(6, 5, device="meta")},
+        r"'layers.0.bias'.*on cpu.*found torch.float32 on meta",
+    ),
     "array": (
         {"layers.0.bias": np.ones((6, 5))},
         r"'layers.0.bias' of shape \(batch, 5\) must be a torch.Tensor, found a ndarray",
     ),
 }
-NAMES = {"extra": ({"layers.3.weight": torch.randn(6, 3, 3)}, "found also 'layers.3.weight' of shape|found 7")}
+NAMES = {
+    "extra": (
+        {"layers.3.weight": torch.randn(6, 3, 3)},
+        "found also 'layers.3.weight' of shape|found 7",
+    )
+}
 VALUES = {
     "NaN": ({"layers.1.bias": NAN}, r"'layers.1.bias' of shape \(6, 4\) must be finite.*member 2"),
-    "infinite": ({"layers.0.bias": torch.full((6, 5), torch.inf)}, r"'layers.0.bias'.*must be finite.*member 0"),
+    "infinite": (
+        {"layers.0.bias": torch.full((6, 5), torch.inf)},
+        r"'layers.0.bias'.*must be finite.*member 0",
+    ),
 }
 MODELS = {
     "classifier": DWSNetClassifier(SPACE, 10, channels=4, num_layers=1, head_width=8),
@@ -85,7 +105,9 @@ MODELS = {
 ACTIONS = {
     "permute": lambda x: permute(SPACE, x, symmetry.random_permutation(SPACE, RNG)),
     "scale": lambda x: symmetry.scale_units(SPACE, x, symmetry.random_scales(SPACE, 6, RNG, 2.0)),
-    "turn": lambda x: symmetry.turn_phases(SPACE, x, symmetry.random_permutations(SPACE, 6, RNG), 30.0),
+    "turn": lambda x: symmetry.turn_phases(
+        SPACE, x, symmetry.random_permutations(SPACE, 6, RNG), 30.0
+    ),
     "standardize": lambda x: Standardize(SPACE)(x),
 }
 FUNCTIONS = {
@@ -103,15 +125,25 @@ FUNCTIONS = {
 }
 ENTRIES = {name: (entry, SHAPES | NAMES | VALUES) for name, entry in MODELS.items()}
 for functions, mistakes in ((ACTIONS, SHAPES | NAMES), (FUNCTIONS, SHAPES | NAMES | VALUES)):
-    ENTRIES |= {name: (lambda x, f=function: f([*x.values()]), mistakes) for name, function in functions.items()}
+    ENTRIES |= {
+        name: (lambda x, f=function: f([*x.values()]), mistakes)
+        for name, function in functions.items()
+    }
 
 
 @pytest.mark.parametrize(("entry", "mistakes"), ENTRIES.values(), ids=ENTRIES)
 def test_every_entry_names_every_mistake(entry, mistakes):
     entry(state())
-    empty = {name: tensor[:0] for name, tensor in state().items()}, r"'layers.0.weight' must have at least one member"
+    empty = (
+        {name: tensor[:0] for name, tensor in state().items()},
+        r"'layers.0.weight' must have at least one member",
+    )
     missing = {}, r"'layers.0.weight'"
-    for change, message in (*((state() | change, message) for change, message in mistakes.values()), empty, missing):
+    for change, message in (
+        *((state() | change, message) for change, message in mistakes.values()),
+        empty,
+        missing,
+    ):
         with pytest.raises(ValueError, match=message) as caught:
             entry(change)
         assert "\n" not in str(caught.value)
@@ -119,7 +151,10 @@ def test_every_entry_names_every_mistake(entry, mistakes):
 
 @pytest.mark.parametrize("entry", MODELS.values(), ids=MODELS)
 def test_a_missing_tensor_is_named(entry):
-    with pytest.raises(ValueError, match=r"must have tensor 'layers.2.bias' of shape \(batch, 3\), found \['layers.0.weight'"):
+    with pytest.raises(
+        ValueError,
+        match=r"must have tensor 'layers.2.bias' of shape \(batch, 3\), found \['layers.0.weight'",
+    ):
         entry({name: tensor for name, tensor in state().items() if name != "layers.2.bias"})
 
 
@@ -143,9 +178,18 @@ def test_features_of_another_space_are_named(layer):
             features()[2].transpose(1, 2),
             r"'layers.1.weight' must have shape \(batch, 4, 5, 3\), found \(6, 5, 4, 3\); it looks",
         ),
-        1: (features()[1][..., :2], r"'layers.0.bias' must have shape \(batch, 5, 3\), found \(6, 5, 2\)"),
-        3: (features()[3].double(), r"'layers.1.bias' of shape \(6, 4, 3\) must be torch.float32.*found torch.float64"),
-        4: (features()[4][:5], r"'layers.2.weight' must have 6 members.*found shape \(5, 3, 4, 3\)"),
+        1: (
+            features()[1][..., :2],
+            r"'layers.0.bias' must have shape \(batch, 5, 3\), found \(6, 5, 2\)",
+        ),
+        3: (
+            features()[3].double(),
+            r"'layers.1.bias' of shape \(6, 4, 3\) must be torch.float32.*found torch.float64",
+        ),
+        4: (
+            features()[4][:5],
+            r"'layers.2.weight' must have 6 members.*found shape \(5, 3, 4, 3\)",
+        ),
         5: (features()[5].to("meta"), r"'layers.2.bias' of shape \(6, 3, 3\).*on cpu.*on meta"),
     }
     for i, (mistake, message) in mistakes.items():
@@ -155,14 +199,18 @@ def test_features_of_another_space_are_named(layer):
         layer(features()[:-1])
     with pytest.raises(ValueError, match="at least one member"):
         layer([x[:0] for x in features()])
-    with pytest.raises(ValueError, match=r"must be torch.float32 on cpu as the parameters are, found torch.float64"):
+    with pytest.raises(
+        ValueError, match=r"must be torch.float32 on cpu as the parameters are, found torch.float64"
+    ):
         layer([x.double() for x in features()])
 
 
 def test_networks_of_another_dtype_than_the_model_are_named_but_under_autocast():
     model = MODELS["classifier"]
     double = {name: tensor.double() for name, tensor in state().items()}
-    with pytest.raises(ValueError, match=r"'layers.0.weight'.*must be torch.float32 on cpu.*found torch.float64"):
+    with pytest.raises(
+        ValueError, match=r"'layers.0.weight'.*must be torch.float32 on cpu.*found torch.float64"
+    ):
         model(double)
     with torch.autocast("cpu", torch.bfloat16):
         assert model({name: tensor.bfloat16() for name, tensor in state().items()}).isfinite().all()
@@ -171,22 +219,43 @@ def test_networks_of_another_dtype_than_the_model_are_named_but_under_autocast()
 @pytest.mark.parametrize(
     ("call", "message"),
     {
-        "axis": (lambda x: permute(SPACE, x, {"layer1": torch.arange(5)}), r"hidden axes \{'layer1': 5, 'layer2': 4\}"),
+        "axis": (
+            lambda x: permute(SPACE, x, {"layer1": torch.arange(5)}),
+            r"hidden axes \{'layer1': 5, 'layer2': 4\}",
+        ),
         "permutation": (
             lambda x: permute(SPACE, x, {"layer1": torch.arange(5), "layer2": torch.arange(3)}),
             r"'layer2' must have shape \(4,\) or \(6, 4\), found \(3,\)",
         ),
-        "scale": (lambda x: symmetry.scale_units(SPACE, x, {"layer7": torch.ones(5)}), "found \\['layer7'\\]"),
-        "references": (lambda x: match_weights(SPACE, [y[:2] for y in x], x), "1 or 6 reference networks, found 2"),
-        "linear": (lambda x: augment.move_picture(SPACE, x, EYE[:4], torch.zeros(6, 2)), r"linear must have shape \(6, 2, 2\)"),
-        "singular": (lambda x: augment.move_picture(SPACE, x, 0 * EYE, torch.zeros(6, 2)), "linear must be invertible"),
+        "scale": (
+            lambda x: symmetry.scale_units(SPACE, x, {"layer7": torch.ones(5)}),
+            "found \\['layer7'\\]",
+        ),
+        "references": (
+            lambda x: match_weights(SPACE, [y[:2] for y in x], x),
+            "1 or 6 reference networks, found 2",
+        ),
+        "linear": (
+            lambda x: augment.move_picture(SPACE, x, EYE[:4], torch.zeros(6, 2)),
+            r"linear must have shape \(6, 2, 2\)",
+        ),
+        "singular": (
+            lambda x: augment.move_picture(SPACE, x, 0 * EYE, torch.zeros(6, 2)),
+            "linear must be invertible",
+        ),
         "shift": (
             lambda x: augment.move_picture(SPACE, x, EYE, torch.zeros(6, 3)),
             r"shift must have shape \(6, 2\).*\(6, 3\)",
         ),
-        "targets": (lambda x: augment.mixup(SPACE, x, torch.arange(6), RNG, 1.0), r"6 rows of shares.*int64 of shape \(6,\)"),
+        "targets": (
+            lambda x: augment.mixup(SPACE, x, torch.arange(6), RNG, 1.0),
+            r"6 rows of shares.*int64 of shape \(6,\)",
+        ),
         "probability": (lambda x: augment.mask(SPACE, x, RNG, 2.0), "between 0 and 1, got 2.0"),
-        "statistics": (lambda x: Standardize(SPACE).set({}), "'layers.0.weight' must be a finite mean and std"),
+        "statistics": (
+            lambda x: Standardize(SPACE).set({}),
+            "'layers.0.weight' must be a finite mean and std",
+        ),
     }.values(),
 )
 def test_what_goes_with_the_tensors_is_named_too(call, message):
@@ -211,7 +280,9 @@ def test_counts_are_whole_numbers_of_at_least_one(count):
 
 
 @pytest.mark.parametrize(
-    "form", [symmetry.canonical_signs, partial(canonical.canonical_phases, omega=30.0)], ids=["signs", "phases"]
+    "form",
+    [symmetry.canonical_signs, partial(canonical.canonical_phases, omega=30.0)],
+    ids=["signs", "phases"],
 )
 def test_canonical_forms_that_need_biases_say_so(form):
     space = WeightSpace.chain([("a", (5, 2), False), ("b", (3, 5), True)])

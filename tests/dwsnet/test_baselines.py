@@ -23,7 +23,13 @@ from dwsnet.symmetry import permute, random_permutations
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 from tests.dwsnet.small_networks import random_network
 
-MODELS = [FlatMLPClassifier, AugmentedMLPClassifier, AlignedMLPClassifier, INR2VecClassifier, TransformerClassifier]
+MODELS = [
+    FlatMLPClassifier,
+    AugmentedMLPClassifier,
+    AlignedMLPClassifier,
+    INR2VecClassifier,
+    TransformerClassifier,
+]
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
 
 
@@ -36,7 +42,9 @@ def networks(space: WeightSpace, batch: int, seed: int) -> dict[str, torch.Tenso
 
 
 def shuffled(space: WeightSpace, state, seed: int = 0):
-    permutation = random_permutations(space, len(next(iter(state.values()))), torch.Generator().manual_seed(seed))
+    permutation = random_permutations(
+        space, len(next(iter(state.values()))), torch.Generator().manual_seed(seed)
+    )
     return as_state(space, permute(space, list(state.values()), permutation))
 
 
@@ -44,7 +52,9 @@ def build(kind, space: WeightSpace, num_classes: int, size: int, state=None) -> 
     """The model, standardising nothing, aligned to the first network where it needs one."""
     torch.manual_seed(0)
     model = kind(space, num_classes, size)
-    return model.align_to(state or networks(space, 1, 99)) if kind is AlignedMLPClassifier else model
+    return (
+        model.align_to(state or networks(space, 1, 99)) if kind is AlignedMLPClassifier else model
+    )
 
 
 @pytest.mark.parametrize("kind", MODELS)
@@ -56,7 +66,9 @@ def test_logits_have_one_row_a_network(kind):
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("widths", [(2, 7, 5, 3), (1, 12, 1), (2, 32, 32, 1), (3, 9, 6, 8, 10)], ids=str)
+@pytest.mark.parametrize(
+    "widths", [(2, 7, 5, 3), (1, 12, 1), (2, 32, 32, 1), (3, 9, 6, 8, 10)], ids=str
+)
 @pytest.mark.parametrize("size", [8_000, 60_000, 550_000])
 def test_baselines_are_of_the_size_asked_for(kind, widths, size):
     space = WeightSpace.mlp(widths)
@@ -80,7 +92,10 @@ def test_invariance_is_as_the_docstrings_say(kind):
 def test_rows_of_the_last_layer_may_come_in_any_order_in_inr2vec_alone():
     """A permutation of output neurons moves whole rows: the maximum forgets it, learned positions do not."""
     state = networks(SPACE, 10, 0)
-    turned = {**state, **{name: state[name].roll(1, 1) for name in ("layers.2.weight", "layers.2.bias")}}
+    turned = {
+        **state,
+        **{name: state[name].roll(1, 1) for name in ("layers.2.weight", "layers.2.bias")},
+    }
     errors = {}
     for kind in (INR2VecClassifier, TransformerClassifier):
         model = build(kind, SPACE, 4, 20_000).eval()
@@ -127,7 +142,10 @@ def test_a_row_is_what_computes_one_neuron():
 def test_kernels_are_rows_too():
     channels, kernel = Axis("c", 4, True), (Axis("h", 3, False), Axis("w", 2, False))
     space = WeightSpace(
-        (TensorSpec("conv.weight", (channels, Axis("rgb", 3, False), *kernel)), TensorSpec("conv.bias", (channels,)))
+        (
+            TensorSpec("conv.weight", (channels, Axis("rgb", 3, False), *kernel)),
+            TensorSpec("conv.bias", (channels,)),
+        )
     )
     assert row_shape(space) == (4, 19)
     assert build(TransformerClassifier, space, 2, 20_000)(networks(space, 5, 0)).shape == (5, 2)
@@ -155,7 +173,14 @@ def digit_inrs():
     space = inr_space(config, 2, 1)
     targets = torch.from_numpy(signals.values[chosen]).flatten(1, 2).transpose(1, 2)
     keys = member_keys(0, chosen, np.zeros_like(chosen))
-    rows = fit(space, config, FitConfig(max_steps=300), keys, torch.from_numpy(coordinates((8, 8))), targets).rows
+    rows = fit(
+        space,
+        config,
+        FitConfig(max_steps=300),
+        keys,
+        torch.from_numpy(coordinates((8, 8))),
+        targets,
+    ).rows
     return space, as_state(space, unpack(space, rows)), torch.from_numpy(signals.labels[chosen])
 
 
@@ -163,7 +188,9 @@ def digit_inrs():
 def test_baselines_tell_the_inrs_of_two_digits_apart_on_the_networks_they_saw(kind):
     space, state, labels = digit_inrs()
     model = build(kind, space, 2, 20_000, state)
-    statistics = {name: {"mean": x.mean().item(), "std": x.std().item()} for name, x in state.items()}
+    statistics = {
+        name: {"mean": x.mean().item(), "std": x.std().item()} for name, x in state.items()
+    }
     model.read.standardize.set(statistics)
     optimizer = torch.optim.Adam(model.parameters(), 2e-3)
     for _ in range(1000 if kind is AugmentedMLPClassifier else 150):
@@ -196,23 +223,38 @@ def test_boosted_statistics_learn_what_the_spread_of_a_layer_tells(target):
     state = networks(SPACE, 300, 1)
     state["layers.1.weight"] = state["layers.1.weight"] * spread.view(-1, 1, 1)
     targets = spread.numpy() if target == "value" else (spread > 1).long().numpy()
-    model = BoostedStatistics(SPACE, target).fit({name: x[:200] for name, x in state.items()}, targets[:200])
+    model = BoostedStatistics(SPACE, target).fit(
+        {name: x[:200] for name, x in state.items()}, targets[:200]
+    )
     found = model.predict({name: x[200:] for name, x in state.items()})
-    score = np.corrcoef(found, targets[200:])[0, 1] if target == "value" else (found == targets[200:]).mean()
+    score = (
+        np.corrcoef(found, targets[200:])[0, 1]
+        if target == "value"
+        else (found == targets[200:]).mean()
+    )
     assert score > 0.75
 
 
-@pytest.mark.parametrize(("target", "targets"), [("class", np.array(["sgd", "adam"] * 30)), ("value", np.arange(60) / 60)])
+@pytest.mark.parametrize(
+    ("target", "targets"),
+    [("class", np.array(["sgd", "adam"] * 30)), ("value", np.arange(60) / 60)],
+)
 def test_boosted_statistics_come_back_from_disk_the_same(tmp_path, target, targets):
     state = networks(SPACE, 60, 0)
     model = BoostedStatistics(SPACE, target)
     with pytest.raises(ValueError, match="call fit first"):
         model.predict(state)
-    with pytest.raises(ValueError, match=r"targets must have shape \(60,\), one for each network, found \(59,\)"):
+    with pytest.raises(
+        ValueError, match=r"targets must have shape \(60,\), one for each network, found \(59,\)"
+    ):
         model.fit(state, targets[:-1])
     model.fit(state, targets).save_pretrained(tmp_path)
-    assert np.array_equal(BoostedStatistics.from_pretrained(tmp_path).predict(state), model.predict(state))
-    with pytest.raises(ValueError, match="must hold a FlatMLPClassifier, found a BoostedStatistics"):
+    assert np.array_equal(
+        BoostedStatistics.from_pretrained(tmp_path).predict(state), model.predict(state)
+    )
+    with pytest.raises(
+        ValueError, match="must hold a FlatMLPClassifier, found a BoostedStatistics"
+    ):
         FlatMLPClassifier.from_pretrained(tmp_path)
 
 

@@ -18,7 +18,9 @@ SPACES = [
 ]
 
 
-def outputs_and_gradients(layer, features: list[torch.Tensor], parameters, seed: int = 1) -> list[torch.Tensor]:
+def outputs_and_gradients(
+    layer, features: list[torch.Tensor], parameters, seed: int = 1
+) -> list[torch.Tensor]:
     """What the layer gives, and the gradients of all that it takes, against a random cotangent."""
     outputs = layer(features)
     generator = torch.Generator().manual_seed(seed)
@@ -27,7 +29,9 @@ def outputs_and_gradients(layer, features: list[torch.Tensor], parameters, seed:
     return [*outputs, *torch.autograd.grad(outputs, wanted, cotangents)]
 
 
-def assert_the_same_without_the_kernel(layer, features: list[torch.Tensor], routine: str, seed: int = 1):
+def assert_the_same_without_the_kernel(
+    layer, features: list[torch.Tensor], routine: str, seed: int = 1
+):
     calls, compiled = [], getattr(kernel, routine)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kernel, routine, lambda *inputs: calls.append(1) or compiled(*inputs))
@@ -37,12 +41,18 @@ def assert_the_same_without_the_kernel(layer, features: list[torch.Tensor], rout
         patch.setattr(kernel, "takes", lambda *features: False)
         expected = outputs_and_gradients(layer, features, layer.parameters(), seed)
     for one, other in zip(found, expected, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4 * max(1, other.abs().max().item()))
+        torch.testing.assert_close(
+            one, other, rtol=1e-4, atol=1e-4 * max(1, other.abs().max().item())
+        )
 
 
-def floats(space: WeightSpace, batch: int, channels: int, seed: int, grad: bool = True) -> list[torch.Tensor]:
+def floats(
+    space: WeightSpace, batch: int, channels: int, seed: int, grad: bool = True
+) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
-    return [x.float().requires_grad_(grad) for x in random_features(space, batch, channels, generator)]
+    return [
+        x.float().requires_grad_(grad) for x in random_features(space, batch, channels, generator)
+    ]
 
 
 @settings(max_examples=25, deadline=None)
@@ -56,23 +66,35 @@ def floats(space: WeightSpace, batch: int, channels: int, seed: int, grad: bool 
 def test_affine_layers_of_all_sizes(seed, batch, hidden, ends, channels):
     space = WeightSpace.mlp((ends[0], *hidden, ends[1]))
     layer = EquivariantLinear(space, *channels)
-    assert_the_same_without_the_kernel(layer, floats(space, batch, channels[0], seed), "layer", seed)
+    assert_the_same_without_the_kernel(
+        layer, floats(space, batch, channels[0], seed), "layer", seed
+    )
 
 
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values())))
+@pytest.mark.parametrize(
+    "space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values()))
+)
 @pytest.mark.parametrize("build", [EquivariantLinear, EquivariantAttention])
 @pytest.mark.parametrize("compiled", [True, False])
 def test_relu_inside_is_relu_after(monkeypatch, space, build, compiled):
     if not compiled:
         monkeypatch.setattr(kernel, "takes", lambda *features: False)
     layer, features = build(space, 16, 32), floats(space, 7, 16, 0)
-    apart = outputs_and_gradients(lambda x: [y.relu() for y in layer(x)], features, list(layer.parameters()))
+    apart = outputs_and_gradients(
+        lambda x: [y.relu() for y in layer(x)], features, list(layer.parameters())
+    )
     layer.relu = True
-    for one, other in zip(outputs_and_gradients(layer, features, list(layer.parameters())), apart, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item()))
+    for one, other in zip(
+        outputs_and_gradients(layer, features, list(layer.parameters())), apart, strict=True
+    ):
+        torch.testing.assert_close(
+            one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item())
+        )
 
 
-@pytest.mark.parametrize("space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values())))
+@pytest.mark.parametrize(
+    "space", SPACES, ids=lambda space: "-".join(map(str, space.hidden.values()))
+)
 @pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
 def test_the_halves_of_a_layer(space, pooling):
     layer = EquivariantAttention(space, 16, 32, pooling=pooling)
@@ -103,7 +125,9 @@ def test_threads_share_the_members():
     finally:
         torch.set_num_threads(before)
     for one, other in zip(alone, together, strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item()))
+        torch.testing.assert_close(
+            one, other, rtol=1e-5, atol=1e-5 * max(1, other.abs().max().item())
+        )
 
 
 @pytest.mark.parametrize("dim", [0, 1, 2])
@@ -111,7 +135,9 @@ def test_strides_do_not_matter(dim):
     layer, features = EquivariantLinear(SPACES[0], 16, 16), floats(SPACES[0], 3, 16, 0, grad=False)
     strided = [x.movedim(dim, -1).contiguous().movedim(-1, dim) for x in features]
     assert not strided[0].is_contiguous()
-    assert all(torch.equal(one, other) for one, other in zip(layer(strided), layer(features), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(layer(strided), layer(features), strict=True)
+    )
 
 
 def test_the_kernel_leaves_other_types_and_wide_features_to_pytorch():

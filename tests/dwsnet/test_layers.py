@@ -3,10 +3,22 @@
 import pytest
 import torch
 
-from dwsnet import DownsampledLinear, DWSNet, EquivariantAttention, EquivariantLinear, InvariantLinear, MemberNorm, WeightSpace
+from dwsnet import (
+    DownsampledLinear,
+    DWSNet,
+    EquivariantAttention,
+    EquivariantLinear,
+    InvariantLinear,
+    MemberNorm,
+    WeightSpace,
+)
 from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, random_features
 
-SPACES = [WeightSpace.mlp((2, 5, 4, 3)), WeightSpace.mlp((6, 5, 1)), WeightSpace.cnn(2, (3, 5), 2, 4)]
+SPACES = [
+    WeightSpace.mlp((2, 5, 4, 3)),
+    WeightSpace.mlp((6, 5, 1)),
+    WeightSpace.cnn(2, (3, 5), 2, 4),
+]
 IDS = ["mlp", "two layers", "cnn"]
 
 
@@ -22,14 +34,18 @@ def scrambled(layer: torch.nn.Module) -> torch.nn.Module:
 @pytest.mark.parametrize("space", SPACES, ids=IDS)
 def test_every_pooling_keeps_the_symmetry_in_both_layers(space, pooling):
     assert_equivariant(space, scrambled(EquivariantLinear(space, 2, 4, pooling)), 2)
-    assert_equivariant(space, scrambled(EquivariantAttention(space, 2, 4, num_heads=2, pooling=pooling)), 2)
+    assert_equivariant(
+        space, scrambled(EquivariantAttention(space, 2, 4, num_heads=2, pooling=pooling)), 2
+    )
     assert_invariant(space, scrambled(InvariantLinear(space, 2, 4, pooling)), 2)
 
 
 def test_poolings_differ_and_an_unknown_one_is_named():
     space = SPACES[0]
     features = random_features(space, 2, 2, torch.Generator().manual_seed(0))
-    layers = [scrambled(EquivariantLinear(space, 2, 4, pooling)) for pooling in ("mean", "sum", "max")]
+    layers = [
+        scrambled(EquivariantLinear(space, 2, 4, pooling)) for pooling in ("mean", "sum", "max")
+    ]
     outputs = [layer(features)[2] for layer in layers]
     assert not torch.allclose(outputs[0], outputs[1])
     assert not torch.allclose(outputs[0], outputs[2])
@@ -40,7 +56,10 @@ def test_poolings_differ_and_an_unknown_one_is_named():
 def test_attention_pooling_starts_as_the_mean():
     space = SPACES[0]
     features = random_features(space, 2, 2, torch.Generator().manual_seed(0))
-    attention, mean = EquivariantLinear(space, 2, 4, "attention").double(), EquivariantLinear(space, 2, 4).double()
+    attention, mean = (
+        EquivariantLinear(space, 2, 4, "attention").double(),
+        EquivariantLinear(space, 2, 4).double(),
+    )
     mean.load_state_dict(attention.state_dict(), strict=False)
     for x, y in zip(attention(features), mean(features), strict=True):
         assert torch.allclose(x, y, atol=1e-12)
@@ -53,7 +72,10 @@ def test_attention_makes_neurons_see_each_other_beyond_their_mean():
     other = [x.clone() for x in features]
     other[1][0, 0] += 1
     other[1][0, 1] -= 1
-    linear, attention = scrambled(EquivariantLinear(space, 2, 4)), scrambled(EquivariantAttention(space, 2, 4, num_heads=2))
+    linear, attention = (
+        scrambled(EquivariantLinear(space, 2, 4)),
+        scrambled(EquivariantAttention(space, 2, 4, num_heads=2)),
+    )
     third = [layer(other)[1][0, 2] - layer(features)[1][0, 2] for layer in (linear, attention)]
     assert third[0].abs().max() < 1e-12 < 1e-4 < third[1].abs().max()
 
@@ -67,13 +89,20 @@ def test_member_norm_commutes_and_ignores_the_other_members(space):
         assert torch.allclose(alone, together[:1], atol=1e-12)
     plain = MemberNorm(space, 3).double()
     for x in plain([100 * x + 7 for x in features]):
-        assert torch.allclose(x.flatten(1).std(1, correction=0), torch.ones(4, dtype=torch.float64), atol=1e-3)
+        assert torch.allclose(
+            x.flatten(1).std(1, correction=0), torch.ones(4, dtype=torch.float64), atol=1e-3
+        )
 
 
 def test_a_norm_with_one_gain_for_each_neuron_would_be_found():
     space = SPACES[0]
     gains = torch.linspace(1, 2, 5, dtype=torch.float64).view(1, 5, 1)
-    assert equivariance_error(space, lambda features: (features[0], features[1] * gains, *features[2:]), 2) > 1e-3
+    assert (
+        equivariance_error(
+            space, lambda features: (features[0], features[1] * gains, *features[2:]), 2
+        )
+        > 1e-3
+    )
 
 
 def test_downsampling_keeps_the_symmetry_with_far_fewer_parameters():
@@ -81,7 +110,9 @@ def test_downsampling_keeps_the_symmetry_with_far_fewer_parameters():
     layer = scrambled(DownsampledLinear(space, "layer0", 6, 2, 3))
     assert_equivariant(space, layer, 2)
     exact = EquivariantLinear(space, 2, 3)
-    assert sum(p.numel() for p in layer.parameters()) < sum(p.numel() for p in exact.parameters()) / 4
+    assert (
+        sum(p.numel() for p in layer.parameters()) < sum(p.numel() for p in exact.parameters()) / 4
+    )
     cnn = WeightSpace.cnn(8, (3, 5), 2, 4)
     assert_equivariant(cnn, scrambled(DownsampledLinear(cnn, "layer0", 3, 2, 3)), 2)
     with pytest.raises(ValueError, match=r"fixed axes .*'layer0'.*got 'layer1'"):
@@ -89,7 +120,9 @@ def test_downsampling_keeps_the_symmetry_with_far_fewer_parameters():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_heads": 2, "pooling": "max"}, {"norm": "member", "skip": True, "dropout": 0.5}], ids=str
+    "options",
+    [{}, {"num_heads": 2, "pooling": "max"}, {"norm": "member", "skip": True, "dropout": 0.5}],
+    ids=str,
 )
 def test_the_trunk_commutes_and_is_the_same_twice_in_eval(options):
     space = SPACES[0]
@@ -102,7 +135,9 @@ def test_the_trunk_commutes_and_is_the_same_twice_in_eval(options):
 @pytest.mark.parametrize("num_heads", [0, 2])
 def test_checkpointing_changes_no_gradient(num_heads):
     space = SPACES[0]
-    features = tuple(x.float() for x in random_features(space, 3, 1, torch.Generator().manual_seed(0)))
+    features = tuple(
+        x.float() for x in random_features(space, 3, 1, torch.Generator().manual_seed(0))
+    )
     gradients = []
     for checkpoint in (False, True):
         torch.manual_seed(0)
@@ -117,7 +152,9 @@ def test_bf16_autocast_is_near_float32(num_heads):
     space = SPACES[0]
     torch.manual_seed(0)
     trunk = DWSNet(space, 1, 4, 2, num_heads=num_heads, norm="member")
-    features = tuple(x.float() for x in random_features(space, 3, 1, torch.Generator().manual_seed(0)))
+    features = tuple(
+        x.float() for x in random_features(space, 3, 1, torch.Generator().manual_seed(0))
+    )
     exact = trunk(features)
     with torch.autocast("cpu", torch.bfloat16):
         rough = trunk(features)

@@ -9,12 +9,29 @@ from dwsnet.incidence import num_free_parameters
 from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.symmetry import permute, random_permutation
-from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, invariance_error, random_features
+from dwsnet.testing import (
+    assert_equivariant,
+    assert_invariant,
+    equivariance_error,
+    invariance_error,
+    random_features,
+)
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
-SPACES = [(2, 3, 1), (1, 2, 3), (3, 4, 2), (2, 3, 4, 1), (2, 2, 3, 2), (1, 4, 2, 3), (2, 3, 2, 4, 1), (1, 3, 2, 2, 2)]
+SPACES = [
+    (2, 3, 1),
+    (1, 2, 3),
+    (3, 4, 2),
+    (2, 3, 4, 1),
+    (2, 2, 3, 2),
+    (1, 4, 2, 3),
+    (2, 3, 2, 4, 1),
+    (1, 3, 2, 2, 2),
+]
 CNNS = [(2, (3,), 2, 2), (1, (2, 3), 2, 1), (2, (2, 3, 2), 1, 3), (1, (3, 2), 1, 4)]
-ALL = {str(widths): WeightSpace.mlp(widths) for widths in SPACES} | {f"cnn {cnn}": WeightSpace.cnn(*cnn) for cnn in CNNS}
+ALL = {str(widths): WeightSpace.mlp(widths) for widths in SPACES} | {
+    f"cnn {cnn}": WeightSpace.cnn(*cnn) for cnn in CNNS
+}
 WIDTHS = st.lists(st.integers(2, 5), min_size=3, max_size=6, unique=True)
 
 
@@ -25,7 +42,10 @@ def flatten(features) -> torch.Tensor:
 
 def unflatten(space: WeightSpace, rows: torch.Tensor) -> tuple[torch.Tensor, ...]:
     parts = rows.split([torch.Size(spec.shape).numel() for spec in space.tensors], 1)
-    return tuple(part.view(len(rows), *spec.shape, 1) for spec, part in zip(space.tensors, parts, strict=True))
+    return tuple(
+        part.view(len(rows), *spec.shape, 1)
+        for spec, part in zip(space.tensors, parts, strict=True)
+    )
 
 
 def generators(space: WeightSpace) -> list[torch.Tensor]:
@@ -39,8 +59,12 @@ def generators(space: WeightSpace) -> list[torch.Tensor]:
         swap = torch.arange(size)
         swap[:2] = torch.tensor([1, 0])
         for index in (swap, torch.arange(size).roll(1)):
-            permutation = {other: torch.arange(n) for other, n in space.hidden.items()} | {name: index}
-            matrices.append(flatten(permute(space, unflatten(space, identity), permutation)).contiguous())
+            permutation = {other: torch.arange(n) for other, n in space.hidden.items()} | {
+                name: index
+            }
+            matrices.append(
+                flatten(permute(space, unflatten(space, identity), permutation)).contiguous()
+            )
     return matrices
 
 
@@ -74,7 +98,9 @@ def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: st
         for i in range(parameter.numel()):
             parameter.data.view(-1)[i] = 1
             output = layer(basis)
-            rows.append((flatten(output) if isinstance(output, tuple) else output).flatten().detach())
+            rows.append(
+                (flatten(output) if isinstance(output, tuple) else output).flatten().detach()
+            )
             parameter.data.view(-1)[i] = 0
     return torch.stack(rows)
 
@@ -100,7 +126,12 @@ def test_the_bias_and_the_invariant_layer_span_all_invariant_vectors(space):
 
 @pytest.mark.parametrize(
     ("widths", "weights", "biases"),
-    [((2, 32, 32, 1), 75, 7), ((1, 32, 32, 1), 55, 6), ((2, 32, 32, 3), 163, 11), ((2, 32, 32, 32, 1), 117, 9)],
+    [
+        ((2, 32, 32, 1), 75, 7),
+        ((1, 32, 32, 1), 55, 6),
+        ((2, 32, 32, 3), 163, 11),
+        ((2, 32, 32, 32, 1), 117, 9),
+    ],
     ids=str,
 )
 def test_free_parameters_are_as_the_papers_table_has_them(widths, weights, biases):
@@ -114,7 +145,9 @@ def test_free_parameters_are_as_the_papers_table_has_them(widths, weights, biase
 @settings(max_examples=25, deadline=None)
 def test_layers_respect_the_symmetry_in_float64(widths, in_channels, out_channels):
     space = WeightSpace.mlp(widths)
-    assert_equivariant(space, EquivariantLinear(space, in_channels, out_channels).double(), in_channels)
+    assert_equivariant(
+        space, EquivariantLinear(space, in_channels, out_channels).double(), in_channels
+    )
     assert_invariant(space, InvariantLinear(space, in_channels, 4).double(), in_channels)
 
 
@@ -137,7 +170,9 @@ def test_the_backward_pass_written_out_is_the_derivative():
         values = dict(zip(names, tensors[len(features) :], strict=True))
         return torch.func.functional_call(layer, values, (tensors[: len(features)],))
 
-    assert torch.autograd.gradcheck(call, (*(x.requires_grad_() for x in features), *parameters), fast_mode=True)
+    assert torch.autograd.gradcheck(
+        call, (*(x.requires_grad_() for x in features), *parameters), fast_mode=True
+    )
 
 
 def test_activations_may_work_in_place_on_the_outputs():
@@ -157,7 +192,12 @@ def test_the_check_finds_a_layer_that_breaks_the_symmetry():
         return (outputs[0] * torch.arange(5.0).view(1, 5, 1, 1), *outputs[1:])
 
     assert equivariance_error(space, first_neuron_is_special, 2) > 1e-3
-    assert invariance_error(space, lambda features: features[1][:, :, 0] @ torch.arange(5.0).double(), 2) > 1e-3
+    assert (
+        invariance_error(
+            space, lambda features: features[1][:, :, 0] @ torch.arange(5.0).double(), 2
+        )
+        > 1e-3
+    )
 
 
 A, B, C = Axis("a", 3, True), Axis("b", 2, True), Axis("c", 2, True)
@@ -179,7 +219,11 @@ def declared(*axes: tuple[Axis, ...]) -> WeightSpace:
 def test_any_tensors_that_share_axes_are_served_by_the_same_rule(axes):
     """A weight stored as (in, out), a residual stream, a bilinear layer: nothing in the layer knows of MLPs."""
     space = declared(*axes)
-    for layer in (EquivariantLinear(space, 2, 3), EquivariantLinear(space, 2, 3, "max"), EquivariantAttention(space, 2, 3)):
+    for layer in (
+        EquivariantLinear(space, 2, 3),
+        EquivariantLinear(space, 2, 3, "max"),
+        EquivariantAttention(space, 2, 3),
+    ):
         assert_equivariant(space, layer.double(), 2)
     maps = jacobian_by_parameters(EquivariantLinear(space, 1, 1).double(), space, "weights")
     dimension = dimension_of_equivariant_maps(space) if space.hidden else space.num_parameters**2
@@ -193,7 +237,10 @@ def test_hidden_axes_of_one_entry_count_as_fixed():
 
 
 def test_a_tensor_with_one_hidden_axis_twice_and_an_axis_of_two_kinds_are_refused():
-    with pytest.raises(ValueError, match=r"'tensor0' of shape \(3, 3\) must carry each hidden axis once, got \('a', 'a'\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"'tensor0' of shape \(3, 3\) must carry each hidden axis once, got \('a', 'a'\)",
+    ):
         declared((A, A))
     with pytest.raises(ValueError, match="axis 'a' must be the same in all tensors"):
         declared((A, B), (Axis("a", 3, False),))

@@ -7,18 +7,32 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dwsnet import Axis, DWSNetClassifier, DWSNetEditor, TensorSpec, WeightSpace, baselines, permute, random_permutation
+from dwsnet import (
+    Axis,
+    DWSNetClassifier,
+    DWSNetEditor,
+    TensorSpec,
+    WeightSpace,
+    baselines,
+    permute,
+    random_permutation,
+)
 
 SPACE = WeightSpace.mlp((2, 5, 4, 3))
 
 
 def random_state(space: WeightSpace = SPACE, batch: int = 6) -> dict[str, Tensor]:
     generator = torch.Generator().manual_seed(0)
-    return {spec.name: torch.randn(batch, *spec.shape, generator=generator, dtype=torch.float64) for spec in space.tensors}
+    return {
+        spec.name: torch.randn(batch, *spec.shape, generator=generator, dtype=torch.float64)
+        for spec in space.tensors
+    }
 
 
 def permuted(space: WeightSpace, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    moved = permute(space, tuple(state.values()), random_permutation(space, torch.Generator().manual_seed(1)))
+    moved = permute(
+        space, tuple(state.values()), random_permutation(space, torch.Generator().manual_seed(1))
+    )
     return dict(zip(state, moved, strict=True))
 
 
@@ -33,18 +47,27 @@ def forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
 
 def classifier(**options) -> DWSNetClassifier:
     torch.manual_seed(0)
-    return DWSNetClassifier(SPACE, 10, channels=4, num_layers=2, head_width=8, **options).double().eval()
+    return (
+        DWSNetClassifier(SPACE, 10, channels=4, num_layers=2, head_width=8, **options)
+        .double()
+        .eval()
+    )
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"num_heads": 2, "pooling": "max"}, {"pooling": "attention", "norm": "member"}], ids=str
+    "options",
+    [{}, {"num_heads": 2, "pooling": "max"}, {"pooling": "attention", "norm": "member"}],
+    ids=str,
 )
 def test_a_saved_classifier_comes_back_the_same(tmp_path, options):
     model, state = classifier(**options), random_state()
     model.read.standardize.set({spec.name: {"mean": 0.5, "std": 2.0} for spec in SPACE.tensors})
     assert torch.allclose(model(state), model(permuted(SPACE, state)), atol=1e-10)
     model.save_pretrained(tmp_path / "model")
-    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == ["config.json", "model.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "config.json",
+        "model.safetensors",
+    ]
     assert torch.equal(DWSNetClassifier.from_pretrained(tmp_path / "model")(state), model(state))
     with pytest.raises(ValueError, match="must hold a DWSNetEditor, found a DWSNetClassifier"):
         DWSNetEditor.from_pretrained(tmp_path / "model")
@@ -82,9 +105,18 @@ def test_a_folder_that_was_changed_is_refused_in_one_sentence(tmp_path):
     for changed, message in (
         (text[:-40], "must be a configuration as save_pretrained writes it"),
         ("{}", "must be a configuration.*KeyError"),
-        (text.replace('"num_layers"', '"num_layer"'), "must have arguments of DWSNetClassifier: .*'num_layers?'"),
-        (text.replace('"num_layers": 2', '"num_layers": 0'), "num_layers must be a whole number of at least 1, got 0"),
-        (text.replace('"channels": 4', '"channels": 5'), r"must have tensor '.*' of shape \(.*\), found \(.*\)"),
+        (
+            text.replace('"num_layers"', '"num_layer"'),
+            "must have arguments of DWSNetClassifier: .*'num_layers?'",
+        ),
+        (
+            text.replace('"num_layers": 2', '"num_layers": 0'),
+            "num_layers must be a whole number of at least 1, got 0",
+        ),
+        (
+            text.replace('"channels": 4', '"channels": 5'),
+            r"must have tensor '.*' of shape \(.*\), found \(.*\)",
+        ),
         (
             text.replace('"num_layers": 2', '"num_layers": 3'),
             r"must have tensor 'trunk.layers.2.weights.0' of shape .* found none",
@@ -112,7 +144,12 @@ def test_an_editor_starts_as_the_identity_of_functions(expansion):
 
 def test_an_editor_widens_residual_bilinear_and_convolutional_networks_alike():
     """h = a + relu(W a), out = sum over b and c of V h_b h_c, and a CNN: as many copies as hidden axes, the same functions."""
-    a, b, rgb, out = Axis("a", 4, True), Axis("b", 3, True), Axis("rgb", 2, False), Axis("out", 2, False)
+    a, b, rgb, out = (
+        Axis("a", 4, True),
+        Axis("b", 3, True),
+        Axis("rgb", 2, False),
+        Axis("out", 2, False),
+    )
     specs = {"up": (a, rgb), "inner": (b, a), "back": (a, b), "pairs": (out, a, b)}
     space = WeightSpace(tuple(TensorSpec(name, axes) for name, axes in specs.items()))
 
@@ -123,15 +160,23 @@ def test_an_editor_widens_residual_bilinear_and_convolutional_networks_alike():
         stream = stream + torch.einsum("nab,nb->na", state["back"], inner)
         return torch.einsum("noab,na,nb->no", state["pairs"], stream, inner)
 
-    editor, state = DWSNetEditor(space, 4, 1, expansion=3, init_scale=0.0).double().eval(), random_state(space)
+    editor, state = (
+        DWSNetEditor(space, 4, 1, expansion=3, init_scale=0.0).double().eval(),
+        random_state(space),
+    )
     assert torch.allclose(compute(editor(state)), compute(state), atol=1e-9)
 
     cnn = WeightSpace.cnn(2, (3, 4), 3, 5)
-    editor, state = DWSNetEditor(cnn, 4, 1, expansion=2, init_scale=0.0).double().eval(), random_state(cnn)
+    editor, state = (
+        DWSNetEditor(cnn, 4, 1, expansion=2, init_scale=0.0).double().eval(),
+        random_state(cnn),
+    )
 
     def classify(state: dict[str, Tensor]) -> Tensor:
         w1, b1, w2, b2, w3, b3 = (x[0] for x in state.values())
-        image = torch.randn(1, 2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+        image = torch.randn(
+            1, 2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+        )
         hidden = F.conv2d(F.conv2d(image, w1, b1).relu(), w2, b2).relu()
         return hidden.mean((2, 3)) @ w3.t() + b3
 
@@ -147,7 +192,9 @@ def test_editing_commutes_with_hidden_permutations(expansion):
     assert torch.allclose(forward(edited, points), forward(other, points), atol=1e-10)
     assert not torch.allclose(forward(edited, points), forward(state, points), atol=1e-3)
     if expansion == 1:
-        assert all(torch.allclose(permuted(SPACE, edited)[name], other[name], atol=1e-10) for name in state)
+        assert all(
+            torch.allclose(permuted(SPACE, edited)[name], other[name], atol=1e-10) for name in state
+        )
 
 
 @pytest.mark.usefixtures("unchecked")

@@ -9,7 +9,14 @@ from dwsnet import WeightSpace, permute, random_permutation
 
 def classifier() -> nn.Sequential:
     return nn.Sequential(
-        *(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(4, 5, 2, bias=False), nn.GELU(), nn.Dropout(0.5)),
+        *(
+            nn.Conv2d(1, 4, 3),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(4, 5, 2, bias=False),
+            nn.GELU(),
+            nn.Dropout(0.5),
+        ),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(5, 3)),
     )
 
@@ -27,7 +34,9 @@ class Siren(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("module", "image"), [(classifier().eval(), (2, 1, 9, 9)), (Siren(skip=False), (7, 2))], ids=["cnn", "siren"]
+    ("module", "image"),
+    [(classifier().eval(), (2, 1, 9, 9)), (Siren(skip=False), (7, 2))],
+    ids=["cnn", "siren"],
 )
 def test_permuting_a_space_that_was_read_keeps_the_function(module, image):
     module.double()
@@ -39,7 +48,9 @@ def test_permuting_a_space_that_was_read_keeps_the_function(module, image):
     tensors = tuple(tensor.unsqueeze(0) for tensor in state.values())
     moved = permute(space, tensors, random_permutation(space, torch.Generator().manual_seed(1)))
     assert not torch.equal(moved[0], tensors[0])
-    module.load_state_dict({name: tensor.squeeze(0) for name, tensor in zip(state, moved, strict=True)})
+    module.load_state_dict(
+        {name: tensor.squeeze(0) for name, tensor in zip(state, moved, strict=True)}
+    )
     assert torch.allclose(module(inputs), before, atol=1e-12)
 
 
@@ -68,22 +79,44 @@ class Pooled(nn.Module):
 
 
 def test_an_average_over_the_picture_may_be_a_mean():
-    assert WeightSpace.from_module(Pooled(-1, -2)).hidden == WeightSpace.from_module(Pooled(2, 3)).hidden == {"layer1": 4}
+    assert (
+        WeightSpace.from_module(Pooled(-1, -2)).hidden
+        == WeightSpace.from_module(Pooled(2, 3)).hidden
+        == {"layer1": 4}
+    )
 
 
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)), "'1' must be nn.Linear or nn.Conv2d.*BatchNorm1d"),
+        (
+            nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1)),
+            "'1' must be nn.Linear or nn.Conv2d.*BatchNorm1d",
+        ),
         (nn.Sequential(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 1, 3)), "'0' must have groups=1"),
         (nn.Sequential(nn.MultiheadAttention(4, 2)), "MultiheadAttention"),
         (Siren(skip=True), "skip or a branch"),
-        (nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)), "'2.weight' must take the 4 outputs.*\\(2, 36\\)"),
-        (Pooled(1, 2), r"'mean' must average over rows and columns, dims \(2, 3\), found dims \[1, 2\]"),
+        (
+            nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(36, 2)),
+            "'2.weight' must take the 4 outputs.*\\(2, 36\\)",
+        ),
+        (
+            Pooled(1, 2),
+            r"'mean' must average over rows and columns, dims \(2, 3\), found dims \[1, 2\]",
+        ),
         (nn.Sequential(nn.Linear(2, 4)), "at least two layers"),
         (nn.Sequential(*[nn.Linear(3, 3)] * 2), "more than once|at least two"),
     ],
-    ids=["norm", "groups", "attention", "skip", "flatten", "mean of channels", "one layer", "twice"],
+    ids=[
+        "norm",
+        "groups",
+        "attention",
+        "skip",
+        "flatten",
+        "mean of channels",
+        "one layer",
+        "twice",
+    ],
 )
 def test_what_is_no_chain_is_refused_in_one_sentence(module, message):
     with pytest.raises(ValueError, match=message):

@@ -30,7 +30,10 @@ def grid(space: WeightSpace) -> torch.Tensor:
 
 
 def random_turns(space: WeightSpace, generator: torch.Generator) -> dict[str, torch.Tensor]:
-    return {name: torch.randint(-3, 4, (BATCH, size), generator=generator) for name, size in space.hidden.items()}
+    return {
+        name: torch.randint(-3, 4, (BATCH, size), generator=generator)
+        for name, size in space.hidden.items()
+    }
 
 
 def action(symmetry: str, space: WeightSpace, seed: int):
@@ -40,16 +43,22 @@ def action(symmetry: str, space: WeightSpace, seed: int):
         case "permutation":
             return siren, lambda x: permute(space, x, random_permutations(space, BATCH, generator))
         case "signs of tanh":
-            return torch.tanh, lambda x: scale_units(space, x, random_signs(space, BATCH, generator))
+            return torch.tanh, lambda x: scale_units(
+                space, x, random_signs(space, BATCH, generator)
+            )
         case "signs of sine":
             return siren, lambda x: scale_units(space, x, random_signs(space, BATCH, generator))
         case "scales":
-            return torch.relu, lambda x: scale_units(space, x, random_scales(space, BATCH, generator, 3.0))
+            return torch.relu, lambda x: scale_units(
+                space, x, random_scales(space, BATCH, generator, 3.0)
+            )
         case "half turns":
             return siren, lambda x: turn_phases(space, x, random_turns(space, generator), OMEGA)
 
 
-@pytest.mark.parametrize("symmetry", ["permutation", "signs of tanh", "signs of sine", "scales", "half turns"])
+@pytest.mark.parametrize(
+    "symmetry", ["permutation", "signs of tanh", "signs of sine", "scales", "half turns"]
+)
 @given(WIDTHS, SEEDS)
 @settings(max_examples=20, deadline=None)
 def test_symmetries_keep_the_function(symmetry, widths, seed):
@@ -57,17 +66,22 @@ def test_symmetries_keep_the_function(symmetry, widths, seed):
     tensors = random_network(space, BATCH, seed, spread=0.2)
     activation, act = action(symmetry, space, seed)
     moved = act(tensors)
-    assert torch.allclose(render(moved, grid(space), activation), render(tensors, grid(space), activation), atol=1e-9)
+    assert torch.allclose(
+        render(moved, grid(space), activation), render(tensors, grid(space), activation), atol=1e-9
+    )
 
 
 @pytest.mark.parametrize(
-    ("symmetry", "wrong"), [("signs of sine", torch.relu), ("scales", torch.tanh), ("half turns", torch.tanh)]
+    ("symmetry", "wrong"),
+    [("signs of sine", torch.relu), ("scales", torch.tanh), ("half turns", torch.tanh)],
 )
 def test_the_wrong_activation_shows(symmetry, wrong):
     space = WeightSpace.mlp((2, 5, 4, 3))
     tensors = random_network(space, BATCH, 0)
     moved = action(symmetry, space, 0)[1](tensors)
-    assert (render(moved, grid(space), wrong) - render(tensors, grid(space), wrong)).abs().max() > 1e-2
+    assert (
+        render(moved, grid(space), wrong) - render(tensors, grid(space), wrong)
+    ).abs().max() > 1e-2
 
 
 def test_turning_the_bias_by_pi_without_omega_changes_a_siren():
@@ -75,8 +89,12 @@ def test_turning_the_bias_by_pi_without_omega_changes_a_siren():
     tensors = random_network(space, BATCH, 0, spread=0.2)
     turns = {name: torch.ones(BATCH, size) for name, size in space.hidden.items()}
     before = render(tensors, grid(space), siren)
-    assert (render(turn_phases(space, tensors, turns, OMEGA), grid(space), siren) - before).abs().max() < 1e-9
-    assert (render(turn_phases(space, tensors, turns, 1.7), grid(space), siren) - before).abs().max() > 1e-2
+    assert (
+        render(turn_phases(space, tensors, turns, OMEGA), grid(space), siren) - before
+    ).abs().max() < 1e-9
+    assert (
+        render(turn_phases(space, tensors, turns, 1.7), grid(space), siren) - before
+    ).abs().max() > 1e-2
 
 
 def canonical(symmetry: str, space: WeightSpace, tensors):
@@ -97,7 +115,9 @@ def test_canonical_forms_keep_the_function_and_forget_the_symmetry(symmetry, wid
     tensors = random_network(space, BATCH, seed, spread=0.2)
     activation, act = action(symmetry, space, seed)
     form = canonical(symmetry, space, tensors)
-    assert torch.allclose(render(form, grid(space), activation), render(tensors, grid(space), activation), atol=1e-9)
+    assert torch.allclose(
+        render(form, grid(space), activation), render(tensors, grid(space), activation), atol=1e-9
+    )
     assert largest_difference(canonical(symmetry, space, act(tensors)), form) < 1e-9
     assert largest_difference(canonical(symmetry, space, form), form) < 1e-9
 
@@ -122,7 +142,9 @@ def test_canonical_forms_are_what_they_say():
     assert (OMEGA * tensors[1]).abs().max() > torch.pi
     scaled = canonical_scales(space, tensors)
     for weight, bias in zip(scaled[:-2:2], scaled[1:-2:2], strict=True):
-        assert torch.allclose(weight.square().sum(2) + bias.square(), torch.ones((), dtype=torch.float64))
+        assert torch.allclose(
+            weight.square().sum(2) + bias.square(), torch.ones((), dtype=torch.float64)
+        )
     assert all((bias >= 0).all() for bias in canonical_signs(space, tensors)[1:-1:2])
 
 
@@ -137,7 +159,11 @@ def test_a_dead_relu_unit_stays_as_it_is():
 
 def test_scales_of_a_convolutional_network_keep_its_function():
     """Kernels are (out, in, height, width); global average pooling commutes with a scale a channel."""
-    first, second, kernel = Axis("c1", 4, True), Axis("c2", 3, True), (Axis("kh", 3, False), Axis("kw", 3, False))
+    first, second, kernel = (
+        Axis("c1", 4, True),
+        Axis("c2", 3, True),
+        (Axis("kh", 3, False), Axis("kw", 3, False)),
+    )
     space = WeightSpace(
         (
             TensorSpec("conv1.weight", (first, Axis("rgb", 2, False), *kernel)),
@@ -150,7 +176,9 @@ def test_scales_of_a_convolutional_network_keep_its_function():
     )
 
     def classify(tensors):
-        image = torch.randn(1, 2, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
+        image = torch.randn(
+            1, 2, 7, 6, generator=torch.Generator().manual_seed(3), dtype=torch.float64
+        )
         w1, b1, w2, b2, w3, b3 = (x[0] for x in tensors)
         hidden = torch.nn.functional.conv2d(image, w1, b1).relu()
         hidden = torch.nn.functional.conv2d(hidden, w2, b2).relu().mean((2, 3))
@@ -160,7 +188,9 @@ def test_scales_of_a_convolutional_network_keep_its_function():
     scaled = canonical_scales(space, tensors)
     assert torch.allclose(classify(scaled), classify(tensors), atol=1e-12)
     assert largest_difference(scaled, tensors) > 0.1
-    moved = scale_units(space, tensors, random_scales(space, 1, torch.Generator().manual_seed(5), 4.0))
+    moved = scale_units(
+        space, tensors, random_scales(space, 1, torch.Generator().manual_seed(5), 4.0)
+    )
     assert largest_difference(canonical_scales(space, moved), scaled) < 1e-9
 
 
@@ -172,5 +202,7 @@ def test_each_member_gets_its_own_permutation():
     tensors = random_network(space, 20, 0)
     together = permute(space, tensors, {"layer1": permutation})
     for member in (0, 13):
-        alone = permute(space, [x[member : member + 1] for x in tensors], {"layer1": permutation[member]})
+        alone = permute(
+            space, [x[member : member + 1] for x in tensors], {"layer1": permutation[member]}
+        )
         assert largest_difference(alone, [x[member : member + 1] for x in together]) == 0

@@ -37,14 +37,28 @@ def test_recipes_are_listed_and_shown_with_every_field():
         (["run", "smoke", "--set", "trainng.epochs=3"], "did you mean 'training.epochs'?"),
         (["zoo", "info", "/nowhere"], "/nowhere is not a zoo"),
         (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name where"),
-        (["zoo", "build", "images", "--set", "zoo.signals.source=gone:make", "--out", "{tmp}"], "there is no module 'gone'"),
         (
-            ["zoo", "build", "smoke", "--out", "{tmp}", "--set", "zoo.signals.validation_fraction=0"],
+            ["zoo", "build", "images", "--set", "zoo.signals.source=gone:make", "--out", "{tmp}"],
+            "there is no module 'gone'",
+        ),
+        (
+            [
+                "zoo",
+                "build",
+                "smoke",
+                "--out",
+                "{tmp}",
+                "--set",
+                "zoo.signals.validation_fraction=0",
+            ],
             "the validation split would be empty",
         ),
         (["zoo", "build", "smoke", "--out", "/proc/zoo"], "cannot write to /proc/zoo"),
         (["evaluate", "/nowhere"], "/nowhere is not a run"),
-        (["predict", "/nowhere", "--zoo", "{zoo}", "--out", "{tmp}/p.parquet"], "/nowhere is not a run"),
+        (
+            ["predict", "/nowhere", "--zoo", "{zoo}", "--out", "{tmp}/p.parquet"],
+            "/nowhere is not a run",
+        ),
         (["train", "smoke", "--zoo", "/nowhere", "--out", "{tmp}"], "/nowhere is not a zoo"),
     ],
 )
@@ -60,7 +74,9 @@ def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
     info = json.loads(dwszoo("zoo", "info", built_zoo, "--json").out)
     assert (info["members"], info["failed"], info["architecture"]) == (400, 0, "2-8-6-1")
     assert info["splits"] == {"train": 282, "validation": 38, "test": 80}
-    assert {split: sum(classes.values()) for split, classes in info["classes"].items()} == info["splits"]
+    assert {split: sum(classes.values()) for split, classes in info["classes"].items()} == info[
+        "splits"
+    ]
     assert info["classes"]["validation"]["0"] == 4
     assert set(info["psnr"]) == set(info["psnr off grid"]) == {"0%", "5%", "50%", "95%", "100%"}
     assert "architecture  2-8-6-1" in dwszoo("zoo", "info", built_zoo).out
@@ -69,14 +85,23 @@ def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
 
 
 @pytest.mark.parametrize("command", ["verify", "info", "render", "train", "predict"])
-def test_every_command_says_what_is_wrong_with_a_damaged_zoo(command, zoo_copy, smoke_run, tmp_path):
+def test_every_command_says_what_is_wrong_with_a_damaged_zoo(
+    command, zoo_copy, smoke_run, tmp_path
+):
     (zoo_copy / "catalog" / "test-000000.parquet").unlink()
     arguments = {
         "verify": ["zoo", "verify", zoo_copy],
         "info": ["zoo", "info", zoo_copy],
         "render": ["zoo", "render", zoo_copy, "--out", tmp_path / "x.png"],
         "train": ["train", "smoke", "--zoo", zoo_copy, "--out", tmp_path / "run"],
-        "predict": ["predict", smoke_run.folder, "--zoo", zoo_copy, "--out", tmp_path / "p.parquet"],
+        "predict": [
+            "predict",
+            smoke_run.folder,
+            "--zoo",
+            zoo_copy,
+            "--out",
+            tmp_path / "p.parquet",
+        ],
     }
     result = dwszoo(*arguments[command])
     assert result.code == 1
@@ -102,7 +127,9 @@ def test_another_configuration_never_mixes_with_a_finished_run(smoke_run):
 
 
 def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
-    result = dwszoo("predict", smoke_run.folder, "--zoo", built_zoo, "--out", tmp_path / "p.parquet")
+    result = dwszoo(
+        "predict", smoke_run.folder, "--zoo", built_zoo, "--out", tmp_path / "p.parquet"
+    )
     assert result.code == 0, result.err
     table = pq.read_table(tmp_path / "p.parquet").to_pandas()
     assert len(table) == 400
@@ -128,7 +155,9 @@ def test_a_damaged_checkpoint_is_refused(smoke_run, tmp_path):
 
 def test_evaluating_another_split_does_not_pass_for_the_test(smoke_run, tmp_path):
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
-    assert "validation accuracy on 38 networks" in dwszoo("evaluate", run, "--split", "validation").out
+    assert (
+        "validation accuracy on 38 networks" in dwszoo("evaluate", run, "--split", "validation").out
+    )
     assert "test accuracy on 80 networks" in dwszoo("run", "smoke", "--out", run).out
 
 
@@ -137,12 +166,16 @@ def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
     from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
     from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 
-    config = ZooConfig(signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1))
+    config = ZooConfig(
+        signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1)
+    )
     assert config.inr != smoke().zoo.inr
     plan = plan_zoo(config, tmp_path / "zoo")
     for shard in plan.shards:
         fit_shard(config, tmp_path / "zoo", plan.signals, shard)
     seal_zoo(tmp_path / "zoo")
-    result = dwszoo("predict", smoke_run.folder, "--zoo", tmp_path / "zoo", "--out", tmp_path / "p.parquet")
+    result = dwszoo(
+        "predict", smoke_run.folder, "--zoo", tmp_path / "zoo", "--out", tmp_path / "p.parquet"
+    )
     assert result.code == 2
     assert "must hold networks with tensors {'layers.0.weight': (8, 2)" in result.err

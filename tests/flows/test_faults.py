@@ -57,17 +57,23 @@ def test_workers_that_are_killed_on_the_way_leave_no_trace(ray, built_zoo, tmp_p
     plan = plan_zoo(smoke().zoo, zoo)
     seen = set()
     shared = (plan.record.config, zoo, plan.signals)
-    for _, result in run_tasks(fit_or_die, plan.shards, shared, 2, on_progress=lambda *told: None, marks=marks):
+    for _, result in run_tasks(
+        fit_or_die, plan.shards, shared, 2, on_progress=lambda *told: None, marks=marks
+    ):
         assert isinstance(result, ShardSummary)
         seen |= {path.name for path in zoo.glob("*/.*.tmp")}
-    assert [name for name in seen if name.startswith(".train-000001.tar.")], "one was killed while it wrote"
+    assert [name for name in seen if name.startswith(".train-000001.tar.")], (
+        "one was killed while it wrote"
+    )
     assert pending_shards(zoo) == {}
     archive(zoo, fitted=True)
     assert contents(zoo) == contents(built_zoo)
 
 
 def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, tmp_path):
-    recipe = resolve_recipe("smoke", settings := ["zoo.fit.learning_rate=1e30", "zoo.signals.limit=100"])
+    recipe = resolve_recipe(
+        "smoke", settings := ["zoo.fit.learning_rate=1e30", "zoo.signals.limit=100"]
+    )
     summary = fit_zoo(plan_zoo(recipe.zoo, tmp_path), tmp_path, recipe.resources)
     assert (summary.num_members, summary.num_failed) == (200, 200)
     zoo = archive(tmp_path, fitted=True)
@@ -99,21 +105,31 @@ def finish_here(zoo: Path):
 
 def test_a_driver_whose_raylet_is_killed_says_so(built_zoo, tmp_path):
     driver = stopped_on_the_way(tmp_path)
-    children = (file.read_text().split() for file in Path(f"/proc/{driver.pid}/task").glob("*/children"))
+    children = (
+        file.read_text().split() for file in Path(f"/proc/{driver.pid}/task").glob("*/children")
+    )
     (raylet,) = (
-        child for part in children for child in part if b"raylet/raylet" in Path(f"/proc/{child}/cmdline").read_bytes()
+        child
+        for part in children
+        for child in part
+        if b"raylet/raylet" in Path(f"/proc/{child}/cmdline").read_bytes()
     )
     os.kill(int(raylet), signal.SIGKILL)
     driver.send_signal(signal.SIGCONT)
     _, err = driver.communicate(timeout=120)
     assert driver.returncode == 1
-    assert "dwszoo: Ray's raylet on this machine ended (killed, or out of memory): run the same command again" in err
+    assert (
+        "dwszoo: Ray's raylet on this machine ended (killed, or out of memory): run the same command again"
+        in err
+    )
     assert "Traceback" not in err
     finish_here(tmp_path)
     assert contents(tmp_path) == contents(built_zoo)
 
 
-def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopped(built_zoo, tmp_path):
+def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopped(
+    built_zoo, tmp_path
+):
     first = stopped_on_the_way(tmp_path)
     second = dwszoo(*BUILD, tmp_path)
     assert second.code == 2
@@ -131,7 +147,9 @@ def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopp
 def in_a_namespace(script: str) -> subprocess.CompletedProcess:
     """Run a shell script that mounts file systems of its own; they end with it. `dwszoo` is the command."""
     script = f'dwszoo() {{ {sys.executable} -m flows.cli "$@"; }}; {script}'
-    result = subprocess.run(["unshare", "-r", "-m", "sh", "-c", script], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        ["unshare", "-r", "-m", "sh", "-c", script], capture_output=True, text=True, check=False
+    )
     if "unshare" in result.stderr or "mount:" in result.stderr:
         pytest.skip(f"no private mounts here: {result.stderr.strip()}")
     return result
@@ -164,7 +182,9 @@ def test_a_folder_that_cannot_be_written_is_said_and_can_be_read(zoo_copy):
     )
     assert "members       400" in result.stdout
     assert result.stdout.splitlines()[-2:] == ["0", "2"], result.stderr
-    assert f"cannot write to {zoo_copy} (Read-only file system): choose another --out" in result.stderr
+    assert (
+        f"cannot write to {zoo_copy} (Read-only file system): choose another --out" in result.stderr
+    )
 
 
 def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(tmp_path):
@@ -172,16 +192,31 @@ def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_f
     for name in ("a", "b"):
         (images / name).mkdir(parents=True)
         for number in range(10):
-            Image.fromarray(np.full((8, 8), 90 + number, np.uint8)).save(images / name / f"{number}.png")
+            Image.fromarray(np.full((8, 8), 90 + number, np.uint8)).save(
+                images / name / f"{number}.png"
+            )
     broken = images / "b" / "3.png"
     broken.write_bytes(broken.read_bytes()[:50])
-    settings = [f"zoo.signals.path={images}", "zoo.inr.hidden=[8, 8]", "zoo.fit.max_steps=20", "zoo.views=2"]
-    arguments = ["zoo", "build", "images", *(part for setting in settings for part in ("--set", setting))]
+    settings = [
+        f"zoo.signals.path={images}",
+        "zoo.inr.hidden=[8, 8]",
+        "zoo.fit.max_steps=20",
+        "zoo.views=2",
+    ]
+    arguments = [
+        "zoo",
+        "build",
+        "images",
+        *(part for setting in settings for part in ("--set", setting)),
+    ]
     zoo = tmp_path / "zoo"
     for message in ("40 INRs fitted at", "is complete"):
         result = dwszoo(*arguments, "--out", zoo)
         assert result.code == 3, result.err
-        assert f"1 of 20 images will have no INR; the first: image {broken} cannot be decoded" in result.err
+        assert (
+            f"1 of 20 images will have no INR; the first: image {broken} cannot be decoded"
+            in result.err
+        )
         assert message in result.out
         assert "failed      2 members have no weights: 2 unreadable" in result.out
     assert verify_zoo(Zoo.open(zoo)) == []

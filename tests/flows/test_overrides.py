@@ -8,7 +8,8 @@ from pipeline.errors import InputError
 
 def test_a_setting_replaces_one_field():
     recipe = resolve_recipe(
-        "digits", ["zoo.views=3", "zoo.inr.hidden=[5, 4]", "zoo.inr.init=siren", "zoo.fit.target_psnr=null"]
+        "digits",
+        ["zoo.views=3", "zoo.inr.hidden=[5, 4]", "zoo.inr.init=siren", "zoo.fit.target_psnr=null"],
     )
     assert (recipe.zoo.views, recipe.zoo.inr.hidden, recipe.zoo.inr.init) == (3, (5, 4), "siren")
     assert recipe.zoo.fit.target_psnr is None
@@ -34,10 +35,22 @@ def test_a_setting_replaces_one_field():
             r"there is no field 'views': the fields are zoo, training, resources; did you mean 'zoo\.views'\?",
         ),
         ("digits", "zoo.views.x=3", r"'zoo\.views' is a single value, not a group"),
-        ("digits", "zoo.fit=3", r"'zoo\.fit' is a group of fields, set one of them: zoo\.fit\.learning_rate"),
+        (
+            "digits",
+            "zoo.fit=3",
+            r"'zoo\.fit' is a group of fields, set one of them: zoo\.fit\.learning_rate",
+        ),
         ("digits", "zoo.views=0", r"zoo\.views: input should be greater than 0, got 0"),
-        ("digits", "zoo.views=many", r"zoo\.views: input should be a valid integer, .* got \"many\""),
-        ("digits", "zoo.inr.init=sirne", r"zoo\.inr\.init: input should be 'dws' or 'siren', got \"sirne\""),
+        (
+            "digits",
+            "zoo.views=many",
+            r"zoo\.views: input should be a valid integer, .* got \"many\"",
+        ),
+        (
+            "digits",
+            "zoo.inr.init=sirne",
+            r"zoo\.inr\.init: input should be 'dws' or 'siren', got \"sirne\"",
+        ),
         (
             "digits",
             "zoo.signals.source=digit",
@@ -68,9 +81,17 @@ def test_identity_changes_the_fingerprint_and_location_does_not():
 def test_resources_have_options_of_their_own():
     from flows.cli import parser
 
-    options = parser().parse_args(["run", "smoke", "--workers", "3", "--set", "zoo.views=4", "--num-gpus", "0.5"])
+    options = parser().parse_args(
+        ["run", "smoke", "--workers", "3", "--set", "zoo.views=4", "--num-gpus", "0.5"]
+    )
     recipe = resolve_recipe(options.recipe, options.settings)
-    assert (recipe.resources.workers, recipe.resources.gpus_per_worker, recipe.zoo.views) == (3, 0.5, 4)
-    options = parser().parse_args(["train", "smoke", "--zoo", "zoo", "--out", "run", "--workers", "none"])
+    assert (recipe.resources.workers, recipe.resources.gpus_per_worker, recipe.zoo.views) == (
+        3,
+        0.5,
+        4,
+    )
+    options = parser().parse_args(
+        ["train", "smoke", "--zoo", "zoo", "--out", "run", "--workers", "none"]
+    )
     with pytest.raises(InputError, match=r'resources.workers: .*integer.* got "none"'):
         resolve_recipe(options.recipe, options.settings)

@@ -56,7 +56,10 @@ def test_nothing_is_said_twice():
 
 
 def test_the_bar_of_a_fit_counts_shards_under_way_and_never_goes_back():
-    one, other = (ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int)) for number in range(2))
+    one, other = (
+        ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int))
+        for number in range(2)
+    )
     bar, seen = FitBar(inrs, [one, other]), []
     for step in (
         lambda: bar.hear(one, 30),

@@ -18,7 +18,10 @@ def metrics_of(run: Path) -> list[dict]:
 
 
 def without_times(history: list[dict]) -> list[dict]:
-    return [{key: value for key, value in line.items() if key not in ("seconds", "models_per_second")} for line in history]
+    return [
+        {key: value for key, value in line.items() if key not in ("seconds", "models_per_second")}
+        for line in history
+    ]
 
 
 def test_a_run_prints_where_everything_is_and_both_accuracies(smoke_run):
@@ -26,7 +29,9 @@ def test_a_run_prints_where_everything_is_and_both_accuracies(smoke_run):
     assert f"zoo         {folder / 'zoo'}" in out
     assert f"report      {folder / 'report' / 'index.html'}" in out
     checkpoint = Path(re.search(r"checkpoint  (\S+)", out).group(1))
-    assert {"model.safetensors", "model.json", "training.json", "deepspeed"} <= {path.name for path in checkpoint.iterdir()}
+    assert {"model.safetensors", "model.json", "training.json", "deepspeed"} <= {
+        path.name for path in checkpoint.iterdir()
+    }
     metrics = json.loads((folder / "metrics.json").read_text())
     assert f"DWSNet      {100 * metrics['accuracy']:.1f} % test accuracy on 80 networks" in out
     assert "flat MLP    " in out
@@ -36,14 +41,24 @@ def test_a_run_shows_progress_in_the_fields_units(smoke_run):
     err = smoke_run.result.err
     assert re.search(r"fit: 400/400 INRs \(100 %\), [\d,]+ INRs/s, mean PSNR \d+\.\d dB", err)
     assert re.search(
-        r"dwsnet: 768/768 models \(100 %\).*epoch 3/3, loss \d\.\d+, validation accuracy \d+\.\d %, [\d,]+ models/s", err
+        r"dwsnet: 768/768 models \(100 %\).*epoch 3/3, loss \d\.\d+, validation accuracy \d+\.\d %, [\d,]+ models/s",
+        err,
     )
     assert "Traceback" not in err
 
 
 def test_a_run_folder_holds_what_the_readme_says(smoke_run):
     folder = smoke_run.folder
-    names = {"config.json", "zoo", "checkpoints", "metrics.jsonl", "metrics.json", "report", "baseline", "fit.json"}
+    names = {
+        "config.json",
+        "zoo",
+        "checkpoints",
+        "metrics.jsonl",
+        "metrics.json",
+        "report",
+        "baseline",
+        "fit.json",
+    }
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == names
     assert [line["epoch"] for line in metrics_of(folder)] == [1, 2, 3]
     assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
@@ -89,7 +104,9 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
 
 
 def test_a_finished_run_is_not_repeated(smoke_run):
-    watched = [path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"]
+    watched = [
+        path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"
+    ]
     before = {path: path.stat().st_mtime_ns for path in watched}
     again = dwszoo("run", "smoke", "--out", smoke_run.folder)
     assert again.code == 0, again.err
@@ -104,7 +121,10 @@ def wait_for(condition, seconds: float):
     assert condition()
 
 
-LONG = ["--set", "training.epochs=48"]  # seconds of training: long enough to be stopped twice on the way, on any machine
+LONG = [
+    "--set",
+    "training.epochs=48",
+]  # seconds of training: long enough to be stopped twice on the way, on any machine
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +135,9 @@ def undisturbed(built_zoo, tmp_path_factory) -> list[dict]:
     return metrics_of(folder)
 
 
-def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(built_zoo, undisturbed, tmp_path):
+def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(
+    built_zoo, undisturbed, tmp_path
+):
     arguments = ["train", "smoke", *LONG, "--zoo", built_zoo, "--out", tmp_path]
     reached = "epoch-0000"
     for signum in (signal.SIGINT, signal.SIGKILL):
@@ -141,10 +163,17 @@ def newest_checkpoint(run: Path) -> str:
     return max((path.name for path in run.glob("checkpoints/epoch-*")), default="")
 
 
-def test_the_number_of_workers_does_not_change_what_is_learned_by_much(built_zoo, undisturbed, tmp_path):
-    result = dwszoo("train", "smoke", *LONG, "--workers", "1", "--zoo", built_zoo, "--out", tmp_path)
+def test_the_number_of_workers_does_not_change_what_is_learned_by_much(
+    built_zoo, undisturbed, tmp_path
+):
+    result = dwszoo(
+        "train", "smoke", *LONG, "--workers", "1", "--zoo", built_zoo, "--out", tmp_path
+    )
     assert result.code == 0, result.err
-    one, two = metrics_of(tmp_path)[11], undisturbed[11]  # before the order of the sums has grown into another run
+    one, two = (
+        metrics_of(tmp_path)[11],
+        undisturbed[11],
+    )  # before the order of the sums has grown into another run
     assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.15)
 
 

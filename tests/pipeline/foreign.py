@@ -34,7 +34,10 @@ def siren(seed: int, hidden: int = 3) -> dict[str, torch.Tensor]:
     shapes = {"seq.0": (hidden, 2), "seq.1": (2, hidden)}
     tensors = [(f"{name}.weight", shape) for name, shape in shapes.items()]
     tensors[1:1] = [("seq.0.bias", (hidden,))]
-    return OrderedDict((name, torch.randn(shape, generator=generator)) for name, shape in [*tensors, ("seq.1.bias", (2,))])
+    return OrderedDict(
+        (name, torch.randn(shape, generator=generator))
+        for name, shape in [*tensors, ("seq.1.bias", (2,))]
+    )
 
 
 def save(content, file: Path) -> Path:
@@ -45,12 +48,16 @@ def save(content, file: Path) -> Path:
 
 def mnist_tree(root: Path, half: str, ids: range):
     for i in ids:
-        save(siren(hash((half, i)) % 1000), root / f"mnist_png_{half}_{i % 3}_{i}" / "checkpoints" / "model_final.pth")
+        save(
+            siren(hash((half, i)) % 1000),
+            root / f"mnist_png_{half}_{i % 3}_{i}" / "checkpoints" / "model_final.pth",
+        )
 
 
 def rows_by(zoo: Zoo, column: str) -> dict:
     return {
-        row[column]: row | {"state": zoo[i] if row["status"] == "ok" else None} for i, row in enumerate(zoo.catalog.to_pylist())
+        row[column]: row | {"state": zoo[i] if row["status"] == "ok" else None}
+        for i, row in enumerate(zoo.catalog.to_pylist())
     }
 
 
@@ -60,20 +67,44 @@ class Evil:
 
 
 def small_cnn(dropout: bool) -> nn.ModuleList:
-    layers = [nn.Conv2d(1, 3, 3), nn.MaxPool2d(2), nn.Conv2d(3, 2, 2), nn.Flatten(), nn.Linear(2 * 2 * 3, 4), nn.Tanh()]
-    return nn.ModuleList([layers[0], *([nn.Dropout()] if dropout else []), *layers[1:], nn.Linear(4, 5)])
+    layers = [
+        nn.Conv2d(1, 3, 3),
+        nn.MaxPool2d(2),
+        nn.Conv2d(3, 2, 2),
+        nn.Flatten(),
+        nn.Linear(2 * 2 * 3, 4),
+        nn.Tanh(),
+    ]
+    return nn.ModuleList(
+        [layers[0], *([nn.Dropout()] if dropout else []), *layers[1:], nn.Linear(4, 5)]
+    )
 
 
-def ray_run(root: Path, number: int, epochs: list[int], dropout: bool = False, form: str = "checkpoint_{:06d}"):
+def ray_run(
+    root: Path,
+    number: int,
+    epochs: list[int],
+    dropout: bool = False,
+    form: str = "checkpoint_{:06d}",
+):
     torch.manual_seed(number)
     run = root / f"NN_tune_trainable_{number:05d}"
     for epoch in epochs:
         modules = nn.Module()
         modules.module_list = small_cnn(dropout)
         save(modules.state_dict(), run / form.format(epoch) / "checkpoints")
-    params = {"model::nlin": "tanh", "model::dropout": 0.5 * dropout, "optim::lr": 1e-3, "seed": number, "model::type": "CNN"}
+    params = {
+        "model::nlin": "tanh",
+        "model::dropout": 0.5 * dropout,
+        "optim::lr": 1e-3,
+        "seed": number,
+        "model::type": "CNN",
+    }
     (run / "params.json").write_text(json.dumps(params))
-    lines = [{"training_iteration": e, "test_acc": e / 10, "config": params, "node_ip": "10.0.0.1"} for e in range(1, 11)]
+    lines = [
+        {"training_iteration": e, "test_acc": e / 10, "config": params, "node_ip": "10.0.0.1"}
+        for e in range(1, 11)
+    ]
     (run / "result.json").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
 
@@ -81,7 +112,12 @@ def ray_run(root: Path, number: int, epochs: list[int], dropout: bool = False, f
 def small_cnn_zoo(root: Path, kernels: list[np.ndarray], steps: tuple[int, ...] = (0, 86)):
     """The Small CNN Zoo in small: a convolution, a dense layer, bias before kernel, an index column without a name."""
     root.mkdir()
-    names = ["sequential/conv2d/bias:0", "sequential/conv2d/kernel:0", "sequential/dense/bias:0", "sequential/dense/kernel:0"]
+    names = [
+        "sequential/conv2d/bias:0",
+        "sequential/conv2d/kernel:0",
+        "sequential/dense/bias:0",
+        "sequential/dense/kernel:0",
+    ]
     shapes = [(2,), (3, 3, 1, 2), (10,), (2, 10)]
     lines, end = ["varname,start_idx,end_idx,size,shape"], 0
     for name, shape in zip(names, shapes, strict=True):
@@ -89,10 +125,16 @@ def small_cnn_zoo(root: Path, kernels: list[np.ndarray], steps: tuple[int, ...] 
         lines.append(f'{name},{end},{end + size},{size},"{shape}"')
         end += size
     (root / "layout.csv").write_text("\n".join(lines))
-    rows = [np.concatenate([np.full(2, 7.0), kernel.ravel(), np.zeros(30)]) for kernel in kernels for _ in steps]
+    rows = [
+        np.concatenate([np.full(2, 7.0), kernel.ravel(), np.zeros(30)])
+        for kernel in kernels
+        for _ in steps
+    ]
     np.save(root / "weights.npy", np.array(rows, np.float32))
     with gzip.open(root / "metrics.csv.gz", "wt") as file:
-        file.write(",config.activation,config.learning_rate,config.epochs,modeldir,step,test_accuracy\n")
+        file.write(
+            ",config.activation,config.learning_rate,config.epochs,modeldir,step,test_accuracy\n"
+        )
         for number in range(len(kernels)):
             for step in steps:
                 file.write(f"{number},tanh,0.001,86.0,/cns/{number},{step},0.{number}{step}\n")
@@ -110,7 +152,9 @@ def arena_file(file: Path, num: int, layers: int = 12, **extra):
     values = np.arange(num * size, dtype=np.float32).reshape(num, size)
     with h5py.File(file, "w") as content:
         content["params"] = values
-        content.create_dataset("param_config", (1,), dtype=h5py.string_dtype())[0] = json.dumps(config)
+        content.create_dataset("param_config", (1,), dtype=h5py.string_dtype())[0] = json.dumps(
+            config
+        )
         content["labels"] = np.arange(num) % 4
         for name, value in extra.items():
             content[name] = value

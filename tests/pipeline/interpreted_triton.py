@@ -40,7 +40,11 @@ def problem(hidden: tuple[int, ...], grid: tuple[int, ...], channels: int, membe
 @pytest.fixture
 def fit_with(monkeypatch):
     """`fit` with a kernel: 'triton', 'c++' or 'eager'."""
-    kernels = {"triton": triton_kernel.fit_members, "c++": getattr(load_kernel(), "fit_members", None), "eager": None}
+    kernels = {
+        "triton": triton_kernel.fit_members,
+        "c++": getattr(load_kernel(), "fit_members", None),
+        "eager": None,
+    }
 
     def run(name: str, space, inr, config, *rest) -> adam.Fit:
         with monkeypatch.context() as patch:
@@ -86,7 +90,9 @@ def test_the_gradient_is_that_of_double_precision(case):
 
 
 @pytest.mark.parametrize(
-    ("case", "schedule"), [*zip([*CASES.values()][:3], ["constant", "cosine", "cosine"], strict=True)], ids=[*CASES][:3]
+    ("case", "schedule"),
+    [*zip([*CASES.values()][:3], ["constant", "cosine", "cosine"], strict=True)],
+    ids=[*CASES][:3],
 )
 def test_it_takes_the_steps_of_the_other_fits(fit_with, case, schedule):
     space, inr, *rest = problem(*case)
@@ -101,15 +107,25 @@ def test_it_takes_the_steps_of_the_other_fits(fit_with, case, schedule):
         np.testing.assert_allclose(ours.psnr, other.psnr, atol=1e-2)
 
 
-def test_members_stop_where_the_eager_fit_stops_them_and_leave_the_launches(fit_with, launches, monkeypatch):
+def test_members_stop_where_the_eager_fit_stops_them_and_leave_the_launches(
+    fit_with, launches, monkeypatch
+):
     monkeypatch.setattr(triton_kernel, "STEPS", 12)
     space, inr, keys, points, _ = problem((16, 16), (3, 5), 1, members=4)
-    targets = torch.stack([0.5 + slope * points[:, 0] * points[:, 1] for slope in (0.1, 0.0, 3.0, 0.2)]).unsqueeze(1)
+    targets = torch.stack(
+        [0.5 + slope * points[:, 0] * points[:, 1] for slope in (0.1, 0.0, 3.0, 0.2)]
+    ).unsqueeze(1)
     targets[1] = render(unpack(space, init_rows(space, inr, keys)), inr, points)[1]
     config = FitConfig(max_steps=30, target_psnr=20.0)
-    ours, eager = (fit_with(name, space, inr, config, keys, points, targets) for name in ("triton", "eager"))
+    ours, eager = (
+        fit_with(name, space, inr, config, keys, points, targets) for name in ("triton", "eager")
+    )
     assert ours.steps.tolist() == eager.steps.tolist() == [10, 0, 30, 20]
-    assert ours.stop_reason.tolist() == eager.stop_reason.tolist() == ["target", "target", "max_steps", "target"]
+    assert (
+        ours.stop_reason.tolist()
+        == eager.stop_reason.tolist()
+        == ["target", "target", "max_steps", "target"]
+    )
     assert launches == [([0, 1, 2, 3], 12), ([2, 3], 24), ([2], 30)]
 
 
@@ -128,7 +144,11 @@ def test_one_bad_value_fails_its_member_alone(fit_with):
     targets[1, 0, 3] = math.nan
     fitted = fit_with("triton", space, inr, config, keys, points, targets)
     assert fitted.stop_reason[1] == "diverged"
-    assert fitted.steps[1] == fit_with("eager", space, inr, config, keys, points, targets).steps[1] == 12
+    assert (
+        fitted.steps[1]
+        == fit_with("eager", space, inr, config, keys, points, targets).steps[1]
+        == 12
+    )
     assert fitted.ok.tolist() == [True, False, True]
     assert torch.equal(fitted.rows[2:], alone.rows)
 
@@ -137,7 +157,9 @@ def test_a_member_that_starts_at_its_target_takes_no_step(fit_with, launches):
     space, inr, keys, points, _ = problem((7, 5), (6, 6), 1)
     rows = init_rows(space, inr, keys)
     targets = render(unpack(space, rows), inr, points)
-    fitted = fit_with("triton", space, inr, FitConfig(max_steps=900, target_psnr=60.0), keys, points, targets)
+    fitted = fit_with(
+        "triton", space, inr, FitConfig(max_steps=900, target_psnr=60.0), keys, points, targets
+    )
     assert fitted.steps.tolist() == [0, 0]
     assert torch.equal(fitted.rows, rows)
     assert launches == [([0, 1], 500)]
@@ -148,12 +170,27 @@ def test_sines_and_cosines_are_right_far_from_zero(omega):
     """As for `kernel.cpp`: one point and a neuron for each phase, so that the gradients are sines and cosines."""
     phase = np.arange(-1024, 1024) / 512
     width = len(phase)
-    row = torch.cat([torch.from_numpy(phase).float(), torch.zeros(width), torch.full((width,), 1 / 64), torch.zeros(1)])[None]
+    row = torch.cat(
+        [
+            torch.from_numpy(phase).float(),
+            torch.zeros(width),
+            torch.full((width,), 1 / 64),
+            torch.zeros(1),
+        ]
+    )[None]
     plain = dict(target_psnr=None, check_every=10, betas=(0.9, 0.999), epsilon=1e20, omega=omega)
     steps, rates = torch.zeros(1, dtype=torch.int64), torch.tensor([1e20], dtype=torch.float64)
     one = torch.ones(1, 1)
-    triton_kernel.fit_members((1, width, 1), one, -0.5 * one[None], row, steps, rates=rates, **plain)
-    _, bias, weight, last = (part.double().numpy() for part in row[0].split([width, width, width, 1]))
+    triton_kernel.fit_members(
+        (1, width, 1), one, -0.5 * one[None], row, steps, rates=rates, **plain
+    )
+    _, bias, weight, last = (
+        part.double().numpy() for part in row[0].split([width, width, width, 1])
+    )
     rounding = 1e-6 + 2 * omega * 2**-23
-    np.testing.assert_allclose((1 / 64 - weight) / -last, np.sin(omega * phase), rtol=0, atol=rounding)
-    np.testing.assert_allclose(bias / last / (omega / 64), np.cos(omega * phase), rtol=0, atol=rounding)
+    np.testing.assert_allclose(
+        (1 / 64 - weight) / -last, np.sin(omega * phase), rtol=0, atol=rounding
+    )
+    np.testing.assert_allclose(
+        bias / last / (omega / 64), np.cos(omega * phase), rtol=0, atol=rounding
+    )

@@ -18,7 +18,9 @@ def test_waves_are_their_formula_and_their_class_is_the_band_of_the_frequency(so
     assert len(signals) == len(frequency) == 10_000
     x = np.linspace(-np.pi, np.pi, 50)
     a = 1 if source == "sines" else amplitude[17]
-    np.testing.assert_allclose(2 * signals.values[17, :, 0] - 1, a * np.sin(frequency[17] * x), atol=1e-5)
+    np.testing.assert_allclose(
+        2 * signals.values[17, :, 0] - 1, a * np.sin(frequency[17] * x), atol=1e-5
+    )
     low, high = FREQUENCIES
     width = (high - low) / len(signals.class_names)
     assert ((frequency - low) // width == signals.labels).all()
@@ -38,14 +40,19 @@ def test_a_distance_grows_as_fast_as_one_moves_and_is_negative_inside(shape):
 
 
 def test_shapes_fill_the_same_places_as_distances_and_as_occupancy():
-    distances, occupancy = (load_signals(SignalsConfig(source=source, size=8)) for source in ("distances", "occupancy"))
+    distances, occupancy = (
+        load_signals(SignalsConfig(source=source, size=8)) for source in ("distances", "occupancy")
+    )
     assert ((distances.values < 0.5) == (occupancy.values == 1)).all()
     assert (distances.labels == occupancy.labels).all()
     assert len({tuple(row) for row in distances.values[::5].reshape(800, -1).tolist()}) == 800
     assert distances.grid == (8, 8, 8)
     assert load_signals(SignalsConfig(source="distances", size=8)).digest() == distances.digest()
     assert np.bincount(distances.labels).tolist() == [800] * 5
-    assert len(np.unique(load_signals(SignalsConfig(source="distances", size=8, limit=40)).labels)) == 5
+    assert (
+        len(np.unique(load_signals(SignalsConfig(source="distances", size=8, limit=40)).labels))
+        == 5
+    )
 
 
 @pytest.mark.parametrize("grid", [(9,), (9, 9), (9, 9, 9)], ids=len)

@@ -68,14 +68,23 @@ def test_the_decode_contract_is_enough_to_draw_a_member(zoo):
 
 
 def test_the_catalog_tells_the_psnr_of_every_stored_member(zoo):
-    signals, grid = load_signals(zoo.record.config.signals), torch.from_numpy(coordinates(zoo.record.signals.grid))
+    signals, grid = (
+        load_signals(zoo.record.config.signals),
+        torch.from_numpy(coordinates(zoo.record.signals.grid)),
+    )
     seen = 0
     for split in ("train", "validation", "test"):
         for block, rows in zoo.blocks(split):
-            values = torch.from_numpy(signals.values[column(rows, "source_index")]).flatten(1, -2).transpose(1, 2)
+            values = (
+                torch.from_numpy(signals.values[column(rows, "source_index")])
+                .flatten(1, -2)
+                .transpose(1, 2)
+            )
             found = psnr(render(list(block.values()), zoo.record.config.inr, grid), values)
             np.testing.assert_allclose(found, column(rows, "psnr"), atol=1e-3)
-            np.testing.assert_array_equal(signals.labels[column(rows, "source_index")], column(rows, "label"))
+            np.testing.assert_array_equal(
+                signals.labels[column(rows, "source_index")], column(rows, "label")
+            )
             seen += len(rows)
     assert seen == len(zoo) == 400
 
@@ -84,9 +93,13 @@ def test_the_catalog_tells_the_psnr_of_every_stored_member(zoo):
 def test_between_the_points_of_a_grid_a_signal_is_its_multilinear_interpolation(grid):
     values = np.random.default_rng(0).random((3, *grid, 2), np.float32)
     axes = [np.linspace(-1, 1, size) for size in grid]
-    centres = np.stack(np.meshgrid(*[(axis[1:] + axis[:-1]) / 2 for axis in axes], indexing="ij"), -1)
+    centres = np.stack(
+        np.meshgrid(*[(axis[1:] + axis[:-1]) / 2 for axis in axes], indexing="ij"), -1
+    )
     wanted = RegularGridInterpolator(axes, np.moveaxis(values, 0, -1))(centres)
-    np.testing.assert_allclose(np.moveaxis(cell_centres(values, len(grid)), 0, -1), wanted, atol=1e-6)
+    np.testing.assert_allclose(
+        np.moveaxis(cell_centres(values, len(grid)), 0, -1), wanted, atol=1e-6
+    )
     drawn = cell_centres(coordinates(grid).reshape(1, *grid, len(grid)), len(grid))
     np.testing.assert_allclose(drawn[0], centres, atol=1e-6)
 
@@ -97,9 +110,13 @@ def test_the_catalog_tells_the_psnr_off_the_grid_of_every_stored_member(zoo):
     points = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, 2)
     for index in (0, 150, 399):
         row = zoo.catalog.slice(index, 1).to_pylist()[0]
-        wanted = RegularGridInterpolator((axis, axis), signals.values[row["source_index"], ..., 0])(points)
+        wanted = RegularGridInterpolator((axis, axis), signals.values[row["source_index"], ..., 0])(
+            points
+        )
         drawn = zoo.module(index)(torch.from_numpy(points).float())[:, 0].detach().numpy()
-        assert -10 * np.log10(np.square(drawn - wanted).mean()) == pytest.approx(row["psnr_off_grid"], abs=1e-3)
+        assert -10 * np.log10(np.square(drawn - wanted).mean()) == pytest.approx(
+            row["psnr_off_grid"], abs=1e-3
+        )
         assert row["psnr_off_grid"] != pytest.approx(row["psnr"], abs=0.1)
 
 
@@ -131,7 +148,9 @@ def test_members_that_diverge_keep_their_row_without_weights(tmp_path):
     assert summary.num_failed == 1
     rows = catalog.read_part(tmp_path, plan.shards[0].name).table.to_pylist()
     failed = rows.pop(1)
-    assert [failed[name] for name in ("status", "stop_reason", "block", "psnr", "psnr_off_grid")] == [
+    assert [
+        failed[name] for name in ("status", "stop_reason", "block", "psnr", "psnr_off_grid")
+    ] == [
         "failed",
         "diverged",
         *[None] * 3,
@@ -141,8 +160,12 @@ def test_members_that_diverge_keep_their_row_without_weights(tmp_path):
         fit_shard(config, tmp_path, plan.signals, shard)
     zoo = seal_zoo(tmp_path)
     assert verify_zoo(zoo) == []
-    assert sum(len(block["layers.0.bias"]) for block, _ in zoo.blocks("train")) == len(zoo.members("train"))
-    with pytest.raises(ArchiveError, match=r"member .* has no weights: its fit failed \(diverged\)"):
+    assert sum(len(block["layers.0.bias"]) for block, _ in zoo.blocks("train")) == len(
+        zoo.members("train")
+    )
+    with pytest.raises(
+        ArchiveError, match=r"member .* has no weights: its fit failed \(diverged\)"
+    ):
         zoo[1]
 
 
@@ -172,14 +195,35 @@ def part(folder):
 
 
 DAMAGE = {
-    "flipped bit": (lambda folder: flip_a_bit(shard(folder)), "must have sha256 [0-9a-f]{64}, found [0-9a-f]{64}"),
+    "flipped bit": (
+        lambda folder: flip_a_bit(shard(folder)),
+        "must have sha256 [0-9a-f]{64}, found [0-9a-f]{64}",
+    ),
     "cut short": (lambda folder: cut_short(shard(folder)), "must have [0-9]+ bytes, found 2048"),
-    "cut between blocks": (lambda folder: cut_between_blocks(shard(folder)), "must have [0-9]+ bytes, found [0-9]+"),
-    "missing shard": (lambda folder: shard(folder).unlink(), "is missing though the catalog names it"),
-    "missing part": (lambda folder: part(folder).unlink(), "is not committed: expected its catalog part"),
-    "flipped catalog": (lambda folder: flip_a_bit(part(folder)), "catalog part .* must have sha256"),
-    "empty catalog": (lambda folder: part(folder).write_bytes(b""), "catalog part .* must have sha256"),
-    "other shard": (lambda folder: shutil.copy(part(folder), catalog.part_path(folder, "train-000000")), "train-000000"),
+    "cut between blocks": (
+        lambda folder: cut_between_blocks(shard(folder)),
+        "must have [0-9]+ bytes, found [0-9]+",
+    ),
+    "missing shard": (
+        lambda folder: shard(folder).unlink(),
+        "is missing though the catalog names it",
+    ),
+    "missing part": (
+        lambda folder: part(folder).unlink(),
+        "is not committed: expected its catalog part",
+    ),
+    "flipped catalog": (
+        lambda folder: flip_a_bit(part(folder)),
+        "catalog part .* must have sha256",
+    ),
+    "empty catalog": (
+        lambda folder: part(folder).write_bytes(b""),
+        "catalog part .* must have sha256",
+    ),
+    "other shard": (
+        lambda folder: shutil.copy(part(folder), catalog.part_path(folder, "train-000000")),
+        "train-000000",
+    ),
 }
 
 
@@ -192,7 +236,12 @@ def test_verify_finds_the_damage_and_build_fits_just_that_shard_again(zoo_copy, 
     assert re.search(rf"(?:{SHARD}|train-000000)\b.*`dwszoo zoo build`.*makes", problem), problem
     plan = plan_zoo(smoke().zoo, zoo_copy)
     (pending,) = pending_shards(zoo_copy)
-    fit_shard(plan.record.config, zoo_copy, plan.signals, next(s for s in plan.shards if s.name == pending))
+    fit_shard(
+        plan.record.config,
+        zoo_copy,
+        plan.signals,
+        next(s for s in plan.shards if s.name == pending),
+    )
     assert verify_zoo(Zoo.open(zoo_copy)) == []
     for folder in ("shards", "catalog"):
         for path in (built_zoo / folder).iterdir():
@@ -215,7 +264,9 @@ def test_the_stages_of_a_build_fit_just_the_damaged_shards_again(zoo_copy, built
     stages.archive(zoo_copy, fitted=stages.fit_zoo(plan, zoo_copy, ResourcesConfig()) is not None)
     assert stages.verify(zoo_copy).statistics == Zoo.open(built_zoo).statistics
     assert fitted == [SHARD, "test-000000"]
-    touched = {path.stem for path in zoo_copy.rglob("*-*.*") if path.stat().st_mtime_ns != before.get(path)}
+    touched = {
+        path.stem for path in zoo_copy.rglob("*-*.*") if path.stat().st_mtime_ns != before.get(path)
+    }
     assert touched == set(fitted)
 
 
@@ -251,7 +302,9 @@ def test_verify_finds_files_and_figures_that_do_not_belong(zoo_copy):
 
 
 def test_a_folder_that_is_no_zoo_says_how_to_make_one(tmp_path):
-    with pytest.raises(InputError, match=r"is not a zoo: expected a folder with zoo\.json, found none"):
+    with pytest.raises(
+        InputError, match=r"is not a zoo: expected a folder with zoo\.json, found none"
+    ):
         Zoo.open(tmp_path)
 
 
@@ -262,7 +315,9 @@ def edit(folder: Path, **changes):
 
 def test_a_newer_schema_is_refused_by_name(zoo_copy):
     edit(zoo_copy, schema_version=SCHEMA_VERSION + 1)
-    with pytest.raises(InputError, match=r"has schema version 3, this dwszoo reads up to 2: install a newer dwszoo"):
+    with pytest.raises(
+        InputError, match=r"has schema version 3, this dwszoo reads up to 2: install a newer dwszoo"
+    ):
         Zoo.open(zoo_copy)
 
 
@@ -272,22 +327,30 @@ def first_version(zoo_copy) -> Path:
     edit(zoo_copy, schema_version=1)
     (zoo_copy / "statistics.json").unlink()
     for file in zoo_copy.glob("catalog/*.parquet"):
-        pq.write_table(pq.read_table(file).drop_columns("psnr_off_grid"), file, write_page_checksum=True)
+        pq.write_table(
+            pq.read_table(file).drop_columns("psnr_off_grid"), file, write_page_checksum=True
+        )
     seal_zoo(zoo_copy)
     return zoo_copy
 
 
-def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_second(first_version, built_zoo):
+def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_second(
+    first_version, built_zoo
+):
     zoo, new = Zoo.open(first_version), Zoo.open(built_zoo)
     assert verify_zoo(zoo) == []
     assert zoo.catalog["psnr_off_grid"].null_count == len(zoo)
-    assert zoo.catalog.drop_columns("psnr_off_grid").equals(new.catalog.drop_columns("psnr_off_grid"))
+    assert zoo.catalog.drop_columns("psnr_off_grid").equals(
+        new.catalog.drop_columns("psnr_off_grid")
+    )
     assert summarize(zoo)["psnr off grid"] == {}
     shard(first_version).unlink()
     plan = plan_zoo(smoke().zoo, first_version)
     (pending,) = pending_shards(first_version)
     unseal_zoo(first_version)
-    fit_shard(smoke().zoo, first_version, plan.signals, next(s for s in plan.shards if s.name == pending))
+    fit_shard(
+        smoke().zoo, first_version, plan.signals, next(s for s in plan.shards if s.name == pending)
+    )
     zoo = seal_zoo(first_version)
     assert verify_zoo(zoo) == []
     assert zoo.record.schema_version == SCHEMA_VERSION
@@ -317,7 +380,9 @@ def test_a_changed_decode_contract_is_found(zoo_copy):
 def test_another_configuration_is_refused_and_the_field_is_named(zoo_copy):
     config = smoke().zoo
     changed = config.model_copy(update={"fit": config.fit.model_copy(update={"max_steps": 61})})
-    with pytest.raises(InputError, match=r"differs from this one .* in fit\.max_steps: was 60, is 61"):
+    with pytest.raises(
+        InputError, match=r"differs from this one .* in fit\.max_steps: was 60, is 61"
+    ):
         plan_zoo(changed, zoo_copy)
     assert verify_zoo(Zoo.open(zoo_copy)) == []
 
@@ -325,7 +390,9 @@ def test_another_configuration_is_refused_and_the_field_is_named(zoo_copy):
 def test_an_empty_validation_split_is_refused_before_any_fit(tmp_path):
     config = smoke().zoo
     signals = config.signals.model_copy(update={"validation_fraction": 0.0})
-    with pytest.raises(InputError, match="the validation split would be empty: 200 signals in 10 classes"):
+    with pytest.raises(
+        InputError, match="the validation split would be empty: 200 signals in 10 classes"
+    ):
         plan_zoo(config.model_copy(update={"signals": signals}), tmp_path)
     assert not (tmp_path / "zoo.json").exists()
 
@@ -334,7 +401,9 @@ def test_the_plan_depends_on_the_seed_alone():
     config = smoke().zoo
     signals = load_signals(config.signals)
     one, same = plan_shards(config, signals), plan_shards(config, signals)
-    assert all(np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True))
+    assert all(
+        np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True)
+    )
     other = split_sources(config.model_copy(update={"seed": 1}), signals)
     assert not np.array_equal(other["test"], split_sources(config, signals)["test"])
 
@@ -342,33 +411,54 @@ def test_the_plan_depends_on_the_seed_alone():
 def test_every_class_is_split_in_the_same_shares_and_every_signal_planned_once_a_view():
     config = ZooConfig(signals=SignalsConfig(source="digits"), views=2)
     signals = load_signals(config.signals)
-    digits = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])  # of each class, 1,797 in all
-    planned = {split: np.array(counts) for split, counts in class_counts(signals, plan_shards(config, signals)).items()}
+    digits = np.array(
+        [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    )  # of each class, 1,797 in all
+    planned = {
+        split: np.array(counts)
+        for split, counts in class_counts(signals, plan_shards(config, signals)).items()
+    }
     assert planned["test"].tolist() == [2 * round(number * 0.2) for number in digits]
     assert planned["validation"].tolist() == [2 * round(number * 0.1) for number in digits]
     assert sum(planned.values()).tolist() == (2 * digits).tolist()
-    members = [pair for shard in plan_shards(config, signals) for pair in zip(shard.source_index, shard.view, strict=True)]
+    members = [
+        pair
+        for shard in plan_shards(config, signals)
+        for pair in zip(shard.source_index, shard.view, strict=True)
+    ]
     assert sorted(members) == [(source, view) for source in range(1797) for view in range(2)]
 
 
 def relabelled(table: pa.Table) -> pa.Table:
-    return table.set_column(table.column_names.index("label"), table.schema.field("label"), [np.full(len(table), 3)])
+    return table.set_column(
+        table.column_names.index("label"), table.schema.field("label"), [np.full(len(table), 3)]
+    )
 
 
 def moved(table: pa.Table) -> pa.Table:
     return table.set_column(
-        table.column_names.index("source_index"), table.schema.field("source_index"), [np.arange(len(table))]
+        table.column_names.index("source_index"),
+        table.schema.field("source_index"),
+        [np.arange(len(table))],
     )
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (relabelled, r"the validation split must have 4 members of class 0, found 0: build the zoo anew"),
-        (moved, r"all members of source \d+ must be in one split, found them in several: build the zoo anew"),
+        (
+            relabelled,
+            r"the validation split must have 4 members of class 0, found 0: build the zoo anew",
+        ),
+        (
+            moved,
+            r"all members of source \d+ must be in one split, found them in several: build the zoo anew",
+        ),
     ],
 )
-def test_members_other_than_the_planned_ones_are_found_though_every_checksum_is_right(zoo_copy, change, message):
+def test_members_other_than_the_planned_ones_are_found_though_every_checksum_is_right(
+    zoo_copy, change, message
+):
     (zoo_copy / "statistics.json").unlink()
     file = catalog.part_path(zoo_copy, "validation-000000")
     pq.write_table(change(pq.read_table(file)), file, write_page_checksum=True)
@@ -389,12 +479,16 @@ def test_a_sources_own_test_split_is_kept():
 def test_inrs_of_a_view_begin_at_the_same_weights_where_asked(tmp_path, shared):
     inr = smoke().zoo.inr.model_copy(update={"shared_init": shared})
     fit = FitConfig(max_steps=1, learning_rate=1e-9)
-    config = smoke().zoo.model_copy(update={"signals": SignalsConfig(limit=60), "views": 2, "inr": inr, "fit": fit})
+    config = smoke().zoo.model_copy(
+        update={"signals": SignalsConfig(limit=60), "views": 2, "inr": inr, "fit": fit}
+    )
     plan = plan_zoo(config, tmp_path)
     for shard in plan.shards:
         fit_shard(config, tmp_path, plan.signals, shard)
     zoo = seal_zoo(tmp_path)
     weights = np.stack([zoo[i]["layers.0.weight"].numpy() for i in range(len(zoo))]).round(5)
     view = column(zoo.catalog, "view")
-    counts = [len(np.unique(part, axis=0)) for part in (weights[view == 0], weights[view == 1], weights)]
+    counts = [
+        len(np.unique(part, axis=0)) for part in (weights[view == 0], weights[view == 1], weights)
+    ]
     assert counts == ([1, 1, 2] if shared else [60, 60, 120])

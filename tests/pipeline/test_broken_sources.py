@@ -41,7 +41,9 @@ def npy(array: np.ndarray) -> bytes:
 
 
 HUGE = (
-    b"\x93NUMPY\x01\x00v\x00" + b"{'descr': '<f4', 'fortran_order': False, 'shape': (900000000000, 4970), }".ljust(117) + b"\n"
+    b"\x93NUMPY\x01\x00v\x00"
+    + b"{'descr': '<f4', 'fortran_order': False, 'shape': (900000000000, 4970), }".ljust(117)
+    + b"\n"
 )
 
 
@@ -52,21 +54,37 @@ COLUMNS = "varname,start_idx,end_idx,size,shape\n"
 
 
 MATRIX = {
-    "objects": ("weights.npy", npy(np.array([Evil()], object)), r"weights.npy must be a matrix as numpy.save writes it"),
+    "objects": (
+        "weights.npy",
+        npy(np.array([Evil()], object)),
+        r"weights.npy must be a matrix as numpy.save writes it",
+    ),
     "cube": (
         "weights.npy",
         npy(np.zeros((2, 3, 4))),
         r"must be \(members, parameters\) of .*, found \(2, 3, 4\)",
     ),
-    "larger than the file": ("weights.npy", HUGE, r"weights.npy must be a matrix as numpy.save writes it"),
+    "larger than the file": (
+        "weights.npy",
+        HUGE,
+        r"weights.npy must be a matrix as numpy.save writes it",
+    ),
     "too few rows": (
         "metrics.csv.gz",
         gzip.compress(b"step\n1\n"),
         r"a row for each of the 8 rows of weights.npy, found 1",
     ),
     "not gzip": ("metrics.csv.gz", b"step\n1\n", r"metrics.csv.gz must be compressed by gzip"),
-    "cut gzip": ("metrics.csv.gz", gzip.compress(os.urandom(3000))[:2000], r"must be a whole gzip file"),
-    "column twice": ("metrics.csv.gz", gzip.compress(b"a,a\n" + b"1,1\n" * 8), r"must have columns of different names"),
+    "cut gzip": (
+        "metrics.csv.gz",
+        gzip.compress(os.urandom(3000))[:2000],
+        r"must be a whole gzip file",
+    ),
+    "column twice": (
+        "metrics.csv.gz",
+        gzip.compress(b"a,a\n" + b"1,1\n" * 8),
+        r"must have columns of different names",
+    ),
     "code as shape": (
         "layout.csv",
         "varname,start_idx,end_idx,size,shape\na/kernel:0,0,2,2,\"__import__('os').getcwd()\"",
@@ -101,15 +119,23 @@ def claims_more(file: Path):
     arena_file(file, 3, layers=1)
     with h5py.File(file, "a") as content:
         del content["labels"]
-        content.create_dataset("labels", (2_000_000_000,), dtype="i8", chunks=(1000,), compression="gzip")
+        content.create_dataset(
+            "labels", (2_000_000_000,), dtype="i8", chunks=(1000,), compression="gzip"
+        )
 
 
 ARENA = {
-    "not HDF5": (lambda file: file.write_bytes(b"params"), r"nefs_0-3.hdf5 must be an HDF5 file with params"),
+    "not HDF5": (
+        lambda file: file.write_bytes(b"params"),
+        r"nefs_0-3.hdf5 must be an HDF5 file with params",
+    ),
     "in another file": (other_file, r"must hold 'param_config' as a data set of its own"),
     "larger than the file": (claims_more, r"claims 16,000,000,000 bytes of 'labels' and stores 0"),
     "another width": (
-        lambda file: (arena_file(file, 3), arena_file(file.with_name("nefs_3-5.hdf5"), 2, layers=3)),
+        lambda file: (
+            arena_file(file, 3),
+            arena_file(file.with_name("nefs_3-5.hdf5"), 2, layers=3),
+        ),
         r"one architecture",
     ),
 }
@@ -156,8 +182,13 @@ def sources(tmp_path_factory) -> dict[str, Path]:
     """A small zoo in every format."""
     root = tmp_path_factory.mktemp("sources")
     mnist_tree(root / "dwsnets", "training", range(4))
-    paths = [str(path.relative_to(root / "dwsnets")) for path in sorted((root / "dwsnets").rglob("*.pth"))]
-    (root / "dwsnets" / "splits.json").write_text(json.dumps({"train": {"path": paths, "label": [1, 2, 3, 0]}}))
+    paths = [
+        str(path.relative_to(root / "dwsnets"))
+        for path in sorted((root / "dwsnets").rglob("*.pth"))
+    ]
+    (root / "dwsnets" / "splits.json").write_text(
+        json.dumps({"train": {"path": paths, "label": [1, 2, 3, 0]}})
+    )
     small_cnn_zoo(root / "unterthiner", [np.ones((3, 3, 1, 2), np.float32)] * 2)
     for number in range(2):
         ray_run(root / "modelzoos", number, [1, 2])
@@ -179,7 +210,11 @@ def test_no_change_of_any_byte_breaks_the_reader(sources, name, data):
     place = data.draw(st.integers(0, len(before) - 1))
     # The HDF5 library hangs on some files with changed bytes: it only refuses those that are cut short.
     change = data.draw(st.sampled_from(["cut"] if name == "fit-a-nef" else ["cut", "flip", "fill"]))
-    new = {"cut": b"", "flip": bytes([before[place] ^ 255]) + before[place + 1 :], "fill": bytes(8) + before[place + 8 :]}
+    new = {
+        "cut": b"",
+        "flip": bytes([before[place] ^ 255]) + before[place + 1 :],
+        "fill": bytes(8) + before[place + 8 :],
+    }
     file.write_bytes(before[:place] + new[change])
     try:
         source = FORMATS[name].read(sources[name])

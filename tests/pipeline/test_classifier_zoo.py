@@ -22,7 +22,12 @@ from pipeline.archive.plan import split_sources
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import ClassifierConfig, ClassifierZooConfig, HyperparametersConfig, SignalsConfig
+from pipeline.config import (
+    ClassifierConfig,
+    ClassifierZooConfig,
+    HyperparametersConfig,
+    SignalsConfig,
+)
 from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.signals import Signals, load_signals
@@ -30,7 +35,12 @@ from pipeline.tasks.classification import require_classes
 from tests.conftest import dwszoo
 from tests.pipeline.foreign import bring_in
 
-SETTINGS = ["zoo.num_runs=24", "zoo.signals.limit=300", "zoo.hyperparameters.epochs=[1, 3]", "zoo.checkpoints=[0, 2]"]
+SETTINGS = [
+    "zoo.num_runs=24",
+    "zoo.signals.limit=300",
+    "zoo.hyperparameters.epochs=[1, 3]",
+    "zoo.checkpoints=[0, 2]",
+]
 SETTINGS += ["zoo.shard_size=8", "zoo.network.hidden=[6]"]
 DIGITS = load_signals(SignalsConfig(limit=300))
 
@@ -65,7 +75,9 @@ def mlp_zoo(tmp_path_factory) -> Zoo:
 
 def coloured() -> Signals:
     rng = np.random.default_rng(0)
-    values = (DIGITS.values * rng.random((300, 1, 1, 3), np.float32) + 0.1).clip(0, 1).astype(np.float32)
+    values = (
+        (DIGITS.values * rng.random((300, 1, 1, 3), np.float32) + 0.1).clip(0, 1).astype(np.float32)
+    )
     values[7] = np.nan
     return Signals("coloured", values, DIGITS.labels, DIGITS.class_names, np.arange(300) >= 240)
 
@@ -75,7 +87,9 @@ def pair_zoo(request, tmp_path_factory) -> Zoo:
     """Twelve CNNs that tell two digits apart; one of the coloured images cannot be read. Read only."""
     network = ClassifierConfig(kind="cnn", hidden=(5, 4), grey=request.param)
     signals = SignalsConfig(source="tests.pipeline.test_classifier_zoo:coloured")
-    config = cifar_binary().zoo.model_copy(update={"num_runs": 12, "network": network, "signals": signals, "batch_size": 8})
+    config = cifar_binary().zoo.model_copy(
+        update={"num_runs": 12, "network": network, "signals": signals, "batch_size": 8}
+    )
     return made(config, tmp_path_factory.mktemp("pairs") / "zoo", coloured())
 
 
@@ -84,13 +98,21 @@ def check_scores(zoo: Zoo, signals: Signals, index: int):
     row, module = zoo.catalog.slice(index, 1).to_pylist()[0], zoo.module(index)
     for split, images in split_sources(zoo.record.config, signals).items():
         images = images[np.isfinite(signals.values[images]).all((1, 2, 3))]
-        classes = range(len(signals.class_names)) if row["class_0"] is None else (row["class_0"], row["class_1"])
+        classes = (
+            range(len(signals.class_names))
+            if row["class_0"] is None
+            else (row["class_0"], row["class_1"])
+        )
         images = images[np.isin(signals.labels[images], list(classes))]
         labels = torch.tensor([classes.index(label) for label in signals.labels[images].tolist()])
         logits = module(torch.from_numpy(signals.values[images]).movedim(-1, 1))
         if split != "train" or row["train_fraction"] == 1:
-            assert F.cross_entropy(logits, labels).item() == pytest.approx(row[f"{split}_loss"], rel=1e-4)
-            assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(row[f"{split}_accuracy"])
+            assert F.cross_entropy(logits, labels).item() == pytest.approx(
+                row[f"{split}_loss"], rel=1e-4
+            )
+            assert (logits.argmax(1) == labels).float().mean().item() == pytest.approx(
+                row[f"{split}_accuracy"]
+            )
 
 
 def test_modules_of_all_activations_score_what_the_catalog_says(mlp_zoo):
@@ -105,9 +127,13 @@ def test_modules_of_all_activations_score_what_the_catalog_says(mlp_zoo):
 def test_cnns_of_two_classes_score_what_the_catalog_says(pair_zoo):
     for index in range(0, 12, 3):
         check_scores(pair_zoo, coloured(), index)
-    pairs = set(zip(*(pair_zoo.catalog[name].to_pylist() for name in ("class_0", "class_1")), strict=True))
+    pairs = set(
+        zip(*(pair_zoo.catalog[name].to_pylist() for name in ("class_0", "class_1")), strict=True)
+    )
     assert len(pairs) > 5
-    shapes = {name: shape for name, shape in pair_zoo.record.tensors.items() if name.endswith("weight")}
+    shapes = {
+        name: shape for name, shape in pair_zoo.record.tensors.items() if name.endswith("weight")
+    }
     inputs = 1 if pair_zoo.record.config.network.grey else 3
     assert list(shapes.values()) == [(5, inputs, 3, 3), (4, 5, 3, 3), (2, 4)]
 
@@ -116,7 +142,9 @@ def test_a_checkpoint_is_a_member_and_training_shows(mlp_zoo):
     table = mlp_zoo.catalog.to_pandas()
     epochs = {run: rows["epoch"].tolist() for run, rows in table.sort_values("view").groupby("run")}
     assert {tuple(part) for part in epochs.values()} == {(0, 1), (0, 2, 3)}
-    assert (table["stop_reason"] == np.where(table.epoch == table.epochs, "epochs", "checkpoint")).all()
+    assert (
+        table["stop_reason"] == np.where(table.epoch == table.epochs, "epochs", "checkpoint")
+    ).all()
     assert (table["steps"] == table["epoch"] * (212 // 32)).all()
     best = table.sort_values("test_accuracy").iloc[-1]
     assert best["epoch"] > 1
@@ -133,9 +161,13 @@ def test_a_checkpoint_is_a_member_and_training_shows(mlp_zoo):
     checkpoints=st.lists(st.integers(0, 9), max_size=5),
     shard_size=st.integers(1, 40),
 )
-def test_all_checkpoints_of_a_run_are_on_one_side_and_in_one_shard(seed, num_runs, epochs, checkpoints, shard_size):
+def test_all_checkpoints_of_a_run_are_on_one_side_and_in_one_shard(
+    seed, num_runs, epochs, checkpoints, shard_size
+):
     hyperparameters = HyperparametersConfig(epochs=tuple(epochs))
-    config = small(seed=seed, num_runs=num_runs, checkpoints=tuple(checkpoints), shard_size=shard_size)
+    config = small(
+        seed=seed, num_runs=num_runs, checkpoints=tuple(checkpoints), shard_size=shard_size
+    )
     config = config.model_copy(update={"hyperparameters": hyperparameters, "validation_runs": 0.2})
     shards = classifiers.plan_shards(config, DIGITS)
     place = {}
@@ -152,38 +184,65 @@ def test_all_checkpoints_of_a_run_are_on_one_side_and_in_one_shard(seed, num_run
 
 def test_the_split_of_runs_is_not_that_of_images(mlp_zoo):
     assert summarize(mlp_zoo)["splits"].keys() == {"train", "validation", "test"}
-    assert mlp_zoo.record.config.validation_runs == mlp_zoo.record.config.signals.validation_fraction == 0.1
+    assert (
+        mlp_zoo.record.config.validation_runs
+        == mlp_zoo.record.config.signals.validation_fraction
+        == 0.1
+    )
     runs = mlp_zoo.catalog.to_pandas().groupby("split")["run"].nunique().to_dict()
     assert runs == {"train": 17, "validation": 2, "test": 5}
     other = small(signals=SignalsConfig(limit=300, validation_fraction=0.3))
     shards = [classifiers.plan_shards(config, DIGITS) for config in (small(), other)]
-    assert all(np.array_equal(one.source_index, two.source_index) for one, two in zip(*shards, strict=True))
+    assert all(
+        np.array_equal(one.source_index, two.source_index) for one, two in zip(*shards, strict=True)
+    )
 
 
 def test_the_command_makes_the_same_bytes_with_two_workers_and_goes_on(mlp_zoo, tmp_path):
-    arguments = ["zoo", "build", "mlps", "--out", tmp_path, *(part for setting in SETTINGS for part in ("--set", setting))]
+    arguments = [
+        "zoo",
+        "build",
+        "mlps",
+        "--out",
+        tmp_path,
+        *(part for setting in SETTINGS for part in ("--set", setting)),
+    ]
     result = dwszoo(*arguments)
     assert result.code == 0, result.err
     assert "classifiers fitted at" in result.out
     assert "mean test accuracy" in result.err
     files = [path.relative_to(mlp_zoo.folder) for path in mlp_zoo.folder.glob("*/*-*")]
     assert len(files) == 2 * len(mlp_zoo.record.shards)
-    assert all((mlp_zoo.folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+    assert all(
+        (mlp_zoo.folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files
+    )
     (tmp_path / "catalog" / "test-000000.parquet").unlink()
     plan = plan_zoo(mlp_zoo.record.config, tmp_path)
-    fit_shard(plan.record.config, tmp_path, plan.signals, next(shard for shard in plan.shards if shard.split == "test"))
+    fit_shard(
+        plan.record.config,
+        tmp_path,
+        plan.signals,
+        next(shard for shard in plan.shards if shard.split == "test"),
+    )
     assert verify_zoo(seal_zoo(tmp_path)) == []
-    assert all((mlp_zoo.folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files)
+    assert all(
+        (mlp_zoo.folder / file).read_bytes() == (tmp_path / file).read_bytes() for file in files
+    )
 
 
 def test_runs_that_diverge_keep_their_rows(tmp_path):
-    hyperparameters = HyperparametersConfig(activation=("relu",), optimizer=("sgd",), learning_rate=(0.01, 1e30), epochs=(2,))
+    hyperparameters = HyperparametersConfig(
+        activation=("relu",), optimizer=("sgd",), learning_rate=(0.01, 1e30), epochs=(2,)
+    )
     zoo = made(small(hyperparameters=hyperparameters, checkpoints=(0,)), tmp_path)
     assert verify_zoo(zoo) == []
     table = zoo.catalog.to_pandas()
     wild = (table["learning_rate"] > 1) & (table["epoch"] > 0)
     assert 0 < wild.sum() < len(table)
-    assert (table["stop_reason"] == np.where(wild, "diverged", np.where(table.epoch == 2, "epochs", "checkpoint"))).all()
+    assert (
+        table["stop_reason"]
+        == np.where(wild, "diverged", np.where(table.epoch == 2, "epochs", "checkpoint"))
+    ).all()
     assert table[wild][["test_loss", "train_accuracy", "block"]].isna().all(axis=None)
     with pytest.raises(ArchiveError, match=r"has no weights: its fit failed \(diverged\)"):
         zoo[int(np.flatnonzero(wild)[0])]
@@ -203,7 +262,10 @@ def test_info_and_render_show_accuracies(mlp_zoo, tmp_path, capsys):
 
 def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys):
     assert main(["run", "mlps", "--out", str(tmp_path / "run")]) == 2
-    assert "recipe 'mlps' makes classifiers, which no training task reads yet" in capsys.readouterr().err
+    assert (
+        "recipe 'mlps' makes classifiers, which no training task reads yet"
+        in capsys.readouterr().err
+    )
     with pytest.raises(InputError, match="has no classes to learn"):
         require_classes(mlp_zoo)
 
@@ -211,14 +273,23 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys)
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("zoo.test_runs=0", "the test split of the zoo would be empty: 1000 runs with .* test_runs 0.0"),
-        ("zoo.signals.source=sines", r"classifiers take images, signals sines have a grid \(2000,\)"),
+        (
+            "zoo.test_runs=0",
+            "the test split of the zoo would be empty: 1000 runs with .* test_runs 0.0",
+        ),
+        (
+            "zoo.signals.source=sines",
+            r"classifiers take images, signals sines have a grid \(2000,\)",
+        ),
         (
             "zoo.classes=pairs;zoo.signals.limit=40",
             "the validation images of digits must have one of '[0-9]' or more, found none",
         ),
         ("zoo.hyperparameters.dropout=1", "at least 0 and below 1, got 1"),
-        ("zoo.hyperparameters.learning_rate=loguniform(0, 1)", r"'uniform\(a, b\)' or 'loguniform\(a, b\)', above 0, got"),
+        (
+            "zoo.hyperparameters.learning_rate=loguniform(0, 1)",
+            r"'uniform\(a, b\)' or 'loguniform\(a, b\)', above 0, got",
+        ),
         ("zoo.hyperparameters.activation=[]", "zoo.hyperparameters.activation: .* at least 1 item"),
     ],
 )
@@ -230,7 +301,9 @@ def test_a_callers_mistake_is_named(setting, message, tmp_path):
     assert not (tmp_path / "zoo.json").exists()
 
 
-@pytest.mark.parametrize("format", ["unterthiner", "modelzoos", "webdataset", "dwsnets", "fit-a-nef"])
+@pytest.mark.parametrize(
+    "format", ["unterthiner", "modelzoos", "webdataset", "dwsnets", "fit-a-nef"]
+)
 def test_classifiers_go_out_and_come_back(pair_zoo, tmp_path, format):
     assert export_zoo(pair_zoo, format, tmp_path / "theirs", lambda number: None) == len(pair_zoo)
     back = bring_in(format, tmp_path / "theirs", tmp_path / "ours")
@@ -249,9 +322,20 @@ def test_small_cnn_zoo_readers_find_their_columns(mlp_zoo, tmp_path):
     export_zoo(mlp_zoo, "unterthiner", tmp_path / "out", lambda number: None)
     with gzip.open(tmp_path / "out" / "metrics.csv.gz", "rt") as file:
         rows = list(csv.DictReader(file))
-    theirs = ("activation", "dropout", "epochs", "l2reg", "learning_rate", "optimizer", "train_fraction", "w_init")
+    theirs = (
+        "activation",
+        "dropout",
+        "epochs",
+        "l2reg",
+        "learning_rate",
+        "optimizer",
+        "train_fraction",
+        "w_init",
+    )
     expected = {"modeldir", "step", *(f"config.{name}" for name in theirs)}
-    expected |= {f"{split}_{score}" for split in ("train", "test") for score in ("loss", "accuracy")}
+    expected |= {
+        f"{split}_{score}" for split in ("train", "test") for score in ("loss", "accuracy")
+    }
     assert expected <= rows[0].keys()
     final = {row["modeldir"]: row for row in rows if row["step"] == row["config.epochs"]}
     assert len(final) == 24
@@ -262,7 +346,10 @@ def test_small_cnn_zoo_readers_find_their_columns(mlp_zoo, tmp_path):
 
 def test_small_cnn_zoo_readers_find_the_layers_by_their_names(pair_zoo, tmp_path):
     export_zoo(pair_zoo, "unterthiner", tmp_path / "out", lambda number: None)
-    layout = {row["varname"]: row["shape"] for row in csv.DictReader((tmp_path / "out" / "layout.csv").open())}
+    layout = {
+        row["varname"]: row["shape"]
+        for row in csv.DictReader((tmp_path / "out" / "layout.csv").open())
+    }
     inputs = 1 if pair_zoo.record.config.network.grey else 3
     assert layout == {
         "sequential/conv2d/kernel:0": f"(3, 3, {inputs}, 5)",
@@ -280,10 +367,15 @@ def test_modelzoos_readers_find_an_epoch_a_line(mlp_zoo, tmp_path):
     run = tmp_path / "out" / last["run"]
     params = json.loads((run / "params.json").read_text())
     assert (params["model::nlin"], params["model::init_type"]) == (last["activation"], last["init"])
-    assert (params["optim::lr"], params["optim::wd"]) == (last["learning_rate"], last["weight_decay"])
+    assert (params["optim::lr"], params["optim::wd"]) == (
+        last["learning_rate"],
+        last["weight_decay"],
+    )
     assert (params["optim::optimizer"], params["seed"]) == (last["optimizer"], last["seed"])
     lines = [json.loads(line) for line in (run / "result.json").read_text().splitlines()]
     assert [line["training_iteration"] for line in lines] == [0, 1, 2, 3]
     assert lines[3]["test_acc"] == pytest.approx(last["test_accuracy"])
     assert "test_acc" not in lines[1]
-    assert sorted(path.name for path in run.glob("checkpoint_*")) == [f"checkpoint_{epoch:06d}" for epoch in (0, 2, 3)]
+    assert sorted(path.name for path in run.glob("checkpoint_*")) == [
+        f"checkpoint_{epoch:06d}" for epoch in (0, 2, 3)
+    ]

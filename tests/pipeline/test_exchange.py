@@ -61,7 +61,9 @@ def bring_in(format: ExchangeFormat, path: Path, out: Path, **settings) -> Zoo:
 def members(zoo: Zoo) -> dict[str, tuple[dict, dict[str, torch.Tensor]]]:
     """Catalog row and state dict of every member, by key; no state where it failed."""
     rows = zoo.catalog.to_pylist()
-    return {row["key"]: (row, zoo[i] if row["status"] == "ok" else {}) for i, row in enumerate(rows)}
+    return {
+        row["key"]: (row, zoo[i] if row["status"] == "ok" else {}) for i, row in enumerate(rows)
+    }
 
 
 def test_every_format_has_a_name():
@@ -77,11 +79,25 @@ def test_a_zoo_comes_back_bit_for_bit(small_zoo, exported, tmp_path, name):
     assert zoo.record.signals.class_names == small_zoo.record.signals.class_names
     before, after = members(small_zoo), members(zoo)
     assert before.keys() == after.keys()
-    columns = ("split", "source_index", "view", "label", "seed", "steps", "psnr", "status", "stop_reason")
+    columns = (
+        "split",
+        "source_index",
+        "view",
+        "label",
+        "seed",
+        "steps",
+        "psnr",
+        "status",
+        "stop_reason",
+    )
     for key, (row, state) in before.items():
-        assert {column: after[key][0][column] for column in columns} == {column: row[column] for column in columns}
+        assert {column: after[key][0][column] for column in columns} == {
+            column: row[column] for column in columns
+        }
         assert state.keys() == after[key][1].keys()
-        assert all(torch.equal(tensor, after[key][1][tensor_name]) for tensor_name, tensor in state.items())
+        assert all(
+            torch.equal(tensor, after[key][1][tensor_name]) for tensor_name, tensor in state.items()
+        )
     assert zoo.statistics.keys() == small_zoo.statistics.keys()
 
 
@@ -94,9 +110,15 @@ def test_an_interrupted_import_goes_on_and_changes_nothing_that_is_committed(exp
     seal_zoo(tmp_path / "two")
     files = [path.relative_to(zoo.folder) for path in zoo.folder.rglob("*") if path.is_file()]
     assert len(files) > 10
-    assert all((zoo.folder / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files)
-    with pytest.raises(InputError, match=r"differs from this one .* in shard_size: was 16, is 4096"):
-        plan_import(ImportConfig(format="unterthiner", path=exported["unterthiner"]), tmp_path / "one")
+    assert all(
+        (zoo.folder / file).read_bytes() == (tmp_path / "two" / file).read_bytes() for file in files
+    )
+    with pytest.raises(
+        InputError, match=r"differs from this one .* in shard_size: was 16, is 4096"
+    ):
+        plan_import(
+            ImportConfig(format="unterthiner", path=exported["unterthiner"]), tmp_path / "one"
+        )
 
 
 def state_of(zoo: Zoo, key: str) -> dict[str, np.ndarray]:
@@ -106,15 +128,25 @@ def state_of(zoo: Zoo, key: str) -> dict[str, np.ndarray]:
 def test_dwsnets_readers_find_state_dicts_by_their_splits(small_zoo, exported):
     folder = exported["dwsnets"]
     splits = json.loads((folder / "splits.json").read_text())
-    assert {name: len(split["path"]) for name, split in splits.items()} == {"train": 82, "val": 14, "test": 22}
+    assert {name: len(split["path"]) for name, split in splits.items()} == {
+        "train": 82,
+        "val": 14,
+        "test": 22,
+    }
     for split in splits.values():
         for path, label, key in zip(split["path"], split["label"], split["key"], strict=True):
             file = folder / path
             state = torch.load(file, weights_only=True)
-            assert list(state) == [f"seq.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")]
-            np.testing.assert_array_equal(state["seq.1.weight"], state_of(small_zoo, key)["layers.1.weight"])
+            assert list(state) == [
+                f"seq.{i}.{kind}" for i in range(3) for kind in ("weight", "bias")
+            ]
+            np.testing.assert_array_equal(
+                state["seq.1.weight"], state_of(small_zoo, key)["layers.1.weight"]
+            )
             assert file.parent.parent.stem.split("_")[-2] == str(label)
-            assert file.stat().st_size < 6000  # the member alone, not the block that it is a view of
+            assert (
+                file.stat().st_size < 6000
+            )  # the member alone, not the block that it is a view of
             break
     assert {("train" in path) for path in splits["test"]["path"]} == {False}
 
@@ -149,7 +181,10 @@ def test_neural_field_arena_readers_find_ranges_of_flax_parameters(small_zoo, ex
     assert file.name == "nefs_0-118.hdf5"
     with h5py.File(file) as content:
         config = json.loads(content["param_config"][0].decode("utf-8"))
-        assert config[:2] == [["kernel_net_0.linear.bias", [8]], ["kernel_net_0.linear.kernel", [2, 8]]]
+        assert config[:2] == [
+            ["kernel_net_0.linear.bias", [8]],
+            ["kernel_net_0.linear.kernel", [2, 8]],
+        ]
         assert config[-1] == ["output_linear.kernel", [6, 1]]
         assert content["params"].shape == (118, 85)
         key = content["key"].asstr()[30]
@@ -165,7 +200,9 @@ def test_webdataset_readers_find_a_member_a_sample(small_zoo, exported):
     assert len(samples) == 82
     row, state = json.loads(samples[7]["json"]), safetensors.torch.load(samples[7]["safetensors"])
     assert row["key"] == samples[7]["__key__"]
-    np.testing.assert_array_equal(state["layers.1.bias"], state_of(small_zoo, row["key"])["layers.1.bias"])
+    np.testing.assert_array_equal(
+        state["layers.1.bias"], state_of(small_zoo, row["key"])["layers.1.bias"]
+    )
 
 
 def test_an_export_appears_whole_or_not_at_all(small_zoo, tmp_path):
@@ -191,7 +228,12 @@ def test_a_members_key_cannot_leave_the_folder(small_zoo, tmp_path, monkeypatch,
     blocks = list(small_zoo.blocks("validation"))
     block, rows = blocks[0]
     evil = rows.set_column(0, "key", [["../../evil"] * len(rows)])
-    monkeypatch.setattr(small_zoo, "blocks", lambda split: [(block, evil)] if split == "validation" else [], raising=False)
+    monkeypatch.setattr(
+        small_zoo,
+        "blocks",
+        lambda split: [(block, evil)] if split == "validation" else [],
+        raising=False,
+    )
     with pytest.raises(InputError, match=re.escape("found '../../evil'")):
         export_zoo(small_zoo, name, tmp_path / "out", lambda number: None)
     assert not list(tmp_path.rglob("*evil*"))
@@ -233,7 +275,20 @@ def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):
     assert main(["zoo", "verify", str(tmp_path / "ours")]) == 0
     assert main(["zoo", "info", str(tmp_path / "ours")]) == 0
     assert "200 of digits, 8x8" in capsys.readouterr().out
-    assert main(["zoo", "import", str(tmp_path / "theirs"), *out, str(tmp_path / "x"), "--set", "omgea=3"]) == 2
+    assert (
+        main(
+            [
+                "zoo",
+                "import",
+                str(tmp_path / "theirs"),
+                *out,
+                str(tmp_path / "x"),
+                "--set",
+                "omgea=3",
+            ]
+        )
+        == 2
+    )
     assert "did you mean 'omega'?" in capsys.readouterr().err
     assert main(["zoo", "render", str(tmp_path / "ours"), "--out", str(tmp_path / "x.png")]) == 2
     assert "it was imported" in capsys.readouterr().err
@@ -243,7 +298,10 @@ def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
     config = ImportConfig(format="webdataset", path=exported["webdataset"])
     assert stages.import_zoo(config, tmp_path)[0] == NUM_MEMBERS
     shard = tmp_path / "shards" / "test-000000.tar"
-    whole, others = shard.read_bytes(), (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns
+    whole, others = (
+        shard.read_bytes(),
+        (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns,
+    )
     shard.write_bytes(whole[:-1000])
     (problem,) = verify_zoo(Zoo.open(tmp_path))
     assert "(or `import`, `merge`) makes it again" in problem

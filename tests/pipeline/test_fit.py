@@ -29,7 +29,9 @@ def test_gradients_are_those_of_autograd():
     wanted = targets(4).double()
     error = (render(unpack(SPACE, rows), INR, GRID.double()) - wanted).square().mean((1, 2))
     error.sum().backward()
-    gradient, own_error = gradients(SPACE, INR, rows.detach(), GRID.double(), wanted - INR.output_offset)
+    gradient, own_error = gradients(
+        SPACE, INR, rows.detach(), GRID.double(), wanted - INR.output_offset
+    )
     assert torch.allclose(gradient, rows.grad, rtol=1e-9, atol=1e-12)
     assert torch.allclose(own_error, error.detach(), rtol=1e-9)
 
@@ -42,14 +44,20 @@ def test_the_fit_is_torchs_adam_one_network_at_a_time():
         optimizer = torch.optim.Adam([row], lr=config.learning_rate)
         for _ in range(config.max_steps):
             optimizer.zero_grad()
-            (render(unpack(SPACE, row), INR, GRID) - targets(3)[member : member + 1]).square().mean().backward()
+            (
+                render(unpack(SPACE, row), INR, GRID) - targets(3)[member : member + 1]
+            ).square().mean().backward()
             optimizer.step()
         assert torch.allclose(fitted.rows[member], row.detach()[0], rtol=1e-3, atol=1e-5)
     assert fitted.steps.tolist() == [25, 25, 25]
 
 
 def test_each_member_stops_at_its_own_target_and_its_psnr_is_that_of_the_stored_weights():
-    smooth = torch.stack([0.5 + slope * GRID[:, 0] for slope in (0.0, 0.1, 0.4)])[:, None].expand(-1, 3, -1).contiguous()
+    smooth = (
+        torch.stack([0.5 + slope * GRID[:, 0] for slope in (0.0, 0.1, 0.4)])[:, None]
+        .expand(-1, 3, -1)
+        .contiguous()
+    )
     config = FitConfig(max_steps=400, target_psnr=35.0)
     fitted = fit(SPACE, INR, config, keys(3), GRID, smooth)
     assert len(set(fitted.steps.tolist())) == 3
@@ -86,9 +94,19 @@ def test_a_member_does_not_depend_on_its_neighbours():
 def test_initial_values_have_the_bounds_of_their_preset(init):
     inr = InrConfig(hidden=(32, 32), init=init)
     space = inr_space(inr, 2, 1)
-    tensors = dict(zip((spec.name for spec in space.tensors), unpack(space, init_rows(space, inr, keys(400))), strict=True))
+    tensors = dict(
+        zip(
+            (spec.name for spec in space.tensors),
+            unpack(space, init_rows(space, inr, keys(400))),
+            strict=True,
+        )
+    )
     first = (6 / 2) ** 0.5 / 30 if init == "dws" else 1 / 2
-    bounds = {"layers.0.weight": first, "layers.1.weight": (6 / 32) ** 0.5 / 30, "layers.2.weight": 32**-0.5}
+    bounds = {
+        "layers.0.weight": first,
+        "layers.1.weight": (6 / 32) ** 0.5 / 30,
+        "layers.2.weight": 32**-0.5,
+    }
     for name, bound in bounds.items():
         assert tensors[name].abs().max() <= bound
         assert tensors[name].std() == pytest.approx(bound / 3**0.5, rel=0.02)
@@ -120,4 +138,6 @@ def test_symmetries_leave_the_picture_as_it_is(move):
         assert (moved[1] >= 0).all()
         assert (moved[3] >= 0).all()
     assert not torch.equal(moved[0], tensors[0])
-    assert torch.allclose(render(list(moved), INR, GRID.double()), render(tensors, INR, GRID.double()), atol=1e-12)
+    assert torch.allclose(
+        render(list(moved), INR, GRID.double()), render(tensors, INR, GRID.double()), atol=1e-12
+    )

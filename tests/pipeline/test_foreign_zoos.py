@@ -30,11 +30,18 @@ from tests.pipeline.foreign import (
 def test_folder_names_of_the_released_mnist_corpus_give_label_and_half(tmp_path):
     mnist_tree(tmp_path / "in", "training", range(20))
     mnist_tree(tmp_path / "in", "testing", range(10))
-    zoo = bring_in("dwsnets", tmp_path / "in", tmp_path / "out", omega=30, output_offset=0.5, activation="sine")
+    zoo = bring_in(
+        "dwsnets", tmp_path / "in", tmp_path / "out", omega=30, output_offset=0.5, activation="sine"
+    )
     table = zoo.catalog.to_pandas()
-    assert len(table) == table["source_index"].nunique() == 30  # image 7 of either half is another image
+    assert (
+        len(table) == table["source_index"].nunique() == 30
+    )  # image 7 of either half is another image
     assert set(table[table.half == "testing"]["split"]) == {"test"}
-    assert table[table.half == "training"]["split"].value_counts().to_dict() == {"train": 17, "validation": 3}
+    assert table[table.half == "training"]["split"].value_counts().to_dict() == {
+        "train": 17,
+        "validation": 3,
+    }
     row = rows_by(zoo, "source")["mnist_png_testing_1_7/checkpoints/model_final.pth"]
     assert (row["label"], zoo.record.signals.class_names) == (1, ("0", "1", "2"))
     expected = torch.load(tmp_path / "in" / row["source"], weights_only=True)
@@ -57,11 +64,21 @@ def test_what_cannot_be_read_is_recorded_and_nothing_is_executed(tmp_path, monke
     save([1, 2], root / "train" / "list.pth")
     save(siren(9), tmp_path / "outside.pth")
     names = ["wide", "nan", "evil", "plain", "cut", "list", "gone", "../../outside"]
-    paths = [f"/home/someone/dataset/in/train/{name}.pth" for name in [*(f"model_{i}" for i in range(5)), *names]]
-    splits = {"train": {"path": paths, "label": [0] * 13}, "val": {"path": ["train/model_5.pth"], "label": ["1"]}}
+    paths = [
+        f"/home/someone/dataset/in/train/{name}.pth"
+        for name in [*(f"model_{i}" for i in range(5)), *names]
+    ]
+    splits = {
+        "train": {"path": paths, "label": [0] * 13},
+        "val": {"path": ["train/model_5.pth"], "label": ["1"]},
+    }
     (root / "splits.json").write_text(json.dumps(splits))
     zoo = bring_in("dwsnets", root, tmp_path / "out")
-    failed = {Path(row["source"]).stem: row["stop_reason"] for row in zoo.catalog.to_pylist() if row["status"] == "failed"}
+    failed = {
+        Path(row["source"]).stem: row["stop_reason"]
+        for row in zoo.catalog.to_pylist()
+        if row["status"] == "failed"
+    }
     assert failed.keys() == {"wide", "nan", "evil", "plain", "cut", "list", "gone", "outside"}
     assert failed["wide"].startswith("must have tensors {'seq.0.weight': (3, 2)")
     assert "(4, 2)" in failed["wide"]
@@ -78,9 +95,14 @@ def test_what_cannot_be_read_is_recorded_and_nothing_is_executed(tmp_path, monke
 
 def test_labels_inside_the_files_are_found(tmp_path):
     for i in range(4):
-        save({**siren(i), "coef": [0.5, float(i)], "x": torch.zeros(5)}, tmp_path / "in" / f"model_{i}.pth")
+        save(
+            {**siren(i), "coef": [0.5, float(i)], "x": torch.zeros(5)},
+            tmp_path / "in" / f"model_{i}.pth",
+        )
     paths = [f"model_{i}.pth" for i in range(4)]
-    (tmp_path / "in" / "ssl.json").write_text(json.dumps({"train": paths[:2], "val": paths[2:3], "test": paths[3:]}))
+    (tmp_path / "in" / "ssl.json").write_text(
+        json.dumps({"train": paths[:2], "val": paths[2:3], "test": paths[3:]})
+    )
     zoo = bring_in("dwsnets", tmp_path / "in" / "ssl.json", tmp_path / "out")
     assert zoo.catalog["coef.1"].to_pylist() == [0.0, 1.0, 2.0, 3.0]
     assert zoo.record.signals.class_names == ()
@@ -116,15 +138,23 @@ def test_a_ray_tree_comes_in_with_runs_on_one_side_and_layers_in_order(tmp_path)
         "layers.3.weight": (5, 4),
     }
     for number in (4, 5):
-        row = rows_by(zoo, "source")[f"NN_tune_trainable_{number:05d}/checkpoint_{10 if number % 2 else '000010'}"]
+        row = rows_by(zoo, "source")[
+            f"NN_tune_trainable_{number:05d}/checkpoint_{10 if number % 2 else '000010'}"
+        ]
         file = tmp_path / "in" / row["source"] / "checkpoints"
-        theirs = [tensor for name, tensor in torch.load(file, weights_only=True).items() if "weight" in name]
+        theirs = [
+            tensor
+            for name, tensor in torch.load(file, weights_only=True).items()
+            if "weight" in name
+        ]
         assert torch.equal(row["state"]["layers.2.weight"].reshape(4, 12), theirs[2])
         assert torch.equal(row["state"]["layers.3.weight"], theirs[3])
 
 
 def test_keras_kernels_become_torch_weights(tmp_path):
-    kernels = [np.random.default_rng(i).standard_normal((3, 3, 1, 2)).astype(np.float32) for i in range(9)]
+    kernels = [
+        np.random.default_rng(i).standard_normal((3, 3, 1, 2)).astype(np.float32) for i in range(9)
+    ]
     kernels[8][0, 0, 0, 0] = np.inf
     small_cnn_zoo(tmp_path / "in", kernels)
     zoo = bring_in("unterthiner", tmp_path / "in", tmp_path / "out")
@@ -132,7 +162,12 @@ def test_keras_kernels_become_torch_weights(tmp_path):
     assert (table.groupby("run")["split"].nunique() == 1).all()
     assert table[table.status == "failed"]["run"].tolist() == ["/cns/8", "/cns/8"]
     row = rows_by(zoo, "source")["weights.npy row 5"]
-    assert (row["epoch"], row["epochs"], row["activation"], row["test_accuracy"]) == (86, 86, "tanh", 0.286)
+    assert (row["epoch"], row["epochs"], row["activation"], row["test_accuracy"]) == (
+        86,
+        86,
+        "tanh",
+        0.286,
+    )
     picture = torch.randn(1, 1, 5, 5)
     expected = sum(
         kernels[2][y, x, 0, channel] * picture[0, 0, y : y + 3, x : x + 3]
@@ -149,23 +184,32 @@ def test_layers_of_flax_are_counted_not_sorted_as_text(tmp_path):
     (tmp_path / "in").mkdir()
     arena_file(tmp_path / "in" / "nefs_100-105.hdf5", 5)
     config, values = arena_file(tmp_path / "in" / "nefs_0-100.hdf5", 100)
-    (tmp_path / "in" / "nef.json").write_text(json.dumps({"name": "SIREN", "params": {"omega_0": 8.0}}))
+    (tmp_path / "in" / "nef.json").write_text(
+        json.dumps({"name": "SIREN", "params": {"omega_0": 8.0}})
+    )
     zoo = bring_in("fit-a-nef", tmp_path / "in", tmp_path / "out")
     assert zoo.record.decode.omega == 8.0
     assert zoo.record.decode.activations == (*["sine"] * 12, "linear")
     row = rows_by(zoo, "source")["nefs_0-100.hdf5 row 42"]
     assert row["label"] == 2
     start = sum(
-        int(np.prod(shape)) for name, shape in config[: [name for name, _ in config].index("kernel_net_10.linear.kernel")]
+        int(np.prod(shape))
+        for name, shape in config[
+            : [name for name, _ in config].index("kernel_net_10.linear.kernel")
+        ]
     )
-    np.testing.assert_array_equal(row["state"]["layers.10.weight"], values[42, start : start + 9].reshape(3, 3).T)
+    np.testing.assert_array_equal(
+        row["state"]["layers.10.weight"], values[42, start : start + 9].reshape(3, 3).T
+    )
 
 
 def test_names_in_a_tar_are_never_paths(tmp_path):
     data = safetensors.torch.save(siren(0))
     names = ["../../escape", "/etc/passwd", "a/b/c", "plain"]
     entries = {
-        f"{name}.{kind}": content for name in names for kind, content in (("safetensors", data), ("json", b'{"label": 3}'))
+        f"{name}.{kind}": content
+        for name in names
+        for kind, content in (("safetensors", data), ("json", b'{"label": 3}'))
     }
     sample_tar(tmp_path / "in" / "train-000000.tar", entries)
     zoo = bring_in("webdataset", tmp_path / "in", tmp_path / "out")
@@ -176,13 +220,23 @@ def test_names_in_a_tar_are_never_paths(tmp_path):
 
 def test_a_source_whose_splits_leak_is_refused_unless_others_are_drawn(tmp_path):
     mnist_tree(tmp_path / "in", "training", range(30))
-    paths = [str(path.relative_to(tmp_path / "in")) for path in sorted((tmp_path / "in").rglob("*.pth"))]
-    (tmp_path / "in" / "splits.json").write_text(json.dumps({"train": paths, "val": paths[:3], "test": paths[3:4]}))
-    with pytest.raises(InputError, match=r"must be on one side, found 4 on several .* `--set splits=drawn`"):
+    paths = [
+        str(path.relative_to(tmp_path / "in")) for path in sorted((tmp_path / "in").rglob("*.pth"))
+    ]
+    (tmp_path / "in" / "splits.json").write_text(
+        json.dumps({"train": paths, "val": paths[:3], "test": paths[3:4]})
+    )
+    with pytest.raises(
+        InputError, match=r"must be on one side, found 4 on several .* `--set splits=drawn`"
+    ):
         plan_import(ImportConfig(format="dwsnets", path=tmp_path / "in"), tmp_path / "out")
     assert not (tmp_path / "out" / "zoo.json").exists()
     zoo = bring_in("dwsnets", tmp_path / "in", tmp_path / "out", splits="drawn")
     table = zoo.catalog.to_pandas()
     assert len(table) == 34
     assert (table.groupby("source_index")["split"].nunique() == 1).all()
-    assert table.groupby("split")["source_index"].nunique().to_dict() == {"test": 6, "train": 21, "validation": 3}
+    assert table.groupby("split")["source_index"].nunique().to_dict() == {
+        "test": 6,
+        "train": 21,
+        "validation": 3,
+    }

@@ -66,19 +66,32 @@ def test_arrays_and_signals_are_taken_as_they_are(module):
     assert load_signals(SignalsConfig(source="made:arrays", size=12)).grid == (12,)
     assert len(load_signals(SignalsConfig(source="made:arrays", limit=7))) == 7
     made = load_signals(SignalsConfig(source="made:signals"))
-    assert (made.name, made.class_names, made.held_out.sum()) == ("steps", ("low", "middle", "high"), 13)
+    assert (made.name, made.class_names, made.held_out.sum()) == (
+        "steps",
+        ("low", "middle", "high"),
+        13,
+    )
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("gone:make", "signals.source names gone:make: there is no module 'gone' in .* or installed"),
+        (
+            "gone:make",
+            "signals.source names gone:make: there is no module 'gone' in .* or installed",
+        ),
         ("made.inside:make", "there is no module 'made.inside'"),
         ("made:make", "module 'made' has no function 'make'"),
         ("made:VALUES", "module 'made' has no function 'VALUES'"),
-        ("made:a_list", r"made:a_list must return Signals or a tuple \(values, labels\), found list"),
+        (
+            "made:a_list",
+            r"made:a_list must return Signals or a tuple \(values, labels\), found list",
+        ),
         ("made:flat", r"values \(signals, \*grid, channels\) .*, found float64 \(40, 6\)"),
-        ("made:a_point", r"at least two points along each axis of the grid, found float64 \(40, 1, 1\)"),
+        (
+            "made:a_point",
+            r"at least two points along each axis of the grid, found float64 \(40, 1, 1\)",
+        ),
         ("made:bright", r"made:bright must return values in \[0, 1\], found 0 to 2"),
         ("made:few", r"a whole number as label of each of 40 signals, found int64 \(39,\)"),
         ("made:floating", r"a whole number as label of each of 40 signals, found float64 \(40,\)"),
@@ -97,7 +110,9 @@ def test_a_module_that_lacks_what_it_needs_says_so_itself(module):
 
 
 def config(source: str) -> ZooConfig:
-    return ZooConfig(signals=SignalsConfig(source=source), inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=3))
+    return ZooConfig(
+        signals=SignalsConfig(source=source), inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=3)
+    )
 
 
 def build(config: ZooConfig, folder, signals: Signals | None = None) -> Zoo:
@@ -115,7 +130,10 @@ def test_an_archive_that_names_a_function_never_has_it_imported(module, tmp_path
     zoo = Zoo.open(tmp_path / "zoo")
     assert verify_zoo(zoo) == []
     assert summarize(zoo)["signals"] == "40 of steps, 6"
-    with pytest.raises(InputError, match="its signals come from made:signals, and no code is run because an archive names it"):
+    with pytest.raises(
+        InputError,
+        match="its signals come from made:signals, and no code is run because an archive names it",
+    ):
         draw_reconstructions(zoo, tmp_path / "zoo.png")
     draw_reconstructions(zoo, tmp_path / "zoo.png", made)
     assert "made" not in sys.modules
@@ -123,11 +141,16 @@ def test_an_archive_that_names_a_function_never_has_it_imported(module, tmp_path
 
 
 def test_signals_made_in_python_are_fitted_under_the_name_of_their_function(tmp_path):
-    signals = Signals("ramps", np.linspace(0, 1, 240).reshape(40, 6, 1), np.arange(40) % 2, ("even", "odd"))
+    signals = Signals(
+        "ramps", np.linspace(0, 1, 240).reshape(40, 6, 1), np.arange(40) % 2, ("even", "odd")
+    )
     zoo = build(config("notebook:ramps"), tmp_path / "zoo", signals)
     assert verify_zoo(zoo) == []
     assert zoo.record.config.signals.source == "notebook:ramps"
-    with pytest.raises(InputError, match="must name the function that made these signals, as module:function, got 'digits'"):
+    with pytest.raises(
+        InputError,
+        match="must name the function that made these signals, as module:function, got 'digits'",
+    ):
         plan_zoo(config("digits"), tmp_path / "other", signals)
     with pytest.raises(InputError, match=r"differs from this one .* in signals digest"):
         plan_zoo(config("notebook:ramps"), tmp_path / "zoo", signals.take(39))

@@ -53,7 +53,9 @@ def fit_eagerly(monkeypatch, space: WeightSpace, inr: InrConfig, config: FitConf
 
 def smooth(points: torch.Tensor, count: int) -> torch.Tensor:
     """`(count, 1, points)`: pictures of rising difficulty."""
-    return torch.stack([0.5 + 0.4 * torch.sin(k * points.sum(1)) for k in range(1, count + 1)]).unsqueeze(1)
+    return torch.stack(
+        [0.5 + 0.4 * torch.sin(k * points.sum(1)) for k in range(1, count + 1)]
+    ).unsqueeze(1)
 
 
 @compiled
@@ -62,7 +64,10 @@ def smooth(points: torch.Tensor, count: int) -> torch.Tensor:
 def test_the_kernel_takes_the_steps_of_the_eager_fit(monkeypatch, case, init, schedule):
     space, inr, *rest = problem(*case, init=init)
     config = FitConfig(max_steps=20, learning_rate=1e-3, schedule=schedule)
-    fast, eager = fit(space, inr, config, *rest), fit_eagerly(monkeypatch, space, inr, config, *rest)
+    fast, eager = (
+        fit(space, inr, config, *rest),
+        fit_eagerly(monkeypatch, space, inr, config, *rest),
+    )
     moved = (eager.rows - init_rows(space, inr, rest[0])).abs().max()
     assert moved > 5e-3
     assert (fast.rows - eager.rows).abs().max() < 1e-3 * moved
@@ -75,13 +80,26 @@ def test_the_kernel_takes_the_steps_of_the_eager_fit(monkeypatch, case, init, sc
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_the_kernel_is_torchs_adam_in_double_precision(case, schedule):
     space, inr, keys, points, targets = problem(*case)
-    fitted = fit(space, inr, FitConfig(max_steps=10, learning_rate=1e-3, schedule=schedule), keys, points, targets)
+    fitted = fit(
+        space,
+        inr,
+        FitConfig(max_steps=10, learning_rate=1e-3, schedule=schedule),
+        keys,
+        points,
+        targets,
+    )
     row = init_rows(space, inr, keys).double().requires_grad_()
     optimizer = torch.optim.Adam([row], lr=1e-3)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10) if schedule == "cosine" else None
+    scheduler = (
+        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=10)
+        if schedule == "cosine"
+        else None
+    )
     for _ in range(10):
         optimizer.zero_grad()
-        (render(unpack(space, row), inr, points.double()) - targets).square().mean((1, 2)).sum().backward()
+        (render(unpack(space, row), inr, points.double()) - targets).square().mean(
+            (1, 2)
+        ).sum().backward()
         optimizer.step()
         if scheduler is not None:
             scheduler.step()
@@ -93,7 +111,10 @@ def test_members_stop_at_the_steps_of_the_eager_fit(monkeypatch):
     space, inr, keys, points, _ = problem((32, 32), (12, 12), 1, members=4)
     config = FitConfig(max_steps=120, target_psnr=30.0, learning_rate=1e-3)
     rest = keys, points, smooth(points, 4)
-    fast, eager = fit(space, inr, config, *rest), fit_eagerly(monkeypatch, space, inr, config, *rest)
+    fast, eager = (
+        fit(space, inr, config, *rest),
+        fit_eagerly(monkeypatch, space, inr, config, *rest),
+    )
     assert fast.steps.tolist() == eager.steps.tolist()
     assert fast.stop_reason.tolist() == eager.stop_reason.tolist()
     assert set(fast.stop_reason) == {"target", "max_steps"}
@@ -119,7 +140,11 @@ def test_one_bad_value_fails_its_member_alone(monkeypatch, value):
     targets[1, 0, 3] = value
     fitted = fit(space, inr, config, keys, points, targets)
     assert fitted.stop_reason[1] == "diverged"
-    assert fitted.steps[1] == fit_eagerly(monkeypatch, space, inr, config, keys, points, targets).steps[1] == 30
+    assert (
+        fitted.steps[1]
+        == fit_eagerly(monkeypatch, space, inr, config, keys, points, targets).steps[1]
+        == 30
+    )
     assert torch.equal(fitted.rows[[0, 2]], good.rows[[0, 2]])
 
 
@@ -141,12 +166,21 @@ def test_sines_and_cosines_are_right_far_from_zero(omega):
     """One point and a neuron for each phase: the gradients are the sines and cosines of phases that floats hold exactly."""
     phase = np.arange(-2048, 2049) / 1024
     width = len(phase)
-    row = torch.cat([torch.from_numpy(phase).float(), torch.zeros(width), torch.full((width,), 1 / 64), torch.zeros(1)])
+    row = torch.cat(
+        [
+            torch.from_numpy(phase).float(),
+            torch.zeros(width),
+            torch.full((width,), 1 / 64),
+            torch.zeros(1),
+        ]
+    )
     # So large an epsilon makes Adam's first step the gradient itself.
     plain = dict(target_psnr=None, check_every=10, betas=(0.9, 0.999), epsilon=1e20)
     one, rates = torch.ones(1, 1), torch.tensor([1e20], dtype=torch.float64)
     steps = torch.zeros(1, dtype=torch.int64)
-    kernel.load_kernel().fit_members((1, width, 1), one, -0.5 * one[None], row[None], steps, omega=omega, rates=rates, **plain)
+    kernel.load_kernel().fit_members(
+        (1, width, 1), one, -0.5 * one[None], row[None], steps, omega=omega, rates=rates, **plain
+    )
     _, bias, weight, last = (part.double().numpy() for part in row.split([width, width, width, 1]))
     np.testing.assert_allclose((1 / 64 - weight) / -last, np.sin(omega * phase), rtol=0, atol=5e-7)
     np.testing.assert_allclose(bias / last / (omega / 64), np.cos(omega * phase), rtol=0, atol=5e-7)

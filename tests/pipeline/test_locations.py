@@ -24,7 +24,9 @@ from pipeline.training.loader import epoch_batches
 from tests.conftest import dwszoo
 from tests.s3 import Handler, Objects, s3_server
 
-CONFIG = smoke().zoo.model_copy(update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=2)})
+CONFIG = smoke().zoo.model_copy(
+    update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=2)}
+)
 SHARD = "/bucket/my zoo/shards/train-000001.tar"
 
 
@@ -44,7 +46,9 @@ def store(server, built_zoo) -> tuple[str, Objects]:
     uri, objects = server
     objects.clear()
     files = (path for path in built_zoo.rglob("*") if path.is_file())
-    objects |= {f"/bucket/my zoo/{path.relative_to(built_zoo)}": path.read_bytes() for path in files}
+    objects |= {
+        f"/bucket/my zoo/{path.relative_to(built_zoo)}": path.read_bytes() for path in files
+    }
     return uri, objects
 
 
@@ -57,7 +61,11 @@ def build(place) -> Zoo:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    return {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 def test_the_command_builds_the_same_bytes_in_an_object_store(server, built_zoo):
@@ -78,7 +86,9 @@ def test_a_zoo_in_an_object_store_reads_as_any_other(store, zoo):
     assert all(torch.equal(tensor, zoo[3][name]) for name, tensor in remote[3].items())
     assert verify_zoo(remote) == []
     assert summarize(remote) == summarize(zoo)
-    for one, other in zip(epoch_batches(remote, "train", 0, 1, 64), epoch_batches(zoo, "train", 0, 1, 64), strict=True):
+    for one, other in zip(
+        epoch_batches(remote, "train", 0, 1, 64), epoch_batches(zoo, "train", 0, 1, 64), strict=True
+    ):
         assert all(torch.equal(tensor, other.state[name]) for name, tensor in one.state.items())
 
 
@@ -87,9 +97,13 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=False))
     shutil.rmtree(run / "zoo")
     stages.link_zoo(run / "zoo", locate(uri))
-    assert stages.evaluate(run, "test") == json.loads((smoke_run.folder / "metrics.json").read_text())
+    assert stages.evaluate(run, "test") == json.loads(
+        (smoke_run.folder / "metrics.json").read_text()
+    )
     assert write_predictions(load_best(run), Zoo.open(uri), tmp_path / "p.parquet") == 400
-    assert main(["zoo", "export", uri, "--format", "unterthiner", "--out", str(tmp_path / "out")]) == 0
+    assert (
+        main(["zoo", "export", uri, "--format", "unterthiner", "--out", str(tmp_path / "out")]) == 0
+    )
     assert main(["zoo", "render", str(run / "zoo"), "--out", str(tmp_path / "x.png")]) == 0
 
 
@@ -126,7 +140,11 @@ def test_file_systems_with_folders_and_renames_hold_the_same_bytes(tmp_path):
     place = locate("mock:///deep/zoo")
     zoo, here = build(place), build(tmp_path)
     assert zoo.catalog.equals(here.catalog)
-    for folder, same in ((place, tmp_path), (place / "shards", tmp_path / "shards"), (place / "catalog", tmp_path / "catalog")):
+    for folder, same in (
+        (place, tmp_path),
+        (place / "shards", tmp_path / "shards"),
+        (place / "catalog", tmp_path / "catalog"),
+    ):
         files = {file.name: file.read_bytes() for file in list_files(folder)}
         assert files == {file.name: file.read_bytes() for file in list_files(same)}
 
@@ -135,7 +153,9 @@ def test_places_are_told_apart(tmp_path, built_zoo):
     assert locate("a//b") == Path("a/b")
     assert locate("file:///a/b%20c") == Path("/a/b c")
     assert locate(tmp_path) == tmp_path
-    assert locate("s3://bucket/zoo?region=x") / "shards" == RemotePath("s3://bucket/zoo/shards?region=x")
+    assert locate("s3://bucket/zoo?region=x") / "shards" == RemotePath(
+        "s3://bucket/zoo/shards?region=x"
+    )
     assert len(Zoo.open(built_zoo.as_uri())) == 400
     (tmp_path / "zoo").write_text("s3://bucket/zoo\n")
     assert locate(tmp_path / "zoo") == RemotePath("s3://bucket/zoo")
@@ -158,7 +178,9 @@ def test_a_place_that_cannot_be_is_refused_in_a_sentence(uri, message, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-@pytest.mark.parametrize("arguments", [["run", "smoke", "--out"], ["zoo", "export", "x", "--format", "dwsnets", "--out"]])
+@pytest.mark.parametrize(
+    "arguments", [["run", "smoke", "--out"], ["zoo", "export", "x", "--format", "dwsnets", "--out"]]
+)
 def test_what_must_lie_here_is_not_made_of_a_uri(arguments, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as exit:

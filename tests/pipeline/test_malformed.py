@@ -35,12 +35,28 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.training.loader import split_batches
 
 SHARD = "test-000000"
-CHANGES = {"signals": SignalsConfig(limit=60), "views": 1, "fit": FitConfig(max_steps=1), "block_size": 8}
+CHANGES = {
+    "signals": SignalsConfig(limit=60),
+    "views": 1,
+    "fit": FitConfig(max_steps=1),
+    "block_size": 8,
+}
 CONFIG = smoke().zoo.model_copy(update=CHANGES)
 OVERHEAD = 2**18
 """Bytes that reading takes beside those of the file."""
 EVENTS: list[tuple[str, Any]] | None = None
-FORBIDDEN = ("pickle.", "exec", "compile", "import", "os.", "subprocess.", "socket.", "shutil.", "ctypes.", "marshal.")
+FORBIDDEN = (
+    "pickle.",
+    "exec",
+    "compile",
+    "import",
+    "os.",
+    "subprocess.",
+    "socket.",
+    "shutil.",
+    "ctypes.",
+    "marshal.",
+)
 HARMLESS = ("os.listdir", "os.scandir")
 
 
@@ -70,7 +86,9 @@ def read_everything(folder: Path):
     zoo = Zoo.open(folder)
     verify_zoo(zoo)
     for split in ("train", "validation", "test"):
-        assert all(len(rows) == len(next(iter(block.values()))) for block, rows in zoo.blocks(split))
+        assert all(
+            len(rows) == len(next(iter(block.values()))) for block, rows in zoo.blocks(split)
+        )
         assert all(len(batch.labels) for batch in split_batches(zoo, split))
     summarize(zoo)
     zoo.module(0)
@@ -112,7 +130,10 @@ def assert_refused_or_sound(folder: Path):
 
 def changed(data: st.DataObject, before: bytes) -> bytes:
     """Cut, flipped, overwritten or with bytes put in, somewhere."""
-    place, other = data.draw(st.integers(0, len(before) - 1)), data.draw(st.binary(min_size=1, max_size=9))
+    place, other = (
+        data.draw(st.integers(0, len(before) - 1)),
+        data.draw(st.binary(min_size=1, max_size=9)),
+    )
     rest = {"cut": b"", "flip": bytes([before[place] ^ other[0]]) + before[place + 1 :]}
     rest |= {"overwrite": other + before[place + len(other) :], "insert": other + before[place:]}
     return before[:place] + rest[data.draw(st.sampled_from([*rest]))]
@@ -162,12 +183,34 @@ def read_back(name: str, content: bytes, space):
     assert peak < len(content) + OVERHEAD
 
 
-LEAVES = [None, True, -1, 0, 2**63, 10**400, 1e308, float("nan"), "", "../../evil", "x" * 10_000, [], {}, [[]], {"a": {}}]
+LEAVES = [
+    None,
+    True,
+    -1,
+    0,
+    2**63,
+    10**400,
+    1e308,
+    float("nan"),
+    "",
+    "../../evil",
+    "x" * 10_000,
+    [],
+    {},
+    [[]],
+    {"a": {}},
+]
 
 
 def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
     yield path
-    children = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = (
+        value.items()
+        if isinstance(value, dict)
+        else enumerate(value)
+        if isinstance(value, list)
+        else ()
+    )
     for key, child in children:
         yield from places(child, (*path, key))
 
@@ -178,7 +221,9 @@ def places(value: Any, path: tuple = ()) -> Iterator[tuple]:
 def test_no_value_anywhere_in_json_breaks_the_reader(folders, file, data):
     path = folders["sealed"] / file
     content = json.loads(path.read_bytes())
-    *way, last = data.draw(st.sampled_from([path for path in places(content) if path and path[0] != "config"]))
+    *way, last = data.draw(
+        st.sampled_from([path for path in places(content) if path and path[0] != "config"])
+    )
     where = content
     for key in way:
         where = where[key]
@@ -187,16 +232,23 @@ def test_no_value_anywhere_in_json_breaks_the_reader(folders, file, data):
         assert_refused_or_sound(folders["sealed"])
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"3", b"null", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 100_000]
+)
 @pytest.mark.parametrize("file", ["zoo.json", "statistics.json"])
 def test_json_of_another_shape_is_refused(folders, file, content):
-    with instead(folders["sealed"] / file, content), pytest.raises((ArchiveError, InputError), match=file):
+    with (
+        instead(folders["sealed"] / file, content),
+        pytest.raises((ArchiveError, InputError), match=file),
+    ):
         Zoo.open(folders["sealed"]).seal  # noqa: B018
 
 
 def tar_of(entries: dict[str, bytes], **changes) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w", format=changes.pop("format", tarfile.USTAR_FORMAT)) as tar:
+    with tarfile.open(
+        fileobj=buffer, mode="w", format=changes.pop("format", tarfile.USTAR_FORMAT)
+    ) as tar:
         for name, data in entries.items():
             info = tarfile.TarInfo(name)
             info.size = len(data)
@@ -213,7 +265,12 @@ def tensors_of(header: Any, size: int = 85 * 4, length: int | None = None) -> by
 
 def good_header() -> dict[str, Any]:
     """Of one member of the zoo, 85 parameters."""
-    shapes = {"layers.0.weight": (8, 2), "layers.0.bias": (8,), "layers.1.weight": (6, 8), "layers.1.bias": (6,)}
+    shapes = {
+        "layers.0.weight": (8, 2),
+        "layers.0.bias": (8,),
+        "layers.1.weight": (6, 8),
+        "layers.1.bias": (6,),
+    }
     header, place = {}, 0
     for name, shape in (shapes | {"layers.2.weight": (1, 6), "layers.2.bias": (1,)}).items():
         size = 4 * int(np.prod(shape))
@@ -247,13 +304,17 @@ BAD_TENSORS = {
     "bytes left over": tensors_of(good_header(), 344),
     "too few bytes": tensors_of(good_header(), 336),
     "one tensor more": tensors_of(good_header() | {"evil": good_header()["layers.2.bias"]}),
-    "one tensor less": tensors_of({name: entry for name, entry in good_header().items() if name != "layers.2.bias"}, 336),
+    "one tensor less": tensors_of(
+        {name: entry for name, entry in good_header().items() if name != "layers.2.bias"}, 336
+    ),
 }
 ONE = {"a-0000.json": b'["k"]', "a-0000.safetensors": tensors_of(good_header())}
 
 
 def test_what_the_bad_ones_are_made_of_is_read(folders):
-    ((block, keys),) = decode_shard("a", np.frombuffer(bytearray(tar_of(ONE)), np.uint8), Zoo.open(folders["open"]).space)
+    ((block, keys),) = decode_shard(
+        "a", np.frombuffer(bytearray(tar_of(ONE)), np.uint8), Zoo.open(folders["open"]).space
+    )
     assert keys == ["k"]
     assert block["layers.1.weight"].shape == (1, 6, 8)
 
@@ -315,7 +376,9 @@ def with_column(name: str, value: Any):
     def change(table):
         field = table.schema.field(name)
         values = [value, *table[name].to_pylist()[1:]]
-        return table.set_column(table.schema.get_field_index(name), field, pa.array(values, field.type))
+        return table.set_column(
+            table.schema.get_field_index(name), field, pa.array(values, field.type)
+        )
 
     return change
 
@@ -332,8 +395,14 @@ BAD_PARTS = {
         with_column("shard", "../../evil"),
         "must have 'test-000000' as shard in all rows, found '../../evil'",
     ),
-    "another split": (with_column("split", "train"), "must have 'test' as split in all rows, found 'train'"),
-    "another status": (with_column("status", "failed"), "must name the members of its blocks in order"),
+    "another split": (
+        with_column("split", "train"),
+        "must have 'test' as split in all rows, found 'train'",
+    ),
+    "another status": (
+        with_column("status", "failed"),
+        "must name the members of its blocks in order",
+    ),
 }
 
 
@@ -351,13 +420,18 @@ def test_rows_that_are_not_the_shards_are_refused(folders, name):
             list(Zoo.open(folder).blocks("test"))
 
 
-@pytest.mark.parametrize("name", ["../../evil", "/etc/evil", "test-000000/../x", "evil-000000", "test-0"])
+@pytest.mark.parametrize(
+    "name", ["../../evil", "/etc/evil", "test-000000/../x", "evil-000000", "test-0"]
+)
 def test_a_shards_name_cannot_leave_its_folder(folders, name):
     content = json.loads((folders["open"] / "zoo.json").read_bytes())
     content["shards"][0]["name"] = name
     with (
         instead(folders["open"] / "zoo.json", json.dumps(content).encode()),
-        pytest.raises(ArchiveError, match=r"zoo\.json is damaged \(shards\.0\.name: String should match pattern"),
+        pytest.raises(
+            ArchiveError,
+            match=r"zoo\.json is damaged \(shards\.0\.name: String should match pattern",
+        ),
     ):
         Zoo.open(folders["open"])
 

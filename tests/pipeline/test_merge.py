@@ -29,7 +29,9 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
 from pipeline.tasks.classification import require_classes
 
-INRS = smoke().zoo.model_copy(update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=3), "views": 2})
+INRS = smoke().zoo.model_copy(
+    update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=3), "views": 2}
+)
 
 
 def build(folder: Path, config: Config, broken: int | None = None) -> Path:
@@ -58,7 +60,10 @@ def zoos(tmp_path_factory) -> dict[str, Path]:
         "omega": changed(INRS, inr=INRS.inr.model_copy(update={"omega": 25.0})),
         "wide": changed(INRS, inr=INRS.inr.model_copy(update={"hidden": (9, 6)})),
     }
-    folders = {name: build(root / name, config, 1 if name == "one" else None) for name, config in configs.items()}
+    folders = {
+        name: build(root / name, config, 1 if name == "one" else None)
+        for name, config in configs.items()
+    }
     stages.export(folders["other signals"], "webdataset", root / "exported")
     stages.import_zoo(ImportConfig(format="webdataset", path=root / "exported"), root / "imported")
     return folders | {"imported": root / "imported"}
@@ -76,7 +81,9 @@ def assert_kept(merged: Zoo, parts: list[Zoo], changing: set[str]):
     for part in parts:
         for row, state in members(part):
             own, tensors = found[f"{part.record.fingerprint}-{row['key']}"]
-            assert {name: own[name] for name in row.keys() - changing} == {name: row[name] for name in row.keys() - changing}
+            assert {name: own[name] for name in row.keys() - changing} == {
+                name: row[name] for name in row.keys() - changing
+            }
             assert state.keys() == tensors.keys()
             assert all(torch.equal(tensor, tensors[name]) for name, tensor in state.items())
 
@@ -92,7 +99,9 @@ def test_views_of_the_same_signals_go_on_counting_and_keep_their_side(zoos, tmp_
     assert_kept(merged, parts, MOVED)
     table = merged.catalog.to_pandas()
     assert not table.duplicated(["source_index", "view"]).any()
-    assert {tuple(sorted(views)) for views in table.groupby("source_index")["view"].apply(list)} == {(0, 1, 2)}
+    assert {
+        tuple(sorted(views)) for views in table.groupby("source_index")["view"].apply(list)
+    } == {(0, 1, 2)}
     assert (table.groupby("source_index")["split"].nunique() == 1).all()
     assert [part.record for part in parts] == list(merged.record.merged)
     assert table["status"].value_counts().to_dict() == {"ok": 178, "failed": 2}
@@ -121,7 +130,9 @@ def backwards(size: int | None) -> Signals:
 
 def test_classes_of_one_name_are_one_class(zoos, tmp_path):
     source = SignalsConfig(source="tests.pipeline.test_merge:backwards")
-    stages.merge_zoos([zoos["one"], build(tmp_path / "other", changed(INRS, signals=source))], tmp_path / "merged")
+    stages.merge_zoos(
+        [zoos["one"], build(tmp_path / "other", changed(INRS, signals=source))], tmp_path / "merged"
+    )
     merged, other = Zoo.open(tmp_path / "merged"), Zoo.open(tmp_path / "other")
     assert verify_zoo(merged) == []
     theirs = [other.record.signals.class_names[label] for label in column(other.catalog, "label")]
@@ -139,7 +150,9 @@ def test_runs_of_classifiers_are_told_apart(tmp_path):
         checkpoints=(0,),
         shard_size=4,
     )
-    other = config.model_copy(update={"hyperparameters": HyperparametersConfig(epochs=(1,), learning_rate=(1e-2,))})
+    other = config.model_copy(
+        update={"hyperparameters": HyperparametersConfig(epochs=(1,), learning_rate=(1e-2,))}
+    )
     folders = [build(tmp_path / "a", config), build(tmp_path / "b", other)]
     parts = [Zoo.open(folder) for folder in folders]
     stages.merge_zoos(folders, tmp_path / "merged")
@@ -154,21 +167,30 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
     places = [zoos["one"], zoos["other signals"]]
     plan = merge.plan_merge(places, tmp_path / "merged")
     merge.merge_shard(plan, tmp_path / "merged", "test-000000")
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "merged").rglob("test-000000.*")}
+    before = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "merged").rglob("test-000000.*")
+    }
     assert len(before) == 2
     stages.merge_zoos(places, tmp_path / "merged")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shard = tmp_path / "merged" / "shards" / "train-000001.tar"
-    whole, times = shard.read_bytes(), {path: path.stat().st_mtime_ns for path in shard.parent.iterdir()}
+    whole, times = (
+        shard.read_bytes(),
+        {path: path.stat().st_mtime_ns for path in shard.parent.iterdir()},
+    )
     shard.write_bytes(whole[:-1024])
     assert list(pending_shards(tmp_path / "merged")) == ["train-000001"]
     stages.merge_zoos(places, tmp_path / "merged")
     assert shard.read_bytes() == whole
-    assert {path.name for path in shard.parent.iterdir() if path.stat().st_mtime_ns != times[path]} == {"train-000001.tar"}
+    assert {
+        path.name for path in shard.parent.iterdir() if path.stat().st_mtime_ns != times[path]
+    } == {"train-000001.tar"}
     stages.merge_zoos(places, tmp_path / "again")
     for path in (tmp_path / "merged").rglob("*.*"):
         if path.is_file():
-            assert (tmp_path / "again" / path.relative_to(tmp_path / "merged")).read_bytes() == path.read_bytes()
+            assert (
+                tmp_path / "again" / path.relative_to(tmp_path / "merged")
+            ).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match=r"differs from this one .* in zoos: was"):
         stages.merge_zoos(places[::-1], tmp_path / "merged")
 
@@ -178,7 +200,10 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
     [
         (["one"], "expected two zoos or more to merge, found .*/one alone"),
         (["one", "one"], "zoos .*/one and .*/one are the same"),
-        (["one", "omega"], r"zoo .*/omega must have omega 30\.0 to be merged with .*/one, found 25\.0"),
+        (
+            ["one", "omega"],
+            r"zoo .*/omega must have omega 30\.0 to be merged with .*/one, found 25\.0",
+        ),
         (["one", "wide"], r"zoo .*/wide must have tensors .*\(8, 2\).*found .*\(9, 2\)"),
         (
             ["one", "other splits"],
@@ -186,7 +211,9 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
         ),
     ],
 )
-def test_what_cannot_be_one_zoo_is_refused_before_anything_is_written(zoos, tmp_path, names, message):
+def test_what_cannot_be_one_zoo_is_refused_before_anything_is_written(
+    zoos, tmp_path, names, message
+):
     with pytest.raises(InputError, match=message):
         stages.merge_zoos([zoos[name] for name in names], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
@@ -202,9 +229,17 @@ def test_the_command_merges(zoos, tmp_path, capsys):
     out = tmp_path / "merged"
     assert main(["zoo", "merge", str(zoos["one"]), str(zoos["longer"]), "--out", str(out)]) == 0
     assert f"{out}: 180 members of 2 zoos" in capsys.readouterr().out
-    assert json.loads((out / "zoo.json").read_text())["config"]["paths"] == [str(zoos["one"]), str(zoos["longer"])]
+    assert json.loads((out / "zoo.json").read_text())["config"]["paths"] == [
+        str(zoos["one"]),
+        str(zoos["longer"]),
+    ]
     assert main(["zoo", "info", str(out)]) == 0
     assert main(["zoo", "render", str(out), "--out", str(tmp_path / "x.png")]) == 2
     assert "it was merged" in capsys.readouterr().err
-    assert main(["zoo", "merge", str(out), str(zoos["other signals"]), "--out", str(tmp_path / "deep")]) == 2
+    assert (
+        main(
+            ["zoo", "merge", str(out), str(zoos["other signals"]), "--out", str(tmp_path / "deep")]
+        )
+        == 2
+    )
     assert "was merged itself: merge what it was made of, " in capsys.readouterr().err

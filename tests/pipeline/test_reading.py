@@ -14,7 +14,9 @@ from pipeline.signals import coordinates, load_signals
 def test_a_module_renders_what_its_psnr_says_and_keeps_the_archives_names(zoo):
     signals = load_signals(zoo.record.config.signals)
     grid = torch.from_numpy(coordinates(signals.grid))
-    best = zoo.where(pc.field("status") == "ok")[np.argmax(zoo.catalog["psnr"].drop_null().to_numpy())]
+    best = zoo.where(pc.field("status") == "ok")[
+        np.argmax(zoo.catalog["psnr"].drop_null().to_numpy())
+    ]
     module, row = zoo.module(int(best)), zoo.catalog.slice(int(best), 1).to_pylist()[0]
     original = torch.from_numpy(signals.values[row["source_index"]]).reshape(len(grid), -1)
     mse = (module(grid) - original).square().mean()
@@ -28,7 +30,12 @@ def test_rows_are_found_by_condition(zoo):
     psnr = zoo.catalog["psnr"].to_numpy()
     found = zoo.where((pc.field("psnr") > float(np.median(psnr))) & (pc.field("split") == "train"))
     assert 0 < len(found) < len(zoo)
-    assert found.tolist() == np.flatnonzero((psnr > np.median(psnr)) & (zoo.catalog["split"].to_numpy() == "train")).tolist()
+    assert (
+        found.tolist()
+        == np.flatnonzero(
+            (psnr > np.median(psnr)) & (zoo.catalog["split"].to_numpy() == "train")
+        ).tolist()
+    )
 
 
 def test_blocks_come_in_the_order_of_the_plan_with_their_own_rows(zoo):
@@ -79,7 +86,11 @@ STATE = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "1.weight": torc
 @pytest.mark.parametrize(
     ("changes", "state", "message"),
     [
-        ({"activations": None}, STATE, "expected an activation of each of 2 layers out of sine, relu, .*found None"),
+        (
+            {"activations": None},
+            STATE,
+            "expected an activation of each of 2 layers out of sine, relu, .*found None",
+        ),
         ({"activations": ("swish", "linear")}, STATE, "found \\('swish', 'linear'\\)"),
         ({"omega": None}, STATE, "sine activations need omega_0"),
         ({}, STATE | {"0.weight": torch.ones(2, 3, 1, 1)}, "expected linear layers, found '0'"),

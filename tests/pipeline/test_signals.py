@@ -14,7 +14,9 @@ def images(tmp_path):
     for name in ("cat", "dog"):
         (tmp_path / name).mkdir()
         for number in range(5):
-            Image.fromarray(rng.integers(0, 256, (9, 12), dtype=np.uint8)).save(tmp_path / name / f"{number}.png")
+            Image.fromarray(rng.integers(0, 256, (9, 12), dtype=np.uint8)).save(
+                tmp_path / name / f"{number}.png"
+            )
     return tmp_path
 
 
@@ -63,7 +65,9 @@ def test_images_that_cannot_be_decoded_are_named_and_keep_their_place(images, ca
 def test_images_of_which_none_can_be_decoded_are_no_signals(images):
     for file in images.glob("*/*.png"):
         file.write_text("not a picture")
-    with pytest.raises(InputError, match=r"image .*cat/0\.png cannot be decoded .*: replace it or take it out"):
+    with pytest.raises(
+        InputError, match=r"image .*cat/0\.png cannot be decoded .*: replace it or take it out"
+    ):
         load_signals(folder(images))
 
 
@@ -72,8 +76,14 @@ def test_images_of_which_none_can_be_decoded_are_no_signals(images):
     [
         (lambda path: folder(None), "signals.path must name where source 'folder' lies, got null"),
         (lambda path: folder(path / "nowhere"), "found none at"),
-        (lambda path: folder(path), "must hold PNG or JPEG images in one subfolder a class, found none"),
-        (lambda path: SignalsConfig(source="digits", size=28), "signals.size must be null or 8 for source 'digits', got 28"),
+        (
+            lambda path: folder(path),
+            "must hold PNG or JPEG images in one subfolder a class, found none",
+        ),
+        (
+            lambda path: SignalsConfig(source="digits", size=28),
+            "signals.size must be null or 8 for source 'digits', got 28",
+        ),
     ],
 )
 def test_bad_sources_say_what_was_expected(tmp_path, make, message):

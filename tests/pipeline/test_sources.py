@@ -35,7 +35,10 @@ def write_parquet(path, name: str, part: slice, column: str = "image"):
     images = [{"bytes": encoded(image), "path": None} for image in PIXELS[part]]
     features = {"info": {"features": {"label": {"names": [f"digit {i}" for i in range(10)]}}}}
     table = pa.table({column: images, "label": LABELS[part].astype(np.int64)})
-    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps(features)}), path / f"{name}.parquet")
+    pq.write_table(
+        table.replace_schema_metadata({"huggingface": json.dumps(features)}),
+        path / f"{name}.parquet",
+    )
 
 
 def idx(array: np.ndarray) -> bytes:
@@ -72,7 +75,12 @@ def test_idx_files_gzipped_or_not(tmp_path, pack, suffix):
 
 def test_npz_with_and_without_a_test_split(tmp_path):
     file = tmp_path / "digits.npz"
-    parts = {"x_train": PIXELS[TRAIN], "y_train": LABELS[TRAIN], "x_test": PIXELS[TEST], "y_test": LABELS[TEST]}
+    parts = {
+        "x_train": PIXELS[TRAIN],
+        "y_train": LABELS[TRAIN],
+        "x_test": PIXELS[TEST],
+        "y_test": LABELS[TEST],
+    }
     np.savez(file, **parts)
     check(load_signals(SignalsConfig(source="npz", path=file)))
     np.savez(file, images=PIXELS, labels=LABELS)
@@ -119,16 +127,26 @@ def test_bad_parquet_is_named(tmp_path, make, message):
 
 
 def test_images_of_several_sizes_need_a_size(tmp_path):
-    table = pa.table({"image": [{"bytes": encoded(PIXELS[0])}, {"bytes": encoded(PIXELS[1][:5])}], "label": [0, 1]})
+    table = pa.table(
+        {
+            "image": [{"bytes": encoded(PIXELS[0])}, {"bytes": encoded(PIXELS[1][:5])}],
+            "label": [0, 1],
+        }
+    )
     pq.write_table(table, tmp_path / "train.parquet")
-    with pytest.raises(InputError, match=r"must be of one size, found 2, such as \(5, 8\) and \(8, 8\): set signals\.size"):
+    with pytest.raises(
+        InputError,
+        match=r"must be of one size, found 2, such as \(5, 8\) and \(8, 8\): set signals\.size",
+    ):
         load_signals(SignalsConfig(source="parquet", path=tmp_path))
 
 
 def test_an_idx_file_must_be_as_long_as_its_header_says(tmp_path):
     file = tmp_path / "x"
     file.write_bytes(idx(PIXELS)[:-1])
-    with pytest.raises(InputError, match=r"must hold 2560 bytes as its header \(40, 8, 8\) says, found 2559"):
+    with pytest.raises(
+        InputError, match=r"must hold 2560 bytes as its header \(40, 8, 8\) says, found 2559"
+    ):
         read_idx(file)
     huge = bytes([0, 0, 8, 3]) + np.array([2**31, 2**31, 2**31], ">u4").tobytes()
     file.write_bytes(huge)
@@ -137,7 +155,9 @@ def test_an_idx_file_must_be_as_long_as_its_header_says(tmp_path):
 
 
 @given(st.binary(max_size=64))
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_bytes_are_an_idx_file_or_an_input_error(tmp_path, data):
     file = tmp_path / "x"
     file.write_bytes(data)

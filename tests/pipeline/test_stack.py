@@ -18,8 +18,19 @@ from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs, initial_rows
 from pipeline.fit.siren import unpack
 from pipeline.fit.stack import ACTIVATIONS, Stack
 
-TORCH = {"relu": torch.relu, "tanh": torch.tanh, "sigmoid": torch.sigmoid, "gelu": F.gelu, "sine": torch.sin}
-OPTIM = {"sgd": torch.optim.SGD, "momentum": torch.optim.SGD, "adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}
+TORCH = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "sine": torch.sin,
+}
+OPTIM = {
+    "sgd": torch.optim.SGD,
+    "momentum": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "rmsprop": torch.optim.RMSprop,
+}
 SPACES = {"mlp": WeightSpace.mlp((2 * 6 * 9, 7, 5, 4)), "cnn": WeightSpace.cnn(2, (6, 5), 3, 4)}
 IMAGES = torch.rand(120, 2, 6, 9, generator=torch.Generator().manual_seed(0))
 LABELS = np.arange(120) % 4
@@ -29,8 +40,14 @@ BATCH = 16
 
 
 def config(**hyperparameters) -> ClassifierZooConfig:
-    every = {"activation": tuple(TORCH), "optimizer": tuple(OPTIM), "learning_rate": "loguniform(1e-3, 1e-2)"}
-    return ClassifierZooConfig(hyperparameters=HyperparametersConfig(**every | {"epochs": (2, 3)} | hyperparameters))
+    every = {
+        "activation": tuple(TORCH),
+        "optimizer": tuple(OPTIM),
+        "learning_rate": "loguniform(1e-3, 1e-2)",
+    }
+    return ClassifierZooConfig(
+        hyperparameters=HyperparametersConfig(**every | {"epochs": (2, 3)} | hyperparameters)
+    )
 
 
 def drawn(count: int, **hyperparameters) -> Runs:
@@ -38,25 +55,43 @@ def drawn(count: int, **hyperparameters) -> Runs:
 
 
 def trained(kind: str, runs: Runs, checkpoints: tuple[int, ...] = ()):
-    epochs = [checkpoint_epochs(ClassifierZooConfig(checkpoints=checkpoints), number) for number in runs["epochs"].tolist()]
+    epochs = [
+        checkpoint_epochs(ClassifierZooConfig(checkpoints=checkpoints), number)
+        for number in runs["epochs"].tolist()
+    ]
     stack = Stack(SPACES[kind], stride=2)
     return train_runs(stack, replace(LESSONS, images=stack.prepare(IMAGES)), runs, epochs, BATCH)
 
 
 def logits(kind: str, row: torch.Tensor, images: torch.Tensor, activation: str) -> torch.Tensor:
     """One network, in plain torch."""
-    *hidden, (weight, bias) = zip(*[iter(tensor[0] for tensor in unpack(SPACES[kind], row))] * 2, strict=True)
+    *hidden, (weight, bias) = zip(
+        *[iter(tensor[0] for tensor in unpack(SPACES[kind], row))] * 2, strict=True
+    )
     values = images.flatten(1) if kind == "mlp" else images
     for w, b in hidden:
-        values = TORCH[activation](F.linear(values, w, b) if kind == "mlp" else F.conv2d(values, w, b, stride=2, padding=1))
+        values = TORCH[activation](
+            F.linear(values, w, b) if kind == "mlp" else F.conv2d(values, w, b, stride=2, padding=1)
+        )
     return F.linear(values if kind == "mlp" else values.mean((2, 3)), weight, bias)
 
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_gradients_are_those_of_autograd(kind):
     stack, index = Stack(SPACES[kind], stride=2), torch.arange(35).view(5, 7)
-    rows = torch.randn(5, stack.space.num_parameters, dtype=torch.float64, generator=torch.Generator().manual_seed(1)) / 3
-    targets, activations = torch.from_numpy(LABELS)[index], [(slice(i, i + 1), name) for i, name in enumerate(TORCH)]
+    rows = (
+        torch.randn(
+            5,
+            stack.space.num_parameters,
+            dtype=torch.float64,
+            generator=torch.Generator().manual_seed(1),
+        )
+        / 3
+    )
+    targets, activations = (
+        torch.from_numpy(LABELS)[index],
+        [(slice(i, i + 1), name) for i, name in enumerate(TORCH)],
+    )
     inputs = stack.inputs(stack.prepare(IMAGES.double()), index)
     found = stack.gradients(rows, inputs, targets, activations, None)
     for member, name in enumerate(ACTIVATIONS):
@@ -77,11 +112,20 @@ def test_training_is_that_of_torch_one_network_at_a_time(kind, optimizer):
         own = {name: column[i : i + 1] for name, column in runs.items()}
         (pool,), (key,) = LESSONS.pools("train", own), order_keys(own)
         row = initial_rows(SPACES[kind], own).requires_grad_()
-        optim = OPTIM[optimizer]([row], lr=float(own["learning_rate"][0]), weight_decay=0.01, **momentum)
-        batches = [batch for epoch in range(epochs) for batch in epoch_order(pool, key, epoch, BATCH).reshape(-1, BATCH)]
+        optim = OPTIM[optimizer](
+            [row], lr=float(own["learning_rate"][0]), weight_decay=0.01, **momentum
+        )
+        batches = [
+            batch
+            for epoch in range(epochs)
+            for batch in epoch_order(pool, key, epoch, BATCH).reshape(-1, BATCH)
+        ]
         for batch in batches:
             optim.zero_grad()
-            F.cross_entropy(logits(kind, row, IMAGES[batch], own["activation"][0]), torch.from_numpy(LABELS[batch])).backward()
+            F.cross_entropy(
+                logits(kind, row, IMAGES[batch], own["activation"][0]),
+                torch.from_numpy(LABELS[batch]),
+            ).backward()
             optim.step()
         assert torch.allclose(found.rows[i], row.detach()[0], rtol=1e-3, atol=2e-5)
         assert found.steps[i] == len(batches) == epochs * (len(pool) // BATCH)
@@ -90,14 +134,21 @@ def test_training_is_that_of_torch_one_network_at_a_time(kind, optimizer):
 
 @pytest.mark.parametrize("kind", SPACES)
 def test_a_run_does_not_depend_on_its_neighbours_and_comes_out_the_same_again(kind):
-    runs = drawn(9, dropout="uniform(0, 0.5)", train_fraction="uniform(0.3, 1)", optimizer=("momentum", "adam"))
+    runs = drawn(
+        9,
+        dropout="uniform(0, 0.5)",
+        train_fraction="uniform(0.3, 1)",
+        optimizer=("momentum", "adam"),
+    )
     together, again = trained(kind, runs, (0, 1)), trained(kind, runs, (0, 1))
     assert torch.equal(together.rows, again.rows)
     of_run = np.repeat(np.arange(9), [len({0, 1, epochs}) for epochs in runs["epochs"]])
     for i in (2, 7):
         alone = trained(kind, {name: column[i : i + 1] for name, column in runs.items()}, (0, 1))
         assert torch.allclose(alone.rows, together.rows[of_run == i], rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(alone.scores["test_loss"], together.scores["test_loss"][of_run == i], rtol=1e-4)
+        np.testing.assert_allclose(
+            alone.scores["test_loss"], together.scores["test_loss"][of_run == i], rtol=1e-4
+        )
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -107,7 +158,10 @@ def test_a_run_that_diverges_fails_from_then_on_and_does_not_disturb_the_others(
     runs["learning_rate"][1] = 1e30
     found = trained(kind, runs, (0, 1))
     wild = np.repeat(np.arange(4), [len({0, 1, epochs}) for epochs in runs["epochs"]]) == 1
-    assert (found.ok[wild].tolist(), found.steps[wild].tolist()) == ([True, False, False], [0, 5, 5])
+    assert (found.ok[wild].tolist(), found.steps[wild].tolist()) == (
+        [True, False, False],
+        [0, 5, 5],
+    )
     assert found.ok[~wild].all()
     assert torch.allclose(found.rows[~wild], quiet.rows[~wild], rtol=1e-3, atol=1e-5)
 
@@ -118,9 +172,16 @@ def test_scores_are_those_of_the_weights_as_stored(kind):
     found = trained(kind, runs)
     for i, (row, activation) in enumerate(zip(found.rows, runs["activation"], strict=True)):
         for split, images in SPLITS.items():
-            wanted, labels = logits(kind, row[None], IMAGES[images], activation), torch.from_numpy(LABELS[images])
-            assert found.scores[f"{split}_loss"][i] == pytest.approx(F.cross_entropy(wanted, labels).item(), rel=1e-5)
-            assert found.scores[f"{split}_accuracy"][i] == pytest.approx((wanted.argmax(1) == labels).float().mean().item())
+            wanted, labels = (
+                logits(kind, row[None], IMAGES[images], activation),
+                torch.from_numpy(LABELS[images]),
+            )
+            assert found.scores[f"{split}_loss"][i] == pytest.approx(
+                F.cross_entropy(wanted, labels).item(), rel=1e-5
+            )
+            assert found.scores[f"{split}_accuracy"][i] == pytest.approx(
+                (wanted.argmax(1) == labels).float().mean().item()
+            )
 
 
 def test_dropout_changes_training_and_its_share_is_that_of_the_run():
@@ -129,7 +190,16 @@ def test_dropout_changes_training_and_its_share_is_that_of_the_run():
     runs = drawn(3, dropout=(0.25,)) | {"dropout": np.array([0.25, 0.0, 0.8])}
     stack = Stack(SPACES["mlp"], stride=2)
     due = [{10: i} for i in range(3)]
-    course = Course(stack, LESSONS, stack.prepare(IMAGES), runs, LESSONS.pools("train", runs), np.full(3, 5), due, 4000)
+    course = Course(
+        stack,
+        LESSONS,
+        stack.prepare(IMAGES),
+        runs,
+        LESSONS.pools("train", runs),
+        np.full(3, 5),
+        due,
+        4000,
+    )
     first, second = course.masks(7)
     assert (first.shape, second.shape) == ((3, 4000, 7), (3, 4000, 5))
     assert (first == 0).float().mean((1, 2)).tolist() == pytest.approx([0.25, 0, 0.8], abs=0.01)
@@ -142,7 +212,9 @@ def test_pairs_of_classes_are_learned_as_two_outputs():
     runs = draw_runs(config().model_copy(update={"classes": "pairs"}), np.arange(30), 4)
     assert (runs["class_0"] < runs["class_1"]).all()
     assert len(set(zip(runs["class_0"].tolist(), runs["class_1"].tolist(), strict=True))) == 6
-    for pool, one, two in zip(LESSONS.pools("test", runs), runs["class_0"], runs["class_1"], strict=True):
+    for pool, one, two in zip(
+        LESSONS.pools("test", runs), runs["class_0"], runs["class_1"], strict=True
+    ):
         assert set(LABELS[pool]) == {one, two}
     outputs = LESSONS.outputs(runs).numpy()
     assert (outputs[np.arange(30), runs["class_0"]] == 0).all()
@@ -169,12 +241,15 @@ def test_what_a_run_draws_is_its_own():
 def test_draws_stay_in_their_range_and_grow_with_their_share(low, factor, share, kind):
     distribution = f"{kind}({low!r}, {low * factor!r})"
     assert ends(distribution) == (low, low * factor)
-    assert low * (1 - 1e-9) <= draw(distribution, share / 2) <= draw(distribution, share) * (1 + 1e-9)
+    assert (
+        low * (1 - 1e-9) <= draw(distribution, share / 2) <= draw(distribution, share) * (1 + 1e-9)
+    )
     assert draw(distribution, share) <= low * factor * (1 + 1e-9)
 
 
 @pytest.mark.parametrize(
-    ("init", "deviation"), [("he_normal", (2 / 18) ** 0.5), ("glorot_uniform", (2 / (18 + 54)) ** 0.5), ("normal", 0.05)]
+    ("init", "deviation"),
+    [("he_normal", (2 / 18) ** 0.5), ("glorot_uniform", (2 / (18 + 54)) ** 0.5), ("normal", 0.05)],
 )
 def test_initial_weights_have_the_deviation_of_their_scheme(init, deviation):
     space = SPACES["cnn"]

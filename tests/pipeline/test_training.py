@@ -22,7 +22,9 @@ from pipeline.training.loader import epoch_batches, num_batches, split_batches
 
 def members(batches) -> list[bytes]:
     """One fingerprint for each member, in order."""
-    rows = [torch.cat([tensor.flatten(1) for tensor in batch.state.values()], 1) for batch in batches]
+    rows = [
+        torch.cat([tensor.flatten(1) for tensor in batch.state.values()], 1) for batch in batches
+    ]
     return [row.numpy().tobytes() for batch in rows for row in batch]
 
 
@@ -49,21 +51,31 @@ def test_a_small_window_still_gives_every_member_once(zoo, monkeypatch):
 
 
 def test_labels_go_with_their_members(zoo):
-    labels = dict(zip(members(split_batches(zoo, "train")), column(zoo.members("train"), "label"), strict=True))
+    labels = dict(
+        zip(
+            members(split_batches(zoo, "train")), column(zoo.members("train"), "label"), strict=True
+        )
+    )
     for batch in epoch_batches(zoo, "train", 0, 1, 16):
         assert [labels[member] for member in members([batch])] == batch.labels.tolist()
 
 
 def test_ranks_share_a_split_without_overlap(zoo):
     shares = [members(split_batches(zoo, "train", rank, 3)) for rank in range(3)]
-    assert sorted(member for share in shares for member in share) == sorted(members(split_batches(zoo, "train")))
+    assert sorted(member for share in shares for member in share) == sorted(
+        members(split_batches(zoo, "train"))
+    )
 
 
 def test_batches_that_cannot_be_are_refused(zoo):
     config = TrainingConfig(batch_size=30)
-    with pytest.raises(InputError, match=r"batch_size must be a multiple of resources\.workers \(4\), got 30"):
+    with pytest.raises(
+        InputError, match=r"batch_size must be a multiple of resources\.workers \(4\), got 30"
+    ):
         check_batches(zoo, config, 4)
-    with pytest.raises(InputError, match="batch_size must be at most the 282 members of the train split, got 5000"):
+    with pytest.raises(
+        InputError, match="batch_size must be at most the 282 members of the train split, got 5000"
+    ):
         check_batches(zoo, config.model_copy(update={"batch_size": 5000}), 2)
 
 
@@ -85,7 +97,9 @@ def test_the_global_batch_does_not_depend_on_the_workers(workers):
 @pytest.mark.parametrize("kind", BASELINES)
 def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kind):
     torch.manual_seed(0)
-    dwsnet, baseline = (build_model(ModelConfig(kind=name), zoo.space, 10) for name in ("dwsnet", kind))
+    dwsnet, baseline = (
+        build_model(ModelConfig(kind=name), zoo.space, 10) for name in ("dwsnet", kind)
+    )
     assert num_parameters(baseline) == pytest.approx(num_parameters(dwsnet), rel=0.02)
     batch = next(split_batches(zoo, "train"))
     adapt_to(zoo, baseline).train()
@@ -112,18 +126,32 @@ def test_the_classifier_ignores_the_order_of_hidden_units_and_the_baseline_does_
     batch = next(split_batches(zoo, "test"))
     permutation = random_permutation(zoo.space, torch.Generator().manual_seed(0))
     names = [spec.name for spec in zoo.space.tensors]
-    moved = dict(zip(names, permute(zoo.space, [batch.state[name] for name in names], permutation), strict=True))
+    moved = dict(
+        zip(
+            names,
+            permute(zoo.space, [batch.state[name] for name in names], permutation),
+            strict=True,
+        )
+    )
     for kind, invariant in (("dwsnet", True), ("mlp", False)):
         model = build_model(ModelConfig(kind=kind, canonical_signs=canonical), zoo.space, 10)
         model = adapt_to(zoo, model).double().eval()
-        one, other = (model({name: x.double() for name, x in state.items()}) for state in (batch.state, moved))
+        one, other = (
+            model({name: x.double() for name, x in state.items()}) for state in (batch.state, moved)
+        )
         assert torch.allclose(one, other, atol=1e-10) == invariant
 
 
 def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy():
     one = EpochMetrics(1, 2.0, 2.0, 0.4, 0.1, 1.0, 10.0)
     assert (
-        best_epoch([one, replace(one, epoch=2, validation_accuracy=0.6), replace(one, epoch=3, validation_accuracy=0.6)]).epoch
+        best_epoch(
+            [
+                one,
+                replace(one, epoch=2, validation_accuracy=0.6),
+                replace(one, epoch=3, validation_accuracy=0.6),
+            ]
+        ).epoch
         == 2
     )
 
@@ -147,7 +175,9 @@ def test_metrics_are_those_of_the_predictions(smoke_run):
     assert np.trace(confusion) / confusion.sum() == metrics["accuracy"]
     np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels, minlength=10))
     by_signal = {}
-    for row, probabilities in zip(predictions.rows.to_pylist(), predictions.probabilities, strict=True):
+    for row, probabilities in zip(
+        predictions.rows.to_pylist(), predictions.probabilities, strict=True
+    ):
         total, _ = by_signal.get(row["source_index"], (0, None))
         by_signal[row["source_index"]] = (total + probabilities, row["label"])
     right = [total.argmax() == label for total, label in by_signal.values()]

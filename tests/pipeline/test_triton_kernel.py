@@ -21,7 +21,9 @@ from pipeline.fit import adam, gpu
 from pipeline.fit.siren import inr_space
 from pipeline.progress import untold
 
-has_triton = pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="no Triton here: `pip install triton`")
+has_triton = pytest.mark.skipif(
+    importlib.util.find_spec("triton") is None, reason="no Triton here: `pip install triton`"
+)
 HOPPER = 232_448
 """Bytes of shared memory that a program can have on an H100 or H200."""
 
@@ -31,14 +33,18 @@ def test_it_fits_in_the_interpreter():
     """In a process of its own: at its first import Triton decides for good whether it interprets."""
     cases = Path(__file__).with_name("interpreted_triton.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases)]
-    run = subprocess.run(command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True)
+    run = subprocess.run(
+        command, env=os.environ | {"TRITON_INTERPRET": "1"}, capture_output=True, text=True
+    )
     assert run.returncode == 0, run.stdout
     assert " passed" in run.stdout
 
 
 @has_triton
 @pytest.mark.parametrize("sizes", [(2, 32, 32, 1), (3, 24, 7, 3)])
-def test_it_compiles_for_hopper_within_its_registers_and_its_bound_of_shared_memory(monkeypatch, tmp_path, sizes):
+def test_it_compiles_for_hopper_within_its_registers_and_its_bound_of_shared_memory(
+    monkeypatch, tmp_path, sizes
+):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     from pipeline.fit import triton_kernel
 
@@ -55,10 +61,29 @@ def compile_kernel(module, sizes: tuple[int, ...]):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
-    constants = module.constants(sizes) | {"CHECK_EVERY": 10, "BETA1": 0.9, "BETA2": 0.999, "EPSILON": 1e-8}
-    types = {"active": "*i64", "steps": "*i64", "end": "i32", "num_points": "i32", "threshold": "fp32", "omega": "fp32"}
-    signature = {name: "constexpr" if name in constants else types.get(name, "*fp32") for name in module._fit.arg_names}
-    return compile(ASTSource(module._fit, signature, constants), GPUTarget("cuda", 90, 32), module.options(sizes))
+    constants = module.constants(sizes) | {
+        "CHECK_EVERY": 10,
+        "BETA1": 0.9,
+        "BETA2": 0.999,
+        "EPSILON": 1e-8,
+    }
+    types = {
+        "active": "*i64",
+        "steps": "*i64",
+        "end": "i32",
+        "num_points": "i32",
+        "threshold": "fp32",
+        "omega": "fp32",
+    }
+    signature = {
+        name: "constexpr" if name in constants else types.get(name, "*fp32")
+        for name in module._fit.arg_names
+    }
+    return compile(
+        ASTSource(module._fit, signature, constants),
+        GPUTarget("cuda", 90, 32),
+        module.options(sizes),
+    )
 
 
 @has_triton
@@ -67,7 +92,11 @@ def compile_kernel(module, sizes: tuple[int, ...]):
     [
         ((2, 32, 32, 1), (90, HOPPER), None),
         ((2, 128, 128, 3), (90, HOPPER), None),
-        ((2, 128, 128, 3), (89, 101_376), "2-128-128-3 needs 163,840 bytes of shared memory, and this GPU has 101,376"),
+        (
+            (2, 128, 128, 3),
+            (89, 101_376),
+            "2-128-128-3 needs 163,840 bytes of shared memory, and this GPU has 101,376",
+        ),
         ((2, 256, 256, 3), (90, HOPPER), "up to 128 neurons"),
         ((2, 32, 32, 18), (90, HOPPER), "up to 8 outputs, the net is 2-32-32-18"),
         ((2, 32, 32, 1), (75, HOPPER), "from Ampere on"),
@@ -93,7 +122,9 @@ def test_a_net_without_a_kernel_is_fitted_by_pytorch_which_is_said_once(monkeypa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot_see_it(monkeypatch, tmp_path):
+def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot_see_it(
+    monkeypatch, tmp_path
+):
     asked = []
 
     def run_here(function, shards, shared, *resources, **options):
@@ -108,7 +139,9 @@ def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot
         stages.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
     assert asked == []
     monkeypatch.setenv("RAY_ADDRESS", "a cluster whose machines may have GPUs")
-    with pytest.raises(WorkError, match=r"could not be fitted and 0 are committed.*go without --num-gpus"):
+    with pytest.raises(
+        WorkError, match=r"could not be fitted and 0 are committed.*go without --num-gpus"
+    ):
         stages.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
     assert asked == [(4, 0.25)]
 
@@ -118,8 +151,13 @@ def test_no_tensor_of_the_eager_fit_is_left_on_the_cpu(monkeypatch):
     monkeypatch.setitem(adam.CHUNK, "meta", 2)
     inr = InrConfig(hidden=(5, 4))
     space = inr_space(inr, 2, 3)
-    rows, steps = torch.empty(3, 5 * 3 + 4 * 6 + 3 * 5, device="meta"), torch.zeros(3, dtype=torch.int64, device="meta")
+    rows, steps = (
+        torch.empty(3, 5 * 3 + 4 * 6 + 3 * 5, device="meta"),
+        torch.zeros(3, dtype=torch.int64, device="meta"),
+    )
     points, targets = torch.empty(6, 2, device="meta"), torch.empty(3, 3, 6, device="meta")
     adam._fit_eagerly(space, inr, FitConfig(max_steps=3), rows, steps, points, targets, untold)
     with pytest.raises(RuntimeError, match="device"):
-        adam._fit_eagerly(space, inr, FitConfig(max_steps=3), rows, steps, torch.empty(6, 2), targets, untold)
+        adam._fit_eagerly(
+            space, inr, FitConfig(max_steps=3), rows, steps, torch.empty(6, 2), targets, untold
+        )
