@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.distributions import distribution
 
 LOCATION = "location"
-"""Marks a field that says where something runs or lies, never what comes out."""
+"""Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
 
 
 ExchangeFormat = Literal["dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset"]
@@ -89,6 +89,8 @@ class SignalsConfig(Config):
     is 2,000 points for waves and 16 for shapes."""
     limit: PositiveInt | None = None
     """Use only so many signals, evenly over the source; all of them where it is null."""
+    max_unreadable: Annotated[float, LOCATION] = Field(0.5, ge=0, le=1)
+    """Share of the signals that may be unreadable: those fail one by one; where more cannot be read, nothing is fitted."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each class that goes to the validation split, before any fit."""
     test_fraction: float = Field(0.2, ge=0, lt=1)

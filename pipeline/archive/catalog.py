@@ -33,6 +33,15 @@ SCHEMA = pa.schema(
             metadata={"doc": "position of the signal in its source"},
         ),
         pa.field(
+            "source_name",
+            pa.string(),
+            metadata={
+                "doc": "where the signal lies: path of its file below the source, with ':ROW' where "
+                "a file holds many; null where signals are made and do not lie anywhere",
+                "since": "3",
+            },
+        ),
+        pa.field(
             "view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}
         ),
         pa.field("label", pa.int64(), nullable=False),
@@ -48,6 +57,11 @@ SCHEMA = pa.schema(
             pa.string(),
             nullable=False,
             metadata={"doc": "'target', 'max_steps', 'diverged' or 'unreadable'"},
+        ),
+        pa.field(
+            "failure",
+            pa.string(),
+            metadata={"doc": "why its signal could not be read; else null", "since": "3"},
         ),
         pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
         pa.field(

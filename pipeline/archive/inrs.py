@@ -89,10 +89,12 @@ def fit_members(
     ]
     columns = {
         "source_index": shard.source_index,
+        "source_name": [signals.names and signals.names[source] for source in shard.source_index],
         "view": shard.view.astype(np.int32),
         "label": signals.labels[shard.source_index],
         "seed": seeds,
         "stop_reason": reason.tolist(),
+        "failure": [signals.failures.get(source) for source in shard.source_index.tolist()],
         "steps": fitted.steps,
         "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
         "psnr_off_grid": pa.array(off_grid, mask=~(fitted.ok & np.isfinite(off_grid))),

@@ -17,8 +17,8 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 from pipeline.signals import Signals
 
-SCHEMA_VERSION = 2
-"""2 added the column psnr_off_grid; zoos of version 1 are read, and go on as version 2."""
+SCHEMA_VERSION = 3
+"""2 added the column psnr_off_grid, 3 source_name and failure; zoos of older versions are read, and go on as version 3."""
 FILE = "zoo.json"
 
 

@@ -1,5 +1,7 @@
 """Where signals come from: one file a kind of source, one function that opens them all."""
 
+import logging
+
 from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
 from pipeline.signals.analytic import load_distances, load_occupancy, load_sines, load_waves
@@ -20,15 +22,46 @@ MADE = {
     "occupancy": load_occupancy,
 }
 READERS = {"folder": load_folder, "parquet": load_parquet, "idx": load_idx, "npz": load_npz}
+SHOWN = 5
+"""Signals that could not be read, of which the warning says why."""
+logger = logging.getLogger(__name__)
 
 
 def load_signals(config: SignalsConfig) -> Signals:
-    """All signals that `config` names. Raises InputError where one cannot be read."""
+    """All signals that `config` names; a warning says which cannot be read, and why.
+
+    Raises InputError where the source cannot be read, or more than `config.max_unreadable` of its signals cannot.
+    """
     if config.is_function:
         signals = load_function(config.source, config.size)
     else:
         signals = MADE[config.source](config.size) if config.source in MADE else load_path(config)
-    return signals if config.limit is None else signals.take(config.limit)
+    signals = signals if config.limit is None else signals.take(config.limit)
+    check_failures(signals, config.max_unreadable)
+    return signals
+
+
+def check_failures(signals: Signals, max_unreadable: float):
+    if not signals.failures:
+        return
+    reasons = [
+        f"{signals.called(i)} {reason}" for i, reason in list(signals.failures.items())[:SHOWN]
+    ]
+    number, total, shown = len(signals.failures), len(signals), "; ".join(reasons)
+    if number > max_unreadable * total:
+        raise InputError(
+            f"at most {max_unreadable:.0%} of the signals of {signals.name} may be unreadable, found {number:,} of "
+            f"{total:,}: replace them, take them out or set signals.max_unreadable; {shown}"
+        )
+    more = f"; and {number - SHOWN:,} more" if number > SHOWN else ""
+    logger.warning(
+        "%s of %s signals of %s cannot be read and are left out: %s%s",
+        f"{number:,}",
+        f"{total:,}",
+        signals.name,
+        shown,
+        more,
+    )
 
 
 def load_path(config: SignalsConfig) -> Signals:

@@ -21,7 +21,7 @@ def load_idx(path: Path, size: int | None) -> Signals:
     for prefix, held_out in IDX_PARTS:
         files = [next(path.glob(f"{prefix}-{kind}*ubyte*"), None) for kind in ("images", "labels")]
         if None not in files:
-            parts.append((*(read_idx(file) for file in files), held_out))
+            parts.append((files[0].name, *(read_idx(file) for file in files), held_out))
     if not parts:
         raise InputError(
             f"{path} must hold train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; found neither"
@@ -58,7 +58,7 @@ def load_npz(path: Path, size: int | None) -> Signals:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             parts = [
-                (arrays[x], arrays[y], held_out)
+                (x, arrays[x], arrays[y], held_out)
                 for x, y, held_out in NPZ_PARTS
                 if x in arrays and y in arrays
             ]
@@ -73,11 +73,14 @@ def load_npz(path: Path, size: int | None) -> Signals:
 
 
 def array_signals(
-    name: str, parts: list[tuple[np.ndarray, np.ndarray, bool]], size: int | None
+    name: str, parts: list[tuple[str, np.ndarray, np.ndarray, bool]], size: int | None
 ) -> Signals:
-    """(images, labels, whether they are the source's test split) as signals. Raises InputError for other shapes."""
-    images, labels, held_out = [], [], []
-    for part, part_labels, is_test in parts:
+    """(file or array, images, labels, whether they are the source's test split) as signals.
+
+    Raises InputError for other shapes.
+    """
+    names, images, labels, held_out = [], [], [], []
+    for part_name, part, part_labels, is_test in parts:
         if (
             part.dtype != np.uint8
             or part.ndim not in (3, 4)
@@ -92,12 +95,14 @@ def array_signals(
             raise InputError(
                 f"signals.size must be null or {part.shape[1]} for {name}, got {size}: arrays are not resized"
             )
+        names += [f"{part_name}:{row}" for row in range(len(part))]
         images += list(part if part.ndim == 4 else part[..., None])
         labels.append(part_labels.astype(np.int64))
         held_out += [is_test] * len(part)
     labels = np.concatenate(labels)
     return image_signals(
         name,
+        names,
         images,
         labels,
         [str(i) for i in range(labels.max() + 1)],

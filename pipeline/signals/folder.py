@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_images, image_signals
+from pipeline.signals.images import decode_images, image_signals, name_below
 from pipeline.signals.signals import Signals
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
@@ -25,5 +25,10 @@ def load_folder(path: Path, size: int | None) -> Signals:
         raise InputError(
             f"{path} must hold PNG or JPEG images in one subfolder a class, found none"
         )
-    images = decode_images(((f"image {file}", file) for file, _ in files), size)
-    return image_signals(path.resolve().name, images, [label for _, label in files], classes)
+    return image_signals(
+        path.resolve().name,
+        [name_below(path, file) for file, _ in files],
+        decode_images((file for file, _ in files), size),
+        [label for _, label in files],
+        classes,
+    )

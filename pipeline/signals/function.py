@@ -86,11 +86,17 @@ def check_signals(what: str, signals: Signals) -> Signals:
             raise InputError(
                 f"{what} must return values in [0, 1], found {np.nanmin(values):g} to {np.nanmax(values):g}"
             )
-    names = tuple(str(name) for name in signals.class_names)
+    if signals.names is not None and len(signals.names) != len(values):
+        raise InputError(
+            f"{what} must return a name for each of {len(values)} signals or none, found {len(signals.names)}"
+        )
+    broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1)).tolist()
     return Signals(
         signals.name,
         values,
         labels.astype(np.int64),
-        names,
+        tuple(str(name) for name in signals.class_names),
         None if signals.held_out is None else held_out,
+        None if signals.names is None else tuple(str(name) for name in signals.names),
+        {i: str(signals.failures.get(i, "has values that are not finite")) for i in broken},
     )

@@ -1,7 +1,7 @@
 """From encoded or raw images to signals of one size and one number of channels."""
 
 import io
-import logging
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,40 +11,26 @@ from pipeline.errors import InputError
 from pipeline.signals.signals import Signals
 
 GREY_MODES = ("1", "L", "LA", "I", "I;16")
-logger = logging.getLogger(__name__)
+Encoded = Path | bytes | str
+"""An image's file or its bytes; a text in the place of an image says why there is none."""
 
 
-def decode_images(
-    sources: Iterable[tuple[str, Path | bytes]], size: int | None
-) -> list[np.ndarray | None]:
-    """Each of the named images as `decode_image` has it, None where it cannot be decoded; one warning says how many.
+def name_below(root: Path, file: Path, row: int | None = None) -> str:
+    """The name of a signal: the path of its file below `root`, with `:ROW` where the file holds many.
 
-    Raises InputError where none can be decoded.
+    Bytes that are not UTF-8 are written as `\\xNN`.
     """
-    images, problems = [], []
-    for what, source in sources:
-        try:
-            images.append(decode_image(what, source, size))
-        except InputError as problem:
-            images.append(None)
-            problems.append(problem)
-    if problems and len(problems) == len(images):
-        raise problems[0]
-    if problems:
-        logger.warning(
-            "%d of %d images will have no INR; the first: %s",
-            len(problems),
-            len(images),
-            problems[0],
-        )
-    return images
+    path = os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+    return path if row is None else f"{path}:{row}"
 
 
-def decode_image(what: str, source: Path | bytes, size: int | None) -> np.ndarray:
-    """`(height, width, 1 or 3)` uint8, resized to `size` x `size` where that is given.
+def decode_images(sources: Iterable[Encoded], size: int | None) -> list[np.ndarray | str]:
+    """Each of the images as `decode_image` has it, in the place of one that cannot be decoded why."""
+    return [source if isinstance(source, str) else decode_image(source, size) for source in sources]
 
-    `what` names the image in the InputError that is raised where it cannot be decoded.
-    """
+
+def decode_image(source: Path | bytes, size: int | None) -> np.ndarray | str:
+    """`(height, width, 1 or 3)` uint8, resized to `size` x `size` where that is given; or why it cannot be decoded."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -53,25 +39,32 @@ def decode_image(what: str, source: Path | bytes, size: int | None) -> np.ndarra
             if size is not None and pixels.size != (size, size):
                 pixels = pixels.resize((size, size), Image.Resampling.LANCZOS)
     except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(
-            f"{what} cannot be decoded ({error}): replace it or take it out"
-        ) from error
+        return f"cannot be decoded ({error})"
     values = np.asarray(pixels)
     return values[..., None] if values.ndim == 2 else values
 
 
 def image_signals(
     name: str,
-    images: Sequence[np.ndarray | None],
+    names: Sequence[str],
+    images: Sequence[np.ndarray | str],
     labels: Sequence[int],
     class_names: Sequence[str],
     held_out: Sequence[bool] | None = None,
 ) -> Signals:
-    """Images `(height, width, channels)` uint8 as signals: grey if all are grey, else RGB; None becomes NaN.
+    """Images `(height, width, channels)` uint8 as signals: grey if all are grey, else RGB.
 
-    Raises InputError where they are not all of one size or a label has no class.
+    A text in the place of an image says why it could not be read: it becomes NaN, and a failure.
+
+    Raises InputError where none could be read, where they are not all of one size, or where a label has no class.
     """
-    shapes = {image.shape for image in images if image is not None}
+    failures = {i: image for i, image in enumerate(images) if isinstance(image, str)}
+    shapes = {image.shape for image in images if not isinstance(image, str)}
+    if not shapes:
+        raise InputError(
+            f"the images of {name} must be readable, found {len(images)} of which none is; the first: "
+            f"{names[0]} {failures[0]}"
+        )
     sizes = sorted({shape[:2] for shape in shapes})
     if len(sizes) > 1:
         raise InputError(
@@ -87,7 +80,7 @@ def image_signals(
         (len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32
     )
     for value, image in zip(values, images, strict=True):
-        if image is not None:
+        if not isinstance(image, str):
             np.divide(image, 255, out=value)
     return Signals(
         name,
@@ -95,4 +88,6 @@ def image_signals(
         labels,
         tuple(class_names),
         None if held_out is None else np.asarray(held_out, bool),
+        tuple(names),
+        failures,
     )

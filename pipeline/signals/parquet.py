@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_images, image_signals
+from pipeline.signals.images import decode_images, image_signals, name_below
 from pipeline.signals.signals import Signals
 
 IMAGE_COLUMNS = ("image", "img")
@@ -20,20 +20,19 @@ def load_parquet(path: Path, size: int | None) -> Signals:
     )
     if not files:
         raise InputError(f"{path} must hold *.parquet files, found none")
-    sources, labels, held_out, class_names = [], [], [], []
+    names, sources, labels, held_out, class_names = [], [], [], [], []
     for file in files:
         table = read_table(file)
         column = next(name for name in IMAGE_COLUMNS if name in table.column_names)
-        sources += [
-            (f"image in row {row} of {file}", image["bytes"])
-            for row, image in enumerate(table[column].to_pylist())
-        ]
+        names += [name_below(path, file, row) for row in range(len(table))]
+        sources += [image["bytes"] for image in table[column].to_pylist()]
         labels += table["label"].to_pylist()
         held_out += [file.name.startswith("test")] * len(table)
         class_names = class_names or label_names(table.schema)
     class_names = class_names or [str(label) for label in range(max(labels) + 1)]
     return image_signals(
         path.resolve().name,
+        names,
         decode_images(sources, size),
         labels,
         class_names,

@@ -1,7 +1,8 @@
 """Signals on a common grid, with labels."""
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -20,6 +21,11 @@ class Signals:
     class_names: tuple[str, ...]
     held_out: np.ndarray | None = None
     """`(signals,)` bool: the source's own test split, where it has one."""
+    names: tuple[str, ...] | None = None
+    """Where in its source each signal lies: the path of its file below the source, with `:ROW` where a file holds many; None
+    where signals are made and do not lie anywhere."""
+    failures: Mapping[int, str] = field(default_factory=dict)
+    """Why signals could not be read, by position."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -33,7 +39,7 @@ class Signals:
         return self.values.shape[-1]
 
     def digest(self) -> str:
-        """sha256 over values, labels, class names and test split: equal digests mean equal signals."""
+        """sha256 over values, labels, class names and test split: equal digests mean equal signals, wherever they lie."""
         digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
         digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
@@ -46,10 +52,22 @@ class Signals:
         if limit >= len(self):
             return self
         index = np.arange(limit) * len(self) // limit
-        held_out = None if self.held_out is None else self.held_out[index]
         return replace(
-            self, values=self.values[index], labels=self.labels[index], held_out=held_out
+            self,
+            values=self.values[index],
+            labels=self.labels[index],
+            held_out=None if self.held_out is None else self.held_out[index],
+            names=None if self.names is None else tuple(self.names[i] for i in index),
+            failures={
+                place: self.failures[i]
+                for place, i in enumerate(index.tolist())
+                if i in self.failures
+            },
         )
+
+    def called(self, index: int) -> str:
+        """What messages call a signal: its name, its position where it has none."""
+        return str(index) if self.names is None else self.names[index]
 
 
 def coordinates(grid: tuple[int, ...]) -> np.ndarray:

@@ -18,6 +18,9 @@ from pipeline.errors import InputError
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.loader import split_batches
 
+NAMING = ("key", "split", "source_index", "source_name", "view")
+"""Catalog columns that come along with a prediction; a zoo that was imported may have no `source_name`."""
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -86,7 +89,7 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
 
 
 def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
-    """One row a member that has weights: key, split, true and predicted class, probability of each class.
+    """One row a member that has weights: key, split, which signal, true and predicted class, probability of each class.
 
     Returns the number of rows.
     """
@@ -94,7 +97,7 @@ def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     rows = pa.concat_tables([part.rows for part in parts])
     probabilities = np.concatenate([part.probabilities for part in parts])
     names = np.array(trained.class_names)
-    table = rows.select(["key", "split", "source_index", "view"])
+    table = rows.select([name for name in NAMING if name in rows.column_names])
     table = table.append_column(
         "class", pa.array(np.array(zoo.record.signals.class_names)[column(rows, "label")])
     )

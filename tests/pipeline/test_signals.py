@@ -58,15 +58,15 @@ def test_images_that_cannot_be_decoded_are_named_and_keep_their_place(images, ca
     values = load_signals(folder(images)).values
     assert np.isnan(values[8:]).all()
     np.testing.assert_array_equal(values[:8], whole[:8])
-    assert "2 of 10 images will have no INR; the first: image" in caplog.text
-    assert f"{broken} cannot be decoded" in caplog.text
+    assert "2 of 10 signals of" in caplog.text
+    assert "cannot be read and are left out: dog/3.png cannot be decoded (" in caplog.text
 
 
 def test_images_of_which_none_can_be_decoded_are_no_signals(images):
     for file in images.glob("*/*.png"):
         file.write_text("not a picture")
     with pytest.raises(
-        InputError, match=r"image .*cat/0\.png cannot be decoded .*: replace it or take it out"
+        InputError, match=r"found 10 of which none is; the first: cat/0\.png cannot be decoded"
     ):
         load_signals(folder(images))
 

@@ -114,7 +114,7 @@ def no_parquet(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (broken_row, r"image in row 0 of .*train\.parquet cannot be decoded"),
+        (broken_row, r"found 1 of which none is; the first: train\.parquet:0 cannot be decoded"),
         (no_label, r"must have columns 'image' \(or 'img'\) and 'label', found \['image'\]"),
         (no_parquet, "cannot be read as Parquet"),
         (lambda path: None, r"must hold \*\.parquet files, found none"),
