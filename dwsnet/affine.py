@@ -140,7 +140,7 @@ class EquivariantMap(torch.autograd.Function):
             )
         else:
             to_features, to_parameters = backward(
-                plan, gradients, groups[depth:], groups[:depth], parameters, wanted
+                plan, gradients, list(groups[depth:]), list(groups[:depth]), parameters, wanted
             )
         return None, *(to_features if wanted else [None] * count), *to_parameters
 

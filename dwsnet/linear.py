@@ -88,7 +88,7 @@ class EquivariantLinear(nn.Module):
 
     def tensors(self) -> list[Tensor]:
         """The weights of all axis sets and the bias of all tensors."""
-        return [*self.weights, torch.cat(list(self.biases))]
+        return [weight for weight in self.weights] + [torch.cat([bias for bias in self.biases])]
 
     def extra_repr(self) -> str:
         return (

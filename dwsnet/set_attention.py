@@ -97,7 +97,10 @@ class EquivariantAttention(nn.Module):
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
-        gathered, parameters = cast(gathered, [*self.weights, torch.cat(list(self.biases))])
+        gathered, parameters = cast(
+            gathered,
+            [weight for weight in self.weights] + [torch.cat([bias for bias in self.biases])],
+        )
         with torch.autocast(features[0].device.type, enabled=False):
             outputs = Scatter.apply(
                 self.incidence, self.out_channels, self.relu, *gathered, *parameters
