@@ -25,7 +25,7 @@ def end_children_with_me():
         return
     mark = mine + uuid.uuid4().hex
     subprocess.Popen(
-        [sys.executable, "-m", "cluster.orphans", str(os.getpid()), mark],
+        [sys.executable, "-I", __file__, str(os.getpid()), mark],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -64,14 +64,15 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     Raises WorkError that names the shards that failed, after all others are committed.
     """
     from cluster.fanout import run_tasks
+    from cluster.session import is_local
     from pipeline.fit.adam import require_device
 
     pending = pending_shards(zoo)
     if not pending:
         return None
     kind, device = kind_of(plan.record.config), "cuda" if resources.gpus_per_worker else "cpu"
-    if not os.environ.get("RAY_ADDRESS"):
-        require_device(device)  # the workers are on this machine
+    if is_local():
+        require_device(device)
     kind.prepare(plan.record.config, plan.signals, device)
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
