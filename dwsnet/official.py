@@ -1,104 +1,95 @@
-"""Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets) with DeepSets set layers (`ds`).
+"""Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets): set layers `ds`
+and `sab`.
 
-The official layer is 4M^2 small modules, one for each pair of tensors. Written out, each of them is a sum over sets S
-of shared hidden axes of one linear map of the source pooled over all its hidden axes outside S: a set layer `Gamma x -
-Lambda pool(x)` is S = {axis} and S = {}, the four terms of a set-by-set layer are the four S, the rest is S = {}. So
-the whole official layer is an `EquivariantLinear` with that pooling, and reading it means putting each coefficient in
-its place: over 2M for the layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two of
-the official modules give every output column the same coefficients (papers' bugs B1, B2: the maps to the last weight
-from the weight before it and from earlier biases); they are read as repeated rows, and what `diagonal` leaves out as
-zeros. Training may change both.
+A block of the official layer takes one tensor to another by maps of different roles, each of the
+source pooled to some of the hidden axes that the two share: a set layer `Gamma x - Lambda pool(x)`
+keeps the axis and keeps none, set attention (`mab`) keeps it, a set-by-set layer keeps each of the
+four subsets of its two axes, all other blocks keep none. Reading puts each map in its place: over
+2M for the layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two
+kinds of blocks have one set of columns for all outputs (papers' bugs B1, B2: to the last weight
+from the weight before it and from earlier biases), which is repeated. `diagonal` leaves out the
+blocks of tensors that share no axis.
 """
 
 import re
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from itertools import pairwise
+from typing import TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.normalize import BatchNorm
-from dwsnet.state import load_tensors
+from dwsnet.official_model import (
+    POOLINGS,
+    Map,
+    OfficialClassifier,
+    OfficialDWSNet,
+    OfficialLayer,
+    Term,
+    maps_of,
+    mlp,
+)
+from dwsnet.state import check_counts, load_tensors
 from dwsnet.weight_space import WeightSpace
 
-POOLINGS = ("max", "mean", "sum")
+Loaded = TypeVar("Loaded", bound=nn.Module)
 BLOCK = re.compile(
     r"(weight|bias)_to_(weight|bias)\.layers\.(\d+)_(\d+)\.(?:\w+\.)*?"
-    r"(Gamma|Lambda|lin_all|lin_n|lin_m|lin_both|layer)\.0\.(weight|bias)"
+    r"(Gamma|Lambda|mab|lin_all|lin_n|lin_m|lin_both|layer)\.((?:\d+|fc_[qkvo])\.(?:weight|bias))"
 )
-"""A parameter of one official module: kinds of source and target, their layers, the role of the linear map."""
+"""A parameter of one official module: kinds of source and target, their layers, the role of the
+map, its name there."""
 READABLE = re.compile(
-    rf"(layers\.)?(layers\.\d+\.({BLOCK.pattern}|skip\.0\.\w+|\w+_bn\.\d+\.\w+)|skip\.\w+)|clf\.layer\.0\.\w+"
+    rf"(layers\.)?(layers\.\d+\.({BLOCK.pattern}|skip\.\d+\.\w+|\w+_bn\.\d+\.\w+)|skip\.\w+)"
+    r"|clf\.layer\.\d+\.\w+"
 )
 """Every name in a state dict that is read."""
 
 
-class OfficialDWSNet(nn.Module):
-    """The official DWSModel: layers with ReLU and, where it had them, batch norms between, and a skip round all.
-
-    Takes and returns `(batch, *spec.shape, channels)` for each tensor of the space, weights `(out, in)` as in torch
-    (the official code has `(in, out)`). The official dropout, which is never switched off (B3), is left out.
-    """
-
-    def __init__(
-        self,
-        layers: Sequence[EquivariantLinear],
-        norms: Sequence[nn.Module],
-        skip: nn.Linear | None,
-    ):
-        super().__init__()
-        self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
-
-    def forward(
-        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
-    ) -> tuple[Float[Tensor, "batch ... out_channels"], ...]:
-        outputs = self.layers[0](features)
-        for i, layer in enumerate(self.layers[1:]):
-            normed = self.norms[i](outputs) if self.norms else outputs
-            outputs = layer(tuple(F.relu(x) for x in normed))
-        if self.skip is not None:
-            outputs = tuple(self.skip(x) + y for x, y in zip(features, outputs, strict=True))
-        return outputs
-
-
-class OfficialClassifier(nn.Module):
-    """The official DWSModelForClassification: features `(batch, *spec.shape, channels)` to `(batch, classes)`."""
-
-    def __init__(self, trunk: OfficialDWSNet, head: InvariantLinear):
-        super().__init__()
-        self.trunk, self.head = trunk, head
-
-    def forward(
-        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
-    ) -> Float[Tensor, "batch classes"]:
-        return self.head([F.relu(x) for x in self.trunk(features)])
-
-
 def read_official(
-    state: Mapping[str, Tensor], space: WeightSpace, pooling: str
+    state: Mapping[str, Tensor], space: WeightSpace, pooling: str, num_heads: int | None = None
 ) -> OfficialDWSNet | OfficialClassifier:
-    """The model of an official state dict, with the same outputs, in evaluation mode and in the dtype of the state dict.
+    """The model of an official state dict, with the same outputs, in evaluation mode and in the
+    dtype of the state dict.
 
-    `space` is an MLP's and `pooling` is the official `reduction` (max, mean or sum): the state dict tells neither.
-    Raises ValueError for what is not read (set attention, several linear maps in a block, downsampling), and for tensors
-    that are missing, of another shape, dtype or device than they must be, or not finite.
+    `space` is an MLP's, `pooling` is the official `reduction` (max, mean or sum) and `num_heads`
+    the official `num_heads`, which set attention needs (8 unless it was changed): the state dict
+    tells none of them. Raises ValueError for what is not read (downsampling), and for tensors that
+    are missing, unknown, of another shape, dtype or device than they must be, or not finite.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
+    if num_heads is not None:
+        check_counts(num_heads=num_heads)
     if unknown := [name for name in state if READABLE.fullmatch(name) is None]:
         raise ValueError(
-            f"an official state dict must come from set layers 'ds' with one linear map a block and no downsampling, "
-            f"found {unknown[0]!r}"
+            f"an official state dict must come from a DWSModel or DWSModelForClassification without "
+            f"input_dim_downsample, found {unknown[0]!r}"
         )
+    _check_mlp(space)
     _check_alike(state)
     if "clf.layer.0.weight" not in state:
-        return _read_trunk(state, space, pooling).eval()
-    trunk = _read_trunk(_below(state, "layers."), space, pooling)
-    head = _read_head(_below(state, "clf.layer.0."), space, trunk.layers[-1].out_channels, pooling)
-    return OfficialClassifier(trunk, head).eval()
+        return _read_trunk(state, space, pooling, num_heads).eval()
+    trunk = _read_trunk(_below(state, "layers."), space, pooling, num_heads)
+    channels = trunk.layers[-1].linear.out_channels
+    return OfficialClassifier(trunk, _read_head(state, space, channels, pooling)).eval()
+
+
+def _check_mlp(space: WeightSpace):
+    """Raises ValueError where the tensors are not weight `(out, in)` and bias of one layer after
+    another."""
+    specs = space.tensors
+    axes = [specs[0].axes[-1], *(spec.axes[0] for spec in specs[1::2])]
+    expected = [own for source, target in pairwise(axes) for own in ((target, source), (target,))]
+    hidden = [axis.hidden for axis in axes[1:-1]]
+    shapes = {spec.name: spec.shape for spec in specs}
+    if [spec.axes for spec in specs] != expected or not all(hidden) or axes[-1].hidden:
+        raise ValueError(
+            f"the space of an official model must be an MLP's, weight (out, in) and bias of each layer, found tensors "
+            f"{shapes}"
+        )
 
 
 def _check_alike(state: Mapping[str, Tensor]):
@@ -129,82 +120,94 @@ def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _read_trunk(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> OfficialDWSNet:
-    if not any(name.startswith("layers.") for name in state):
-        raise ValueError(f"an official state dict must have layers, found {[*state]}")
+def _read_trunk(
+    state: Mapping[str, Tensor], space: WeightSpace, pooling: str, num_heads: int | None
+) -> OfficialDWSNet:
     places = sorted({int(name.split(".")[1]) for name in state if name.startswith("layers.")})
-    parts = [_below(state, f"layers.{place}.") for place in places]
-    layers = [
-        _read_layer(part, space, pooling) for part in parts if "weights_bn.0.weight" not in part
-    ]
-    norms = [
-        _read_norm(part, space, layers[0].out_channels)
-        for part in parts
-        if "weights_bn.0.weight" in part
-    ]
-    ends = layers[0].in_channels, layers[-1].out_channels
-    skip = _below(state, "skip.")
-    return OfficialDWSNet(layers, norms, _linear(skip, "skip", *ends) if skip else None)
-
-
-def _read_layer(state: Mapping[str, Tensor], space: WeightSpace, pooling: str) -> EquivariantLinear:
-    _check_blocks(state, space)
-    first = state["bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.weight"]
-    out_channels, in_channels = first.shape
-    layer = EquivariantLinear(space, in_channels, out_channels, pooling).to(first.dtype)
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    for name, tensor in state.items():
-        if not name.startswith("skip."):
-            _place(layer, name, tensor)
-    if values := _below(state, "skip.0."):
-        skip = _linear(values, "skip.0", in_channels, out_channels)
-        for i, spec in enumerate(space.tensors):
-            block_of(layer, spec.hidden, i, i).add_(
-                torch.kron(torch.eye(spec.num_fixed).to(first), skip.weight.data)
-            )
-            layer.biases[i].data.add_(skip.bias.data.repeat(spec.num_fixed))
-    return layer
-
-
-def _check_blocks(state: Mapping[str, Tensor], space: WeightSpace):
-    """Raises ValueError where a block, a linear map of one or a bias is missing: it would be read as zero."""
-    found = Counter(
-        match.group(1, 2, 3, 4)
-        for match in map(BLOCK.fullmatch, state)
-        if match and match[6] == "weight"
-    )
-    depth = len(space.tensors) // 2
-    if len(found) not in (full := 4 * depth**2, diagonal := 8 * depth - 4):
+    parts = {place: _below(state, f"layers.{place}.") for place in places}
+    norms = [place for place in places if any("_bn." in name for name in parts[place])]
+    layers = [place for place in places if place not in norms]
+    # The official Sequential: a layer, then a norm (or none), ReLU, dropout and a layer, ...
+    step = 4 if norms else 3
+    expected = [step * i for i in range(len(layers))], [4 * i + 1 for i in range(len(layers) - 1)]
+    if not layers or (layers, norms) != (expected[0], expected[1] if norms else []):
         raise ValueError(
-            f"an official layer for {2 * depth} tensors must have {full} blocks, or {diagonal} if diagonal, found {len(found)}"
+            f"an official state dict must have layers at 0, {step}, {2 * step}, ... and a norm after each but the last "
+            f"or none, found layers at {layers}, norms at {norms}"
         )
-    for block, num_maps in found.items():
-        source, target = _tensors(block)
-        shared = set(space.tensors[source].hidden) & set(space.tensors[target].hidden)
-        if num_maps != 2 ** len(shared):
-            raise ValueError(
-                f"the block {'{}_to_{}.layers.{}_{}'.format(*block)} must have {2 ** len(shared)} weights, found {num_maps}"
-            )
-
-    biased = [
-        name
-        for name in state
-        if BLOCK.fullmatch(name) and name.endswith(".weight") and ".Lambda." not in name
+    heads = [num_heads] * len(layers)
+    if len(layers) > 1 and num_heads is not None:
+        heads[-1] = 1  # as the official code makes its last layer
+    read = [
+        _read_layer(parts[place], f"layers.{place}", space, pooling, layer_heads)
+        for place, layer_heads in zip(layers, heads, strict=True)
     ]
-    for name in (weight.removesuffix("weight") + "bias" for weight in biased):
-        if name not in state and any(
-            BLOCK.fullmatch(other) and other.endswith(".bias") for other in state
-        ):
-            raise ValueError(
-                f"an official layer must have biases everywhere or nowhere, missing {name!r}"
+    width = read[0].linear.out_channels
+    ends = read[0].linear.in_channels, read[-1].linear.out_channels
+    skip = _below(state, "skip.")
+    return OfficialDWSNet(
+        read,
+        [_read_norm(parts[place], space, width) for place in norms],
+        _load(nn.Linear(*ends), skip, "skip") if skip else None,
+    )
+
+
+def _read_layer(
+    state: Mapping[str, Tensor],
+    name: str,
+    space: WeightSpace,
+    pooling: str,
+    num_heads: int | None,
+) -> OfficialLayer:
+    found: dict[str, dict[str, Tensor]] = {}
+    for parameter, tensor in state.items():
+        if match := BLOCK.fullmatch(parameter):
+            map_name = "{}_to_{}.layers.{}_{}.{}".format(*match.group(1, 2, 3, 4, 5))
+            found.setdefault(map_name, {})[match[6]] = tensor
+    maps = _maps_found(space, found)
+    if unknown := [map_name for map_name in found if map_name not in {one.name for one in maps}]:
+        raise ValueError(f"{name!r} must have {len(maps)} maps, found also {unknown[0]!r}")
+    # Linear whatever the set layer is: it tells the channels, and what all maps have in common.
+    common = found.get("weight_to_weight.layers.1_1.lin_all", {})
+    if "0.weight" not in common or common["0.weight"].ndim != 2:
+        raise ValueError(
+            f"{name!r} must have a matrix 'weight_to_weight.layers.1_1.lin_all.0.weight', found none"
+        )
+    channels, bias = common["0.weight"].shape[::-1], "0.bias" in common
+    num_maps = sum(parameter.endswith("weight") for parameter in common)
+
+    linear = EquivariantLinear(space, *channels, pooling).to(common["0.weight"])
+    for parameter in linear.parameters():
+        nn.init.zeros_(parameter)
+    terms = []
+    for one in maps:
+        module = one.module(*channels, num_maps, bias, num_heads)
+        _load(module, found.get(one.name, {}), f"{name}.{one.name}")
+        if isinstance(module, nn.Sequential) and len(module) == 1:
+            _add(linear, one, module[0])
+        else:
+            foldings = (linear.incidence.foldings[i] for i in (one.source, one.target))
+            terms.append(
+                (one.source, one.target, Term(*foldings, one.kept, pooling, one.factor, module))
             )
+    skip = _below(state, "skip.")
+    entry = _load(mlp(*channels, num_maps, bias), skip, f"{name}.skip") if skip else None
+    return OfficialLayer(linear, terms, entry)
 
 
-def _tensors(block: Sequence[str]) -> tuple[int, int]:
-    """Positions of source and target in the space, of a block (source kind, target kind, source layer, target layer)."""
-    source_kind, target_kind, i, j = block
-    return 2 * int(i) + (source_kind == "bias"), 2 * int(j) + (target_kind == "bias")
+def _maps_found(space: WeightSpace, names: Collection[str]) -> list[Map]:
+    """The maps that a layer with maps of these names must have; raises ValueError where their
+    blocks are too few or many."""
+    attends = any(name.endswith("mab") for name in names)
+    found = len({name.rpartition(".")[0] for name in names})
+    kinds = [maps_of(space, attends, diagonal) for diagonal in (False, True)]
+    counts = [len({(one.source, one.target) for one in maps}) for maps in kinds]
+    if found not in counts:
+        raise ValueError(
+            f"an official layer for {len(space.tensors)} tensors must have {counts[0]} blocks, or {counts[1]} if diagonal, "
+            f"found {found}"
+        )
+    return kinds[counts.index(found)]
 
 
 def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source: int) -> Tensor:
@@ -219,63 +222,44 @@ def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source:
     ]
 
 
-def _place(layer: EquivariantLinear, name: str, tensor: Tensor):
-    """Add one official parameter to the coefficient it is part of. Raises ValueError where it does not fit the space."""
-    *block, role, parameter = BLOCK.fullmatch(name).groups()
-    source, target = _tensors(block)
-    specs = layer.space.tensors
-    shared = [axis for axis in specs[source].hidden if axis in specs[target].hidden]
-    # The official weights are (in, out): lin_n pools over their first axis, the inputs, lin_m over the outputs.
-    kept, factor = {
-        "layer": ([], 1),
-        "Gamma": (shared, 1),
-        "Lambda": ([], -1),
-        "lin_all": (shared, 1 / 4),
-        "lin_n": (shared[:1], 1 / 4),
-        "lin_m": (shared[1:], 1 / 4),
-        "lin_both": ([], 1 / 4),
-    }[role]
-    value = tensor * factor / len(specs)
-    if len(value) == layer.out_channels:  # B1, B2: the same for every column
-        value = torch.cat([value] * specs[target].num_fixed)
-    place = (
-        layer.biases[target].data if parameter == "bias" else block_of(layer, kept, target, source)
-    )
-    if place.shape != value.shape:
-        raise ValueError(
-            f"{name!r} must have shape {tuple(place.shape)} for this weight space, found {tuple(value.shape)}"
-        )
-    place.add_(value)
+def _add(layer: EquivariantLinear, one: Map, linear: nn.Linear):
+    """Add an official map that is linear to the coefficients it is part of."""
+    block = block_of(layer, one.kept, one.target, one.source)
+    block.add_(linear.weight.data.repeat(len(block) // linear.out_features, 1) * one.factor)
+    if linear.bias is not None:
+        bias = layer.biases[one.target].data
+        bias.add_(linear.bias.data.repeat(len(bias) // linear.out_features) * one.factor)
 
 
 def _read_norm(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -> BatchNorm:
-    norm = BatchNorm(space, channels).to(state["weights_bn.0.weight"])
+    norm = BatchNorm(space, channels)
     for i, module in enumerate(norm.norms):
         name = f"{'biases' if i % 2 else 'weights'}_bn.{i // 2}"
-        load_tensors(
-            module,
-            {"num_batches_tracked": torch.tensor(0)} | _below(state, f"{name}."),
-            f"{name!r}",
-        )
+        values = _below(state, f"{name}.")
+        _load(module, {"num_batches_tracked": torch.tensor(0)} | values, name)
     return norm
 
 
 def _read_head(
     state: Mapping[str, Tensor], space: WeightSpace, channels: int, pooling: str
-) -> InvariantLinear:
-    """The official head, which has the inner weights first, then first and last weight, then the biases, in our order."""
-    count = len(space.tensors)
+) -> nn.Sequential:
+    """The official head, which has the inner weights first, then first and last weight, then the
+    biases, in our order."""
+    values, count = _below(state, "clf.layer."), len(space.tensors)
     order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]
     sizes = [space.tensors[i].num_fixed * channels for i in order]
-    linear = _linear(state, "clf.layer.0", sum(sizes), len(next(iter(state.values()))))
-    columns = dict(zip(order, linear.weight.data.split(sizes, 1), strict=True))
-    head = InvariantLinear(space, channels, linear.out_features, pooling).to(linear.weight)
+    num_maps = sum(name.endswith("weight") for name in values)
+    layers = mlp(sum(sizes), len(values["0.weight"]), num_maps, bias=True)
+    first, *others = _load(layers, values, "clf.layer")
+    columns = dict(zip(order, first.weight.data.split(sizes, 1), strict=True))
+    head = InvariantLinear(space, channels, first.out_features, pooling).to(first.weight)
     ordered = torch.cat([columns[i] for i in range(count)], 1)
-    head.linear.load_state_dict({"weight": ordered, "bias": linear.bias.data})
-    return head
+    head.linear.load_state_dict({"weight": ordered, "bias": first.bias.data})
+    return nn.Sequential(head, *others)
 
 
-def _linear(state: Mapping[str, Tensor], name: str, inputs: int, outputs: int) -> nn.Linear:
-    linear = nn.Linear(inputs, outputs).to(next(iter(state.values())))
-    load_tensors(linear, state, f"{name!r}")
-    return linear
+def _load(module: Loaded, state: Mapping[str, Tensor], name: str) -> Loaded:
+    """The module with copies of the tensors of `state`, in their dtype and on their device."""
+    copies = {parameter: tensor.detach().clone() for parameter, tensor in state.items()}
+    load_tensors(module, copies, repr(name), assign=True)
+    return module

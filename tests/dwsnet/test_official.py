@@ -1,6 +1,8 @@
-"""Models read from official state dicts give the outputs that the official code gave (official_vectors.py made them)."""
+"""Models read from official state dicts give the outputs that the official code gave
+(official_vectors.py made them)."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ import torch
 from safetensors import safe_open
 
 from dwsnet.official import block_of, read_official
+from dwsnet.official_model import SetAttention
 from dwsnet.testing import assert_equivariant, assert_invariant
 from dwsnet.weight_space import WeightSpace
 
@@ -16,7 +19,8 @@ CASES = sorted(file.stem.removeprefix("official_") for file in DATA.glob("offici
 
 
 def load(case: str, dtype: torch.dtype = torch.float64):
-    """The weight space, the pooling, the state dict, the inputs and the outputs of one case."""
+    """The weight space, the pooling with the number of heads, the state dict, the inputs and the
+    outputs of one case."""
     with safe_open(DATA / f"official_{case}.safetensors", "pt") as file:
         meta = file.metadata()
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
@@ -28,7 +32,10 @@ def load(case: str, dtype: torch.dtype = torch.float64):
     }
     inputs = tuple(tensors[f"input.{i}"].to(dtype) for i in range(len(space.tensors)))
     outputs = [tensors[name] for name in sorted(tensors) if name.startswith("output.")]
-    return space, meta["pooling"], state, inputs, outputs
+    options = (
+        (meta["pooling"], int(meta["num_heads"])) if "num_heads" in meta else (meta["pooling"],)
+    )
+    return space, options, state, inputs, outputs
 
 
 def difference(model, inputs, outputs) -> float:
@@ -45,8 +52,8 @@ def difference(model, inputs, outputs) -> float:
     ("dtype", "tolerance"), [(torch.float64, 1e-9), (torch.float32, 1e-4)], ids=str
 )
 def test_outputs_are_the_official_ones(case, dtype, tolerance):
-    space, pooling, state, inputs, outputs = load(case, dtype)
-    assert difference(read_official(state, space, pooling), inputs, outputs) < tolerance
+    space, options, state, inputs, outputs = load(case, dtype)
+    assert difference(read_official(state, space, *options), inputs, outputs) < tolerance
 
 
 def test_every_kind_of_official_model_is_among_the_cases():
@@ -60,6 +67,13 @@ def test_every_kind_of_official_model_is_among_the_cases():
         "diagonal",
         "no_bias",
         "classifier",
+        "sab",
+        "sab_skips",
+        "sab_diagonal",
+        "sab_no_bias",
+        "sab_classifier",
+        "fc",
+        "fc_classifier",
     } <= set(CASES)
 
 
@@ -69,21 +83,29 @@ def test_another_pooling_gives_other_outputs(case):
     assert difference(read_official(state, space, "mean"), inputs, outputs) > 1e-2
 
 
-@pytest.mark.parametrize("case", ["skips", "deep", "diagonal"])
+@pytest.mark.parametrize("case", ["sab", "sab_classifier"])
+def test_another_number_of_heads_gives_other_outputs(case):
+    space, (pooling, num_heads), state, inputs, outputs = load(case)
+    assert difference(read_official(state, space, pooling, num_heads // 2), inputs, outputs) > 1e-3
+
+
+@pytest.mark.parametrize("case", ["skips", "deep", "diagonal", "sab_skips", "fc"])
 def test_what_is_read_keeps_the_symmetry(case):
-    space, pooling, state, _, _ = load(case)
-    assert_equivariant(space, read_official(state, space, pooling), 2)
+    space, options, state, _, _ = load(case)
+    assert_equivariant(space, read_official(state, space, *options), 2)
 
 
-def test_a_classifier_that_is_read_is_invariant():
-    space, pooling, state, _, _ = load("classifier")
-    assert_invariant(space, read_official(state, space, pooling), 2)
+@pytest.mark.parametrize("case", ["classifier", "sab_classifier", "fc_classifier"])
+def test_a_classifier_that_is_read_is_invariant(case):
+    space, options, state, _, _ = load(case)
+    assert_invariant(space, read_official(state, space, *options), 2)
 
 
 def test_the_columns_that_the_official_code_ties_are_read_tied():
-    """B1: weight 1 to the last weight; B2: bias 0 to the last weight. Bias 1 to the last weight is not tied."""
-    space, pooling, state, _, _ = load("max")
-    layer = read_official(state, space, pooling).layers[0]
+    """B1: weight 1 to the last weight; B2: bias 0 to the last weight. Bias 1 to the last weight is
+    not tied."""
+    space, options, state, _, _ = load("max")
+    layer = read_official(state, space, *options).layers[0].linear
     for source, axes, tied in [
         (2, ("layer2",), True),
         (2, (), True),
@@ -95,56 +117,88 @@ def test_the_columns_that_the_official_code_ties_are_read_tied():
         assert torch.equal(columns[0], columns[2]) == tied
 
 
-def test_every_official_parameter_is_read():
-    """A parameter whose change changes nothing was forgotten. Only dead ReLUs could excuse one: there are none here."""
-    space, _, state, inputs, _ = load("mean")
-    before = read_official(state, space, "mean")(inputs)
-    for name in [name for name in state if name.startswith("layers.2.")]:
-        after = read_official({**state, name: state[name] + 1}, space, "mean")(inputs)
+@pytest.mark.parametrize(("case", "layer"), [("mean", 2), ("sab", 3)])
+def test_every_official_parameter_is_read(case, layer):
+    """A parameter whose change changes nothing was forgotten; all but a shift of keys, which
+    softmax takes away."""
+    space, options, state, inputs, _ = load(case)
+    before = read_official(state, space, *options)(inputs)
+    names = [name for name in state if name.startswith(f"layers.{layer}.")]
+    for name in [name for name in names if not name.endswith("fc_k.bias")]:
+        after = read_official({**state, name: state[name] + 1}, space, *options)(inputs)
         assert max((a - b).abs().max().item() for a, b in zip(after, before, strict=True)) > 1e-6, (
             name
         )
 
 
+def test_what_is_read_is_a_copy():
+    space, options, state, inputs, outputs = load("sab_skips")
+    model = read_official(state, space, *options)
+    for tensor in state.values():
+        tensor.zero_()
+    assert difference(model, inputs, outputs) < 1e-9
+
+
+def refused(state, space, *options) -> str:
+    with pytest.raises(ValueError) as error:  # noqa: PT011
+        read_official(state, space, *options)
+    return str(error.value)
+
+
 def test_what_cannot_be_read_is_refused_by_name():
-    space, pooling, state, _, _ = load("max")
-    block = "layers.0.bias_to_bias.layers.0_0.layer.set_layer"
-    for name in (
-        f"{block}.mab.fc_q.weight",
-        f"{block}.Gamma.2.weight",
-        "layers.0.down_sample.set_layer.attn.query",
+    space, options, state, _, _ = load("max")
+    block = "bias_to_bias.layers.0_0.layer.set_layer"
+    new = torch.ones(1).double()
+    for name, message in (
+        ("down_sample.set_layer.attn.query", "input_dim_downsample, found 'layers.0.down_sample"),
+        (f"{block}.mab.fc_q.weight", "found also 'bias_to_bias.layers.0_0.Gamma'"),
+        (f"{block}.Gamma.2.weight", "'layers.0.bias_to_bias.layers.0_0.Gamma' must have 2 tensors"),
     ):
-        with pytest.raises(ValueError, match=name):
-            read_official({**state, name: torch.ones(1)}, space, pooling)
-    with pytest.raises(ValueError, match="pooling must be one of max, mean, sum, got 'attn'"):
-        read_official(state, space, "attn")
-    with pytest.raises(
-        ValueError, match=r"'bias_to_weight.layers.0_0.* must have shape \(6,\) .*, found \(4,\)"
-    ):
-        read_official(state, WeightSpace.mlp((3, 5, 4, 3)), pooling)
-    for widths in ((2, 5, 3), (2, 5, 4, 6, 3)):
-        with pytest.raises(ValueError, match=r"must have \d+ blocks, or \d+ if diagonal, found 36"):
-            read_official(state, WeightSpace.mlp(widths), pooling)
+        assert message in refused({**state, f"layers.0.{name}": new}, space, *options)
+    message = refused(state, space, "attn")
+    assert message == "pooling must be one of max, mean, sum, got 'attn'"
+    message = refused(state, WeightSpace.mlp((3, 5, 4, 3)), *options)
+    assert "'0.weight' of shape (6, 6), found (4, 4)" in message
+    for widths, counts in (((2, 5, 3), "16 blocks, or 12"), ((2, 5, 4, 6, 3), "64 blocks, or 28")):
+        message = refused(state, WeightSpace.mlp(widths), *options)
+        assert f"must have {counts} if diagonal, found 36" in message
+    turned = [replace(spec, axes=spec.axes[::-1]) for spec in space.tensors]
+    assert "must be an MLP's, weight (out, in)" in refused(
+        state, WeightSpace(tuple(turned)), *options
+    )
+
+
+def test_heads_are_asked_for_and_must_fit():
+    space, (pooling, _), state, _, _ = load("sab")
+    message = refused(state, space, pooling)
+    assert message.startswith("num_heads must be given for set attention ('sab'; 8 unless")
+    message = refused(state, space, pooling, 8)
+    assert message == "num_heads must split 4 features into heads of equal width, got 8"
+    with pytest.raises(ValueError, match="must split 18 features into heads of equal width, got 4"):
+        SetAttention(5, 18, 4)
+    assert "num_heads must be a whole number" in refused(state, space, pooling, 0)
 
 
 def test_a_missing_part_is_not_read_as_zero():
-    space, pooling, state, _, _ = load("max")
-    bias = "layers.0.bias_to_bias.layers.0_1.layer.0.bias"
-    with pytest.raises(
-        ValueError,
-        match=r"biases everywhere or nowhere, missing 'bias_to_bias.layers.0_1.layer.0.bias'",
+    for case, name, message in (
+        ("max", "bias_to_bias.layers.0_1.layer.0.bias", "'0.bias' of shape (2,), found none"),
+        ("max", "weight_to_weight.layers.1_1.lin_n.0.weight", "'0.weight' of shape (2, 2), found"),
+        ("sab", "bias_to_bias.layers.0_0.layer.set_layer.mab.fc_o.bias", "tensor 'fc_o.bias'"),
+        ("fc", "bias_to_bias.layers.0_1.layer.2.weight", "'2.weight' of shape (2, 2), found none"),
+        ("fc", "skip.2.weight", "'layers.0.skip' must have tensor '2.weight'"),
     ):
-        read_official({key: x for key, x in state.items() if key != bias}, space, pooling)
-    name = "layers.0.weight_to_weight.layers.1_1.lin_n.0.weight"
-    with pytest.raises(
-        ValueError, match=r"weight_to_weight.layers.1_1 must have 4 weights, found 3"
-    ):
-        read_official({key: x for key, x in state.items() if key != name}, space, pooling)
+        space, options, state, _, _ = load(case)
+        del state[f"layers.0.{name}"]
+        assert message in refused(state, space, *options)
+    for case, place in (("deep", 1), ("deep", 4), ("sab_one_output", 3)):
+        space, options, state, _, _ = load(case)
+        state = {name: x for name, x in state.items() if not name.startswith(f"layers.{place}.")}
+        assert "must have layers at 0," in refused(state, space, *options)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_tensors_that_do_not_fit_are_refused_by_name_and_shapes():
-    space, pooling, state, _, _ = load("skips")
+    space, options, state, _, _ = load("skips")
     name, norm, skip = (
         "layers.0.bias_to_bias.layers.0_0.layer.set_layer.Gamma.0.bias",
         "layers.1.biases_bn.0.bias",
@@ -167,6 +221,6 @@ def test_tensors_that_do_not_fit_are_refused_by_name_and_shapes():
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            read_official(state | change, space, pooling)
-    with pytest.raises(ValueError, match="must have layers, found"):
-        read_official({}, space, pooling)
+            read_official(state | change, space, *options)
+    with pytest.raises(ValueError, match="must have layers at 0, 3, 6"):
+        read_official({}, space, *options)

@@ -1,0 +1,238 @@
+"""The networks of the official DWSNets code (github.com/AvivNavon/DWSNets), on features as dwsnet
+has them.
+
+The official layer is 4M^2 small modules, one for each pair of tensors. Each is a sum of terms: the
+source pooled to some of the hidden axes that it shares with the target, mapped, and repeated along
+the target's other axes. What is linear of that is an `EquivariantLinear` with the same pooling; the
+rest (set attention, more than one linear map in a block) stays term by term.
+"""
+
+from collections.abc import Sequence
+from itertools import product
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.incidence import Folding
+from dwsnet.linear import EquivariantLinear
+from dwsnet.weight_space import WeightSpace
+
+POOLINGS = {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}
+
+
+class SetAttention(nn.Module):
+    """The official SAB: `(batch, set, inputs)` to `(batch, set, outputs)`, every element attends to
+    all.
+
+    As in the official code a head is `outputs // num_heads` wide, and there are as many as fit;
+    scores are divided by the root of the whole width, and queries are added to what is attended.
+    Raises ValueError where heads do not fit.
+    """
+
+    def __init__(self, inputs: int, outputs: int, num_heads: int):
+        super().__init__()
+        self.head_width = outputs // num_heads
+        if self.head_width == 0 or outputs % self.head_width:
+            raise ValueError(
+                f"num_heads must split {outputs} features into heads of equal width, got {num_heads}"
+            )
+        self.fc_q, self.fc_k, self.fc_v = (nn.Linear(inputs, outputs) for _ in range(3))
+        self.fc_o = nn.Linear(outputs, outputs)
+
+    def forward(self, x: Float[Tensor, "batch set inputs"]) -> Float[Tensor, "batch set outputs"]:
+        query, key, value = (
+            linear(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
+            for linear in (self.fc_q, self.fc_k, self.fc_v)
+        )
+        scale = self.fc_o.in_features**-0.5
+        heads = query + F.scaled_dot_product_attention(query, key, value, scale=scale)
+        joined = heads.transpose(1, 2).flatten(2)
+        return joined + F.relu(self.fc_o(joined))
+
+
+def mlp(inputs: int, outputs: int, num_maps: int, bias: bool) -> nn.Sequential:
+    """Linear maps with ReLU between, all but the first from as many features as they give."""
+    layers: list[nn.Module] = [nn.Linear(inputs, outputs, bias)]
+    for _ in range(num_maps - 1):
+        layers += [nn.ReLU(), nn.Linear(outputs, outputs, bias)]
+    return nn.Sequential(*layers)
+
+
+class Map(NamedTuple):
+    """One map of an official layer."""
+
+    source: int
+    """Position in the space, as of the target."""
+    target: int
+    role: str
+    kept: tuple[str, ...]
+    """Hidden axes that the source is not pooled over."""
+    factor: float
+    inputs: int
+    """How many times the channels it takes, and gives."""
+    outputs: int
+    single: bool
+    """Whether it is one linear map, whatever the official `n_fc_layers` is."""
+
+    @property
+    def name(self) -> str:
+        kinds = [("weight", "bias")[i % 2] for i in (self.source, self.target)]
+        return "{}_to_{}.layers.{}_{}.{}".format(
+            *kinds, self.source // 2, self.target // 2, self.role
+        )
+
+    def module(
+        self, in_channels: int, out_channels: int, num_maps: int, bias: bool, num_heads: int | None
+    ) -> nn.Module:
+        inputs, outputs = self.inputs * in_channels, self.outputs * out_channels
+        if self.role != "mab":
+            num_maps = 1 if self.single else num_maps
+            return mlp(inputs, outputs, num_maps, bias and self.role != "Lambda")
+        if num_heads is None:
+            raise ValueError(
+                f"num_heads must be given for set attention ('sab'; 8 unless it was changed), as in {self.name!r}"
+            )
+        return SetAttention(inputs, outputs, num_heads)
+
+
+def maps_of(space: WeightSpace, attends: bool, diagonal: bool) -> list[Map]:
+    """The maps of an official layer with set layers `sab` or `ds`."""
+    specs, maps = space.tensors, []
+    for source, target in product(range(len(specs)), repeat=2):
+        near = bool(set(specs[source].axes) & set(specs[target].axes))
+        if diagonal and not near:
+            continue
+        shared = tuple(axis for axis in specs[source].hidden if axis in specs[target].hidden)
+        # Official weights are (in, out): lin_n pools over the inputs, lin_m over the outputs.
+        roles = [
+            {"layer": ((), 1)},
+            {"mab": (shared, 1)} if attends else {"Gamma": (shared, 1), "Lambda": ((), -1)},
+            {
+                "lin_all": (shared, 1 / 4),
+                "lin_n": (shared[:1], 1 / 4),
+                "lin_m": (shared[1:], 1 / 4),
+                "lin_both": ((), 1 / 4),
+            },
+        ][len(shared)]
+        last = len(specs) - 2
+        tied = target == last and source in (last - 2, *range(1, last - 1, 2))  # B1, B2
+        for role, (kept, factor) in roles.items():
+            maps.append(
+                Map(
+                    source,
+                    target,
+                    role,
+                    kept,
+                    factor / len(specs),
+                    specs[source].num_fixed,
+                    1 if tied else specs[target].num_fixed,
+                    single=not near and (source - target) % 2 == 1,
+                )
+            )
+    return maps
+
+
+class Term(nn.Module):
+    """What one tensor adds to another one through a map that is not linear: both folded
+    (`dwsnet.incidence`).
+
+    The source is pooled to the hidden axes `kept`; a map that gives one column is repeated for all
+    of the target.
+    """
+
+    def __init__(
+        self,
+        source: Folding,
+        target: Folding,
+        kept: Sequence[str],
+        pooling: str,
+        factor: float,
+        map: nn.Module,
+    ):
+        super().__init__()
+        self.pool, self.factor, self.map = POOLINGS[pooling], factor, map
+        self.away = [dim for dim, axis in enumerate(source.axes, start=1) if axis not in kept]
+        self.spread = [dim for dim, axis in enumerate(target.axes, start=1) if axis not in kept]
+
+    def forward(
+        self, source: Float[Tensor, "batch ... inputs"], columns: int
+    ) -> Float[Tensor, "batch ... {columns}"]:
+        y = self.factor * self.map(self.pool(source, self.away) if self.away else source)
+        for dim in self.spread:
+            y = y.unsqueeze(dim)
+        return y.repeat(*[1] * (y.ndim - 1), columns // y.shape[-1])
+
+
+class OfficialLayer(nn.Module):
+    """The official DWSLayer: its linear part, the other terms as (source, target, term), and a skip
+    for every entry."""
+
+    def __init__(
+        self,
+        linear: EquivariantLinear,
+        terms: Sequence[tuple[int, int, Term]],
+        skip: nn.Module | None,
+    ):
+        super().__init__()
+        self.linear, self.skip = linear, skip
+        self.pairs = [(source, target) for source, target, _ in terms]
+        self.terms = nn.ModuleList(term for _, _, term in terms)
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> tuple[Float[Tensor, "batch ... out_channels"], ...]:
+        incidence = self.linear.incidence
+        folded, sums = incidence.fold(features), list(incidence.fold(self.linear(features)))
+        for (source, target), term in zip(self.pairs, self.terms, strict=True):
+            sums[target] = sums[target] + term(folded[source], sums[target].shape[-1])
+        outputs = incidence.unfold(sums)
+        if self.skip is not None:
+            outputs = tuple(self.skip(x) + y for x, y in zip(features, outputs, strict=True))
+        return outputs
+
+
+class OfficialDWSNet(nn.Module):
+    """The official DWSModel: layers with ReLU and, where it had them, batch norms between, and a
+    skip round all.
+
+    Takes and returns `(batch, *spec.shape, channels)` for each tensor of the space, weights `(out,
+    in)` as in torch (the official code has `(in, out)`). The official dropout, which is never
+    switched off (B3), is left out.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[OfficialLayer],
+        norms: Sequence[nn.Module],
+        skip: nn.Linear | None,
+    ):
+        super().__init__()
+        self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> tuple[Float[Tensor, "batch ... out_channels"], ...]:
+        outputs = self.layers[0](features)
+        for i, layer in enumerate(self.layers[1:]):
+            normed = self.norms[i](outputs) if self.norms else outputs
+            outputs = layer(tuple(F.relu(x) for x in normed))
+        if self.skip is not None:
+            outputs = tuple(self.skip(x) + y for x, y in zip(features, outputs, strict=True))
+        return outputs
+
+
+class OfficialClassifier(nn.Module):
+    """The official DWSModelForClassification: features `(batch, *spec.shape, channels)` to `(batch,
+    classes)`."""
+
+    def __init__(self, trunk: OfficialDWSNet, head: nn.Module):
+        super().__init__()
+        self.trunk, self.head = trunk, head
+
+    def forward(
+        self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
+    ) -> Float[Tensor, "batch classes"]:
+        return self.head([F.relu(x) for x in self.trunk(features)])
