@@ -25,10 +25,11 @@ def load_folder(path: Path, size: int | None) -> Signals:
         raise InputError(
             f"{path} must hold PNG or JPEG images in one subfolder a class, found none"
         )
+    names = [name_below(path, file) for file, _ in files]
     return image_signals(
         path.resolve().name,
-        [name_below(path, file) for file, _ in files],
-        decode_images((file for file, _ in files), size),
+        names,
+        decode_images(names, (file for file, _ in files), size),
         [label for _, label in files],
         classes,
     )

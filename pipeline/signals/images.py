@@ -1,6 +1,6 @@
 """From encoded or raw images to signals of one size and one number of channels."""
 
-import io
+import logging
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.errors import InputError
+from pipeline.signals.decoding import Decoded, decode_image
 from pipeline.signals.signals import Signals
 
-GREY_MODES = ("1", "L", "LA", "I", "I;16")
+logger = logging.getLogger(__name__)
 Encoded = Path | bytes | str
 """An image's file or its bytes; a text in the place of an image says why there is none."""
 
@@ -24,24 +25,25 @@ def name_below(root: Path, file: Path, row: int | None = None) -> str:
     return path if row is None else f"{path}:{row}"
 
 
-def decode_images(sources: Iterable[Encoded], size: int | None) -> list[np.ndarray | str]:
-    """Each of the images as `decode_image` has it, in the place of one that cannot be decoded why."""
-    return [source if isinstance(source, str) else decode_image(source, size) for source in sources]
+def decode_images(
+    names: Sequence[str], sources: Iterable[Encoded], size: int | None
+) -> list[np.ndarray | str]:
+    """The pixels of each image as `decode_image` has them, in the place of one that cannot be decoded why.
 
-
-def decode_image(source: Path | bytes, size: int | None) -> np.ndarray | str:
-    """`(height, width, 1 or 3)` uint8, resized to `size` x `size` where that is given; or why it cannot be decoded."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as image:
-            pixels = image.convert("L" if image.mode in GREY_MODES else "RGB")
-            if size is not None and pixels.size != (size, size):
-                pixels = pixels.resize((size, size), Image.Resampling.LANCZOS)
-    except (UnidentifiedImageError, OSError, SyntaxError, Image.DecompressionBombError) as error:
-        return f"cannot be decoded ({error})"
-    values = np.asarray(pixels)
-    return values[..., None] if values.ndim == 2 else values
+    A warning names images of which only the first frame is taken.
+    """
+    decoded = [
+        Decoded(source) if isinstance(source, str) else decode_image(source, size)
+        for source in sources
+    ]
+    longer = [name for name, image in zip(names, decoded, strict=True) if image.has_more_frames]
+    if longer:
+        logger.warning(
+            "the first frame is taken of %s images that have several, such as %s",
+            f"{len(longer):,}",
+            longer[0],
+        )
+    return [image.pixels for image in decoded]
 
 
 def image_signals(
@@ -52,7 +54,7 @@ def image_signals(
     class_names: Sequence[str],
     held_out: Sequence[bool] | None = None,
 ) -> Signals:
-    """Images `(height, width, channels)` uint8 as signals: grey if all are grey, else RGB.
+    """Images `(height, width, channels)`, uint8 or float32 in [0, 1], as signals: grey if all are grey, else RGB.
 
     A text in the place of an image says why it could not be read: it becomes NaN, and a failure.
 
@@ -81,7 +83,7 @@ def image_signals(
     )
     for value, image in zip(values, images, strict=True):
         if not isinstance(image, str):
-            np.divide(image, 255, out=value)
+            np.divide(image, 255 if image.dtype == np.uint8 else 1, out=value)
     return Signals(
         name,
         values,

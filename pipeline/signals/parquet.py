@@ -33,7 +33,7 @@ def load_parquet(path: Path, size: int | None) -> Signals:
     return image_signals(
         path.resolve().name,
         names,
-        decode_images(sources, size),
+        decode_images(names, sources, size),
         labels,
         class_names,
         held_out if any(held_out) else None,
