@@ -19,7 +19,7 @@ from pipeline.archive.build import (
     seal_zoo,
     unseal_zoo,
 )
-from pipeline.archive.files import read_json, write_json
+from pipeline.archive.files import read_json, write_atomic, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
@@ -268,7 +268,7 @@ def train(
 def link_zoo(link: Path, zoo: Location):
     """A symbolic link, or for a zoo that is not on this machine a file with its URI, which `locate` follows."""
     if isinstance(zoo, RemotePath):
-        link.write_text(f"{zoo}\n")
+        write_atomic(link, f"{zoo}\n".encode())
     else:
         link.symlink_to(os.path.relpath(zoo, link.parent))
 

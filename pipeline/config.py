@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from pipeline.distributions import distribution
+from pipeline.distributions import LARGEST, distribution
 
 LOCATION = "location"
 """Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
@@ -33,10 +33,19 @@ ExchangeFormat = Literal["dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "we
 
 
 class Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Config(Frozen):
+    @field_validator("*")
+    @classmethod
+    def leaves_room_in_float32(cls, value: Any) -> Any:
+        if isinstance(value, float) and abs(value) > LARGEST:
+            raise PydanticCustomError("float32", f"input should be at most {LARGEST:g}")
+        return value
+
     def identity(self) -> dict[str, Any]:
         """The fields that decide the bytes, nested as the configuration is."""
         fields = {}

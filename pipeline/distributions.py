@@ -12,6 +12,9 @@ RANGE = re.compile(
     r"(?P<kind>uniform|loguniform)\(\s*(?P<low>[^,()]+?)\s*,\s*(?P<high>[^,()]+?)\s*\)"
 )
 
+LARGEST = 1e30
+"""Of the numbers in a configuration: networks compute in float32, which ends at 3.4e38."""
+
 
 def distribution(
     above: float | None = None,
@@ -20,6 +23,8 @@ def distribution(
     most: float | None = None,
 ):
     """A validator of distributions whose numbers lie within bounds: a number, a list of numbers, or a range as text."""
+    if most is None and below is None:
+        most = LARGEST
     limits = {"above": above, "at least": least, "below": below, "at most": most}
     bounds = " and ".join(
         f"{name} {bound:g}" for name, bound in limits.items() if bound is not None

@@ -4,6 +4,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,9 @@ from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
 
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath
+
+NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
+"""Words of json.dumps that are no JSON, and texts, in which they may stand."""
 
 
 def write_atomic(path: Location, data: bytes):
@@ -65,6 +69,15 @@ def opened(path: Location) -> tuple[FileSystem, str]:
 
 def write_json(path: Location, value: Any):
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+
+
+def json_text(value: Any) -> str:
+    """JSON of a value that other programs measured: for numbers that are not finite JSON has no words.
+
+    NaN becomes null, infinity 1e999, which all readers that compute in float64 take for infinity.
+    """
+    words = {"NaN": "null", "Infinity": "1e999"}
+    return NOT_FINITE.sub(lambda match: words.get(match[0], match[0]), json.dumps(value))
 
 
 def read_json(path: Location) -> Any:

@@ -32,11 +32,11 @@ def compute_statistics(zoo: Zoo) -> dict[str, Any]:
     for block, rows in zoo.blocks("train"):
         num_members += len(rows)
         for name, tensor in block.items():
-            values = tensor.to(torch.float64)
-            merged[name] = merge(
-                merged[name],
-                (values.numel(), values.mean().item(), values.var(correction=0).item()),
-            )
+            values = tensor.flatten().to(torch.float64)
+            first = values[0].item()
+            shifted = values - first  # of a constant tensor exactly zero, and so is its variance
+            mean, variance = first + shifted.mean().item(), shifted.var(correction=0).item()
+            merged[name] = merge(merged[name], (len(values), mean, variance))
     return {
         "split": "train",
         "num_members": num_members,

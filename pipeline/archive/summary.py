@@ -73,8 +73,9 @@ def in_words(value: Any) -> str:
 
 
 def quantiles(table: pa.Table, name: str) -> dict[str, float]:
-    """Of a column of numbers, by percent; empty where it has none."""
+    """Of the finite numbers of a column, by percent; empty where it has none."""
     values = table[name].drop_null().to_numpy()
+    values = values[np.isfinite(values)]
     digits = 4 if name.endswith("accuracy") else 2
     return (
         {f"{part:.0%}": round(float(np.quantile(values, part)), digits) for part in QUANTILES}

@@ -5,7 +5,6 @@
 be absolute ones of another machine. Lists beside `path` and `label` are columns of the catalog.
 """
 
-import json
 import os
 import pickle
 import re
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, layout_of
@@ -69,7 +69,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
                 if name != "split":
                     content.setdefault(name, []).append(value)
         advance(len(rows))
-    (out / "splits.json").write_text(json.dumps(splits, allow_nan=False))
+    (out / "splits.json").write_text(json_text(splits))
 
 
 def read(path: Path) -> Source:

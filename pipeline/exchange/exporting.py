@@ -1,12 +1,11 @@
 """Writing a zoo in another format: whole or not at all."""
 
-import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.archive.files import exclusive
+from pipeline.archive.files import exclusive, json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
 from pipeline.errors import InputError
@@ -19,16 +18,25 @@ SIDECAR = "dwszoo.json"
 
 
 def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) -> int:
-    """Write every member that has weights; returns how many. Raises InputError where `out` is not a new or empty folder."""
+    """Write every member that has weights; returns how many.
+
+    Raises InputError where `out` is not a new or empty folder, and where no member has weights.
+    """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} must be a new or an empty folder: choose another --out")
+    if not num_exported(zoo):
+        raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
     partial = out.with_name(f".{out.name}.partial")
     with exclusive(partial):  # what a killed export left behind, if anything, and nobody else's
-        clear(partial)
-        FORMATS[format].write(zoo, partial, advance)
-        (partial / SIDECAR).write_text(json.dumps(sidecar(zoo), indent=2, allow_nan=False))
-        (partial / ".lock").unlink()
-        os.replace(partial, out)
+        try:
+            clear(partial)
+            FORMATS[format].write(zoo, partial, advance)
+            (partial / SIDECAR).write_text(json_text(sidecar(zoo)))
+            (partial / ".lock").unlink()
+            os.replace(partial, out)
+        except BaseException:
+            shutil.rmtree(partial)
+            raise
     return num_exported(zoo)
 
 

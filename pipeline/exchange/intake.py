@@ -13,7 +13,7 @@ from pipeline.archive.plan import SPLITS
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE
-from pipeline.exchange.rows import PLACE, known_types, table_of
+from pipeline.exchange.rows import PLACE, known_types, table_of, without_nan
 
 SPLIT_NAMES = {
     "train": "train",
@@ -44,7 +44,7 @@ def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, 
         rows = pa.concat_tables(
             [known_types(rows), known_types(table_of(failed))], promote_options="permissive"
         )
-    rows = known_types(rows)
+    rows = without_nan(known_types(rows))
     groups = group_numbers(rows)
     label, class_names = labels_of(rows)
     splits = splits_of(config, rows, groups, label)

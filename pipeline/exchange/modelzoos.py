@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.dwsnets import load
@@ -78,9 +79,7 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
         if name not in RESULTS and all(row[name] == value for row in rows)
     }
     (folder / "params.json").write_text(
-        json.dumps(
-            {CONFIG.get(name, name): value for name, value in common.items()}, allow_nan=False
-        )
+        json_text({CONFIG.get(name, name): value for name, value in common.items()})
     )
     lines = []
     for epoch in range(min(1, *epochs), max(epochs) + 1):
@@ -89,7 +88,7 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
             for name, value in epochs.get(epoch, {}).items()
             if name not in common
         }
-        lines.append(json.dumps(row | {EPOCH: epoch}, allow_nan=False))
+        lines.append(json_text(row | {EPOCH: epoch}))
     (folder / "result.json").write_text("\n".join(lines) + "\n")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.archive.kinds import KINDS
 
@@ -44,6 +45,16 @@ def known_types(table: pa.Table) -> pa.Table:
                 table = table.set_column(number, name, table[name].cast(KNOWN_TYPES[name]))
             except pa.ArrowException:
                 continue
+    return table
+
+
+def without_nan(table: pa.Table) -> pa.Table:
+    """The rows with null for NaN: neither is a number, and text formats do not tell them apart."""
+    for number, field in enumerate(table.schema):
+        if pa.types.is_floating(field.type):
+            column = table.column(number)
+            finite = pc.if_else(pc.is_nan(column), pa.scalar(None, field.type), column)
+            table = table.set_column(number, field.name, finite)
     return table
 
 

@@ -11,6 +11,7 @@ import safetensors.torch
 import torch
 from webdataset import TarWriter
 
+from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, layout_of, natural
@@ -46,7 +47,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
                 state = {name: tensor[position].contiguous() for name, tensor in tensors.items()}
                 sample = {
                     "safetensors": safetensors.torch.save(state),
-                    "json": json.dumps(row, allow_nan=False).encode(),
+                    "json": json_text(row).encode(),
                 }
                 writer.write({"__key__": file_name(row["key"])} | sample)
             advance(len(table))

@@ -1,5 +1,6 @@
 """Pictures of zoos and of training, as files."""
 
+import io
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from pipeline.archive.files import write_atomic
 from pipeline.archive.zoo import Zoo, column
 from pipeline.errors import InputError
 from pipeline.fit.siren import render
@@ -33,17 +35,16 @@ MAX_CLASSES, MAX_VIEWS = 10, 3
 @contextmanager
 def picture(path: Path, width: float, height: float):
     """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in ("png", "svg"):
+        raise InputError(f"cannot draw {path}: expected a name that ends in .png or .svg")
+    content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        try:
-            figure.savefig(
-                path, dpi=160, metadata={"Date": None} if path.suffix == ".svg" else None
-            )
-        except ValueError as error:
-            raise InputError(
-                f"cannot draw {path}: expected a name that ends in .png or .svg ({error})"
-            ) from error
+        metadata = {"Date": None} if kind == "svg" else None
+        figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+    write_atomic(path, content.getvalue())
 
 
 def originals(zoo: Zoo) -> Signals:

@@ -11,7 +11,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, TrainingConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.location import Location, locate
-from pipeline.training.checkpoint import read_history
+from pipeline.training.checkpoint import best_epoch, read_history
 from pipeline.training.loader import num_batches
 
 POLL_SECONDS = 0.5
@@ -45,8 +45,8 @@ def launch_training(
 ):
     """Train `config` into `run` with one process a worker; goes on from the newest checkpoint.
 
-    Needs a Ray session. `on_progress` is called with `run` a few times a second. Raises WorkError where a worker
-    fails again after training went on from its checkpoint.
+    Needs a Ray session. `on_progress` is called with `run` a few times a second. Raises WorkError where training diverges,
+    and where a worker fails again after training went on from its checkpoint.
     """
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -80,7 +80,7 @@ def launch_training(
     watcher = threading.Thread(target=watch, args=(run, on_progress, finished), daemon=True)
     watcher.start()
     try:
-        trainer.fit()
+        diverged = trainer.fit().return_value
     except SystemExit:
         raise KeyboardInterrupt from None  # what Ray Train makes of Ctrl-C
     except TrainingFailedError as error:
@@ -89,6 +89,22 @@ def launch_training(
         finished.set()
         watcher.join()
         shutil.rmtree(storage, ignore_errors=True)
+    if diverged is not None:
+        raise WorkError(divergence(run, diverged))
+
+
+def divergence(run: Path, epoch: int) -> str:
+    """What a user should know and do."""
+    history = read_history(run)
+    kept = (
+        f"`dwszoo evaluate` and `predict` use its best checkpoint, epoch {best_epoch(history).epoch}"
+        if history
+        else "it has no checkpoint from before"
+    )
+    return (
+        f"training of {run} diverged: in epoch {epoch} the loss is no longer finite; {kept}; "
+        "train with a smaller training.learning_rate into another --out"
+    )
 
 
 def watch(run: Path, on_progress: Callable[[Path], None], finished: threading.Event):
@@ -104,8 +120,8 @@ def last_line(error: Exception) -> str:
     return str(cause).strip().splitlines()[-1]
 
 
-def train_worker(spec: dict[str, Any]):
-    """Runs in each Ray Train worker."""
+def train_worker(spec: dict[str, Any]) -> int | None:
+    """Runs in each Ray Train worker. Divergence is returned: what is raised, Ray Train would try again."""
     import ray.train
     import torch
 
@@ -113,7 +129,7 @@ def train_worker(spec: dict[str, Any]):
 
     torch.set_num_threads(1)
     context = ray.train.get_context()
-    train_loop(
+    return train_loop(
         locate(spec["zoo"]),
         Path(spec["run"]),
         TrainingConfig(**spec["training"]),

@@ -1,6 +1,7 @@
 """The training loop: what every worker runs."""
 
 import json
+import math
 import os
 import time
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
 from pipeline.config import TrainingConfig
@@ -22,6 +23,8 @@ from pipeline.training.loader import epoch_batches, num_batches, split_batches
 
 PULSE_SECONDS = 1.0
 """How often rank 0 says how far it is."""
+CHECK_STEPS = 100
+"""Steps between looks at the loss: all ranks look at the same step, and stop together where it is not finite."""
 
 
 @dataclass(frozen=True)
@@ -68,8 +71,11 @@ def train_loop(
     rank: int,
     world_size: int,
     on_gpu: bool,
-):
-    """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch."""
+) -> int | None:
+    """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch.
+
+    Returns the epoch in which the loss was no longer finite, of which nothing is kept; None where training came to its end.
+    """
     zoo = Zoo.open(zoo_folder)
     steps = num_batches(zoo, "train", config.batch_size)
     torch.manual_seed(config.seed)
@@ -86,6 +92,8 @@ def train_loop(
         seconds = time.perf_counter() - start
         average_buffers(engine.module)
         loss, accuracy = score(engine, zoo, "validation", rank, world_size)
+        if not math.isfinite(train_loss + loss):
+            return epoch
         history.append(
             EpochMetrics(
                 epoch=epoch,
@@ -100,12 +108,16 @@ def train_loop(
         checkpoint.save(run, engine, history, card, rank)
         if rank == 0:
             write_metrics(run, history)
+    return None
 
 
 def train_epoch(
     engine, zoo: Zoo, run: Path, config: TrainingConfig, epoch: int, rank: int, world_size: int
 ) -> float:
-    """One pass over the train split. Returns the mean loss over the epoch and all ranks."""
+    """One pass over the train split, cut short where the loss is no longer finite.
+
+    Returns the mean loss over the epoch and all ranks.
+    """
     engine.train()
     torch.manual_seed(
         int(np.random.SeedSequence([config.seed, epoch, rank]).generate_state(1)[0])
@@ -120,6 +132,8 @@ def train_epoch(
         engine.backward(loss)
         engine.step()
         total += loss.detach()
+        if step % CHECK_STEPS == 0 and not over_ranks(total).isfinite():
+            break
         now = time.perf_counter()
         if rank == 0 and now - last_pulse >= PULSE_SECONDS:
             last_pulse = now
@@ -133,8 +147,14 @@ def train_epoch(
                     rate,
                 ),
             )
+    return over_ranks(total).item() / steps / world_size
+
+
+def over_ranks(value: Tensor) -> Tensor:
+    """Its sum over all ranks."""
+    total = value.clone()
     dist.all_reduce(total)
-    return total.item() / steps / world_size
+    return total
 
 
 def average_buffers(model: nn.Module):
@@ -153,6 +173,5 @@ def score(engine, zoo: Zoo, split: str, rank: int, world_size: int) -> tuple[flo
     for batch in split_batches(zoo, split, rank, world_size):
         batch = batch.to(engine.device)
         total += classification.totals(engine.module(batch.state), batch.labels)
-    dist.all_reduce(total)
-    count, loss, correct = total.tolist()
+    count, loss, correct = over_ranks(total).tolist()
     return loss / count, correct / count
