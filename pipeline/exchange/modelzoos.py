@@ -154,8 +154,12 @@ def read_results(file: Path) -> dict[int, dict[str, Any]]:
     for number, text in enumerate(read_text(file).splitlines(), 1) if file.is_file() else ():
         try:
             line = json.loads(text)
-            lines[int(line[EPOCH])] = line
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            lines[int(line[EPOCH])] = {
+                # Ray writes NaN of NumPy's float32 as the text.
+                name: None if value == "null" else value
+                for name, value in line.items()
+            }
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{file} must hold one JSON object a line with {EPOCH!r}, found none in line {number} ({error!r})"
             ) from error

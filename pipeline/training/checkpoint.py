@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from torch import nn
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.files import sha256, write_atomic, write_json
+from pipeline.archive.files import read_json, sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord, space_of
 from pipeline.config import ModelConfig
 from pipeline.errors import ArchiveError, InputError
@@ -46,17 +46,26 @@ def checkpoint_folder(run: Path, epoch: int) -> Path:
 
 def latest(run: Path) -> Path | None:
     """The newest complete checkpoint."""
-    return max((run / "checkpoints").glob("epoch-*"), default=None)
+    return max(
+        (run / "checkpoints").glob("epoch-*"), default=None, key=lambda folder: int(folder.name[6:])
+    )
 
 
 def read_history(run: Path) -> list[EpochMetrics]:
-    """Every epoch up to the newest checkpoint; empty before the first."""
+    """Every epoch up to the newest checkpoint; empty before the first. Raises ArchiveError where it is damaged."""
     folder = latest(run)
-    return (
-        []
-        if folder is None
-        else [EpochMetrics(**line) for line in json.loads((folder / "training.json").read_bytes())]
-    )
+    if folder is None:
+        return []
+    try:
+        return [EpochMetrics(**line) for line in read_json(folder / "training.json")]
+    except (OSError, ValueError, TypeError) as error:
+        if latest(run) != folder:  # a newer one took its place meanwhile
+            return read_history(run)
+        raise ArchiveError(damage(folder, error)) from error
+
+
+def damage(folder: Path, error: Exception) -> str:
+    return f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
 
 
 def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
@@ -66,10 +75,28 @@ def best_epoch(history: list[EpochMetrics]) -> EpochMetrics:
 
 def save(run: Path, engine, history: list[EpochMetrics], model_card: dict[str, Any], rank: int):
     """Called by every rank: DeepSpeed's ranks write their parts, rank 0 the rest, then the folder gets its name."""
-    import torch.distributed
-
     final = checkpoint_folder(run, history[-1].epoch)
     partial = final.with_name(f".{final.name}.tmp")
+    try:
+        write(partial, engine, history, model_card, rank)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    if rank == 0:
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
+        kept = {final, checkpoint_folder(run, best_epoch(history).epoch)}
+        for folder in final.parent.glob("epoch-*"):
+            if folder not in kept:
+                shutil.rmtree(folder)
+
+
+def write(
+    partial: Path, engine, history: list[EpochMetrics], model_card: dict[str, Any], rank: int
+):
+    """The content of a checkpoint; comes back on every rank when all of them have written."""
+    import torch.distributed
+
     if rank == 0:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
@@ -85,13 +112,6 @@ def save(run: Path, engine, history: list[EpochMetrics], model_card: dict[str, A
         write_json(partial / "model.json", model_card | {"sha256": sha256(weights)})
         write_json(partial / "training.json", [asdict(metrics) for metrics in history])
     torch.distributed.barrier()
-    if rank == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        kept = {final, checkpoint_folder(run, best_epoch(history).epoch)}
-        for folder in final.parent.glob("epoch-*"):
-            if folder not in kept:
-                shutil.rmtree(folder)
 
 
 def model_card(config: ModelConfig, record: ZooRecord) -> dict[str, Any]:
@@ -135,7 +155,5 @@ def load_best(run: Path) -> TrainedModel:
         model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
         model.load_state_dict(safetensors.torch.load(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
-        raise ArchiveError(
-            f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
-        ) from error
+        raise ArchiveError(damage(folder, error)) from error
     return TrainedModel(model.eval(), space, card["class_names"], best)
