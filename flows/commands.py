@@ -149,7 +149,8 @@ def zoo_verify(options: Namespace):
     if problems := verify_zoo(zoo):
         for problem in problems:
             print(problem)
-        raise ArchiveError(f"zoo {options.zoo} has {len(problems)} problems, listed above")
+        state = "" if zoo.is_sealed else f", as it is not finished ({zoo.state})"
+        raise ArchiveError(f"zoo {options.zoo} has {len(problems)} problems, listed above{state}")
     print(f"{options.zoo} is sound: {len(zoo.record.shards)} shards, {len(zoo):,} members")
 
 

@@ -1,6 +1,5 @@
 """From a recipe's name and `--set` options to a checked configuration."""
 
-import difflib
 import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
@@ -9,7 +8,7 @@ from pydantic import ValidationError
 
 from flows.recipes import RECIPES
 from pipeline.config import Config, Recipe
-from pipeline.errors import InputError
+from pipeline.errors import InputError, nearest
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)
 
@@ -38,11 +37,6 @@ def override(config: AnyConfig, settings: Iterable[str]) -> AnyConfig:
         return type(config).model_validate(content)
     except ValidationError as error:
         raise InputError("; ".join(explain(problem) for problem in error.errors())) from error
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def parse_value(text: str) -> Any:

@@ -148,8 +148,9 @@ def archive(zoo: Location, fitted: bool) -> Zoo:
 
 
 def verify(zoo: Location) -> Zoo:
-    """Raises ArchiveError where anything is wrong with the zoo."""
+    """Raises ArchiveError where the zoo is not finished or anything is wrong with it."""
     opened = Zoo.open(zoo)
+    opened.require_finished()
     if problems := verify_zoo(opened):
         raise ArchiveError(f"zoo {zoo} has {len(problems)} problems: {'; '.join(problems)}")
     return opened
@@ -242,6 +243,7 @@ def train(
     from pipeline.training.loader import num_batches
 
     opened = Zoo.open(zoo)
+    opened.require_finished()
     require_classes(opened)
     run.mkdir(parents=True, exist_ok=True)
     claim(run, opened.record, training)

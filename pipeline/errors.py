@@ -1,5 +1,8 @@
 """The errors that reach a user as one sentence."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class InputError(ValueError):
     """A caller's mistake: a bad setting, file or folder. The command ends with exit code 2."""
@@ -11,3 +14,9 @@ class ArchiveError(Exception):
 
 class WorkError(Exception):
     """Work that failed through no fault of its input. The command ends with exit code 1."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name: the known one that is most like it, if any is."""
+    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""

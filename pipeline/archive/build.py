@@ -22,10 +22,11 @@ from pipeline.archive.record import (
     read_record,
     write_record,
 )
+from pipeline.archive.seal import SEAL
 from pipeline.archive.shard import Block, Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
-from pipeline.archive.zoo import SEAL, Zoo
+from pipeline.archive.zoo import Zoo
 from pipeline.config import AnyZooConfig, differences
 from pipeline.errors import InputError
 from pipeline.location import Location

@@ -82,8 +82,13 @@ def json_text(value: Any) -> str:
 
 def read_json(path: Location) -> Any:
     """Raises ValueError for what is no JSON."""
+    return parse_json(path.read_bytes())
+
+
+def parse_json(data: bytes) -> Any:
+    """Raises ValueError for what is no JSON."""
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except RecursionError as error:
         raise ValueError("its brackets are nested too deep") from error
 

@@ -18,7 +18,8 @@ from pipeline.archive.catalog import merged_schema
 from pipeline.archive.files import sha256
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
-from pipeline.archive.zoo import SEAL, Zoo, column
+from pipeline.archive.seal import SEAL
+from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ClassifierZooConfig, MergeConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.location import Location

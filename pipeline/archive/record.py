@@ -112,6 +112,12 @@ class ZooRecord(Frozen):
         )
 
     @property
+    def architecture(self) -> str:
+        """Widths of the layers, the inputs first: 2-32-32-1."""
+        weights = [shape for name, shape in self.tensors.items() if name.endswith(".weight")]
+        return "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights))))
+
+    @property
     def space(self) -> WeightSpace:
         return space_of(self.tensors)
 

@@ -8,9 +8,12 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import safetensors.torch
 import torch
 import webdataset
@@ -146,6 +149,21 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
     if place != len(values):
         raise ValueError(f"tensors must fill {len(values)} bytes, found {place}")
     return {spec.name: block[spec.name] for spec in space.tensors}
+
+
+def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
+    """Whether the rows that have weights are the members of these blocks, in order."""
+    rows = table.select(["block", "row", "key"]).filter(pc.equal(table["status"], "ok"))
+    sizes = np.array([len(block) for block in keys], np.int64)
+    block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(
+        np.cumsum(sizes) - sizes, sizes
+    ).astype(np.int32)
+    try:
+        stored = pa.array(list(chain.from_iterable(keys)), pa.string())
+    except ValueError:  # text that no catalog can hold
+        return False
+    return rows.equals(pa.table([block, row, stored], schema=rows.schema))
 
 
 def shown(header: dict[str, Any]) -> str:

@@ -20,12 +20,12 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     """Counts, splits, quantiles of PSNR in dB or of accuracy, size in bytes and provenance."""
     record, table = zoo.record, zoo.catalog
     grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
-    weights = [shape for name, shape in record.tensors.items() if name.endswith(".weight")]
-    size = sum(sum(list_files(zoo.folder / part).values()) for part in ("shards", "catalog"))
+    files = list_files(zoo.folder / "shards") | list_files(zoo.folder / "catalog")
     return {
         "fingerprint": record.fingerprint,
+        "state": zoo.state,
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
-        "architecture": "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights)))),
+        "architecture": record.architecture,
         "parameters": zoo.space.num_parameters,
         **(
             {"runs": pc.count_distinct(table["run"]).as_py()} if "run" in table.column_names else {}
@@ -40,8 +40,8 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
             for name, title in MEASURES.items()
             if name in table.column_names
         },
-        "shards": len(record.shards),
-        "bytes": size,
+        "shards": len(zoo.shards),
+        "bytes": sum(size for file, size in files.items() if not file.name.startswith(".")),
     }
 
 

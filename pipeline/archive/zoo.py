@@ -1,28 +1,29 @@
 """Reading a zoo: catalog, state dicts, blocks."""
 
+import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
-from itertools import chain
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import FiniteFloat
+import torch
+from torch.utils.data import Dataset
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import CatalogPart, read_part, shard_path
-from pipeline.archive.files import read_array, read_json, sha256
+from pipeline.archive.catalog import CatalogPart, part_path, read_part, shard_path
+from pipeline.archive.files import list_files, parse_json, read_array, sha256
 from pipeline.archive.network import Network
+from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
-from pipeline.archive.shard import Block, decode_shard
-from pipeline.config import Frozen
-from pipeline.errors import ArchiveError
+from pipeline.archive.seal import SEAL, Seal
+from pipeline.archive.shard import Block, are_members, decode_shard
+from pipeline.errors import ArchiveError, InputError, nearest
 from pipeline.location import Location, locate
 
-SEAL = "statistics.json"
-"""Written last: a zoo that has it is finished."""
 CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
 READ_AHEAD = 2
@@ -30,30 +31,24 @@ READ_AHEAD = 2
 REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
 
 
-class Moments(Frozen):
-    mean: FiniteFloat
-    std: FiniteFloat
+class Zoo(Dataset[Block]):
+    """A zoo, opened for reading. Every shard is checked against its checksum when first read.
 
+    A sequence of members in the order of the catalog, and as such a dataset for a PyTorch DataLoader; `IterableZoo` is the
+    one that DataLoader workers and ranks share out. Of a zoo under construction it has the shards that were committed when
+    it was opened.
+    """
 
-class Seal(Frozen):
-    """The content of statistics.json."""
-
-    split: str
-    num_members: int
-    """Over which the statistics were taken."""
-    tensors: dict[str, Moments]
-    zoo: str
-    """sha256 of zoo.json."""
-    catalog: dict[str, str]
-    """sha256 of the catalog part of each shard."""
-
-
-class Zoo:
-    """A zoo, opened for reading. Every shard is checked against its checksum when first read."""
-
-    def __init__(self, folder: Location, record: ZooRecord):
-        self.folder, self.record = folder, record
+    def __init__(
+        self,
+        folder: Location,
+        record: ZooRecord,
+        shards: tuple[ShardRecord, ...],
+        seal: bytes | None,
+    ):
+        self.folder, self.record, self.shards = folder, record, shards
         self.space: WeightSpace = record.space
+        self._seal = seal
         self._shard = lru_cache(CACHED_SHARDS)(self._read_shard)
 
     @classmethod
@@ -63,14 +58,44 @@ class Zoo:
         Raises InputError where there is no zoo, ArchiveError where it is damaged.
         """
         folder = locate(place)
-        return cls(folder, read_record(folder))
+        record = read_record(folder)
+        try:
+            return cls(folder, record, record.shards, (folder / SEAL).read_bytes())
+        except FileNotFoundError:
+            parts = list_files(folder / "catalog")
+            committed = (shard for shard in record.shards if part_path(folder, shard.name) in parts)
+            return cls(folder, record, tuple(committed), None)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """What a DataLoader's worker gets: neither catalog nor shards, which it reads for itself."""
+        return Zoo, (self.folder.resolve(), self.record, self.shards, self._seal)
+
+    def __repr__(self) -> str:
+        sizes = {
+            split: sum(shard.num_members for shard in self.shards if shard.split == split)
+            for split in SPLITS
+        }
+        splits = ", ".join(f"{split} {size:,}" for split, size in sizes.items() if size)
+        return (
+            f"<Zoo {self.folder}: {sum(sizes.values()):,} members ({splits or 'none yet'}), "
+            f"{self.record.architecture}, {self.space.num_parameters:,} parameters, {self.state}>"
+        )
+
+    @property
+    def state(self) -> str:
+        """'finished', or 'partial' with how much of it there is."""
+        return "finished" if self.is_sealed else f"partial: {self._committed}"
+
+    @property
+    def _committed(self) -> str:
+        return f"{len(self.shards):,} of {len(self.record.shards):,} shards are committed"
 
     @cached_property
     def parts(self) -> dict[str, CatalogPart]:
-        """Catalog part of each shard. Raises ArchiveError where a shard is not committed."""
+        """Catalog part of each of `shards`. Raises ArchiveError where one is missing or damaged."""
         with ThreadPoolExecutor(READ_AHEAD) as pool:
-            parts = pool.map(self.read_part, self.record.shards)
-            return {shard.name: part for shard, part in zip(self.record.shards, parts, strict=True)}
+            parts = pool.map(self.read_part, self.shards)
+            return {shard.name: part for shard, part in zip(self.shards, parts, strict=True)}
 
     def read_part(self, shard: ShardRecord) -> CatalogPart:
         """The catalog part of a shard, read anew. Raises ArchiveError where it is not what was committed."""
@@ -80,26 +105,32 @@ class Zoo:
     @cached_property
     def catalog(self) -> pa.Table:
         """One row a member, in the order of the plan: columns as its record's schema says."""
-        return pa.concat_tables([part.table for part in self.parts.values()])
+        tables = [part.table for part in self.parts.values()]
+        return pa.concat_tables(tables) if tables else self.record.schema.empty_table()
 
-    @cached_property
+    @property
     def is_sealed(self) -> bool:
-        """Whether the zoo was finished when this was first asked."""
-        return (self.folder / SEAL).exists()
+        """Whether the zoo was finished when it was opened."""
+        return self._seal is not None
+
+    def require_finished(self):
+        """Raises ArchiveError where the zoo is under construction: nothing is made of a part of it."""
+        if not self.is_sealed:
+            raise ArchiveError(
+                f"zoo {self.folder} is not finished: {SEAL} is missing and {self._committed}; "
+                "`dwszoo zoo build` (or `import`, `merge`) finishes it"
+            )
 
     @cached_property
     def seal(self) -> Seal:
         """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
-        file = self.folder / SEAL
-        if not self.is_sealed:
-            raise ArchiveError(
-                f"zoo {self.folder} is not finished: {SEAL} is missing; `dwszoo zoo build` (or `import`, `merge`) finishes it"
-            )
+        self.require_finished()
         try:
-            return Seal.model_validate(read_json(file))
+            return Seal.model_validate(parse_json(self._seal))
         except ValueError as error:
             raise ArchiveError(
-                f"{file} is damaged ({first_problem(error)}): delete it and run `dwszoo zoo build` (or `import`, `merge`)"
+                f"{self.folder / SEAL} is damaged ({first_problem(error)}): delete it and run `dwszoo zoo build` "
+                "(or `import`, `merge`)"
             ) from error
 
     @property
@@ -112,19 +143,44 @@ class Zoo:
 
     def members(self, split: str) -> pa.Table:
         """The catalog rows of the members of `split` that have weights."""
+        self.shards_of(split)
         return self.catalog.filter((pc.field("split") == split) & (pc.field("status") == "ok"))
 
     def where(self, condition: pc.Expression) -> np.ndarray:
-        """Catalog rows that meet a condition: `zoo[i] for i in zoo.where(pc.field("psnr") > 30)`."""
+        """Catalog rows that meet a condition: `zoo[zoo.where(pc.field("psnr") > 30)]`.
+
+        Raises InputError where the condition cannot be asked of the catalog.
+        """
         numbered = self.catalog.append_column("index", pa.array(np.arange(len(self))))
-        return column(numbered.filter(condition), "index")
+        try:
+            return column(numbered.filter(condition), "index")
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            names = self.catalog.column_names
+            unknown = re.search(r"FieldRef\.Name\((.*?)\)", str(error))
+            close = nearest(unknown[1], names) if unknown else ""
+            raise InputError(
+                f"the catalog of zoo {self.folder} cannot be asked for {condition}: its columns are "
+                f"{', '.join(names)}{close or f' ({str(error).splitlines()[0]})'}"
+            ) from error
+
+    def shards_of(self, split: str) -> list[ShardRecord]:
+        """The shards of a split, in the order of the plan. Raises InputError where there is no such split."""
+        if split not in SPLITS:
+            raise InputError(
+                f"a zoo has no split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
+            )
+        return [shard for shard in self.shards if shard.split == split]
 
     def blocks(self, split: str) -> Iterator[tuple[Block, pa.Table]]:
         """Every block of `split` with its catalog rows, in the order of the plan; the next shards are read meanwhile.
 
-        Read anew each time, and the caller's to keep or to change.
+        Read anew each time, and the caller's to keep or to change. Raises InputError where there is no such split.
         """
-        names = [shard.name for shard in self.record.shards if shard.split == split]
+        return self.blocks_of(self.shards_of(split))
+
+    def blocks_of(self, shards: Sequence[ShardRecord]) -> Iterator[tuple[Block, pa.Table]]:
+        """As `blocks`, of these shards."""
+        names = [shard.name for shard in shards]
         with ThreadPoolExecutor(READ_AHEAD) as pool:
             coming = deque(pool.submit(self._read_shard, name) for name in names[:READ_AHEAD])
             for place, name in enumerate(names):
@@ -176,15 +232,66 @@ class Zoo:
     def __len__(self) -> int:
         return len(self.catalog)
 
-    def __getitem__(self, index: int) -> Block:
-        """A copy of the state dict of the member in catalog row `index`. Raises ArchiveError where its fit failed."""
-        row = self.catalog.slice(index, 1).to_pylist()[0]
-        if row["block"] is None:
-            raise ArchiveError(
-                f"member {row['key']} has no weights: its fit failed ({row['stop_reason']})"
+    def __iter__(self) -> Iterator[Block]:
+        """The state dict of each member: `zoo[0]`, `zoo[1]`, ..."""
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Block:
+        """A copy of the state dict of the member in catalog row `index`, from the end where it is negative.
+
+        Of a slice, of indices or of a mask over all members: their state dicts stacked, `(members, *shape)`. Raises
+        IndexError outside the zoo, TypeError for what is no index, ArchiveError for a member whose fit failed.
+        """
+        rows = self._rows(index)
+        shard, block, row = self._places[:, rows]
+        if (block < 0).any():
+            raise ArchiveError(self._failed(rows[block < 0]))
+        if rows.ndim == 0:
+            own = self.shard(self.shards[shard].name)[block]
+            return {name: tensor[row].clone() for name, tensor in own.items()}
+        members = {spec.name: torch.empty(len(rows), *spec.shape) for spec in self.space.tensors}
+        for place in set(zip(shard.tolist(), block.tolist(), strict=True)):
+            hit = np.flatnonzero((shard == place[0]) & (block == place[1]))
+            own = self.shard(self.shards[place[0]].name)[place[1]]
+            for name, tensor in members.items():
+                tensor[hit] = own[name][row[hit]]
+        return members
+
+    def _failed(self, rows: np.ndarray) -> str:
+        """Why the members in `rows` cannot be had."""
+        first = self.catalog.slice(rows.flat[0], 1).to_pylist()[0]
+        others = f", nor have {rows.size - 1} others that were asked for" if rows.size > 1 else ""
+        return (
+            f"member {first['key']} has no weights: its fit failed ({first['stop_reason']}){others}; "
+            "zoo.where(pyarrow.compute.field('status') == 'ok') finds those that have"
+        )
+
+    def _rows(self, index: Any) -> np.ndarray:
+        """Catalog rows `(members,)` int64, `()` for a single index."""
+        size = len(self)
+        rows = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
+        if rows.dtype == bool and rows.ndim == 1:
+            if len(rows) != size:
+                raise IndexError(
+                    f"a mask must have an entry for each of the {size} members of {self.folder}, got {len(rows)}"
+                )
+            return np.flatnonzero(rows)
+        if rows.ndim > 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+            raise TypeError(
+                f"members are chosen by an integer, a slice, a list of integers or a mask, got {index!r}"
             )
-        block = self.shard(row["shard"])[row["block"]]
-        return {name: tensor[row["row"]].clone() for name, tensor in block.items()}
+        rows = rows.astype(np.int64)
+        outside = rows[(rows < -size) | (rows >= size)]
+        if outside.size:
+            raise IndexError(f"zoo {self.folder} has {size} members, got index {outside.flat[0]}")
+        return np.where(rows < 0, rows + size, rows)
+
+    @cached_property
+    def _places(self) -> np.ndarray:
+        """`(3, members)` int64: which shard, block and row is each member's; block and row are -1 where it has no weights."""
+        shard = np.repeat(np.arange(len(self.shards)), [shard.num_members for shard in self.shards])
+        block, row = (pc.fill_null(self.catalog[name], -1).to_numpy() for name in ("block", "row"))
+        return np.stack([shard, block, row])
 
     def module(self, index: int) -> Network:
         """The member in catalog row `index` as a torch module with its own state dict: an INR from coordinates to values, a
@@ -192,23 +299,9 @@ class Zoo:
 
         Raises ArchiveError where its fit failed, InputError where the zoo does not say how to run its members.
         """
-        contract = self.record.decode.of_member(self.catalog.slice(index, 1).to_pylist()[0])
-        return Network(contract, self[index], f"zoo {self.folder}")
-
-
-def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
-    """Whether the rows that have weights are the members of these blocks, in order."""
-    rows = table.select(["block", "row", "key"]).filter(pc.equal(table["status"], "ok"))
-    sizes = np.array([len(block) for block in keys], np.int64)
-    block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    row = np.arange(sizes.sum(), dtype=np.int32) - np.repeat(
-        np.cumsum(sizes) - sizes, sizes
-    ).astype(np.int32)
-    try:
-        stored = pa.array(list(chain.from_iterable(keys)), pa.string())
-    except ValueError:  # text that no catalog can hold
-        return False
-    return rows.equals(pa.table([block, row, stored], schema=rows.schema))
+        row = int(self._rows(index))
+        contract = self.record.decode.of_member(self.catalog.slice(row, 1).to_pylist()[0])
+        return Network(contract, self[row], f"zoo {self.folder}")
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

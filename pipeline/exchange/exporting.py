@@ -20,8 +20,10 @@ SIDECAR = "dwszoo.json"
 def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) -> int:
     """Write every member that has weights; returns how many.
 
-    Raises InputError where `out` is not a new or empty folder, and where no member has weights.
+    Raises InputError where `out` is not a new or empty folder and where no member has weights, ArchiveError where the zoo is
+    not finished.
     """
+    zoo.require_finished()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InputError(f"{out} must be a new or an empty folder: choose another --out")
     if not num_exported(zoo):

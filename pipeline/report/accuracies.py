@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.report.pictures import BLUE, GREY, ORANGE, picture
+from pipeline.report.pictures import BLUE, GREY, ORANGE, mark_partial, picture
 
 ACCURACY = "test_accuracy"
 HYPERPARAMETERS = (
@@ -32,7 +32,9 @@ def draw_accuracies(zoo: Zoo, path: Path):
     """Histogram of the test accuracy at each run's end; accuracy by epoch, and against each hyperparameter that varies."""
     table = zoo.catalog.filter(pc.is_valid(pc.field(ACCURACY)) & (pc.field("status") == "ok"))
     if not len(table):
-        raise InputError(f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY}")
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} ({zoo.state})"
+        )
     last = at_the_end(table)
     varying = [
         name
@@ -42,6 +44,7 @@ def draw_accuracies(zoo: Zoo, path: Path):
     num_panels = 2 + len(varying)
     num_rows = -(-num_panels // COLUMNS)
     with picture(path, 3.4 * min(COLUMNS, num_panels), 2.6 * num_rows) as figure:
+        mark_partial(figure, zoo)
         panels = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
         draw_histogram(panels[0], percent(last), 100 / zoo.space.tensors[-1].shape[0])
         draw_epochs(panels[1], table)

@@ -82,12 +82,15 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
             f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}"
         )
     table = zoo.catalog
+    if not len(table):
+        raise InputError(f"cannot draw zoo {zoo.folder}: it has no members yet ({zoo.state})")
     labels, sources = column(table, "label"), column(table, "source_index")
     views, ok = column(table, "view"), column(table, "status") == "ok"
     classes = np.unique(labels)[:MAX_CLASSES]
     num_views = min(MAX_VIEWS, int(views.max()) + 1)
     grid = torch.from_numpy(coordinates(signals.grid))
     with picture(path, 1.05 * len(classes) + 0.6, 1.3 * (num_views + 1)) as figure:
+        mark_partial(figure, zoo)
         axes = figure.subplots(num_views + 1, len(classes), squeeze=False)
         for place, label in enumerate(classes):
             source = sources[labels == label].min()
@@ -107,6 +110,12 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
                 show(axes[view + 1, place], pixels.numpy(), f"{psnr:.1f} dB")
         for row, name in enumerate(["original", *(f"INR {view + 1}" for view in range(num_views))]):
             axes[row, 0].set_ylabel(name, fontsize=9)
+
+
+def mark_partial(figure: Figure, zoo: Zoo):
+    """Say above all else that a zoo is under construction."""
+    if not zoo.is_sealed:
+        figure.suptitle(zoo.state, fontsize=10, color=ORANGE)
 
 
 def show(axes, values: np.ndarray, title: str):

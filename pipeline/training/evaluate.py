@@ -44,7 +44,10 @@ class Predictions:
 
 @torch.no_grad()
 def predict(trained: TrainedModel, zoo: Zoo, split: str) -> Predictions:
-    """Raises InputError where the zoo's architecture is not the one that the model was trained on."""
+    """Raises InputError where the zoo's architecture is not the one that the model was trained on, ArchiveError where the zoo
+    is not finished.
+    """
+    zoo.require_finished()
     if zoo.space != trained.space:
         raise InputError(
             f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, found {shapes(zoo.space)}"

@@ -61,7 +61,7 @@ def epoch_batches(
     """
     share = batch_size // world_size
     rng = np.random.default_rng([seed, epoch])
-    shards = [shard for shard in zoo.record.shards if shard.split == split]
+    shards = zoo.shards_of(split)
     waiting: list[Batch] = []
     for position, number in enumerate(rng.permutation(len(shards))):
         waiting += shard_batches(zoo, shards[number].name)
@@ -78,12 +78,7 @@ def epoch_batches(
 
 def split_batches(zoo: Zoo, split: str, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
     """Every member of `split` once, in the order of the plan, block by block; ranks take turns."""
-    blocks = (
-        batch
-        for shard in zoo.record.shards
-        if shard.split == split
-        for batch in shard_batches(zoo, shard.name)
-    )
+    blocks = (batch for shard in zoo.shards_of(split) for batch in shard_batches(zoo, shard.name))
     for number, batch in enumerate(blocks):
         if number % world_size == rank:
             yield batch

@@ -1,0 +1,225 @@
+"""A zoo under a PyTorch DataLoader: every member once, whatever the processes that read it."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow.compute as pc
+import pytest
+import torch
+import torch.distributed as dist
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.utils.data import DataLoader, Dataset, Subset
+
+from pipeline.archive import IterableZoo, Zoo
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.errors import ArchiveError, InputError
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(scope="module")
+def with_failures(tmp_path_factory) -> Zoo:
+    """Five shards of 16 members or fewer in blocks of 4; of two of them some or all members have no weights."""
+    folder = tmp_path_factory.mktemp("failures")
+    config = ZooConfig(
+        signals=SignalsConfig(limit=60),
+        inr=InrConfig(hidden=(3, 2)),
+        fit=FitConfig(max_steps=1),
+        shard_size=16,
+        block_size=4,
+    )
+    plan = plan_zoo(config, folder)
+    first, second, *_ = [shard for shard in plan.shards if shard.split == "train"]
+    for source in (*first.source_index[2:7], *second.source_index):
+        plan.signals.values[source] = np.nan
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    return seal_zoo(folder)
+
+
+def keys_of(zoo: Zoo, split: str) -> list[str]:
+    return zoo.members(split)["key"].to_pylist()
+
+
+def keys_read(zoo: Zoo, workers: int, ranks: int, context: str | None = None) -> list[str]:
+    """Of the train split, by all workers of all ranks, in the order of the ranks."""
+    keys = []
+    for rank in range(ranks):
+        dataset = IterableZoo(zoo, "train", "key", rank=rank, world_size=ranks)
+        loader = DataLoader(
+            dataset, batch_size=5, num_workers=workers, multiprocessing_context=context
+        )
+        for state, part in loader:
+            assert {len(tensor) for tensor in state.values()} == {len(part)}
+            keys += part
+    return keys
+
+
+@pytest.mark.parametrize(("workers", "ranks"), [(0, 1), (0, 7), (2, 1), (2, 3)])
+def test_workers_and_ranks_share_out_the_members_that_have_weights(with_failures, workers, ranks):
+    keys = keys_read(with_failures, workers, ranks, "fork" if workers else None)
+    assert sorted(keys) == sorted(keys_of(with_failures, "train"))
+    assert len(keys) == 21
+
+
+def test_a_spawned_worker_reads_the_zoo_for_itself(zoo):
+    keys = keys_read(zoo, 2, 1, "spawn")
+    assert sorted(keys) == sorted(keys_of(zoo, "train"))
+
+
+@given(world_size=st.integers(1, 30))
+@settings(max_examples=15, deadline=None)
+def test_ranks_read_stretches_of_the_plan_that_differ_by_one_member(with_failures, world_size):
+    parts = [
+        [
+            key
+            for _, key in IterableZoo(
+                with_failures, "train", "key", rank=rank, world_size=world_size
+            )
+        ]
+        for rank in range(world_size)
+    ]
+    assert [key for part in parts for key in part] == keys_of(with_failures, "train")
+    assert {len(part) for part in parts} <= {21 // world_size, -(-21 // world_size)}
+
+
+def test_without_being_told_a_rank_is_that_of_torch_distributed(zoo, monkeypatch):
+    """Of the process that pickles it for a worker, where there is no process group."""
+    dataset = IterableZoo(zoo, "train", "key")
+    with monkeypatch.context() as patch:
+        patch.setattr(dist, "is_initialized", lambda: True)
+        patch.setattr(dist, "get_rank", lambda: 1)
+        patch.setattr(dist, "get_world_size", lambda: 3)
+        here = [key for _, key in dataset]
+        spawned = pickle.loads(pickle.dumps(dataset))
+    assert [key for _, key in spawned] == here == keys_of(zoo, "train")[94:188]
+    assert len(list(dataset)) == 282
+
+
+def test_a_pickled_zoo_has_neither_catalog_nor_tensors(zoo):
+    before = len(pickle.dumps(zoo))
+    state, table = zoo[7], zoo.catalog
+    data = pickle.dumps(zoo)
+    assert len(data) == before < 10_000 < table.nbytes
+    again = pickle.loads(data)
+    assert again.catalog.equals(table)
+    assert all(torch.equal(again[7][name], tensor) for name, tensor in state.items())
+
+
+def test_members_and_columns_are_those_of_the_catalog(with_failures):
+    for state, label, key in IterableZoo(with_failures, "train", "label", "key"):
+        (row,) = with_failures.where(pc.field("key") == key)
+        assert with_failures.catalog["label"][int(row)].as_py() == label
+        assert all(torch.equal(with_failures[row][name], tensor) for name, tensor in state.items())
+
+
+def test_the_example_of_the_readme_runs(zoo):
+    (source,) = [
+        part.split("```")[0]
+        for part in README.read_text().split("```python\n")
+        if "IterableZoo" in part.split("```")[0]
+    ]
+    assert 'Zoo.open("runs/demo/zoo")' in source
+    names: dict = {}
+    exec(source.replace("runs/demo/zoo", str(zoo.folder)), names)
+    assert set(names["label"].shape) == {len(next(iter(names["state"].values())))}
+
+
+def same(one: dict, other: dict) -> bool:
+    return all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+
+
+@pytest.mark.parametrize(
+    ("index", "rows"),
+    [
+        (slice(2, 300, 7), range(2, 300, 7)),
+        (slice(None, None, -50), range(399, -1, -50)),
+        ([3, -1, 3], [3, 399, 3]),
+        (np.array([5, 4], np.uint8), [5, 4]),
+        (torch.tensor([398, 0]), [398, 0]),
+        (np.arange(400) % 150 == 1, [1, 151, 301]),
+        ([], []),
+        (slice(7, 7), []),
+    ],
+)
+def test_several_members_are_stacked_in_the_order_asked_for(zoo, index, rows):
+    found = zoo[index]
+    assert {len(tensor) for tensor in found.values()} == {len(rows)}
+    for place, row in enumerate(rows):
+        assert same(zoo[row], {name: tensor[place] for name, tensor in found.items()})
+
+
+@pytest.mark.parametrize("index", [-1, np.int64(-1), torch.tensor(399), np.uint16(399)])
+def test_one_member_is_counted_from_either_end(zoo, index):
+    assert same(zoo[index], zoo[399])
+    assert same(zoo.module(index).state_dict(), zoo[399])
+
+
+def test_a_zoo_is_a_sequence_of_its_members(zoo):
+    assert isinstance(zoo, Dataset)
+    assert len(list(zoo)) == len(zoo) == 400
+    assert all(map(same, zoo, (zoo[i] for i in range(400))))
+    assert sum(len(state["layers.0.bias"]) for state in DataLoader(zoo, batch_size=64)) == 400
+
+
+@pytest.mark.parametrize(
+    ("index", "error", "message"),
+    [
+        (400, IndexError, "has 400 members, got index 400"),
+        (-401, IndexError, "has 400 members, got index -401"),
+        ([0, 400], IndexError, "got index 400"),
+        (np.ones(399, bool), IndexError, "an entry for each of the 400 members .*, got 399"),
+        ("test", TypeError, "chosen by an integer, a slice, a list of integers or a mask"),
+        (1.0, TypeError, "got 1.0"),
+        (True, TypeError, "got True"),
+        ([[1]], TypeError, "got \\[\\[1\\]\\]"),
+    ],
+)
+def test_what_is_no_index_is_refused(zoo, index, error, message):
+    with pytest.raises(error, match=message):
+        zoo[index]
+
+
+@pytest.mark.parametrize("index", [2, slice(0, 10), [2, 3, 4, 5, 6]])
+def test_a_member_without_weights_says_so(with_failures, index):
+    others = "" if index == 2 else ", nor have 4 others that were asked for"
+    message = rf"member \S+ has no weights: its fit failed \(unreadable\){others}; zoo\.where"
+    with pytest.raises(ArchiveError, match=message):
+        with_failures[index]
+    with_weights = with_failures.where(pc.field("status") == "ok")
+    assert len(Subset(with_failures, with_weights)[0]) == 6
+
+
+@pytest.mark.parametrize("split", ["tset", "valid", "Train", ""])
+@pytest.mark.parametrize("ask", ["blocks", "members", "shards_of"])
+def test_an_unknown_split_is_refused_at_once(zoo, ask, split):
+    with pytest.raises(InputError, match=f"no split '{split}': expected one of train, validation"):
+        getattr(zoo, ask)(split)
+    with pytest.raises(InputError, match="no split"):
+        IterableZoo(zoo, split)
+
+
+def test_the_nearest_name_is_said(zoo):
+    with pytest.raises(InputError, match="did you mean 'test'"):
+        zoo.blocks("tset")
+    with pytest.raises(InputError, match=r"no column 'labl': .*did you mean 'label'"):
+        IterableZoo(zoo, "train", "labl")
+    with pytest.raises(InputError, match=r"cannot be asked .*did you mean 'psnr'"):
+        zoo.where(pc.field("psrn") > 30)
+    with pytest.raises(InputError, match=r"cannot be asked for \(key > 30\)"):
+        zoo.where(pc.field("key") > 30)
+
+
+@pytest.mark.parametrize("ranks", [(2, 2), (-1, 2), (0, None), (None, 2), (0, 0)])
+def test_a_rank_that_is_none_is_refused(zoo, ranks):
+    with pytest.raises(InputError, match="rank must be one of world_size ranks"):
+        IterableZoo(zoo, "train", rank=ranks[0], world_size=ranks[1])
+
+
+def test_a_zoo_shows_what_it_holds(zoo):
+    assert repr(zoo) == (
+        f"<Zoo {zoo.folder}: 400 members (train 282, validation 38, test 80), 2-8-6-1, 85 parameters, finished>"
+    )
