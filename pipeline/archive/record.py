@@ -30,6 +30,8 @@ class SignalsRecord(Frozen):
     grid: tuple[int, ...]
     num_channels: int
     class_names: tuple[str, ...]
+    unreadable: dict[str, str] = Field(default_factory=dict)
+    """Why signals could not be read, by what they are called in their source."""
 
 
 class ShardRecord(Frozen):
@@ -168,6 +170,7 @@ def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan])
             grid=signals.grid,
             num_channels=signals.num_channels,
             class_names=signals.class_names,
+            unreadable={signals.called(i): reason for i, reason in signals.failures.items()},
         ),
         tensors={spec.name: spec.shape for spec in kind.weight_space(config, signals).tensors},
         decode=kind.decode_contract(config, signals),

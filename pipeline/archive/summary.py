@@ -25,6 +25,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "fingerprint": record.fingerprint,
         "state": zoo.state,
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
+        **({"unreadable": len(unreadable)} if (unreadable := record.signals.unreadable) else {}),
         "architecture": record.architecture,
         "parameters": zoo.space.num_parameters,
         **(

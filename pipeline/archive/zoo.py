@@ -2,7 +2,7 @@
 
 import re
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import Any
@@ -262,7 +262,7 @@ class Zoo(Dataset[Block]):
         first = self.catalog.slice(rows.flat[0], 1).to_pylist()[0]
         others = f", nor have {rows.size - 1} others that were asked for" if rows.size > 1 else ""
         return (
-            f"member {first['key']} has no weights: its fit failed ({first['stop_reason']}){others}; "
+            f"member {first['key']} has no weights: {why_none(first)}{others}; "
             "zoo.where(pyarrow.compute.field('status') == 'ok') finds those that have"
         )
 
@@ -302,6 +302,13 @@ class Zoo(Dataset[Block]):
         row = int(self._rows(index))
         contract = self.record.decode.of_member(self.catalog.slice(row, 1).to_pylist()[0])
         return Network(contract, self[row], f"zoo {self.folder}")
+
+
+def why_none(row: Mapping[str, Any]) -> str:
+    """Why the member of a catalog row has no weights."""
+    if failure := row.get("failure"):
+        return f"its signal {row.get('source_name') or row['source_index']} {failure}"
+    return f"its fit failed ({row['stop_reason']})"
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

@@ -44,23 +44,21 @@ def load_signals(config: SignalsConfig) -> Signals:
 def check_failures(signals: Signals, max_unreadable: float):
     if not signals.failures:
         return
-    reasons = [
-        f"{signals.called(i)} {reason}" for i, reason in list(signals.failures.items())[:SHOWN]
-    ]
-    number, total, shown = len(signals.failures), len(signals), "; ".join(reasons)
+    shown = [f"{signals.called(i)} {reason}" for i, reason in signals.failures.items()][:SHOWN]
+    number, total, named = len(signals.failures), len(signals), "; ".join(shown)
+    if number > len(shown):
+        named += f"; and {number - len(shown):,} more"
     if number > max_unreadable * total:
         raise InputError(
             f"at most {max_unreadable:.0%} of the signals of {signals.name} may be unreadable, found {number:,} of "
-            f"{total:,}: replace them, take them out or set signals.max_unreadable; {shown}"
+            f"{total:,} ({named}): replace them, take them out or set signals.max_unreadable"
         )
-    more = f"; and {number - SHOWN:,} more" if number > SHOWN else ""
     logger.warning(
-        "%s of %s signals of %s cannot be read and are left out: %s%s",
+        "%s of %s signals of %s cannot be read and are left out: %s",
         f"{number:,}",
         f"{total:,}",
         signals.name,
-        shown,
-        more,
+        named,
     )
 
 

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -36,9 +37,12 @@ def small_zoo(tmp_path_factory) -> Zoo:
     changes = {"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=5)}
     config = smoke().zoo.model_copy(update=changes)
     plan = plan_zoo(config, folder)
-    plan.signals.values[plan.shards[0].source_index[1]] = np.nan
+    broken = int(plan.shards[0].source_index[1])
+    plan.signals.values[broken] = np.nan
+    names = tuple(f'größe, "{i % 10}"/{i:04d}.png' for i in range(60))
+    signals = replace(plan.signals, names=names, failures={broken: "cannot be decoded (empty)"})
     for shard in plan.shards:
-        fit_shard(config, folder, plan.signals, shard)
+        fit_shard(config, folder, signals, shard)
     return seal_zoo(folder)
 
 
@@ -89,7 +93,10 @@ def test_a_zoo_comes_back_bit_for_bit(small_zoo, exported, tmp_path, name):
         "psnr",
         "status",
         "stop_reason",
+        "source_name",
+        "failure",
     )
+    assert before[next(iter(before))][0]["source_name"].startswith("größe")
     for key, (row, state) in before.items():
         assert {column: after[key][0][column] for column in columns} == {
             column: row[column] for column in columns
