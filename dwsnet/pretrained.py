@@ -73,7 +73,8 @@ def read_folder(
     if name != kind.__name__:
         raise ValueError(f"{folder} must hold a {kind.__name__}, found a {name}")
     try:
-        return space, arguments, load_file(tensors)
+        # Copies: a file's tensors lie where its header ends, where products are slower and round otherwise.
+        return space, arguments, {name: x.clone() for name, x in load_file(tensors).items()}
     except SafetensorError as error:
         raise ValueError(
             f"{tensors} must be a safetensors file, found a damaged one: {error}"
