@@ -10,8 +10,10 @@ which omega would make phase errors, the last one and all else are float32. With
 of 28x28 come to 34.6 dB in the 1,500 steps of dws-mnist, and to 34.7 without; SIREN's initialisation to 60.8 and 60.9 dB
 with a cosine, and to 58.4 and 61.2 with a constant rate.
 
-Measured on an H200 with Triton 3.6: 9.4 M steps/s of 2-32-32-1 on 784 points, 24 % of what its sines alone would allow; gradients
-are within 1.7e-3 of double precision, and fits end at the same dB and steps as on a CPU (`python -m tests.gpu.check`).
+Measured on an H200 with Triton 3.6: 9.4 M steps/s of 2-32-32-1 on 784 points, 24 % of what its
+sines alone would allow; gradients are within 1.7e-3 of double precision, and fits end at the same dB
+and steps as on a CPU (`python -m tests.gpu.check`).
+
 Arithmetic for an H200, of a step as compiled for sm_90 by Triton 3.7.1:
 
 * 37,800 instructions of a warp, 255 registers a thread, none spilled, 10 kB of shared memory: eight members on a

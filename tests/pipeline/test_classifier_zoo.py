@@ -288,7 +288,7 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys)
         ("zoo.hyperparameters.dropout=1", "at least 0 and below 1, got 1"),
         (
             "zoo.hyperparameters.learning_rate=loguniform(0, 1)",
-            r"'uniform\(a, b\)' or 'loguniform\(a, b\)', above 0, got",
+            r"'uniform\(a, b\)' or 'loguniform\(a, b\)', above 0 and at most 1e\+30, got",
         ),
         ("zoo.hyperparameters.activation=[]", "zoo.hyperparameters.activation: .* at least 1 item"),
     ],
