@@ -68,9 +68,9 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
     check_meaning(image)
     # The second picture of a camera's JPEG (MPO) is a preview or a map of depths.
     has_more_frames = getattr(image, "is_animated", False) and image.format != "MPO"
-    upright = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)
     is_deep = image.mode not in GREY_MODES + COLOUR_MODES
-    flat = Image.fromarray(fractions_of_white(upright, image)) if is_deep else on_white(upright)
+    flat = Image.fromarray(fractions_of_white(image)) if is_deep else on_white(image)
     if size is not None and flat.size != (size, size):
         flat = flat.resize((size, size), Image.Resampling.LANCZOS)
     pixels = np.asarray(flat).clip(0, 1) if is_deep else np.asarray(flat)
@@ -92,21 +92,23 @@ def tags(image: "PillowImage") -> dict:
     return getattr(image, "tag_v2", {})
 
 
-def fractions_of_white(upright: "PillowImage", image: "PillowImage") -> np.ndarray:
+def fractions_of_white(image: "PillowImage") -> np.ndarray:
     """`(height, width)` float32 in [0, 1] of an image with more than 8 bits of grey.
 
     Raises ValueError where fractions are outside of [0, 1].
     """
     white = 1 if image.mode == "F" else 2 ** tags(image).get(BITS_PER_SAMPLE, (16,))[0] - 1
-    numbers = np.asarray(upright)
-    values = (numbers / white).astype(np.float32)
-    if not ((values >= 0) & (values <= 1)).all():
+    numbers = np.asarray(image)
+    values = np.divide(numbers, white, dtype=np.float32)
+    if not (values.min() >= 0 and values.max() <= 1):
         raise ValueError(
             f"must have numbers from 0 to {white}, found {values.min():g} to {values.max():g}"
         )
     if tags(image).get(PHOTOMETRIC) == WHITE_IS_ZERO:
         values = 1 - values
-    return np.where(numbers == image.info.get("transparency"), np.float32(1), values)
+    if "transparency" in image.info:
+        values[numbers == image.info["transparency"]] = 1
+    return values
 
 
 def on_white(image: "PillowImage") -> "PillowImage":
