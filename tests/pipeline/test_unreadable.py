@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from flows.recipes import mlps, smoke
+from flows.stages import merge_zoos
 from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
@@ -16,6 +18,8 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
 from pipeline.signals.decoding import decode_image
 from pipeline.signals.function import check_signals
+from pipeline.training.checkpoint import load_best
+from pipeline.training.evaluate import write_predictions
 from tests.pipeline.test_decoding import GREY, saved, text_chunk
 
 BAD = {
@@ -71,6 +75,32 @@ def test_a_zoo_has_a_row_for_each_file_with_its_name_and_what_is_wrong(photos, t
     assert summarize(zoo)["unreadable"] == 3
     assert "3 of 27 signals of photos cannot be read and are left out" in caplog.text
     assert all(f"{name} {reason}" in caplog.text for name, (_, reason) in BAD.items())
+
+
+def test_predictions_say_which_file_each_is_of(photos, smoke_run, tmp_path):
+    quick = {"signals": signals_of(photos), "fit": FitConfig(max_steps=2)}
+    zoo = build(smoke().zoo.model_copy(update=quick), tmp_path / "zoo")
+    write_predictions(load_best(smoke_run.folder), zoo, tmp_path / "predictions.parquet")
+    table = pq.read_table(tmp_path / "predictions.parquet").to_pandas()
+    expected = zoo.catalog.to_pandas().set_index("key")["source_name"]
+    assert (table.set_index("key")["source_name"] == expected[table["key"]]).all()
+    assert set(table["source_name"]) == set(expected) - BAD.keys()
+    assert (table["class"] == table["source_name"].str[0]).all()
+
+
+def test_zoos_of_the_same_signals_are_merged_whatever_their_files_are_called(photos, tmp_path):
+    quick = {"inr": InrConfig(hidden=(4,)), "fit": FitConfig(max_steps=2)}
+    config = smoke().zoo.model_copy(update=quick | {"signals": signals_of(photos)})
+    build(config, tmp_path / "one")
+    for name in "ab":
+        for file in (photos / name).iterdir():
+            file.rename(file.with_stem(f"{file.stem}-renamed"))
+    build(config.model_copy(update={"fit": FitConfig(max_steps=3)}), tmp_path / "two")
+    merge_zoos([tmp_path / "one", tmp_path / "two"], tmp_path / "merged")
+    merged = Zoo.open(tmp_path / "merged").catalog.to_pandas()
+    names = merged.groupby("source_index")["source_name"].apply(set)
+    assert all({name.replace("-renamed", "") for name in pair} < pair for pair in names)
+    assert (merged["failure"].notna() == (merged["status"] == "failed")).all()
 
 
 def test_classifiers_learn_from_the_others(photos, tmp_path):
