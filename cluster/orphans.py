@@ -1,4 +1,4 @@
-"""Processes that a killed command would leave behind end with it.
+"""Processes that a killed command would leave behind end with it, and so do its temporary folders.
 
 Ray's agents and Prefect's temporary server outlive a parent that got SIGKILL. A small watcher process waits for that and
 ends whatever the command started: its descendants carry a mark in their environment.
@@ -10,22 +10,27 @@ import subprocess
 import sys
 import time
 import uuid
+from contextlib import suppress
 from pathlib import Path
 
+from cluster.scratch import remove_leftovers
+
 MARK = "DWSZOO_SESSION"
-POLL_SECONDS = 0.5
-GRACE_SECONDS = 5.0
-"""What an orderly exit may take to end its processes itself."""
+POLL_SECONDS = 0.2
+SECONDS = 10.0
+"""How long to go on killing: a process may start others, or hang in the kernel."""
 
 
 def end_children_with_me():
-    """From now on the processes that this one starts do not outlive it by more than a few seconds. Linux only."""
+    """From now on the processes that this one starts do not outlive it by more than a moment. Linux only."""
     mine = f"{os.getpid()}-"
     if os.environ.get(MARK, "").startswith(mine) or not Path("/proc/self/environ").exists():
         return
     mark = mine + uuid.uuid4().hex
+    # Isolated, and with the path of this process: a file of any name may lie in the working directory.
+    code = f"import sys; sys.path[:] = {sys.path}; from cluster.orphans import watch; watch({os.getpid()}, {mark!r})"
     subprocess.Popen(
-        [sys.executable, "-I", __file__, str(os.getpid()), mark],
+        [sys.executable, "-I", "-c", code],
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
@@ -34,31 +39,38 @@ def end_children_with_me():
     os.environ[MARK] = mark
 
 
-def marked(mark: str) -> list[int]:
-    """Ids of the processes of this user that carry `mark`."""
-    wanted, found = f"{MARK}={mark}".encode(), []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
+def end_children():
+    """End at once whatever this process has started since `end_children_with_me`."""
+    if mark := os.environ.get(MARK):
+        end_all(MARK, mark)
+
+
+def end_all(variable: str, value: str):
+    """Kill the processes that `marked` finds, and those that they are just starting."""
+    deadline = time.monotonic() + SECONDS
+    while (processes := marked(variable, value)) and time.monotonic() < deadline:
+        for process in processes:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.02)
+
+
+def marked(variable: str, value: str) -> list[int]:
+    """Ids of the living processes of this user, but this one, that were started with `variable=value`. Linux only."""
+    wanted, found = f"{variable}={value}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        if int(entry.name) != os.getpid():
+            with suppress(OSError):  # gone meanwhile, or another user's
                 if wanted in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
-            except OSError:
-                continue  # gone meanwhile, or another user's
     return found
 
 
 def watch(parent: int, mark: str):
+    """Wait for the end of the parent; what ends it does not end this process."""
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_IGN)
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
-    deadline = time.monotonic() + GRACE_SECONDS
-    while (processes := marked(mark)) and time.monotonic() < deadline:
-        time.sleep(POLL_SECONDS)
-    for process in processes:
-        try:
-            os.kill(process, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2])
+    end_all(MARK, mark)
+    remove_leftovers()

@@ -66,8 +66,11 @@ class Listener:
         self.due = time.monotonic() + SECONDS
 
     def forget(self):
+        """Ends in time even where the cluster does not answer any more."""
         from ray.exceptions import RayError
-        from ray.experimental.internal_kv import _internal_kv_del
+        from ray.experimental.internal_kv import internal_kv_get_gcs_client
 
         with suppress(RayError):
-            _internal_kv_del(self.name, del_by_prefix=True, namespace=NAMESPACE)
+            internal_kv_get_gcs_client().internal_kv_del(
+                self.name.encode(), del_by_prefix=True, namespace=NAMESPACE, timeout=SECONDS
+            )

@@ -4,16 +4,17 @@ import logging
 import math
 import os
 import shlex
+import signal
 import socket
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.orphans import end_children_with_me
+from cluster.orphans import end_all, end_children_with_me
 from cluster.scratch import scratch_folder
 
 WORKER_ENVIRONMENT = {
@@ -22,7 +23,8 @@ WORKER_ENVIRONMENT = {
     # What a worker runs in processes of its own does not import from the folder that it happens to be in.
     "PYTHONSAFEPATH": "1",
 }
-LOOPBACK = "127.0.0.1"
+CLUSTER = "DWSZOO_CLUSTER"
+"""Names the folder of a local cluster in the environment of its processes."""
 
 
 def is_local() -> bool:
@@ -41,36 +43,37 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    num_gpus = math.ceil(num_workers * gpus_per_worker)
-    if is_local():
-        with scratch_folder() as folder, connected(**local_cluster(num_workers, num_gpus, folder)):
-            yield
-    else:
-        with connected():
-            yield
+    with local_cluster(num_workers, gpus_per_worker) if is_local() else connected():
+        yield
 
 
-def local_cluster(num_cpus: int, num_gpus: int, folder: os.PathLike) -> dict[str, Any]:
-    """Options of ray.init that start a cluster which only this machine and this user can reach."""
-    # Read when Ray is imported: its own address is the loopback interface's, and all that it starts listens there alone.
-    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
-    if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-        os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # none in a file at home
-    interface = loopback_interface()
-    return {
-        "address": "local",
-        "num_cpus": num_cpus,
-        "num_gpus": num_gpus,
-        "include_dashboard": False,
-        "_temp_dir": str(folder),
-        "runtime_env": {
-            # Ray gives this to a shell.
-            "py_executable": shlex.quote(sys.executable),
-            "env_vars": WORKER_ENVIRONMENT
-            | {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface},
-        },
-    }
+@contextmanager
+def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
+    """A cluster that only this machine and this user can reach. No process and no file of it outlives the block."""
+    with scratch_folder() as folder:
+        os.environ[CLUSTER] = str(folder)
+        # Read when Ray is imported: its own address is the loopback interface's, where all that it starts listens.
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
+        if "RAY_AUTH_TOKEN_PATH" not in os.environ:
+            os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # not in a file at home
+        interface = loopback_interface()
+        sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        try:
+            with connected(
+                address="local",
+                num_cpus=num_workers,
+                num_gpus=math.ceil(num_workers * gpus_per_worker),
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                runtime_env={
+                    "py_executable": shlex.quote(sys.executable),  # goes through a shell
+                    "env_vars": WORKER_ENVIRONMENT | sockets,
+                },
+            ):
+                yield
+        finally:
+            end_all(CLUSTER, str(folder))
 
 
 def loopback_interface() -> str:
@@ -86,30 +89,43 @@ def connected(**options: Any) -> Iterator[None]:
 
     options = {
         "log_to_driver": False,
-        "logging_level": logging.ERROR,
+        "logging_level": logging.CRITICAL,
         "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         "job_config": DriverPath(),
     } | options
     connection, end = Future(), threading.Event()
-    # Ray's processes end with the thread that started them. In a thread of its own, Ray leaves the handlers of signals
-    # alone, and whoever waits for it can be interrupted.
+    # Ray's processes end with the thread that started them, and whoever waits for a thread can be interrupted.
     threading.Thread(target=connect, args=(options, connection, end), daemon=True).start()
     try:
+        while not connection.done():
+            keep_handler(signal.SIGTERM)
+            wait([connection], 0.01)
         connection.result()
-        yield
+        keep_handler(signal.SIGTERM)
+        try:
+            yield
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         end.set()
 
 
 def connect(options: dict[str, Any], connection: Future, end: threading.Event):
     import ray
 
+    # Processes inherit what is blocked: a closing terminal ends this process, which ends them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         connection.set_result(ray.init(**options))
     except BaseException as error:  # noqa: BLE001 - raised again where the connection is waited for
         connection.set_exception(error)
     end.wait()
+
+
+def keep_handler(signum: int):
+    """Install Python's handler again: Ray puts one in its place that aborts the process."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signum, signal.getsignal(signum))
 
 
 def require_ray():

@@ -2,41 +2,38 @@
 
 import argparse
 import errno
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from flows.interruption import SENTENCE, exit_code, handle_signals, leave
 from flows.recipes import RECIPES
 from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.location import Location, RemotePath, locate
 
-INTERRUPTED = 130
-
 
 def command() -> None:
+    handle_signals()
     code = main()
-    if code == INTERRUPTED:
-        # Ray's and Prefect's threads may be anywhere: tearing the interpreter down under them can crash. What they
-        # leave behind ends with this process (cluster.orphans).
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+    if code > 128:
+        leave(code)
     sys.exit(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
-    0; 1 for a failure of the work; 2 for a caller's mistake; 3 where all was done but members failed; 130 for Ctrl-C.
+    0; 1 for a failure of the work; 2 for a caller's mistake; 3 where all was done but members failed; 130 for Ctrl-C, 143
+    for SIGTERM, 129 for SIGHUP.
     """
     options = parser().parse_args(arguments)
     try:
         return options.command(options) or 0
     except KeyboardInterrupt:
-        return complain("interrupted: run the same command again to go on", INTERRUPTED)
+        sys.stderr.write(SENTENCE)
+        return exit_code()
     except (InputError, ArchiveError, WorkError, OSError) as error:
         if options.debug:
             raise

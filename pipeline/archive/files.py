@@ -5,9 +5,11 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,8 @@ from pipeline.location import Location, RemotePath
 
 NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
 """Words of json.dumps that are no JSON, and texts, in which they may stand."""
+LOCK = ".lock"
+"""The file that says which process holds a folder."""
 
 
 def write_atomic(path: Location, data: bytes):
@@ -96,8 +100,13 @@ def parse_json(data: bytes) -> Any:
 def sweep_temporaries(folder: Location):
     """Remove what writers that were killed left behind. Only for the one process that owns `folder`."""
     for file in list_files(folder):
-        if file.name.startswith(".") and file.name.endswith(".tmp"):
+        if is_temporary(file.name):
             file.unlink(missing_ok=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file or folder of this name has not got its final name yet."""
+    return name.startswith(".") and name.endswith(".tmp")
 
 
 def sha256(data: bytes | np.ndarray) -> str:
@@ -106,7 +115,8 @@ def sha256(data: bytes | np.ndarray) -> str:
 
 @contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
-    """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends.
+    """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends. What a process
+    that was killed left half-written is removed at the beginning, what this one leaves at the end.
 
     An object store has no locks. Two processes that build one zoo there write the same bytes; of two with different
     configurations the second is refused, by zoo.json, unless they begin within the same moment.
@@ -118,7 +128,7 @@ def exclusive(folder: Location) -> Iterator[None]:
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+        lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise InputError(
             f"cannot write to {folder} ({error.strerror}): choose another --out or mend its permissions"
@@ -131,6 +141,18 @@ def exclusive(folder: Location) -> Iterator[None]:
             f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
         ) from None
     try:
+        remove_half_written(folder)
         yield
     finally:
+        remove_half_written(folder)
         os.close(lock)
+
+
+def remove_half_written(folder: Path):
+    """Remove what is left under temporary names below `folder`, but not in folders that have a lock of their own."""
+    for root, folders, files in os.walk(folder):
+        half_written = [name for name in folders + files if is_temporary(name)]
+        for path in (Path(root, name) for name in half_written):
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        locked = [name for name in folders if Path(root, name, LOCK).exists()]
+        folders[:] = set(folders) - {*half_written, *locked}

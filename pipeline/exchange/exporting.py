@@ -37,7 +37,7 @@ def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) ->
             (partial / ".lock").unlink()
             os.replace(partial, out)
         except BaseException:
-            shutil.rmtree(partial)
+            shutil.rmtree(partial, ignore_errors=True)
             raise
     return num_exported(zoo)
 

@@ -1,9 +1,9 @@
 """Ray Train around the training loop."""
 
 import shutil
-import threading
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,18 @@ def launch_training(
     Needs a Ray session. `on_progress` is called with `run` a few times a second. Raises WorkError where training diverges,
     and where a worker fails again after training went on from its checkpoint.
     """
+    import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
+
+    from pipeline.training.process_group import TorchWorkers
 
     check_batches(Zoo.open(zoo_folder), config, resources.workers)
     on_gpu = resources.gpus_per_worker > 0
-    storage = (run / ".ray").resolve()
+    storage = (run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
-    trainer = TorchTrainer(
+    trainer = DataParallelTrainer(
         train_worker,
         train_loop_config={
             "zoo": str(zoo_folder.resolve()),
@@ -64,7 +67,7 @@ def launch_training(
             "training": config.model_dump(mode="json"),
             "on_gpu": on_gpu,
         },
-        torch_config=TorchConfig(backend="nccl" if on_gpu else "gloo"),
+        backend_config=TorchWorkers(),
         scaling_config=ScalingConfig(
             num_workers=resources.workers, use_gpu=on_gpu, resources_per_worker=per_worker
         ),
@@ -76,18 +79,20 @@ def launch_training(
     )
     shutil.rmtree(storage, ignore_errors=True)
     (run / ".progress.json").unlink(missing_ok=True)
-    finished = threading.Event()
-    watcher = threading.Thread(target=watch, args=(run, on_progress, finished), daemon=True)
-    watcher.start()
+    waiting = ThreadPoolExecutor(1)  # while it waits, this thread can be interrupted
+    training = waiting.submit(trainer.fit)
+    waiting.shutdown(wait=False)
     try:
-        diverged = trainer.fit().return_value
-    except SystemExit:
-        raise KeyboardInterrupt from None  # what Ray Train makes of Ctrl-C
+        while not wait([training], POLL_SECONDS).done:
+            on_progress(run)
+        on_progress(run)
+        diverged = training.result().return_value
+    except KeyboardInterrupt:
+        ray.shutdown()  # the workers end, and write no more
+        raise
     except TrainingFailedError as error:
         raise WorkError(f"training of {run} failed: {last_line(error)}") from error
     finally:
-        finished.set()
-        watcher.join()
         shutil.rmtree(storage, ignore_errors=True)
     if diverged is not None:
         raise WorkError(divergence(run, diverged))
@@ -107,12 +112,6 @@ def divergence(run: Path, epoch: int) -> str:
     )
 
 
-def watch(run: Path, on_progress: Callable[[Path], None], finished: threading.Event):
-    while not finished.wait(POLL_SECONDS):
-        on_progress(run)
-    on_progress(run)
-
-
 def last_line(error: Exception) -> str:
     """What a worker raised, without the traceback that Ray puts before it."""
     failures = getattr(error, "worker_failures", {})
@@ -122,18 +121,19 @@ def last_line(error: Exception) -> str:
 
 def train_worker(spec: dict[str, Any]) -> int | None:
     """Runs in each Ray Train worker. Divergence is returned: what is raised, Ray Train would try again."""
-    import ray.train
     import torch
+    import torch.distributed as dist
 
     from pipeline.training.loop import train_loop
+    from pipeline.training.process_group import process_group
 
     torch.set_num_threads(1)
-    context = ray.train.get_context()
-    return train_loop(
-        locate(spec["zoo"]),
-        Path(spec["run"]),
-        TrainingConfig(**spec["training"]),
-        context.get_world_rank(),
-        context.get_world_size(),
-        spec["on_gpu"],
-    )
+    with process_group(spec["on_gpu"]):
+        return train_loop(
+            locate(spec["zoo"]),
+            Path(spec["run"]),
+            TrainingConfig(**spec["training"]),
+            dist.get_rank(),
+            dist.get_world_size(),
+            spec["on_gpu"],
+        )

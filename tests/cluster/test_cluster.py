@@ -9,7 +9,7 @@ import time
 import pytest
 
 from cluster.fanout import WINDOW, run_tasks
-from cluster.orphans import marked
+from cluster.orphans import MARK, marked
 from cluster.progress import NAMESPACE, Listener
 from cluster.session import ray_session
 
@@ -136,11 +136,11 @@ def test_nothing_outlives_a_command_that_is_killed():
     )
     mark = process.stdout.readline().strip()
     deadline = time.monotonic() + 30
-    while not marked(mark) and time.monotonic() < deadline:
+    while not marked(MARK, mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert len(marked(mark)) == 1
+    assert len(marked(MARK, mark)) == 1
     process.kill()
     process.wait()
-    while marked(mark) and time.monotonic() < deadline:
+    while marked(MARK, mark) and time.monotonic() < deadline:
         time.sleep(0.2)
-    assert marked(mark) == []
+    assert marked(MARK, mark) == []

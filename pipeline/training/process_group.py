@@ -1,0 +1,76 @@
+"""The process group of the workers that train together: ranks as Ray gives them, on the address that Ray uses."""
+
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+
+import ray
+import ray.train
+import torch
+import torch.distributed as dist
+from ray.train.backend import Backend, BackendConfig
+from ray.train.collective import broadcast_from_rank_zero
+
+TIMEOUT = timedelta(minutes=30)
+"""How long workers wait for each other."""
+
+LAUNCHERS = re.compile(
+    "(WORLD|LOCAL|LOCAL_WORLD|CROSS|GROUP|GROUP_WORLD|ROLE|ROLE_WORLD|NODE)_(RANK|SIZE)"
+    "|RANK|MASTER_(ADDR|PORT)|NCCL_COMM_ID|MPI_LOCALN?RANK(ID|S)"
+    "|(OMPI|PMI|PMIX|MV2|I_MPI|HYDRA|PALS|ALPS|FLUX|JSM|SLURM|TORCHELASTIC|HOROVOD|ACCELERATE|AZ|AZUREML)_.*"
+)
+"""Variables that tell a process which rank it has in a job of torchrun, an MPI, a batch system or a cloud."""
+
+
+class TorchWorkers(BackendConfig):
+    """Ray Train's workers before they make their process group, each of which sees the GPUs of all on its node."""
+
+    @property
+    def backend_cls(self):
+        return SharedGpus
+
+
+class SharedGpus(Backend):
+    share_cuda_visible_devices = True
+
+
+@contextmanager
+def process_group(on_gpu: bool) -> Iterator[None]:
+    """Make the workers of a Ray Train run the ranks of a torch process group, for the length of the block.
+
+    What a launcher of another job has left in the environment is taken out of it, as DeepSpeed and MPI libraries would
+    believe it. Rank 0 listens on its node's address in the Ray cluster alone: torch by itself listens on all.
+    """
+    context = ray.train.get_context()
+    rank, world_size = context.get_world_rank(), context.get_world_size()
+    listener = None
+    if rank == 0:
+        address = ray.util.get_node_ip_address()
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        listener = socket.create_server((address, 0), family=family)
+    host, port = broadcast_from_rank_zero(listener and listener.getsockname()[:2])
+    for name in filter(LAUNCHERS.fullmatch, list(os.environ)):
+        del os.environ[name]
+    os.environ |= {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": str(context.get_local_rank()),
+        "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
+        "NODE_RANK": str(context.get_node_rank()),
+        "MASTER_ADDR": host,
+        "MASTER_PORT": str(port),
+    }
+    if on_gpu:
+        torch.cuda.set_device(ray.train.torch.get_device())
+    store = dist.TCPStore(
+        host, port, world_size, rank == 0, TIMEOUT, master_listen_fd=listener and listener.detach()
+    )
+    backend = "nccl" if on_gpu else "gloo"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
