@@ -17,6 +17,8 @@ from pipeline.location import Location
 
 MEMBERS_FAILED = 3
 """Exit code of a command that did all it could, for a zoo with members that have no weights."""
+LISTED = 20
+"""Problems of an import that are printed."""
 
 
 def run(options: Namespace) -> int:
@@ -177,8 +179,11 @@ def zoo_export(options: Namespace):
     )
 
 
-def zoo_import(options: Namespace):
-    """Make a zoo of networks that another project keeps in its own layout. Run again, it goes on where it stopped."""
+def zoo_import(options: Namespace) -> int:
+    """Make a zoo of networks that another project keeps in its own layout. Run again, it goes on where it stopped.
+
+    What is damaged is listed, all else is imported.
+    """
     from flows import stages
     from flows.overrides import override
     from pipeline.archive.files import exclusive
@@ -186,11 +191,19 @@ def zoo_import(options: Namespace):
 
     config = override(ImportConfig(format=options.format, path=options.path), options.settings)
     with exclusive(options.out):
-        num_members, problems = stages.import_zoo(config, options.out)
+        zoo, left_out = stages.import_zoo(config, options.out)
         stages.verify(options.out)
-    print(f"{options.out}: {num_members:,} members imported, {len(problems):,} without weights")
-    for key, problem in list(problems.items())[:10]:
-        print(f"    {key}: {problem}")
+    failed = [row for row in zoo.catalog.to_pylist() if row["status"] == "failed"]
+    print(f"{options.out}: {len(zoo):,} members imported, {len(failed):,} without weights")
+    problems = [
+        *left_out,
+        *(f"{row.get('source') or row['key']}: {row['stop_reason']}" for row in failed),
+    ]
+    for problem in problems[:LISTED]:
+        print(f"    {problem}")
+    if len(problems) > LISTED:
+        print(f"    and {len(problems) - LISTED:,} more")
+    return MEMBERS_FAILED if problems else 0
 
 
 def zoo_merge(options: Namespace):

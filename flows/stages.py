@@ -182,21 +182,20 @@ def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
     return num_members, len(opened) - num_members
 
 
-def import_zoo(config: ImportConfig, out: Location) -> tuple[int, dict[str, str]]:
-    """Import what is not committed yet, and seal; returns the number of members, and why some have no weights, by key."""
+def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
+    """Import what is not committed yet, and seal; returns the zoo, and what of the source could not be read at all."""
     from pipeline.exchange.importing import import_shard, plan_import
 
-    plan, problems = plan_import(config, out), {}
+    plan = plan_import(config, out)
     if pending := pending_shards(out):
         unseal_zoo(out)
         with counting(
             "import", sum(len(plan.intake.shards[name]) for name in pending), config.format
         ) as advance:
             for name in pending:
-                problems |= import_shard(plan, out, name)
+                import_shard(plan, out, name)
                 advance(len(plan.intake.shards[name]))
-    archive(out, fitted=bool(pending))
-    return len(plan.intake.rows), problems
+    return archive(out, fitted=bool(pending)), list(plan.source.left_out)
 
 
 def merge_zoos(zoos: Sequence[Location], out: Location) -> int:

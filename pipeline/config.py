@@ -42,7 +42,8 @@ class Config(Frozen):
     @field_validator("*")
     @classmethod
     def leaves_room_in_float32(cls, value: Any) -> Any:
-        if isinstance(value, float) and abs(value) > LARGEST:
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(number, float) and abs(number) > LARGEST for number in numbers):
             raise PydanticCustomError("float32", f"input should be at most {LARGEST:g}")
         return value
 
@@ -246,8 +247,8 @@ class ImportConfig(Config):
     """Share of the runs that goes to the test split, where it is drawn."""
     activation: str | None = None
     """Activation of all hidden layers; null: what the source says, if anything."""
-    omega: PositiveFloat | None = None
-    """SIREN's omega_0; null: what the source says, if anything."""
+    omega: PositiveFloat | tuple[PositiveFloat, ...] | None = None
+    """SIREN's omega_0, or one for each hidden layer; null: what the source says, if anything."""
     output_offset: float | None = None
     """Added to the output of the last layer; null: what the source says, if anything."""
     shard_size: PositiveInt = 4096

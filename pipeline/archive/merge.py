@@ -20,7 +20,7 @@ from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
 from pipeline.archive.seal import SEAL
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import ClassifierZooConfig, MergeConfig, fingerprint
+from pipeline.config import MergeConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.location import Location
 
@@ -148,7 +148,7 @@ def check_sides(zoos: Sequence[Zoo]):
     """Raises InputError where one source is in different splits of two zoos: it would be learned from and tested on."""
     sides: dict[tuple[str, int], tuple[str, Zoo]] = {}
     for zoo in zoos:
-        counted = counting(zoo.record)
+        counted = zoo.record.sources
         pairs = zoo.catalog.group_by(["source_index", "split"]).aggregate([])
         for source, split in zip(
             column(pairs, "source_index").tolist(), pairs["split"].to_pylist(), strict=True
@@ -161,23 +161,17 @@ def check_sides(zoos: Sequence[Zoo]):
                 )
 
 
-def counting(record: ZooRecord) -> str:
-    """Zoos that have it in common mean the same source by the same number: a signal, or a run that begins alike."""
-    is_run = isinstance(record.config, ClassifierZooConfig)
-    return f"{record.signals.digest} {record.config.seed}" if is_run else record.signals.digest
-
-
 def number_sources(zoos: Sequence[Zoo], class_names: tuple[str, ...]) -> list[Source]:
     sizes: dict[str, int] = {}
     for zoo in zoos:
         size = 1 + pc.max(zoo.catalog["source_index"]).as_py()
-        sizes[counting(zoo.record)] = max(size, sizes.get(counting(zoo.record), 0))
+        sizes[zoo.record.sources] = max(size, sizes.get(zoo.record.sources, 0))
     starts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
     views = dict.fromkeys(sizes, 0)
     sources = []
     for zoo in zoos:
         counted, classes = (
-            counting(zoo.record),
+            zoo.record.sources,
             [class_names.index(name) for name in zoo.record.signals.class_names],
         )
         sources.append(Source(zoo, starts[counted], views[counted], classes))

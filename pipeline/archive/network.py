@@ -46,7 +46,8 @@ class DecodeContract(Frozen):
 
     activations: tuple[str, ...] | None
     """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
-    omega: float | None
+    omega: float | tuple[float, ...] | None
+    """Of all layers, or of each hidden layer."""
     output_offset: float | None
     """Added to the last layer's output."""
     coordinate_range: tuple[float, float] | None
@@ -100,7 +101,13 @@ class Network(nn.Module):
                 f"cannot run members of {what}: sine activations need omega_0, its record has none"
             )
         self.names, self.activations = names, activations
-        self.omega, self.offset = contract.omega or 1.0, contract.output_offset or 0.0
+        omega = contract.omega or 1.0
+        self.omegas = (*omega, 1.0) if isinstance(omega, tuple) else (omega,) * len(names)
+        if len(self.omegas) != len(names):
+            raise InputError(
+                f"cannot run members of {what}: expected omega_0 of each of {len(names) - 1} hidden layers, found {omega}"
+            )
+        self.offset = contract.output_offset or 0.0
         self.image = contract.image
         for name in names:
             size_out, size_in, *kernel = state[f"{name}.weight"].shape
@@ -135,5 +142,5 @@ class Network(nn.Module):
             layer = self.get_submodule(name)
             if self.image and values.ndim == 4 and isinstance(layer, nn.Linear):
                 values = values.mean((2, 3)) if i else values.flatten(1)
-            values = ACTIVATIONS[activation](layer(values), self.omega)
+            values = ACTIVATIONS[activation](layer(values), self.omegas[i])
         return values + self.offset

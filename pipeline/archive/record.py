@@ -12,7 +12,14 @@ from pipeline.archive.files import read_json, write_json
 from pipeline.archive.kinds import kind_of
 from pipeline.archive.network import DecodeContract
 from pipeline.archive.plan import SPLITS, ShardPlan
-from pipeline.config import AnyZooConfig, Frozen, ImportConfig, MergeConfig, fingerprint
+from pipeline.config import (
+    AnyZooConfig,
+    ClassifierZooConfig,
+    Frozen,
+    ImportConfig,
+    MergeConfig,
+    fingerprint,
+)
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 from pipeline.signals import Signals
@@ -60,6 +67,8 @@ class ImportRecord(Frozen):
     """What the source calls each tensor of its first member, and its shape there."""
     columns: dict[str, str]
     """Arrow type of each catalog column that came with the source."""
+    sources: str | None = None
+    """Of the zoo that was exported, as `ZooRecord.sources`; null where another program wrote the source."""
 
 
 class ZooRecord(Frozen):
@@ -122,6 +131,14 @@ class ZooRecord(Frozen):
     @property
     def space(self) -> WeightSpace:
         return space_of(self.tensors)
+
+    @property
+    def sources(self) -> str:
+        """Zoos that have it in common mean the same source by the same `source_index`: a signal, or a run that begins alike."""
+        if self.imported and self.imported.sources:
+            return self.imported.sources
+        is_run = isinstance(self.config, ClassifierZooConfig)
+        return f"{self.signals.digest} {self.config.seed}" if is_run else self.signals.digest
 
     def zoo_identity(self) -> dict[str, Any]:
         """What the fingerprint is taken of."""

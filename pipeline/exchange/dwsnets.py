@@ -6,11 +6,9 @@ be absolute ones of another machine. Lists beside `path` and `label` are columns
 """
 
 import os
-import pickle
 import re
-import struct
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -19,29 +17,18 @@ import torch
 from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.exchange.layers import layout_for, layout_of
+from pipeline.exchange.layers import layout_for
 from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
+from pipeline.exchange.pickled import load, load_file
 from pipeline.exchange.rows import table_of
-from pipeline.exchange.source import Loaded, Source, first_line, load_states, read_json, weights_of
+from pipeline.exchange.source import Loaded, Source, common_layout, load_states, read_json
 from pipeline.progress import Advance
 
 SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")
-UNREADABLE = (
-    *(
-        pickle.UnpicklingError,
-        struct.error,
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        TypeError,
-        AttributeError,
-    ),
-    *(LookupError, ArithmeticError, AssertionError, MemoryError, NameError),
-)
-"""What torch.load raises for bytes that are no state dict."""
 FILE = "model_final.pth"
+OURS = "dwszoo"
+"""In the place of the name of a data set."""
 MAX_BESIDE = 16
 """Numbers in a list beside the tensors of a file that become columns."""
 
@@ -56,7 +43,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
         for position, row in enumerate(rows.to_pylist()):
             label = "" if row.get("label") is None else f"{row['label']}_"
             path = PurePosixPath(
-                f"dwszoo_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE
+                f"{OURS}_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE
             )
             (out / path).parent.mkdir(parents=True)
             # A view would be saved with the whole block behind it.
@@ -74,55 +61,39 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 def read(path: Path) -> Source:
     """`path`: the folder, or the JSON file with the splits. Without one the names of folders tell half, label and id."""
-    splits = path if path.is_file() else find_splits(path)
+    splits, left_out = (path, []) if path.is_file() else find_splits(path)
     root = path.parent if path.is_file() else path
     rows = list(rows_of_folders(root) if splits is None else rows_of_splits(root, splits))
     files = [row.pop("file") for row in rows]
-    states = (load(file) for file in files)
-    first = next((state for state in states if not isinstance(state, str)), None)
-    if first is None:
-        raise InputError(
-            f"{root} must have state dicts as .pth files, found {len(files)} paths and none that can be read"
-        )
-    layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in first.items()])
+    layout = common_layout(root, map(load, files))
 
     def read_rows(index: np.ndarray) -> Loaded:
         return load_states(layout, [load(files[i]) for i in index])
 
     found = [file for file in dict.fromkeys(files) if file is not None]
-    return Source(table_of(rows), layout, read_rows, found if splits is None else [splits, *found])
+    read_files = found if splits is None else [splits, *found]
+    return Source(table_of(rows), layout, read_rows, read_files, left_out=left_out)
 
 
-def load(file: Path | None) -> dict[str, torch.Tensor] | str:
-    """The weights of a `.pth` file, or why there are none. Nothing but tensors is unpickled."""
-    try:
-        return "missing" if file is None else weights_of(load_file(file))
-    except InputError as error:
-        return str(error)
+def find_splits(folder: Path) -> tuple[Path | None, list[str]]:
+    """The one JSON file of `folder` that has splits, None where there is none; and what is the matter with others.
 
-
-def load_file(file: Path) -> Any:
-    """Raises InputError where the file is not one that torch.save made of tensors and plain values."""
-    try:
-        return torch.load(file, map_location="cpu", weights_only=True)
-    except UNREADABLE as error:
-        raise InputError(
-            f"{file.name} cannot be read by torch.load(weights_only=True): {first_line(error)}"
-        ) from error
-
-
-def find_splits(folder: Path) -> Path | None:
-    """The one JSON file of `folder` that has splits; None where there is none."""
-    found = [
-        file
-        for file in sorted(folder.glob("*.json"))
-        if isinstance(content := read_json(file), dict) and "train" in content
-    ]
+    Raises InputError where several have splits, and where the only one that could have them cannot be read.
+    """
+    found, problems = [], []
+    for file in sorted(folder.glob("*.json")):
+        try:
+            if isinstance(content := read_json(file), dict) and "train" in content:
+                found.append(file)
+        except InputError as error:
+            problems.append(str(error))
+    if problems and not found:
+        raise InputError(f"{problems[0]}: mend it, or delete it to go by the names of folders")
     if len(found) > 1:
         raise InputError(
             f"{folder} has several files with splits ({', '.join(file.name for file in found)}): name one of them"
         )
-    return found[0] if found else None
+    return found[0] if found else None, problems
 
 
 def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
@@ -138,11 +109,11 @@ def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
         for values in zip(*columns.values(), strict=True):
             row = dict(zip(columns, values, strict=True))
             path = row.pop("path")
-            file = locate(root, path)
-            stated = row_of_path(file) if file else {}
+            file = locate(root, path) if isinstance(path, str) else None
+            stated = row_of_path(file or PurePosixPath(str(path)))
             if file and "label" not in stated | row:
                 stated |= beside_tensors(file)
-            where = str(file.relative_to(root)) if file else path
+            where = str(file.relative_to(root)) if file else str(path)
             yield stated | row | {"split": split, "source": where, "file": file}
 
 
@@ -156,8 +127,6 @@ def check_columns(what: str, columns: Any):
         raise InputError(
             f"{what} must have lists of one length, one of them 'path', found lengths {lengths}"
         )
-    if not all(isinstance(path, str) for path in columns.get("path", [])):
-        raise InputError(f"{what} must have texts as paths")
 
 
 def locate(root: Path, path: str) -> Path | None:
@@ -206,10 +175,13 @@ def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
         yield row | {"split": split, "source": str(file.relative_to(root)), "file": file}
 
 
-def row_of_path(file: Path) -> dict[str, Any]:
+def row_of_path(file: PurePath) -> dict[str, Any]:
     """What the name of a member's folder says. `group` has the half, because ids start again in the testing half."""
     match = FOLDER.fullmatch(file.parent.parent.name)
     if match is None:
         return {}
     half = "testing" if match["half"].endswith("testing") else "training"
-    return {"half": half, "label": int(match["label"]), "group": f"{half} {match['id']}"}
+    group = match["id"]
+    if match["half"].startswith(OURS):  # the key of a member of ours ends in its view
+        group = group.rpartition("-")[0] or group
+    return {"half": half, "label": int(match["label"]), "group": f"{half} {group}"}

@@ -56,6 +56,7 @@ def sidecar(zoo: Zoo) -> dict[str, Any]:
     failed = table.filter([status == "failed" for status in table["status"].to_pylist()])
     return {
         "fingerprint": record.fingerprint,
+        "sources": record.sources,
         "decode": record.decode.model_dump(mode="json"),
         "signals": record.signals.model_dump(mode="json", include={"name", "grid", "class_names"}),
         "failed": exported_rows(failed).to_pylist(),

@@ -4,15 +4,13 @@
 before kernel, kernels as in Flax `(in, out)`; `labels` `(members,)`; `nef.json` with the kind of network and its
 `omega_0`. Other data sets with a value a member are columns of the catalog. Splits are ranges of members there, so train,
 validation and test come in this order.
-
-What a file says is checked here, but its structure is read by the HDF5 library, which a crafted file can make hang: import
-HDF5 files of people you trust.
 """
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import prod
+from math import inf, prod
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +20,34 @@ import pyarrow as pa
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
+from pipeline.exchange.hdf5 import (
+    NOT_READ,
+    dataset,
+    read_column,
+    read_file,
+    read_values,
+    write_column,
+)
 from pipeline.exchange.layers import Layout, layout_for, layout_of, natural
 from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
-from pipeline.exchange.rows import KNOWN_TYPES, with_source
+from pipeline.exchange.rows import together, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_json
 from pipeline.progress import Advance
 
 FILE = re.compile(r"nefs_(\d+)-(\d+)\.hdf5")
 MEMBERS = 5000
 """Members in a file."""
-MAX_RATIO = 1032
-"""No data set of deflate is larger than so many times what is stored of it."""
+ACTIVATIONS = {"SIREN": "sine", "MLP": "relu"}
+"""Of the hidden layers, by their name of the kind of network."""
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
-    layout = layout_for(zoo.space, flax_name(len(zoo.space.tensors) // 2 - 1), ".kernel", ".bias")
+    layout = layout_for(
+        zoo.space,
+        flax_name(sum(len(spec.shape) > 1 for spec in zoo.space.tensors) - 1),
+        ".kernel",
+        ".bias",
+    )
     columns = bias_first(layout)
     config = [[name, list(shape)] for name, shape in columns.items()]
     total, start, waiting = num_exported(zoo), 0, []
@@ -79,9 +90,11 @@ def bias_first(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 def network_of(zoo: Zoo, columns: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
     """`nef.json`: what their loader builds a network from."""
-    widths = [shape[0] for name, shape in columns.items() if name.endswith(".bias")]
+    widths = [shape[-1] for name, shape in columns.items() if name.endswith(".kernel")]
     params = {"output_dim": widths[-1], "hidden_dim": widths[0], "num_layers": len(widths)}
-    return {"name": "SIREN", "params": params | {"omega_0": zoo.record.decode.omega}}
+    activation = (zoo.record.decode.activations or (None,))[0]
+    name = next((name for name, theirs in ACTIVATIONS.items() if theirs == activation), activation)
+    return {"name": name, "params": params | {"omega_0": zoo.record.decode.omega}}
 
 
 def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
@@ -90,18 +103,11 @@ def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
         content.create_dataset("params", data=values)
         content.create_dataset("param_config", (1,), dtype=text)[0] = json.dumps(config)
         for name in rows.column_names:
-            column = rows[name]
-            if pa.types.is_string(column.type):
-                content.create_dataset(
-                    name, data=[value or "" for value in column.to_pylist()], dtype=text
-                )
-            elif column.null_count == 0 or pa.types.is_floating(column.type):
-                theirs = "labels" if name == "label" else name
-                content.create_dataset(theirs, data=column.to_numpy())
+            write_column(content, "labels" if name == "label" else name, rows[name])
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the files."""
+    """`path`: the folder of the files. One that cannot be read, or has other networks than the most, is left out."""
     files = (
         {file: FILE.fullmatch(file.name) for file in path.glob("*.hdf5")} if path.is_dir() else {}
     )
@@ -112,74 +118,64 @@ def read(path: Path) -> Source:
         raise InputError(
             f"{path} must have files nefs_START-END.hdf5, found {sorted(file.name for file in files)[:3]}"
         )
-    config = read_file(ordered[0], read_config)
-    slices, layout = columns_of(ordered[0], config)
-    tables, sizes = [], []
-    for file in ordered:
-        if read_file(file, read_config) != config:
-            raise InputError(
-                f"{file} must have the param_config of {ordered[0].name}: the networks of one zoo are of one architecture"
-            )
-        rows = read_file(file, lambda content: read_rows(content, layout.num_parameters))
-        sizes.append(len(rows))
+    others = sorted(set(files) - set(ordered))
+    left_out = [f"{file} is not called nefs_START-END.hdf5" for file in others]
+    configs, config = configs_of(ordered, left_out)
+    slices, layout = columns_of(path, config)
+    read_files, tables = [], []
+    for file in configs:
+        try:
+            if configs[file] != config:
+                raise InputError(f"{file} must have the networks that most files have")
+            rows, problems = read_file(file, lambda content: read_rows(content, layout))
+        except InputError as error:
+            left_out.append(str(error))
+            continue
+        left_out += [f"{file} {problem}" for problem in problems]
+        read_files.append(file)
         tables.append(with_source(rows, [f"{file.name} row {i}" for i in range(len(rows))]))
-    starts = np.concatenate([[0], np.cumsum(sizes)])
+    if not tables:
+        raise InputError(f"{path} has no file that can be read: {left_out[0]}")
+    starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])])
 
     def load(index: np.ndarray) -> Loaded:
-        values = np.empty((len(index), layout.num_parameters), np.float32)
+        values = np.full((len(index), layout.num_parameters), np.nan, np.float32)
+        problems = {}
         for number in np.unique(owner := np.searchsorted(starts, index, "right") - 1):
             places = np.flatnonzero(owner == number)
             wanted = index[places] - starts[number]
-            values[places] = read_file(
-                ordered[number],
-                lambda content, wanted=wanted: read_values(content["params"], wanted),
-            )
-        return load_matrix(
-            layout,
-            {
-                name: values[:, part].reshape(len(index), *shape)
-                for name, (part, shape) in slices.items()
-            },
-        )
+            try:
+                values[places] = read_file(
+                    read_files[number],
+                    lambda content, wanted=wanted: read_values(content["params"], wanted),
+                )
+            except InputError as error:
+                problems |= dict.fromkeys(places.tolist(), str(error))
+        tensors = {
+            name: values[:, part].reshape(len(index), *shape)
+            for name, (part, shape) in slices.items()
+        }
+        loaded = load_matrix(layout, tensors)
+        return Loaded(loaded.values, loaded.problems | problems)
 
-    network = path / "nef.json"
-    return Source(
-        pa.concat_tables(tables, promote_options="default"),
-        layout,
-        load,
-        [*ordered, *([network] if network.is_file() else [])],
-        decode=read_network(network, len(layout.tensors) // 2) if network.is_file() else {},
-    )
+    network = [file for file in [path / "nef.json"] if file.is_file()]
+    decode = read_network(network[0], layout.num_layers, left_out) if network else {}
+    rows, all_files = together(tables), [*read_files, *network]
+    return Source(rows, layout, load, all_files, decode=decode, left_out=left_out)
 
 
-def read_file(file: Path, act):
-    """`act` on the opened file. Raises InputError where it is no HDF5 file or not one of these."""
-    try:
-        with h5py.File(file, "r") as content:
-            return act(content)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        if isinstance(error, InputError):
-            raise InputError(f"{file} {error}") from error
-        raise InputError(
-            f"{file} must be an HDF5 file with params and param_config ({error})"
-        ) from error
-
-
-def dataset(content: h5py.File, name: str) -> h5py.Dataset:
-    """Raises InputError where it is missing, lies in another file, or claims more than it stores."""
-    found = (
-        content.get(name) if isinstance(content.get(name, getlink=True), h5py.HardLink) else None
-    )
-    if not isinstance(found, h5py.Dataset) or found.is_virtual or found.external:
-        raise InputError(
-            f"must hold {name!r} as a data set of its own, found {sorted(content)[:8]}"
-        )
-    claimed, stored = prod(found.shape or ()) * found.dtype.itemsize, found.id.get_storage_size()
-    if claimed > stored * (MAX_RATIO if found.chunks else 1):
-        raise InputError(
-            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is cut short or not what it says"
-        )
-    return found
+def configs_of(files: Sequence[Path], left_out: list[str]) -> tuple[dict[Path, Any], Any]:
+    """What networks each file says that it has, and those that most have; files that say nothing are left out."""
+    configs: dict[Path, Any] = {}
+    for file in files:
+        try:
+            configs[file] = read_file(file, read_config)
+        except InputError as error:
+            left_out.append(str(error))
+    if not configs:
+        raise InputError(f"{files[0].parent} has no file that can be read: {left_out[0]}")
+    votes = Counter(json.dumps(config) for config in configs.values())
+    return configs, json.loads(votes.most_common(1)[0][0])
 
 
 def read_config(content: h5py.File) -> Any:
@@ -197,6 +193,10 @@ def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[in
             case [str(name), [*shape]] if shape and all(
                 type(size) is int and size > 0 for size in shape
             ):
+                if name in slices:
+                    raise InputError(
+                        f"{file} must have different names in param_config, {name!r} comes twice"
+                    )
                 slices[name], end = (slice(end, end + prod(shape)), tuple(shape)), end + prod(shape)
             case _:
                 raise InputError(
@@ -206,49 +206,61 @@ def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[in
     return slices, layout_of([(name, slices[name][1]) for name in names])
 
 
-def read_rows(content: h5py.File, num_parameters: int) -> pa.Table:
-    params = dataset(content, "params")
+def read_rows(content: h5py.File, layout: Layout) -> tuple[pa.Table, list[str]]:
+    """The rows, and what is the matter with other data sets."""
+    params, num_parameters = dataset(content, "params"), layout.num_parameters
     if params.ndim != 2 or params.dtype.kind != "f" or params.shape[1] != num_parameters:
         raise InputError(
             f"must hold params (members, {num_parameters}) of floating point numbers, found {params.shape} of {params.dtype}"
         )
-    columns = {}
+    columns, problems = {}, []
     for theirs in sorted(set(content) - {"params", "param_config"}):
-        values, name = dataset(content, theirs), "label" if theirs == "labels" else theirs
-        if values.shape == (len(params),):
-            columns[name] = typed(name, values)
-    return pa.table(columns) if columns else pa.table({"split": pa.nulls(len(params), pa.string())})
+        name = "label" if theirs == "labels" else theirs
+        try:
+            values = dataset(content, theirs)
+            if values.shape == (len(params),):
+                columns[name] = read_column(name, values)
+        except NOT_READ as error:
+            problems.append(f"has {theirs!r}, which cannot be read ({error})")
+    columns = columns or {"split": pa.nulls(len(params), pa.string())}
+    return pa.table(columns), problems
 
 
-def typed(name: str, values: h5py.Dataset) -> pa.Array:
-    """A column: empty texts and NaN stand for null."""
-    text = h5py.check_string_dtype(values.dtype) is not None
-    entries: Sequence = [value or None for value in values.asstr()[:]] if text else values[:]
-    array = pa.array(entries, pa.string()) if text else pa.array(entries, from_pandas=True)
-    return array.cast(KNOWN_TYPES[name]) if name in KNOWN_TYPES else array
+def read_network(file: Path, num_layers: int, left_out: list[str]) -> dict[str, Any]:
+    """What nef.json states about how to run a member: their images are on a grid of (x, y) from -1 to 1.
 
-
-def read_values(params: h5py.Dataset, wanted: np.ndarray) -> np.ndarray:
-    """These rows. HDF5 wants them in order, each once."""
-    rows, inverse = np.unique(wanted, return_inverse=True)
-    if rows[-1] - rows[0] + 1 == len(rows):
-        return params[rows[0] : rows[-1] + 1][inverse]
-    return params[rows][inverse]
-
-
-def read_network(file: Path, num_layers: int) -> dict[str, Any]:
-    """What nef.json states about how to run a member: their images are on a grid of (x, y) from -1 to 1."""
-    content = read_json(file)
-    params = content.get("params") if isinstance(content, dict) else None
-    omega = params.get("omega_0") if isinstance(params, dict) else None
-    activation = (
-        {"SIREN": "sine", "MLP": "relu"}.get(content.get("name"))
-        if isinstance(content, dict)
-        else None
-    )
+    `omega_0` is one number, or one for each sine layer.
+    """
+    try:
+        content = read_json(file)
+        params = content.get("params") if isinstance(content, dict) else None
+        if not isinstance(params, dict):
+            raise InputError(f"{file} must have 'params', found {str(content)[:60]}")
+    except InputError as error:
+        left_out.append(f"{error}: nothing is known of how to run the networks")
+        return {}
+    activation = ACTIVATIONS.get(str(content.get("name")))
+    try:
+        omega = omega_of(params, num_layers - 1)
+    except InputError as error:
+        left_out.append(f"{file} {error}")
+        omega = None
     return {
         "activations": (*[activation] * (num_layers - 1), "linear") if activation else None,
-        "omega": float(omega) if isinstance(omega, int | float) else None,
+        "omega": omega,
         "coordinate_range": (-1.0, 1.0),
         "coordinate_order": "row-major: (x, y) for images",
     }
+
+
+def omega_of(params: dict[str, Any], num_sines: int) -> float | tuple[float, ...] | None:
+    """`omega_0`, a number or one for each sine layer; or the first layer's and that of the others, in Sitzmann's words."""
+    stated = params.get("omega_0")
+    if stated is None and {"first_omega_0", "hidden_omega_0"} <= set(params):
+        stated = [params["first_omega_0"], *[params["hidden_omega_0"]] * (num_sines - 1)]
+    values = stated if isinstance(stated, list) else [stated]
+    if stated is None:
+        return None
+    if not all(type(value) in (int, float) and 0 < value < inf for value in values):
+        raise InputError(f"must have positive numbers as omega_0, found {stated}")
+    return tuple(map(float, values)) if len(set(values)) > 1 else float(values[0])

@@ -56,12 +56,12 @@ def plan_import(config: ImportConfig, folder: Location) -> ImportPlan:
     return ImportPlan(record, source, intake)
 
 
-def import_shard(plan: ImportPlan, folder: Location, name: str) -> dict[str, str]:
-    """Read the members of a shard and commit it; returns why a member, by its key, has no weights."""
+def import_shard(plan: ImportPlan, folder: Location, name: str):
+    """Read the members of a shard and commit it; the catalog says why a member has no weights."""
     record, index = plan.record, plan.intake.shards[name]
     rows = plan.intake.rows.take(index)
     known = np.asarray(index) < len(plan.source.rows)
-    loaded = plan.source.read(np.asarray(index)[known])
+    loaded = plan.source.load(np.asarray(index)[known])
     values = np.zeros((len(index), record.space.num_parameters), np.float32)
     values[known] = loaded.values
     reasons = rows["stop_reason"].to_pylist()
@@ -81,7 +81,6 @@ def import_shard(plan: ImportPlan, folder: Location, name: str) -> dict[str, str
     columns["stop_reason"] = pa.array(reasons, pa.string())
     members = Members(keys, torch.from_numpy(values), ok, columns)
     commit_shard(folder, name, members, record.space, record.config.block_size, record.schema)
-    return {keys[position]: problem for position, problem in problems.items()}
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
@@ -90,7 +89,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
     match content:
         case {"failed": [*failed], "signals": {}, "decode": {}} if all(
             isinstance(row, dict) for row in failed
-        ):
+        ) and isinstance(content.get("sources", ""), str):
             return content
         case {} if not content:
             return content
@@ -124,6 +123,7 @@ def make_record(
             sha256=digest,
             tensors={tensor.name: (tensor.theirs, tensor.their_shape) for tensor in layout.tensors},
             columns=intake.columns,
+            sources=sidecar.get("sources") if intake.keeps_sources else None,
         ),
     )
 
@@ -148,14 +148,19 @@ def decode_contract(
     stated = dict.fromkeys(DecodeContract.model_fields) | dict(
         sidecar.get("decode") or source.decode
     )
-    num_layers = sum(tensor.name.endswith(".weight") for tensor in source.layout.tensors)
+    num_hidden = source.layout.num_layers - 1
     if config.activation is not None:
-        stated["activations"] = (*[config.activation] * (num_layers - 1), "linear")
+        stated["activations"] = (*[config.activation] * num_hidden, "linear")
     stated |= {
         name: value
         for name in ("omega", "output_offset")
         if (value := getattr(config, name)) is not None
     }
+    omega = stated["omega"]
+    if isinstance(omega, list | tuple) and len(omega) != num_hidden:
+        raise InputError(
+            f"omega must be one number or one for each of {num_hidden} hidden layers, found {[*omega]}"
+        )
     return checked(DecodeContract, config, stated)
 
 

@@ -13,7 +13,7 @@ from pipeline.archive.plan import SPLITS
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE
-from pipeline.exchange.rows import PLACE, known_types, table_of, without_nan
+from pipeline.exchange.rows import PLACE, known_types, table_of, together, without_nan
 
 SPLIT_NAMES = {
     "train": "train",
@@ -36,20 +36,21 @@ class Intake:
     """Arrow type of each column beside the common ones."""
     class_names: tuple[str, ...]
     num_groups: int
+    keeps_sources: bool
+    """Whether all members have the number of their signal or run from the source."""
 
 
 def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, Any]]) -> Intake:
     """Raises InputError for an unknown split, a group on two sides, and an empty train split."""
     if failed:
-        rows = pa.concat_tables(
-            [known_types(rows), known_types(table_of(failed))], promote_options="permissive"
-        )
+        rows = together([known_types(rows), known_types(table_of(failed))])
     rows = without_nan(known_types(rows))
     groups = group_numbers(rows)
     label, class_names = labels_of(rows)
     splits = splits_of(config, rows, groups, label)
+    keys, own_keys = keys_of(rows)
     common = {
-        "key": keys_of(rows),
+        "key": keys,
         "split": splits.tolist(),
         "source_index": pa.array(groups),
         "view": views_of(rows, groups),
@@ -60,7 +61,7 @@ def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, 
         name: simple(rows[name].combine_chunks())
         for name in rows.column_names
         if name not in (*IMPORTED.names, *PLACE, "group")
-    }
+    } | own_keys
     shards = {}
     for split in SPLITS:
         index = np.flatnonzero(splits == split).tolist()
@@ -72,6 +73,7 @@ def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, 
         {name: str(column.type) for name, column in extras.items()},
         class_names,
         len(np.unique(groups)),
+        present(rows, "source_index") and pa.types.is_integer(rows["source_index"].type),
     )
 
 
@@ -98,32 +100,43 @@ def simple(column: pa.Array) -> pa.Array:
     return column if keep else column.cast(pa.string())
 
 
-def keys_of(rows: pa.Table) -> list[str]:
-    """The source's own keys where all are safe file names and differ, otherwise numbers."""
-    keys = texts(rows, "key").to_pylist()
-    usable = all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(
-        keys
-    )
-    return keys if usable else [f"{number:08d}" for number in range(len(keys))]
+def keys_of(rows: pa.Table) -> tuple[list[str], dict[str, pa.Array]]:
+    """The source's own keys where all are safe file names and differ; otherwise numbers, and its keys as a column."""
+    own = texts(rows, "key")
+    keys = own.to_pylist()
+    if all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(keys):
+        return keys, {}
+    numbers = [f"{number:08d}" for number in range(len(keys))]
+    return numbers, {"source_key": own} if own.null_count < len(own) else {}
 
 
 def group_numbers(rows: pa.Table) -> np.ndarray:
-    """`(members,)` int64: equal for members of one signal or run, which are never on two sides of a split."""
-    if present(rows, "source_index") and pa.types.is_integer(rows["source_index"].type):
-        return rows["source_index"].to_numpy().astype(np.int64)
-    for name in ("run", "group", "source"):
-        if present(rows, name):
-            return (
-                rows[name].combine_chunks().dictionary_encode().indices.to_numpy().astype(np.int64)
-            )
-    return np.arange(len(rows))
+    """`(members,)` int64: equal for members of one signal or run, which are never on two sides of a split.
+
+    By the number of the signal, else by run, group or place, whichever a row has first: one row that says nothing takes
+    nothing from the others.
+    """
+    numbers = pa.nulls(len(rows), pa.int64())
+    if "source_index" in rows.column_names and pa.types.is_integer(rows["source_index"].type):
+        numbers = rows["source_index"].combine_chunks().cast(pa.int64())
+    names = [
+        pc.binary_join_element_wise(name, texts(rows, name), " ")
+        for name in ("run", "group", "source")
+    ]
+    alone = pa.array([f"row {number}" for number in range(len(rows))])
+    codes = pc.coalesce(*names, alone).dictionary_encode().indices.cast(pa.int64())
+    first = 1 + (pc.max(numbers).as_py() or 0) if numbers.null_count < len(rows) else 0
+    return pc.coalesce(numbers, pc.add(codes, first)).to_numpy(zero_copy_only=False)
 
 
 def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
-    """Which of its group's members each is: the source's numbers, or counted."""
+    """Which of its group's members each is: the source's numbers, or counted, by epoch where it is known."""
     if present(rows, "view"):
         return rows["view"].combine_chunks()
-    order = np.argsort(groups, kind="stable")
+    epochs = np.zeros(len(rows))
+    if "epoch" in rows.column_names and pa.types.is_integer(rows["epoch"].type):
+        epochs = pc.fill_null(rows["epoch"], np.iinfo(np.int64).max).to_numpy()
+    order = np.lexsort((epochs, groups))
     starts = np.flatnonzero(np.diff(groups[order], prepend=groups[order[:1]] - 1))
     views = np.empty(len(groups), np.int32)
     views[order] = np.arange(len(groups)) - np.repeat(

@@ -53,6 +53,10 @@ class Layout:
     space: WeightSpace
 
     @property
+    def num_layers(self) -> int:
+        return sum(tensor.name.endswith(".weight") for tensor in self.tensors)
+
+    @property
     def num_parameters(self) -> int:
         return self.space.num_parameters
 

@@ -7,7 +7,6 @@ that layout pick line `epoch` of `result.json` by its position, so every epoch h
 
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,18 @@ import torch
 from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.exchange.dwsnets import load
-from pipeline.exchange.layers import layout_for, layout_of
+from pipeline.exchange.layers import layout_for
 from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
+from pipeline.exchange.pickled import load
 from pipeline.exchange.rows import table_of
-from pipeline.exchange.source import Loaded, Source, load_states, read_json, read_text
+from pipeline.exchange.source import (
+    Loaded,
+    Source,
+    common_layout,
+    load_states,
+    read_json,
+    read_text,
+)
 from pipeline.progress import Advance
 
 EPOCH = "training_iteration"
@@ -93,74 +99,91 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the runs."""
-    runs = (
-        sorted(folder for folder in path.iterdir() if (folder / "params.json").is_file())
-        if path.is_dir()
-        else []
+    """`path`: the folder of the runs. Members of a run whose params.json cannot be read are failures."""
+    folders = (
+        sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
     )
-    rows = [row for run in runs for row in rows_of_run(run)]
+    runs = [run for run in folders if (run / "params.json").is_file() or checkpoints_of(run)]
+    rows, left_out = [], []
+    for run in runs:
+        found, problems = rows_of_run(run)
+        rows += found
+        left_out += problems
     if not rows:
         raise InputError(
             f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found none"
         )
     files = [row.pop("file") for row in rows]
-    first = next((state for state in map(load, files) if not isinstance(state, str)), None)
-    if first is None:
-        raise InputError(
-            f"{path} must have state dicts as checkpoints, found none that can be read among {len(files)}"
-        )
-    layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in first.items()])
+    problems = {number: row.pop("problem") for number, row in enumerate(rows) if "problem" in row}
+    layout = common_layout(path, map(load, files))
 
     def read_rows(index: np.ndarray) -> Loaded:
         return load_states(layout, [load(files[i]) for i in index])
 
-    texts = [
-        run / name
-        for run in runs
-        for name in ("params.json", "result.json")
-        if (run / name).is_file()
-    ]
-    return Source(table_of(rows), layout, read_rows, [*files, *texts])
+    texts = [run / name for run in runs for name in ("params.json", "result.json")]
+    read_files = [file for file in (*files, *texts) if file is not None and file.is_file()]
+    return Source(table_of(rows), layout, read_rows, read_files, problems, left_out)
 
 
-def rows_of_run(run: Path) -> Iterator[dict[str, Any]]:
-    """A row a checkpoint. Raises InputError where params.json or result.json is not what it must be."""
-    params = read_json(run / "params.json")
-    if not isinstance(params, dict):
-        raise InputError(
-            f"{run / 'params.json'} must hold a configuration, found {str(params)[:60]}"
-        )
-    ours = {theirs: name for name, theirs in (CONFIG | RESULTS).items()}
-    results = read_results(run / "result.json")
-    for folder in sorted(run.glob("checkpoint_*")):
-        file, match = folder / "checkpoints", CHECKPOINT.fullmatch(folder.name)
-        if match and file.is_file():
-            epoch = int(match[1])
-            row = {**params, **results.get(epoch, {}), EPOCH: epoch}
-            named = {
-                ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT
-            }
-            yield (
-                {"run": run.name, "group": run.name}
-                | named
-                | {"source": f"{run.name}/{folder.name}", "file": file}
+def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
+    """The epoch and the folder of each checkpoint, by epoch."""
+    folders = ((CHECKPOINT.fullmatch(folder.name), folder) for folder in run.glob("checkpoint_*"))
+    return sorted((int(match[1]), folder) for match, folder in folders if match)
+
+
+def rows_of_run(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """A row a checkpoint, and what is the matter with the run's files."""
+    own: dict[str, Any] = {}
+    try:
+        params = read_json(run / "params.json")
+        if not isinstance(params, dict):
+            raise InputError(
+                f"{run / 'params.json'} must hold a configuration, found {str(params)[:60]}"
             )
+    except InputError as error:
+        params, own = {}, {"problem": str(error)}
+    ours = {theirs: name for name, theirs in (CONFIG | RESULTS).items()}
+    results, problems = read_results(run / "result.json")
+    rows = []
+    for epoch, folder in checkpoints_of(run):
+        row = {**params, **results.get(epoch, {}), EPOCH: epoch}
+        named = {ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT}
+        file = folder / "checkpoints"
+        where = {
+            "source": f"{run.name}/{folder.name}",
+            "file": file if file.is_file() else None,
+        }
+        rows.append({"run": run.name, "group": run.name} | named | where | own)
+    return rows, problems if rows else [*problems, f"{run} has no checkpoint"]
 
 
-def read_results(file: Path) -> dict[int, dict[str, Any]]:
-    """The lines of result.json by their epoch; no lines where the file is missing: the run crashed before its first."""
-    lines = {}
-    for number, text in enumerate(read_text(file).splitlines(), 1) if file.is_file() else ():
+def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
+    """The lines of result.json by their epoch, and what is the matter with others.
+
+    No lines where the file is missing: the run crashed before its first.
+    """
+    lines, problems = {}, []
+    try:
+        texts = read_text(file).splitlines() if file.is_file() else []
+    except InputError as error:
+        return {}, [f"{error}: nothing is known of its epochs"]
+    for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
+            # Ray writes NaN of NumPy's float32 as the text.
             lines[int(line[EPOCH])] = {
-                # Ray writes NaN of NumPy's float32 as the text.
-                name: None if value == "null" else value
-                for name, value in line.items()
+                name: None if value == "null" else value for name, value in line.items()
             }
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise InputError(
-                f"{file} must hold one JSON object a line with {EPOCH!r}, found none in line {number} ({error!r})"
-            ) from error
-    return lines
+        except (
+            ArithmeticError,
+            AttributeError,
+            LookupError,
+            RecursionError,
+            TypeError,
+            ValueError,
+        ):
+            problems.append(
+                f"{file} must hold one JSON object a line with {EPOCH!r}, found none in line {number}: "
+                "nothing is known of its epoch"
+            )
+    return lines, problems

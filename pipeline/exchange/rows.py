@@ -22,7 +22,11 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """Numbers, truth values or texts as they are; anything else, and mixtures, as texts, JSON where they were none."""
+    """Numbers, truth values or texts as they are; anything else, and mixtures, as texts, JSON where they were none.
+
+    What is no Unicode in a text, as in names of files, becomes `\\udcff`.
+    """
+    values = [readable(value) if isinstance(value, str) else value for value in values]
     try:
         array = pa.array(values)
         if not pa.types.is_nested(array.type):
@@ -30,10 +34,35 @@ def column_of(values: list[Any]) -> pa.Array:
     except (pa.ArrowException, OverflowError):
         pass
     texts = [
-        value if value is None or isinstance(value, str) else json.dumps(value, default=str)
+        value
+        if value is None or isinstance(value, str)
+        else readable(json.dumps(value, default=str))
         for value in values
     ]
     return pa.array(texts, pa.string())
+
+
+def readable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def together(tables: Sequence[pa.Table]) -> pa.Table:
+    """All rows with all columns; one whose types have nothing in common becomes text."""
+    schemas = [table.schema for table in tables]
+    for name in dict.fromkeys(name for schema in schemas for name in schema.names):
+        fields = [schema.field(name) for schema in schemas if name in schema.names]
+        try:
+            pa.unify_schemas([pa.schema([field]) for field in fields], promote_options="permissive")
+        except pa.ArrowException:
+            tables = [as_text(table, name) for table in tables]
+    return pa.concat_tables(tables, promote_options="permissive")
+
+
+def as_text(table: pa.Table, name: str) -> pa.Table:
+    if name not in table.column_names:
+        return table
+    place = table.column_names.index(name)
+    return table.set_column(place, name, table[name].cast(pa.string()))
 
 
 def known_types(table: pa.Table) -> pa.Table:

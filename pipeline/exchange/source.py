@@ -1,7 +1,8 @@
 """A zoo in another format, opened for reading: what its members are, and their tensors when asked for."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import torch
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_of
 
+VOTERS = 9
+"""Members that decide what the architecture of a source is."""
 MAX_TEXT = 2**30
 """Bytes of a text file that are read at most, compressed or not."""
 
@@ -27,9 +30,23 @@ class Source:
     """The members of these rows."""
     files: Sequence[Path]
     """All that was read, for the checksum."""
+    problems: Mapping[int, str] = field(default_factory=dict)
+    """Why a row stands for no member that can be used, whatever its weights."""
+    left_out: Sequence[str] = ()
+    """What else was there and could not be read, a sentence each."""
     decode: Mapping[str, Any] = field(default_factory=dict)
     """What the format states about how to run a member."""
     class_names: tuple[str, ...] | None = None
+
+    def load(self, index: np.ndarray) -> "Loaded":
+        """The members of these rows, with all that is the matter with them."""
+        loaded = self.read(index)
+        known = {
+            position: self.problems[row]
+            for position, row in enumerate(index.tolist())
+            if row in self.problems
+        }
+        return Loaded(loaded.values, loaded.problems | known)
 
 
 @dataclass(frozen=True)
@@ -38,6 +55,32 @@ class Loaded:
     """`(members, parameters)` float32, in the order of the weight space."""
     problems: dict[int, str]
     """Why a member (its position) has no weights."""
+
+
+def common_layout(where: Path, states: Iterable[Mapping[str, torch.Tensor] | str]) -> Layout:
+    """The layout that most of the first members that can be read have: the very first may be the odd one.
+
+    Raises InputError where none can be read.
+    """
+    votes: Counter[tuple] = Counter()
+    layouts, problems = {}, []
+    for state in states:
+        try:
+            if isinstance(state, str):
+                raise InputError(state)
+            layout = layout_of([(name, tuple(tensor.shape)) for name, tensor in state.items()])
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        architecture = tuple((tensor.name, tensor.shape) for tensor in layout.tensors)
+        layouts.setdefault(architecture, layout)
+        votes[architecture] += 1
+        if votes.total() == VOTERS:
+            break
+    if not votes:
+        found = f"{len(problems)} members, of which none can be read; the first {problems[0]}"
+        raise InputError(f"{where} must have state dicts, found {found if problems else 'none'}")
+    return layouts[votes.most_common(1)[0][0]]
 
 
 def load_matrix(layout: Layout, tensors: Mapping[str, np.ndarray]) -> Loaded:
@@ -81,6 +124,12 @@ def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, t
         tensor.theirs: state[mine.theirs]
         for tensor, mine in zip(layout.tensors, own.tensors, strict=True)
     }
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """What is beyond its range becomes infinite, and its member is refused for that."""
+    with np.errstate(over="ignore"):
+        return values.astype(np.float32, copy=False)
 
 
 def refuse_nonfinite(loaded: Loaded) -> Loaded:
@@ -128,6 +177,7 @@ def weights_of(content: Any) -> dict[str, torch.Tensor]:
         if (
             not isinstance(tensor, torch.Tensor)
             or not tensor.is_floating_point()
+            or tensor.device.type != "cpu"
             or tensor.layout != torch.strided
         ):
             raise InputError(f"tensor {name!r} must be a dense tensor of floating point numbers")

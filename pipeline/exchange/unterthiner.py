@@ -17,15 +17,24 @@ from tokenize import TokenError
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
-from numpy.lib.format import open_memmap
+from numpy.lib import format as npy
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of
 from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
+from pipeline.exchange.pickled import UNREADABLE
 from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
-from pipeline.exchange.source import MAX_TEXT, Loaded, Source, first_line, load_matrix, read_text
+from pipeline.exchange.source import (
+    MAX_TEXT,
+    Loaded,
+    Source,
+    as_float32,
+    first_line,
+    load_matrix,
+    read_text,
+)
 from pipeline.progress import Advance
 
 COLUMNS = {
@@ -48,12 +57,14 @@ COLUMNS = {
     )
 }
 """Our names of columns, and theirs. Keras adds l2reg times the squared weights to the loss: twice what weight_decay does."""
+NULLS = ["", "nan", "NaN", "-nan"]
+"""What stands for no value in metrics.csv.gz; a class may be called NA."""
 HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
     layout = layout_for(zoo.space, keras_names(zoo.space), "/kernel:0", "/bias:0")
-    matrix = open_memmap(
+    matrix = npy.open_memmap(
         out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters)
     )
     tables, start = [], 0
@@ -98,16 +109,17 @@ def read(path: Path) -> Source:
                 f"{path} must have {', '.join(each.name for each in files)}, found no {file.name}"
             )
     weights, metrics, tensors = files
-    matrix, rows = open_matrix(weights), read_metrics(metrics)
-    if len(rows) != len(matrix):
+    (matrix, planned), (rows, problems) = open_matrix(weights), read_metrics(metrics)
+    if len(rows) != planned:
         raise InputError(
-            f"{metrics} must have a row for each of the {len(matrix):,} rows of {weights.name}, found {len(rows):,}"
+            f"{metrics} must have a row for each of the {planned:,} rows of {weights.name}, found {len(rows):,}"
         )
+    problems |= {row: f"{weights.name} is cut short" for row in range(len(matrix), planned)}
     slices, layout = read_layout(tensors, matrix.shape[1])
     rows = with_source(rows, [f"{weights.name} row {i}" for i in range(len(rows))])
 
     def read_rows(index: np.ndarray) -> Loaded:
-        part = matrix[index].astype(np.float32, copy=False)
+        part = as_float32(matrix[np.minimum(index, len(matrix) - 1)])
         return load_matrix(
             layout,
             {
@@ -116,46 +128,68 @@ def read(path: Path) -> Source:
             },
         )
 
-    return Source(rows, layout, read_rows, files)
+    return Source(rows, layout, read_rows, files, problems)
 
 
-def open_matrix(file: Path) -> np.ndarray:
-    """Mapped, not read. Raises InputError where it is not a matrix of floating point numbers as large as its header says."""
+def open_matrix(file: Path) -> tuple[np.ndarray, int]:
+    """The rows that the file holds, mapped, not read, and how many its header says: fewer are there where it is cut short.
+
+    Raises InputError where it is not a matrix of floating point numbers.
+    """
     try:
-        matrix = np.load(file, mmap_mode="r", allow_pickle=False)
-    except (
-        OSError,
-        ValueError,
-        EOFError,
-        SyntaxError,
-        TokenError,
-        TypeError,
-        MemoryError,
-        OverflowError,
-    ) as error:
+        with open(file, "rb") as content:
+            version = npy.read_magic(content)
+            read = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
+            shape, is_fortran, dtype = read(content)
+            start, size = content.tell(), content.seek(0, 2)
+        if len(shape) != 2 or dtype.kind != "f":
+            raise ValueError(f"it holds {shape} of {dtype}")
+        whole = min(shape[0], (size - start) // (dtype.itemsize * shape[1]))
+        if is_fortran and whole < shape[0]:
+            raise ValueError("it is cut short, and holds column after column")
+        order = "F" if is_fortran else "C"
+        return np.memmap(file, dtype, "r", start, (whole, shape[1]), order), shape[0]
+    except (*UNREADABLE, SyntaxError, TokenError) as error:
         raise InputError(
-            f"{file} must be a matrix as numpy.save writes it ({first_line(error)})"
+            f"{file} must be a matrix (members, parameters) of floating point numbers as numpy.save writes it "
+            f"({first_line(error)})"
         ) from error
-    if matrix.ndim != 2 or matrix.dtype.kind != "f":
-        raise InputError(
-            f"{file} must be (members, parameters) of floating point numbers, found {matrix.shape} of {matrix.dtype}"
-        )
-    return matrix
 
 
-def read_metrics(file: Path) -> pa.Table:
+def read_metrics(file: Path) -> tuple[pa.Table, dict[int, str]]:
+    """The rows, and what is the matter with those that do not have the columns of the others: they are null."""
+    content, problems = inflate(file), {}
+
+    def note(row: pyarrow.csv.InvalidRow) -> str:
+        number = row.number - 2  # counted from 1, the header too
+        found = f"found {row.actual_columns}: {row.text[:60]!r}"
+        problems[number] = f"{file.name} must have {row.expected_columns} values in a row, {found}"
+        return "skip"
+
     # Left to itself it takes keys of digits for numbers; numbers of another kind than ours are cast later, if they can be.
     exact = (pa.string(), pa.uint64())
     theirs = {COLUMNS.get(name, name): kind for name, kind in KNOWN_TYPES.items() if kind in exact}
-    options = pyarrow.csv.ConvertOptions(column_types=theirs, strings_can_be_null=True)
     try:
-        table = pyarrow.csv.read_csv(pa.BufferReader(inflate(file)), convert_options=options)
+        table = pyarrow.csv.read_csv(
+            pa.BufferReader(content),
+            # In one block, so that the type of a column fits all rows and rows have their numbers.
+            pyarrow.csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
+            pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
+            pyarrow.csv.ConvertOptions(
+                column_types=theirs, strings_can_be_null=True, null_values=NULLS
+            ),
+        )
     except pa.ArrowException as error:
         raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(f"{file} must have columns of different names, found {table.column_names}")
+    rows = np.full(len(table) + len(problems), True)
+    rows[[*problems]] = False
+    places = pa.array(np.cumsum(rows) - 1, mask=~rows)
+    table = table.take(places)
     unnamed = [name for name in table.column_names if not name or name.startswith("Unnamed")]
-    return renamed(table.drop_columns(unnamed), {theirs: ours for ours, theirs in COLUMNS.items()})
+    ours = {theirs: ours for ours, theirs in COLUMNS.items()}
+    return renamed(table.drop_columns(unnamed), ours), problems
 
 
 def inflate(file: Path) -> bytes:
@@ -185,6 +219,10 @@ def read_layout(
         if start != end or stop - start != prod(shape):
             columns = f"columns {end} to {end + prod(shape)}, found {start} to {stop}"
             raise InputError(f"{file} must give {row['varname']!r} of shape {shape} {columns}")
+        if row["varname"] in slices:
+            raise InputError(
+                f"{file} must have tensors of different names, {row['varname']!r} comes twice"
+            )
         slices[row["varname"]], end = (slice(start, stop), shape), stop
     if end != num_columns:
         raise InputError(

@@ -2,6 +2,8 @@
 
 import json
 import tarfile
+from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,15 +16,23 @@ from webdataset import TarWriter
 from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.exchange.layers import layout_for, layout_of, natural
+from pipeline.exchange.layers import layout_for, natural
 from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
 from pipeline.exchange.rows import table_of
-from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_states, weights_of
+from pipeline.exchange.source import (
+    MAX_TEXT,
+    Loaded,
+    Source,
+    common_layout,
+    load_states,
+    weights_of,
+)
 from pipeline.progress import Advance
 
 MEMBERS = 10_000
 """Members in a tar."""
 PLACES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+KINDS = ("safetensors", "json")
 Place = tuple[Path, int, int]
 """File, offset and length of the bytes of an entry."""
 
@@ -57,67 +67,89 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the tars."""
+    """`path`: the folder of the tars. What comes before the damage of a tar is read."""
     files = sorted(path.glob("*.tar")) if path.is_dir() else []
-    samples = [sample for file in files for sample in samples_of(file)]
+    samples, left_out = [], []
+    for file in files:
+        found, problems = samples_of(file)
+        samples += found
+        left_out += problems
     if not samples:
+        found = "; ".join([f"{len(files)} files and no sample", *left_out[:3]])
         raise InputError(
-            f"{path} must have .tar files with samples of .safetensors and .json, found {len(files)} files and no sample"
+            f"{path} must have .tar files with samples of .safetensors and .json, found {found}"
         )
     places = [place for place, _ in samples]
-    first = next((state for state in map(load, places) if not isinstance(state, str)), None)
-    if first is None:
-        raise InputError(
-            f"{path} must have state dicts as .safetensors, found none that can be read among {len(places)}"
-        )
-    layout = layout_of([(name, tuple(first[name].shape)) for name in sorted(first, key=natural)])
+    rows = [row for _, row in samples]
+    problems = {number: row.pop("problem") for number, row in enumerate(rows) if "problem" in row}
+    layout = common_layout(path, map(load, places))
 
     def read_rows(index: np.ndarray) -> Loaded:
         return load_states(layout, [load(places[i]) for i in index])
 
-    return Source(table_of([row for _, row in samples]), layout, read_rows, files)
+    return Source(table_of(rows), layout, read_rows, files, problems, left_out)
 
 
-def samples_of(file: Path) -> list[tuple[Place | None, dict[str, Any]]]:
-    """Where each sample's tensors lie, and its row. An entry's name is never used as a path."""
-    entries: dict[str, dict[str, Place]] = {}
-    size = file.stat().st_size
+def samples_of(file: Path) -> tuple[list[tuple[Place | None, dict[str, Any]]], list[str]]:
+    """Where each sample's tensors lie, and its row; and what was left out. An entry's name is never used as a path.
+
+    A key may have dots: it is what comes before the ending, not before the first dot.
+    """
+    entries, problems = entries_of(file)
+    split, samples = PLACES.get(file.name.split("-")[0]), []
+    for key, kinds in entries.items():
+        tensors, texts = kinds["safetensors"], kinds["json"]
+        known: dict[str, Any] = {"key": key, "split": split}
+        if len(tensors) > 1 and len(tensors) != len(texts):
+            texts = []
+            known["problem"] = f"must have one entry {key}.json a {key}.safetensors"
+        for place, text in zip_longest(tensors, texts):
+            row = known | row_of(key, text) | {"source": f"{file.name} {key}"}
+            samples.append((place, row))
+    return samples, problems
+
+
+def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]]:
+    """Where the tensors and the rows of each key lie, in their order, and what else is in the tar."""
+    entries: dict[str, dict[str, list[Place]]] = {}
+    others: Counter[str] = Counter()
+    problems, size = [], file.stat().st_size
     try:
         with tarfile.open(file, "r:") as tar:
             for entry in tar:
-                key, _, kind = entry.name.rpartition("/")[2].partition(".")
-                if (
-                    entry.isfile()
-                    and entry.offset_data + entry.size <= size
-                    and kind in ("safetensors", "json")
-                ):
-                    entries.setdefault(entry.name.removesuffix(f".{kind}"), {})[kind] = (
-                        file,
-                        entry.offset_data,
-                        entry.size,
-                    )
+                key, _, kind = entry.name.rpartition(".")
+                if entry.offset_data + entry.size > size:
+                    raise tarfile.ReadError(f"{entry.name!r} is cut off")
+                if entry.isfile() and kind in KINDS:
+                    places = entries.setdefault(key, {kind: [] for kind in KINDS})
+                    places[kind].append((file, entry.offset_data, entry.size))
+                elif entry.isfile():
+                    others[kind] += 1
+            # A damaged header looks like the end of the tar to tarfile; at its end are blocks of zeros.
+            end = read_place((file, tar.offset, tarfile.BLOCKSIZE))
+            if not end or end.strip(b"\0"):
+                raise tarfile.ReadError(f"no header and not its end at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise InputError(f"{file} must be an uncompressed tar ({error})") from error
-    split = PLACES.get(file.name.split("-")[0])
-    samples = []
-    for key, places in entries.items():
-        row = row_of(file, key, places["json"]) if "json" in places else {}
-        samples.append(
-            (
-                places.get("safetensors"),
-                {"key": key, "split": split} | row | {"source": f"{file.name} {key}"},
-            )
+        problems.append(
+            f"{file} must be an uncompressed tar ({error}): read up to there, {len(entries):,} keys"
         )
-    return samples
+    problems += [
+        f"{file} has {count:,} entries .{kind}: only {' and '.join(KINDS)} are read"
+        for kind, count in others.items()
+    ]
+    return entries, problems
 
 
-def row_of(file: Path, key: str, place: Place) -> dict[str, Any]:
+def row_of(key: str, place: Place | None) -> dict[str, Any]:
+    """What the sample says of its member; a `problem` where that cannot be read."""
+    if place is None:
+        return {}
     try:
         row = json.loads(read_place(place))
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{file} must have JSON at {key}.json ({error})") from error
+        return {"problem": f"must have JSON at {key}.json ({error})"}
     if not isinstance(row, dict):
-        raise InputError(f"{file} must have a JSON object at {key}.json, found {str(row)[:60]}")
+        return {"problem": f"must have a JSON object at {key}.json, found {str(row)[:60]}"}
     return row
 
 

@@ -1,5 +1,6 @@
 """Which class was the signal of? The label of the source, from the weights alone."""
 
+import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -57,7 +58,8 @@ def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
 
 def require_classes(zoo: Zoo):
     """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
-    labelled = "label" in zoo.catalog.column_names and not zoo.catalog["label"].null_count
+    members = zoo.catalog.filter(pc.field("status") == "ok")
+    labelled = "label" in members.column_names and not members["label"].null_count
     if not zoo.record.signals.class_names or not labelled:
         raise InputError(
             f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"

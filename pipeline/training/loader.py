@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -86,9 +87,8 @@ def split_batches(zoo: Zoo, split: str, rank: int = 0, world_size: int = 1) -> I
 
 def shard_batches(zoo: Zoo, shard: str) -> list[Batch]:
     """The blocks of a shard with their labels."""
-    table = zoo.parts[shard].table
-    ok = column(table, "status") == "ok"
-    labels = torch.from_numpy(column(table, "label")[ok])
+    members = zoo.parts[shard].table.filter(pc.field("status") == "ok")
+    labels = torch.from_numpy(column(members, "label").copy())
     blocks = zoo.shard(shard)
     sizes = [len(next(iter(block.values()))) for block in blocks]
     return (

@@ -65,8 +65,13 @@ def zoos(tmp_path_factory) -> dict[str, Path]:
         for name, config in configs.items()
     }
     stages.export(folders["other signals"], "webdataset", root / "exported")
-    stages.import_zoo(ImportConfig(format="webdataset", path=root / "exported"), root / "imported")
-    return folders | {"imported": root / "imported"}
+    beside = root / "exported" / "dwszoo.json"
+    content = json.loads(beside.read_text())
+    for name, sources in (("imported", None), ("came back", content["sources"])):
+        beside.write_text(json.dumps(content | {"sources": sources or "of another program"}))
+        config = ImportConfig(format="webdataset", path=root / "exported")
+        stages.import_zoo(config, root / name)
+    return folders | {name: root / name for name in ("came back", "imported")}
 
 
 def members(zoo: Zoo) -> list[tuple[dict, dict[str, torch.Tensor]]]:
@@ -120,6 +125,22 @@ def test_other_signals_and_an_imported_zoo_get_numbers_of_their_own(zoos, tmp_pa
     assert not sources[0] & sources[1]
     assert not sources[1] & sources[2]
     require_classes(merged)
+
+
+def test_a_zoo_that_came_back_still_says_which_members_are_of_one_signal(zoos, tmp_path):
+    parts = [Zoo.open(zoos[name]) for name in ("other signals", "came back")]
+    stages.merge_zoos([part.folder for part in parts], tmp_path / "merged")
+    merged = Zoo.open(tmp_path / "merged")
+    assert verify_zoo(merged) == []
+    table = merged.catalog.to_pandas()
+    assert (table["source_index"].value_counts() == 4).all()
+    assert not table.duplicated(["source_index", "view"]).any()
+    drawn = ImportConfig(format="webdataset", path=parts[1].record.config.path, splits="drawn")
+    stages.import_zoo(drawn, tmp_path / "drawn")
+    with pytest.raises(
+        InputError, match=r"source \d+ of digits is in the \w+ split of zoo .*other"
+    ):
+        stages.merge_zoos([parts[0].folder, tmp_path / "drawn"], tmp_path / "refused")
 
 
 def backwards(size: int | None) -> Signals:
