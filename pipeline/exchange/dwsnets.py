@@ -18,7 +18,7 @@ from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for
-from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import exported_blocks, file_name
 from pipeline.exchange.pickled import load, load_file
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import Loaded, Source, common_layout, load_states, read_json
@@ -37,8 +37,8 @@ def write(zoo: Zoo, out: Path, advance: Advance):
     """`splits.json` and a folder a member; paths are relative to `out`."""
     layout = layout_for(zoo.space, lambda i, _: f"seq.{i}", ".weight", ".bias")
     splits: dict[str, dict[str, list]] = {theirs: {"path": []} for theirs in SPLITS.values()}
-    for split, block, table in exported_blocks(zoo):
-        rows, half = exported_rows(table), "testing" if split == "test" else "training"
+    for split, block, rows in exported_blocks(zoo):
+        half = "testing" if split == "test" else "training"
         tensors = {name: torch.from_numpy(array) for name, array in layout.theirs(block).items()}
         for position, row in enumerate(rows.to_pylist()):
             label = "" if row.get("label") is None else f"{row['label']}_"
@@ -110,8 +110,9 @@ def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
             row = dict(zip(columns, values, strict=True))
             path = row.pop("path")
             file = locate(root, path) if isinstance(path, str) else None
-            stated = row_of_path(file or PurePosixPath(str(path)))
-            if file and "label" not in stated | row:
+            # A row that has the number of its signal needs nothing of a name.
+            stated = {} if "source_index" in row else row_of_path(file or PurePosixPath(str(path)))
+            if file and not {"label", "source_index"} & {*stated, *row}:
                 stated |= beside_tensors(file)
             where = str(file.relative_to(root)) if file else str(path)
             yield stated | row | {"split": split, "source": where, "file": file}

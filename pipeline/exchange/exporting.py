@@ -10,7 +10,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
 from pipeline.errors import InputError
 from pipeline.exchange.formats import FORMATS
-from pipeline.exchange.outgoing import exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_columns, num_exported
 from pipeline.progress import Advance
 
 SIDECAR = "dwszoo.json"
@@ -59,5 +59,5 @@ def sidecar(zoo: Zoo) -> dict[str, Any]:
         "sources": record.sources,
         "decode": record.decode.model_dump(mode="json"),
         "signals": record.signals.model_dump(mode="json", include={"name", "grid", "class_names"}),
-        "failed": exported_rows(failed).to_pylist(),
+        "failed": failed.select(exported_columns(zoo)).to_pylist(),
     }

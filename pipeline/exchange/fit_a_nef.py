@@ -29,7 +29,7 @@ from pipeline.exchange.hdf5 import (
     write_column,
 )
 from pipeline.exchange.layers import Layout, layout_for, layout_of, natural
-from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_blocks, num_exported
 from pipeline.exchange.rows import together, with_source
 from pipeline.exchange.source import MAX_TEXT, Loaded, Source, load_matrix, read_json
 from pipeline.progress import Advance
@@ -56,7 +56,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
         waiting.append(
             (
                 np.concatenate([tensors[name].reshape(len(table), -1) for name in columns], 1),
-                exported_rows(table),
+                table,
             )
         )
         advance(len(table))
@@ -102,7 +102,7 @@ def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
     with h5py.File(file, "w") as content:
         content.create_dataset("params", data=values)
         content.create_dataset("param_config", (1,), dtype=text)[0] = json.dumps(config)
-        for name in rows.column_names:
+        for name in sorted(rows.column_names):
             write_column(content, "labels" if name == "label" else name, rows[name])
 
 

@@ -17,7 +17,7 @@ from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for
-from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import SAFE, exported_blocks, file_name
 from pipeline.exchange.pickled import load
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import (
@@ -53,13 +53,20 @@ CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
-    """Members of one `run` share a folder; where the zoo has no runs, each member is one of a single epoch."""
+    """Members of one `run` share a folder; where the zoo has no runs, each member is one of a single epoch.
+
+    A folder has the name of its run, or where one of those is no name of a file, its number.
+    """
+    named = "run" not in zoo.catalog.column_names or all(
+        SAFE.fullmatch(str(run)) for run in zoo.catalog["run"].unique().to_pylist()
+    )
     layout = layout_for(zoo.space, lambda i, _: f"module_list.{i}", ".weight", ".bias")
     runs: dict[str, dict[int, dict[str, Any]]] = {}
     for _, block, table in exported_blocks(zoo):
         tensors = {name: torch.from_numpy(array) for name, array in layout.theirs(block).items()}
-        for position, row in enumerate(exported_rows(table).to_pylist()):
-            run, epoch = file_name(str(row.get("run") or row["key"])), row.get("epoch") or 0
+        for position, row in enumerate(table.to_pylist()):
+            run = str(row.get("run") or row["key"]) if named else f"{row['source_index']:08d}"
+            run, epoch = file_name(run), row.get("epoch") or 0
             if runs.setdefault(run, {}).setdefault(epoch, row) is not row:
                 raise InputError(
                     f"run {run} of zoo {zoo.folder} has two members of epoch {epoch}, a Ray tree has room for one"
@@ -81,7 +88,7 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
     rows = list(epochs.values())
     common = {
         name: value
-        for name, value in rows[0].items()
+        for name, value in sorted(rows[0].items())
         if name not in RESULTS and all(row[name] == value for row in rows)
     }
     (folder / "params.json").write_text(
@@ -91,7 +98,7 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
     for epoch in range(min(1, *epochs), max(epochs) + 1):
         row = {
             RESULTS.get(name, name): value
-            for name, value in epochs.get(epoch, {}).items()
+            for name, value in sorted(epochs.get(epoch, {}).items())
             if name not in common
         }
         lines.append(json_text(row | {EPOCH: epoch}))
@@ -153,7 +160,11 @@ def rows_of_run(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
             "source": f"{run.name}/{folder.name}",
             "file": file if file.is_file() else None,
         }
-        rows.append({"run": run.name, "group": run.name} | named | where | own)
+        if "source_index" in named and "run" not in named:  # a member of ours that is of no run
+            del named["epoch"]
+            rows.append(named | where | own)
+        else:
+            rows.append({"run": run.name, "group": run.name} | named | where | own)
     return rows, problems if rows else [*problems, f"{run} has no checkpoint"]
 
 
@@ -172,7 +183,8 @@ def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
             line = json.loads(text)
             # Ray writes NaN of NumPy's float32 as the text.
             lines[int(line[EPOCH])] = {
-                name: None if value == "null" else value for name, value in line.items()
+                name: None if value == "null" and name in RESULTS.values() else value
+                for name, value in line.items()
             }
         except (
             ArithmeticError,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
+from pipeline.archive.catalog import IMPORTED
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
@@ -15,19 +16,29 @@ SAFE = re.compile(r"[A-Za-z0-9_-]{1,120}")
 
 
 def exported_blocks(zoo: Zoo) -> Iterator[tuple[str, dict[str, np.ndarray], pa.Table]]:
-    """(split, stacked tensors, catalog rows) of all members that have weights, split by split, in the order of the plan."""
+    """(split, stacked tensors, their rows) of all members that have weights, split by split, in the order of the plan."""
+    names = exported_columns(zoo)
     for split in SPLITS:
         for block, rows in zoo.blocks(split):
-            yield split, {name: tensor.numpy() for name, tensor in block.items()}, rows
+            yield (
+                split,
+                {name: tensor.numpy() for name, tensor in block.items()},
+                rows.select(names),
+            )
 
 
 def num_exported(zoo: Zoo) -> int:
     return sum(len(zoo.members(split)) for split in SPLITS)
 
 
-def exported_rows(table: pa.Table) -> pa.Table:
-    """The columns that travel."""
-    return table.drop_columns([name for name in (*PLACE, "source") if name in table.column_names])
+def exported_columns(zoo: Zoo) -> list[str]:
+    """The columns that travel, in the order of an imported zoo: what comes back goes out again as it was."""
+    table = zoo.catalog
+    stays = {*PLACE, "source"}
+    if "label" in table.column_names and table["label"].null_count == len(table):
+        stays.add("label")
+    first = [name for name in IMPORTED.names if name in table.column_names]
+    return [name for name in dict.fromkeys([*first, *table.column_names]) if name not in stays]
 
 
 def file_name(key: str) -> str:

@@ -16,6 +16,7 @@ from tokenize import TokenError
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.lib import format as npy
 
@@ -23,7 +24,7 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_for, layout_of
-from pipeline.exchange.outgoing import exported_blocks, exported_rows, num_exported
+from pipeline.exchange.outgoing import exported_blocks, num_exported
 from pipeline.exchange.pickled import UNREADABLE
 from pipeline.exchange.rows import KNOWN_TYPES, renamed, with_source
 from pipeline.exchange.source import (
@@ -57,8 +58,6 @@ COLUMNS = {
     )
 }
 """Our names of columns, and theirs. Keras adds l2reg times the squared weights to the loss: twice what weight_decay does."""
-NULLS = ["", "nan", "NaN", "-nan"]
-"""What stands for no value in metrics.csv.gz; a class may be called NA."""
 HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 
@@ -73,7 +72,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
         matrix[start : start + len(rows)] = np.concatenate(
             [tensor.reshape(len(rows), -1) for tensor in tensors.values()], 1
         )
-        tables.append(renamed(exported_rows(rows), COLUMNS))
+        tables.append(renamed(rows, COLUMNS))
         start += len(rows)
         advance(len(rows))
     matrix.flush()
@@ -161,35 +160,57 @@ def read_metrics(file: Path) -> tuple[pa.Table, dict[int, str]]:
     content, problems = inflate(file), {}
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
-        number = row.number - 2  # counted from 1, the header too
         found = f"found {row.actual_columns}: {row.text[:60]!r}"
-        problems[number] = f"{file.name} must have {row.expected_columns} values in a row, {found}"
+        problems[row.number - 2] = (  # counted from 1, the header too
+            f"{file.name} must have {row.expected_columns} values in a row, {found}"
+        )
         return "skip"
 
-    # Left to itself it takes keys of digits for numbers; numbers of another kind than ours are cast later, if they can be.
-    exact = (pa.string(), pa.uint64())
-    theirs = {COLUMNS.get(name, name): kind for name, kind in KNOWN_TYPES.items() if kind in exact}
     try:
+        names = next(csv.reader(io.StringIO(content.decode())), [])
         table = pyarrow.csv.read_csv(
             pa.BufferReader(content),
-            # In one block, so that the type of a column fits all rows and rows have their numbers.
+            # In one block: rows have their numbers.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
             pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
             pyarrow.csv.ConvertOptions(
-                column_types=theirs, strings_can_be_null=True, null_values=NULLS
+                column_types=dict.fromkeys(names, pa.string()),
+                strings_can_be_null=True,
+                null_values=[""],
             ),
         )
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(f"{file} must have columns of different names, found {table.column_names}")
-    rows = np.full(len(table) + len(problems), True)
-    rows[[*problems]] = False
-    places = pa.array(np.cumsum(rows) - 1, mask=~rows)
-    table = table.take(places)
-    unnamed = [name for name in table.column_names if not name or name.startswith("Unnamed")]
+    sound = np.full(len(table) + len(problems), True)
+    sound[[*problems]] = False
+    table = table.take(pa.array(np.cumsum(sound) - 1, mask=~sound))
     ours = {theirs: ours for ours, theirs in COLUMNS.items()}
-    return renamed(table.drop_columns(unnamed), ours), problems
+    columns = {
+        name: column if is_text(ours.get(name, name)) else in_numbers(column)
+        for name, column in zip(table.column_names, table.columns, strict=True)
+        if name and not name.startswith("Unnamed")
+    }
+    return renamed(pa.table(columns), ours), problems
+
+
+def is_text(name: str) -> bool:
+    return KNOWN_TYPES.get(name) == pa.string()
+
+
+def in_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Texts as numbers or truth values where all of them are; `007` is none."""
+    if column.null_count == len(column):
+        return column
+    if pc.any(pc.match_substring_regex(column, r"^-?0\d")).as_py():
+        return column
+    for kind in (pa.int64(), pa.uint64(), pa.float64(), pa.bool_()):
+        try:
+            return column.cast(kind)
+        except pa.ArrowInvalid:
+            continue
+    return column
 
 
 def inflate(file: Path) -> bytes:

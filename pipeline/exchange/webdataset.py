@@ -17,7 +17,7 @@ from pipeline.archive.files import json_text
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, natural
-from pipeline.exchange.outgoing import exported_blocks, exported_rows, file_name
+from pipeline.exchange.outgoing import exported_blocks, file_name
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import (
     MAX_TEXT,
@@ -46,7 +46,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
             tensors = {
                 name: torch.from_numpy(array) for name, array in layout.theirs(block).items()
             }
-            for position, row in enumerate(exported_rows(table).to_pylist()):
+            for position, row in enumerate(table.to_pylist()):
                 number = written[split] = written.get(split, -1) + 1
                 if number % MEMBERS == 0:
                     if writer is not None:
