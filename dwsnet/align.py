@@ -76,7 +76,7 @@ def _similarity(
     tensor: Float[Tensor, "batch ..."],
 ) -> Float[Tensor, "batch size size"]:
     """Inner product of each slice of the reference along `axis` with each slice of the tensor."""
-    dim = 1 + [known.name for known in spec.axes].index(axis)
+    dim = 1 + spec.position(axis)
     one, other = (
         x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor)
     )

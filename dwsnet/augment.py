@@ -76,9 +76,11 @@ def move_picture(
         len(weight_spec.axes) != 2
         or bias_spec.axes != weight_spec.axes[:1]
         or weight_spec.axes[1].hidden
+        or (weight_spec.roles, bias_spec.roles) != (("out", "in"), ("out",))
     ):
         raise ValueError(
-            f"an INR must begin with a weight (hidden, inputs) and its bias, found {weight_spec} and {bias_spec}"
+            f"an INR must begin with a weight (hidden, inputs) of roles ('out', 'in') and its bias of role ('out',), "
+            f"found {weight_spec} and {bias_spec}"
         )
     check_networks(space, tensors)
     batch, dims = len(tensors[0]), weight_spec.shape[1]

@@ -6,6 +6,7 @@ hidden permutations, and give the same result for every network that differs by 
 """
 
 from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
 from math import pi
 
 import torch
@@ -23,11 +24,13 @@ def canonical_scales(
     """Each ReLU unit scaled so that its incoming weights and bias have norm 1: `(batch, *spec.shape)` in and out.
 
     Layer by layer from the input, since scaling a layer changes what comes into the next; the scale of the whole ends
-    up in the last layer. A unit that nothing comes into, dead at 0, stays as it is.
+    up in the last layer. A unit that nothing comes into, dead at 0, stays as it is. Raises ValueError where layers have
+    no order: units of a residual stream are computed from what is computed from them.
     """
+    space.check_roles()
     check_networks(space, tensors)
     tensors = tuple(tensors)
-    for axis in space.hidden:
+    for axis in forward_order(space):
         incoming = [
             x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)
             for x in incoming_to(space, tensors, axis)
@@ -37,14 +40,30 @@ def canonical_scales(
     return tensors
 
 
+def forward_order(space: WeightSpace) -> list[str]:
+    """Hidden axes, each after those that the tensors which compute it sum over."""
+    before: dict[str, set[str]] = {name: set() for name in space.hidden}
+    for spec in space.tensors:
+        summed = {name for name in spec.hidden if spec.role(name) == "in"}
+        for name in spec.hidden:
+            if spec.role(name) == "out":
+                before[name] |= summed
+    try:
+        return [*TopologicalSorter(before).static_order()]
+    except CycleError as error:
+        raise ValueError(
+            f"hidden axes must be computed one after the other, found {error.args[1]} computed from each other"
+        ) from error
+
+
 def incoming_to(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], axis: str
 ) -> list[Float[Tensor, "batch size ..."]]:
-    """The tensors `(batch, size, ...)` whose first axis is `axis`: weights and bias that compute it."""
+    """The weights and biases that compute `axis`, which is moved to the front: `(batch, size, ...)`."""
     return [
-        tensor
+        tensor.movedim(1 + spec.position(axis), 1)
         for spec, tensor in zip(space.tensors, tensors, strict=True)
-        if spec.axes[0].name == axis
+        if spec.role(axis) == "out"
     ]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from dwsnet.models import DWSNet, ReadState
 from dwsnet.pretrained import Pretrained
-from dwsnet.state import check_counts
+from dwsnet.state import check_counts, stored
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 
@@ -18,6 +18,7 @@ class DWSNetEditor(Pretrained):
     (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot express all operators on functions) every
     hidden axis of the output is k times as long: `k` copies of each neuron with their outgoing weights divided by k,
     which is the same function, minus a dv of its own for every entry. Neuron `i` becomes neurons `i k` to `i k + k - 1`.
+    Raises ValueError where the space does not say which tensor computes an axis and which sums over it (`TensorSpec.roles`).
     `init_scale` is the spread of dv's first weights (the official code's for weight outputs); `trunk` are further arguments
     of `DWSNet`.
     """
@@ -40,6 +41,8 @@ class DWSNetEditor(Pretrained):
             "init_scale": init_scale,
             **trunk,
         }
+        if expansion > 1:
+            space.check_roles()
         self.space, self.expansion = space, expansion
         self.read = ReadState(space, canonical_signs=False)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
@@ -57,13 +60,14 @@ class DWSNetEditor(Pretrained):
             self.space.tensors, features, self.heads, self.read.standardize.std, strict=True
         ):
             change = head(x) * std
-            result[spec.name] = self._expanded(spec, state[spec.name].unsqueeze(-1) - change)
+            network = state[spec.name].reshape(len(x), *spec.shape, 1)
+            result[spec.name] = stored(spec, self._expanded(spec, network - change))
         return result
 
     def _expanded(
         self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]
     ) -> Float[Tensor, "batch ..."]:
-        """The copies moved into the hidden axes, and divided by k for each axis that is summed over: all but the first."""
+        """The copies moved into the hidden axes, and over k for each that the tensor sums over."""
         k, hidden = (
             self.expansion,
             [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden],
@@ -74,6 +78,5 @@ class DWSNetEditor(Pretrained):
         for dim in range(1, len(spec.axes) + 1):
             order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
         sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
-        return x.permute(order).reshape(len(x), *sizes) / k ** sum(
-            axis.hidden for axis in spec.axes[1:]
-        )
+        summed = [name for name in spec.hidden if spec.role(name) == "in"]
+        return x.permute(order).reshape(len(x), *sizes) / k ** len(summed)

@@ -22,18 +22,22 @@ def space_as_json(space: WeightSpace) -> list[dict[str, Any]]:
         {
             "name": spec.name,
             "axes": [[axis.name, int(axis.size), axis.hidden] for axis in spec.axes],
+            "roles": spec.roles,
+            "flat_from": spec.flat_from,
         }
         for spec in space.tensors
     ]
 
 
 def space_from_json(tensors: list[dict[str, Any]]) -> WeightSpace:
-    return WeightSpace(
-        tuple(
-            TensorSpec(spec["name"], tuple(Axis(*axis) for axis in spec["axes"]))
-            for spec in tensors
-        )
-    )
+    """The space; tensors without roles are of folders from before there were any: (out, in, ...)."""
+    specs = []
+    for spec in tensors:
+        axes = tuple(Axis(*axis) for axis in spec["axes"])
+        roles = spec.get("roles", ["out", *["in"] * (len(axes) - 1)][: len(axes)])
+        roles = None if roles is None else tuple(roles)
+        specs.append(TensorSpec(spec["name"], axes, roles, spec.get("flat_from")))
+    return WeightSpace(tuple(specs))
 
 
 def write_folder(

@@ -1,137 +1,200 @@
-"""Which layers a module or a state dict is made of, or one sentence that says why they are no weight space of ours.
+"""Which tensors a module or a state dict is made of, or one sentence that says why they are no
+weight space of ours.
 
-A weight space here is a chain: every layer takes what the layer before gives. What breaks the chain, or mixes neurons in
-other ways than a weight matrix, is refused rather than described wrongly.
+A weight space here is a chain: every layer takes what the layer before gives. What breaks the
+chain, or mixes neurons in other ways than a weight matrix, is refused rather than described
+wrongly.
 """
 
+import operator
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional as F
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from dwsnet.module_layers import RULES
+from dwsnet.neurons import INPUT, Description, Value, flattened, over_positions, reduced
+from dwsnet.tensor_spec import COUNTER, TensorSpec
 
 Layer = tuple[str, tuple[int, ...], bool]
 """Name, shape of the weight `(out, in, positions...)`, whether it has a bias."""
 
-NEURON_BY_NEURON = (
-    *(
-        nn.ReLU,
-        nn.LeakyReLU,
-        nn.ELU,
-        nn.GELU,
-        nn.SiLU,
-        nn.Tanh,
-        nn.Sigmoid,
-        nn.Softplus,
-        nn.Identity,
-        nn.Dropout,
-        nn.Dropout2d,
-    ),
-    *(
-        nn.Flatten,
-        nn.MaxPool2d,
-        nn.AvgPool2d,
-        nn.AdaptiveAvgPool2d,
-        nn.AdaptiveMaxPool2d,
-        nn.Softmax,
-        nn.LogSoftmax,
-    ),
+ELEMENTWISE = re.compile(
+    "relu|relu6|leaky_relu|elu|selu|celu|gelu|silu|mish|hardtanh|hardswish|hardsigmoid|tanh|sigmoid|softplus"
+    "|softsign|logsigmoid|sin|cos|exp|log|sqrt|abs|neg|square|sign|clamp|pow|mul|add|sub|truediv|div"
+    "|dropout|dropout[123]d|alpha_dropout|contiguous|clone"
 )
-"""Modules without weights that treat all neurons of a layer alike."""
-
-FUNCTIONS = (
-    *(
-        "relu",
-        "leaky_relu",
-        "elu",
-        "gelu",
-        "silu",
-        "tanh",
-        "sigmoid",
-        "softplus",
-        "sin",
-        "cos",
-        "mul",
-        "add",
-        "sub",
-        "truediv",
-    ),
-    *(
-        "dropout",
-        "flatten",
-        "mean",
-        "max_pool2d",
-        "avg_pool2d",
-        "adaptive_avg_pool2d",
-        "softmax",
-        "log_softmax",
-    ),
-)
-"""The same as functions and tensor methods, by name."""
+"""Functions and tensor methods, by name, that do the same to every entry."""
+SOFTMAX, REDUCTIONS = {"softmax", "log_softmax", "softmin"}, {"mean", "sum", "amax", "amin"}
+POOLING = ("max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
 
 
-def layers_of_module(module: nn.Module) -> list[Layer]:
-    """Every linear and convolution layer in the order in which the module applies them.
+def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
+    """Every tensor of the module's state dict but counters, in the order in which layers use them.
 
-    Raises ValueError for anything but a chain of nn.Linear, nn.Conv2d and neuron-by-neuron operations.
+    Raises ValueError for anything but a chain of layers that `dwsnet.module_layers` describes.
     """
+    *nodes, output = _trace(module).nodes
+    sizes = _sizes(nodes)
+    to, values = Description(), {}
+    for node in nodes:
+        inputs = [one for one in node.all_input_nodes if one not in sizes]
+        if node in sizes:
+            continue
+        if not (_has_tensors(module, node) or any(values[one].dims for one in inputs)):
+            values[node] = INPUT  # whatever is made of the input alone, and of constants
+            continue
+        value = values[_only(node, "input", inputs)]
+        _only(node, "use", [one for one in node.users if one not in sizes])
+        if node.op != "call_module":
+            values[node] = _function(node, value)
+            continue
+        layer = module.get_submodule(node.target)
+        if type(layer) not in RULES:
+            raise ValueError(
+                f"layer {node.target!r} must be a linear layer, convolution, embedding, norm, pooling "
+                f"or activation of torch.nn, cannot describe {type(layer).__name__}"
+            )
+        values[node] = RULES[type(layer)](to, node.target, layer, value)
+    return _described(module, to, values[_only(output, "input", output.all_input_nodes)])
+
+
+def _only(node: fx.Node, kind: str, found: Sequence[fx.Node]) -> fx.Node:
+    if len(found) != 1:
+        raise ValueError(
+            f"{node.name!r} must have one {kind}, found {[one.name for one in found]}: a skip, a branch "
+            f"or a tensor outside of a layer, which no chain describes"
+        )
+    return found[0]
+
+
+def _trace(module: nn.Module) -> fx.Graph:
     if not isinstance(module, nn.Module):
         raise ValueError(f"a module must be a torch.nn.Module, found a {type(module).__name__}")
+    for name, one in module.named_modules():
+        if isinstance(one, LazyModuleMixin) and one.has_uninitialized_params():
+            raise ValueError(
+                f"lazy layer {name!r} must be called once, its shapes are not known yet"
+            )
+        if one._forward_hooks or one._forward_pre_hooks:
+            raise ValueError(
+                f"{name or type(one).__name__!r} must have no forward hooks, whose effect cannot be seen"
+            )
     try:
-        graph = fx.Tracer().trace(module)
-    except (fx.proxy.TraceError, TypeError) as error:
+        return fx.Tracer().trace(module)
+    except Exception as error:
         raise ValueError(
-            f"{type(module).__name__} must be a fixed sequence of layers, but cannot be traced: {error}"
+            f"{type(module).__name__} must be a fixed sequence of layers, but cannot be traced: "
+            f"{str(error).partition(chr(10))[0]}"
         ) from error
-    layers: list[Layer] = []
-    for node in graph.nodes:
-        if node.op in ("placeholder", "output"):
-            continue
-        if len(node.all_input_nodes) != 1 or len(node.users) != 1:
-            raise ValueError(
-                f"{node.name!r} must have one input and one use, found a skip or a branch, which no chain describes"
-            )
-        if node.op == "call_module":
-            layers += layer_of(node.target, module.get_submodule(node.target))
-            continue
-        function = getattr(node.target, "__name__", node.target).strip("_")
-        if function not in FUNCTIONS:
-            raise ValueError(
-                f"{node.name!r} must be a neuron-by-neuron operation, cannot describe {node.target}"
-            )
-        if function == "mean" and _dims(node) not in ([2, 3], [-2, -1]):
-            raise ValueError(
-                f"{node.name!r} must average over rows and columns, dims (2, 3), found dims {_dims(node)}"
-            )
-    names = [name for name, _, _ in layers]
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise ValueError(f"layers must be applied once, found {sorted(twice)} more than once")
-    return layers
 
 
-def _dims(node: fx.Node) -> list[int] | None:
-    """Dimensions that a call of `mean` averages over, in order."""
-    dims = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-    return sorted(dims) if isinstance(dims, Sequence) else dims
-
-
-def layer_of(name: str, module: nn.Module) -> list[Layer]:
-    """The layer that a module is; none where it has no weights and treats neurons alike."""
-    if isinstance(module, NEURON_BY_NEURON):
-        return []
-    if not isinstance(module, nn.Linear | nn.Conv2d):
-        raise ValueError(
-            f"layer {name!r} must be nn.Linear or nn.Conv2d, cannot describe {type(module).__name__}"
+def _sizes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    """The nodes that are numbers of entries, or made of these alone."""
+    sizes: set[fx.Node] = set()
+    for node in nodes:
+        asks = (node.op, node.target) in (("call_method", "size"), ("call_method", "dim")) or (
+            node.target is getattr and node.args[1] in ("shape", "ndim")
         )
-    if getattr(module, "groups", 1) != 1:
+        inputs = node.all_input_nodes
+        if asks or (inputs and sizes >= set(inputs)):
+            sizes.add(node)
+    return sizes
+
+
+def _function(node: fx.Node, value: Value) -> Value:
+    """What a function or a tensor method gives; raises ValueError where neurons may not stay alike."""
+    name = node.target if isinstance(node.target, str) else node.target.__name__
+    known = node.op == "call_method" or any(
+        getattr(module, name, None) is node.target for module in (torch, F, operator)
+    )
+    name, arguments = name.strip("_"), [*node.args[1:]]
+    if known and ELEMENTWISE.fullmatch(name):
+        return value
+    if known and name in SOFTMAX:
+        return replace(value, scalable=False)
+    if known and name[:-2] in POOLING:
+        return over_positions(node.name, value, int(name[-2]))
+    if known and name in REDUCTIONS:
+        dims = arguments[0] if arguments else node.kwargs.get("dim")
+        keepdim = arguments[1] if len(arguments) > 1 else node.kwargs.get("keepdim", False)
+        dims = [dims] if isinstance(dims, int) else dims
+        if not isinstance(dims, Sequence):
+            raise ValueError(f"{node.name!r} must be over dims of positions, found {dims}")
+        return reduced(node.name, value, dims, keepdim)
+    if known and name == "flatten":
+        start = arguments[0] if arguments else node.kwargs.get("start_dim", 0)
+        end = arguments[1] if len(arguments) > 1 else node.kwargs.get("end_dim", -1)
+        return flattened(node.name, value, start, end)
+    if known and name in ("view", "reshape") and _is_flatten(arguments):
+        return flattened(node.name, value, 1, -1)
+    raise ValueError(
+        f"{node.name!r} must be an operation that treats all neurons alike (a flatten as x.flatten(1) or "
+        f"x.view(x.size(0), -1)), cannot describe {name}"
+    )
+
+
+def _is_flatten(shape: Sequence) -> bool:
+    """Whether a shape keeps the batch and makes one row of the rest: `(x.size(0), ...)`. A shape
+    `(-1, number)` may make rows of parts of a picture."""
+    if len(shape) == 1 and isinstance(shape[0], Sequence):
+        shape = shape[0]
+    return len(shape) == 2 and isinstance(shape[0], fx.Node) and shape[0].args[-1:] == (0,)
+
+
+def _described(module: nn.Module, to: Description, value: Value) -> tuple[TensorSpec, ...]:
+    """The tensors, what the network gives being fixed; raises ValueError where some are missing or
+    shared."""
+    names = [spec.name for spec in to.tensors]
+    if twice := sorted({name.rpartition(".")[0] for name in names if names.count(name) > 1}):
+        raise ValueError(f"layers must be applied once, found {twice} more than once")
+    known = {spec.name for spec in to.tensors}
+    state = {name for name in module.state_dict() if not name.endswith(COUNTER)}
+    if odd := sorted(known ^ state):
         raise ValueError(
-            f"layer {name!r} must have groups=1, cannot describe a convolution of {module.groups} groups"
+            f"every tensor of the state dict must be that of a layer that is applied, found {odd[0]!r} otherwise"
         )
-    return [(name, tuple(module.weight.shape), module.bias is not None)]
+    owners: dict[int, str] = {}
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if name in known and owners.setdefault(_memory(tensor), name) != name:
+            raise ValueError(
+                f"tensors must be independent, found {owners[_memory(tensor)]!r} and {name!r} tied"
+            )
+    given = {dim.axis for dim in value.dims or ()}
+    tensors = tuple(
+        replace(
+            spec,
+            axes=tuple(
+                replace(axis, hidden=False) if axis in given else axis for axis in spec.axes
+            ),
+        )
+        for spec in to.tensors
+    )
+    if not any(spec.hidden for spec in tensors):
+        raise ValueError(
+            f"a weight space needs at least two layers, found {sorted(known)}: no hidden neurons"
+        )
+    return tensors
+
+
+def _has_tensors(module: nn.Module, node: fx.Node) -> bool:
+    return node.op == "call_module" and len(module.get_submodule(node.target).state_dict()) > 0
+
+
+def _memory(tensor: Tensor) -> int:
+    """The same for tensors that share their memory; tensors without any share nothing."""
+    return tensor.data_ptr() or id(tensor)
 
 
 def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
     """Every `NAME.weight` with its `NAME.bias`, in the order of the dict.
 
-    Raises ValueError for a tensor that is neither (norms, running statistics, attention projections).
+    Raises ValueError for a tensor that is neither (norms, running statistics, attention
+    projections).
     """
     layers = []
     for key, tensor in state.items():
@@ -139,16 +202,16 @@ def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
         weight = state.get(f"{name}.weight")
         if not isinstance(tensor, Tensor):
             raise ValueError(f"{key!r} must be a tensor, found a {type(tensor).__name__}")
-        if kind == "weight" and tensor.ndim in (2, 4):
+        if kind == "weight" and 2 <= tensor.ndim <= 5:
             layers.append((name, tuple(tensor.shape), f"{name}.bias" in state))
         elif (
             kind != "bias"
             or weight is None
-            or weight.ndim not in (2, 4)
+            or not 2 <= weight.ndim <= 5
             or tensor.shape != weight.shape[:1]
         ):
             raise ValueError(
-                f"tensor {key!r} must be the weight (out, in) or (out, in, row, column) or the bias (out,) of a layer, "
+                f"tensor {key!r} must be the weight (out, in) or (out, in, positions...) or the bias (out,) of a layer, "
                 f"cannot describe shape {tuple(tensor.shape)}"
             )
     return layers

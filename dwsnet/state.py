@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dwsnet.tensor_spec import COUNTER, TensorSpec
 from dwsnet.weight_space import WeightSpace
 
 
@@ -14,7 +15,9 @@ def read_state(
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
 
-    Raises ValueError where a tensor is missing or unknown, and for all that `check_networks` finds.
+    State dicts may have them as modules store them, `(batch, *spec.stored_shape)`, and may have the
+    counters of batch norms, which are left out. Raises ValueError where a tensor is missing or
+    unknown, and for all that `check_networks` finds.
     """
     names = [spec.name for spec in space.tensors]
     for spec in space.tensors:
@@ -23,13 +26,31 @@ def read_state(
                 f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found {[*state]}"
             )
     for name in state:
-        if name not in names:
+        if name not in names and not name.endswith(COUNTER):
             raise ValueError(
                 f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}"
             )
-    tensors = tuple(state[name] for name in names)
+    tensors = tuple(
+        x.reshape(len(x), *spec.shape)
+        if isinstance(x := state[spec.name], Tensor) and x.shape[1:] == spec.stored_shape
+        else x
+        for spec in space.tensors
+    )
     check_networks(space, tensors)
     return tensors
+
+
+def write_state(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """What `read_state` reads: tensors `(batch, *spec.shape)` as state dicts store them, by name."""
+    check_tensors(space, tensors, ())
+    return {spec.name: stored(spec, x) for spec, x in zip(space.tensors, tensors, strict=True)}
+
+
+def stored(spec: TensorSpec, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
+    """One tensor as state dicts store it."""
+    return tensor if spec.flat_from is None else tensor.flatten(1 + spec.flat_from)
 
 
 def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
@@ -82,6 +103,8 @@ def check_tensors(
         ):
             turned = found[1:] == spec.shape[::-1] + (trailing or ())
             hint = "; it looks transposed, torch stores (out, in)" if turned else ""
+            if found[1:] == spec.stored_shape:
+                hint = "; read_state takes it from a state dict"
             raise ValueError(
                 f"tensor {spec.name!r} must have shape {_shape(shape)}, found {tuple(found)}{hint}"
             )

@@ -15,7 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from dwsnet.state import check_networks, check_tensors
-from dwsnet.weight_space import WeightSpace
+from dwsnet.weight_space import TensorSpec, WeightSpace
 
 HiddenPermutation = dict[str, Int[Tensor, "*batch size"]]
 """Entry `i` says which old neuron comes to place `i`."""
@@ -121,19 +121,22 @@ def _check_elements(
 def scale_units(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], scales: UnitScales
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Hidden units scaled: what comes in (weights and bias) times the factor, what goes out over it.
+    """Hidden units scaled: what computes them (weights and bias) times the factor, what sums over them over it.
 
     `(batch, *spec.shape)` in and out; axes that `scales` does not name stay. Leaves the function as it is for positive
-    factors and ReLU, and for factors +-1 and odd activations.
+    factors and ReLU, and for factors +-1 and odd activations. Raises ValueError where the space does not say which
+    tensor computes an axis and which sums over it.
     """
+    space.check_roles()
     check_tensors(space, tensors, ())
     _check_elements(space, scales, len(tensors[0]))
     result = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
-            if axis.hidden and axis.name in scales:
+            role = spec.role(axis.name)
+            if axis.name in scales and role != "none":
                 factor = _along(tensor, dim, scales[axis.name].to(tensor))
-                tensor = tensor * factor if dim == 1 else tensor / factor
+                tensor = tensor * factor if role == "out" else tensor / factor
         result.append(tensor)
     return tuple(result)
 
@@ -153,10 +156,10 @@ def turn_phases(
     _check_elements(space, turns, len(tensors[0]), [*space.hidden])
     turned = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
-        if len(spec.axes) == 1 and spec.hidden:
+        if is_bias(spec):
             tensor = tensor + turns[spec.hidden[0]].to(tensor) * (pi / omega)
-        for dim, axis in enumerate(spec.axes[1:], start=2):
-            if axis.hidden:
+        for dim, axis in enumerate(spec.axes, start=1):
+            if axis.hidden and spec.role(axis.name) == "in":
                 tensor = tensor * _along(tensor, dim, 1.0 - 2.0 * (turns[axis.name].to(tensor) % 2))
         turned.append(tensor)
     return tuple(turned)
@@ -178,21 +181,28 @@ def canonical_signs(
     return scale_units(space, tensors, signs)
 
 
+def is_bias(spec: TensorSpec) -> bool:
+    """Whether the tensor computes the units of a hidden axis and carries no other axis."""
+    return len(spec.axes) == 1 and spec.axes[0].hidden and spec.roles == ("out",)
+
+
 def biases(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> dict[str, Float[Tensor, "batch size"]]:
-    """For each hidden axis by name its bias, the tensor that carries it alone. Raises ValueError unless there is one."""
+    """For each hidden axis by name its bias, the one tensor that computes it and carries it alone.
+
+    Raises ValueError unless there is one.
+    """
+    space.check_roles()
     check_tensors(space, tensors, ())
     found = {}
     for name in space.hidden:
         own = [
-            i
-            for i, spec in enumerate(space.tensors)
-            if spec.hidden == (name,) and len(spec.axes) == 1
+            i for i, spec in enumerate(space.tensors) if is_bias(spec) and spec.hidden == (name,)
         ]
         if len(own) != 1:
             raise ValueError(
-                f"hidden axis {name!r} must have one bias, a tensor that carries it alone, "
+                f"hidden axis {name!r} must have one bias, a tensor that computes it and carries it alone, "
                 f"found {[space.tensors[i].name for i in own]}"
             )
         found[name] = tensors[own[0]]

@@ -1,56 +1,24 @@
-"""What a weight space is: named tensors whose axes are hidden or fixed.
-
-A hidden axis indexes the neurons of one hidden layer: their order is arbitrary, so the symmetry group permutes it, and
-every tensor that carries the axis is permuted together. A fixed axis (an input coordinate, an output class, a position
-in a convolution kernel) has an order that means something.
-"""
+"""What a weight space is: named tensors whose axes are hidden or fixed (`dwsnet.tensor_spec`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
 from numbers import Integral
+from typing import get_args
 
 from torch import Tensor, nn
 
-
-@dataclass(frozen=True)
-class Axis:
-    name: str
-    """Axes of the same name, in whichever tensors, are one axis and are permuted together."""
-    size: int
-    hidden: bool
-
-
-@dataclass(frozen=True)
-class TensorSpec:
-    name: str
-    """The tensor's key in a state dict."""
-    axes: tuple[Axis, ...]
-    """As torch stores them, (out, in, ...): a tensor's first axis is what it computes, and it sums over the others. Layers do
-    not mind; signs and scales of units, canonical forms, rows and the editor do."""
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(axis.size for axis in self.axes)
-
-    @property
-    def hidden(self) -> tuple[str, ...]:
-        """Names of the hidden axes, in the order in which the tensor has them."""
-        return tuple(axis.name for axis in self.axes if axis.hidden)
-
-    @property
-    def num_fixed(self) -> int:
-        """Number of entries along the fixed axes: they behave like channels."""
-        return prod(axis.size for axis in self.axes if not axis.hidden)
+from dwsnet.readers import layers_of_state_dict, tensors_of_module
+from dwsnet.tensor_spec import Axis, Role, TensorSpec
 
 
 @dataclass(frozen=True)
 class WeightSpace:
     """The weights and biases of one architecture, and which of their axes may be permuted.
 
-    Features over a weight space are a tuple of tensors, one for each `TensorSpec` in order, of shape
-    `(batch, *spec.shape, channels)`.
+    Features over a weight space are a tuple of tensors, one for each `TensorSpec` in order, of
+    shape `(batch, *spec.shape, channels)`.
     """
 
     tensors: tuple[TensorSpec, ...]
@@ -70,6 +38,17 @@ class WeightSpace:
                     f"tensor {spec.name!r} of shape {spec.shape} must carry each hidden axis once, got {spec.hidden}: "
                     f"what maps a layer to itself cannot be described"
                 )
+            if spec.roles is not None and (
+                len(spec.roles) != len(spec.axes) or not set(spec.roles) <= set(get_args(Role))
+            ):
+                raise ValueError(
+                    f"roles of {spec.name!r} must be one of {get_args(Role)} for each of its "
+                    f"{len(spec.axes)} axes, got {spec.roles}"
+                )
+            if spec.flat_from is not None and not 0 <= spec.flat_from < len(spec.axes):
+                raise ValueError(
+                    f"flat_from of {spec.name!r} must be one of its {len(spec.axes)} axes, got {spec.flat_from}"
+                )
             for axis in spec.axes:
                 if not isinstance(axis.size, Integral) or axis.size < 1:
                     raise ValueError(
@@ -82,10 +61,11 @@ class WeightSpace:
 
     @classmethod
     def mlp(cls, widths: Sequence[int]) -> "WeightSpace":
-        """The space of an MLP with `widths = (inputs, hidden..., outputs)`: `layers.0.weight`, `layers.0.bias`, ...
+        """The space of an MLP with `widths = (inputs, hidden..., outputs)`: `layers.0.weight`,
+        `layers.0.bias`, ...
 
-        Weights are `(out, in)` as in torch. Raises ValueError for fewer than two layers: without a hidden layer there
-        is nothing to permute.
+        Weights are `(out, in)` as in torch. Raises ValueError for fewer than two layers: without a
+        hidden layer there is nothing to permute.
         """
         widths = tuple(widths)
         if len(widths) < 3:
@@ -103,9 +83,11 @@ class WeightSpace:
     def cnn(
         cls, in_channels: int, channels: Sequence[int], kernel_size: int, num_classes: int
     ) -> "WeightSpace":
-        """The space of a 2D CNN classifier: one convolution for each of `channels`, global average pool, linear head.
+        """The space of a 2D CNN classifier: one convolution for each of `channels`, global average
+        pool, linear head.
 
-        Kernels are `(out, in, row, column)`; positions in a kernel are fixed axes. Named as in `mlp`, the head is last.
+        Kernels are `(out, in, row, column)`; positions in a kernel are fixed axes. Named as in
+        `mlp`, the head is last.
         """
         if not channels:
             raise ValueError("a CNN weight space needs at least one convolution, got channels ()")
@@ -118,10 +100,11 @@ class WeightSpace:
 
     @classmethod
     def chain(cls, layers: Sequence[tuple[str, Sequence[int], bool]]) -> "WeightSpace":
-        """Layers one after another, each by (name, shape of its weight `(out, in, positions...)`, whether it has a bias).
+        """Layers one after another, each by (name, shape of its weight `(out, in, positions...)`,
+        whether it has a bias).
 
-        All outputs but the last are hidden; positions (of a convolution kernel) are fixed. Raises ValueError where a layer
-        takes another number of inputs than the layer before has outputs.
+        All outputs but the last are hidden; positions (of a convolution kernel) are fixed. Raises
+        ValueError where a layer takes another number of inputs than the layer before has outputs.
         """
         if len(layers) < 2:
             raise ValueError(
@@ -143,26 +126,25 @@ class WeightSpace:
             positions = (
                 Axis(f"{name}.position{k}", size, hidden=False) for k, size in enumerate(shape[2:])
             )
-            tensors.append(TensorSpec(f"{name}.weight", (outputs, inputs, *positions)))
+            axes = (outputs, inputs, *positions)
+            tensors.append(TensorSpec(f"{name}.weight", axes, ("out",) + ("in",) * (len(axes) - 1)))
             if has_bias:
-                tensors.append(TensorSpec(f"{name}.bias", (outputs,)))
+                tensors.append(TensorSpec(f"{name}.bias", (outputs,), ("out",)))
             inputs = outputs
         return cls(tuple(tensors))
 
     @classmethod
     def from_module(cls, module: nn.Module) -> "WeightSpace":
-        """The space of a chain of linear and convolution layers, its tensors named as in `module.state_dict()`."""
-        from dwsnet.readers import (
-            layers_of_module,
-        )  # the reader needs torch.fx, the description does not
+        """The space of a chain of layers on batched inputs, in the order in which they are applied.
 
-        return cls.chain(layers_of_module(module))
+        Tensors are named as in `module.state_dict()`. Raises ValueError for a module whose symmetry
+        is not known exactly (`dwsnet.readers` has the rules).
+        """
+        return cls(tensors_of_module(module))
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "WeightSpace":
         """The same from tensors alone, taken as one chain in the order of the dict."""
-        from dwsnet.readers import layers_of_state_dict
-
         return cls.chain(layers_of_state_dict(state))
 
     @property
@@ -173,3 +155,21 @@ class WeightSpace:
     @property
     def num_parameters(self) -> int:
         return sum(prod(spec.shape) for spec in self.tensors)
+
+    def check_roles(self):
+        """Raises ValueError unless every tensor says what it does with its hidden axes, and every
+        hidden axis is computed by one tensor and summed over by another."""
+        for spec in self.tensors:
+            if spec.hidden and spec.roles is None:
+                raise ValueError(
+                    f"tensor {spec.name!r} must say what it does with its axes "
+                    f"{[axis.name for axis in spec.axes]}, as roles=('out', 'in') for a weight that "
+                    f"torch stores as (out, in), found no roles"
+                )
+        for name in self.hidden:
+            roles = {spec.name: spec.role(name) for spec in self.tensors if name in spec.hidden}
+            if not {"out", "in"} <= set(roles.values()):
+                raise ValueError(
+                    f"hidden axis {name!r} must be 'out' of one tensor and 'in' of another to be "
+                    f"scaled, signed or copied, found roles {roles}"
+                )

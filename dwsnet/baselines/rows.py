@@ -5,6 +5,7 @@ padded with zeros to the widest.
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -24,9 +25,12 @@ NUM_LAYERS, NUM_HEADS = 4, 4
 def row_shape(space: WeightSpace) -> tuple[int, int]:
     """Number of rows and their width."""
     layers = _layers(space)
-    shapes = [[space.tensors[i].shape for i in members] for members in layers]
-    widths = [sum(torch.Size(shape[1:]).numel() for shape in layer) for layer in shapes]
-    return sum(layer[0][0] for layer in shapes), max(widths)
+    sizes = {axis.name: axis.size for spec in space.tensors for axis in spec.axes}
+    widths = {
+        axis: sum(prod(space.tensors[i].shape) for i in members) // sizes[axis]
+        for axis, members in layers.items()
+    }
+    return sum(sizes[axis] for axis in layers), max(widths.values())
 
 
 def to_rows(
@@ -36,22 +40,27 @@ def to_rows(
     check_tensors(space, tensors, ())
     _, width = row_shape(space)
     rows = []
-    for members in _layers(space):
-        parts = [
-            tensors[i].flatten(2) if tensors[i].ndim > 2 else tensors[i].unsqueeze(2)
-            for i in members
-        ]
+    for members in _layers(space).values():
+        parts = []
+        for i in members:
+            x = tensors[i].movedim(1 + space.tensors[i].roles.index("out"), 1)
+            parts.append(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2))
         row = torch.cat(parts, 2)
         rows.append(F.pad(row, (0, width - row.shape[2])))
     return torch.cat(rows, 1)
 
 
-def _layers(space: WeightSpace) -> list[list[int]]:
-    """Positions of the tensors that compute the same neurons: those that begin with the same axis."""
+def _layers(space: WeightSpace) -> dict[str, list[int]]:
+    """By axis the positions of the tensors that compute it; raises ValueError where one computes none."""
     layers: dict[str, list[int]] = {}
     for i, spec in enumerate(space.tensors):
-        layers.setdefault(spec.axes[0].name, []).append(i)
-    return list(layers.values())
+        if "out" not in (spec.roles or ()):
+            raise ValueError(
+                f"tensor {spec.name!r} must compute one of its axes {[axis.name for axis in spec.axes]} to be read by "
+                f"rows, as with roles=('out', 'in'), found roles {spec.roles}"
+            )
+        layers.setdefault(spec.axes[spec.roles.index("out")].name, []).append(i)
+    return layers
 
 
 class INR2VecClassifier(Pretrained):

@@ -143,8 +143,10 @@ def test_kernels_are_rows_too():
     channels, kernel = Axis("c", 4, True), (Axis("h", 3, False), Axis("w", 2, False))
     space = WeightSpace(
         (
-            TensorSpec("conv.weight", (channels, Axis("rgb", 3, False), *kernel)),
-            TensorSpec("conv.bias", (channels,)),
+            TensorSpec(
+                "conv.weight", (Axis("rgb", 3, False), channels, *kernel), ("in", "out", "in", "in")
+            ),
+            TensorSpec("conv.bias", (channels,), ("out",)),
         )
     )
     assert row_shape(space) == (4, 19)

@@ -153,7 +153,11 @@ def test_an_editor_widens_residual_bilinear_and_convolutional_networks_alike():
         Axis("out", 2, False),
     )
     specs = {"up": (a, rgb), "inner": (b, a), "back": (a, b), "pairs": (out, a, b)}
-    space = WeightSpace(tuple(TensorSpec(name, axes) for name, axes in specs.items()))
+    space = WeightSpace(
+        tuple(
+            TensorSpec(name, axes, ("out", "in", "in")[: len(axes)]) for name, axes in specs.items()
+        )
+    )
 
     def compute(state: dict[str, Tensor]) -> Tensor:
         x = torch.linspace(-1, 1, 2, dtype=torch.float64)

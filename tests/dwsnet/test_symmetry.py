@@ -15,7 +15,7 @@ from dwsnet.symmetry import (
     scale_units,
     turn_phases,
 )
-from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
+from dwsnet.weight_space import WeightSpace
 from tests.dwsnet.small_networks import OMEGA, largest_difference, random_network, render, siren
 
 WIDTHS = st.lists(st.integers(2, 6), min_size=3, max_size=5, unique=True)
@@ -159,21 +159,7 @@ def test_a_dead_relu_unit_stays_as_it_is():
 
 def test_scales_of_a_convolutional_network_keep_its_function():
     """Kernels are (out, in, height, width); global average pooling commutes with a scale a channel."""
-    first, second, kernel = (
-        Axis("c1", 4, True),
-        Axis("c2", 3, True),
-        (Axis("kh", 3, False), Axis("kw", 3, False)),
-    )
-    space = WeightSpace(
-        (
-            TensorSpec("conv1.weight", (first, Axis("rgb", 2, False), *kernel)),
-            TensorSpec("conv1.bias", (first,)),
-            TensorSpec("conv2.weight", (second, first, *kernel)),
-            TensorSpec("conv2.bias", (second,)),
-            TensorSpec("head.weight", (Axis("class", 5, False), second)),
-            TensorSpec("head.bias", (Axis("class", 5, False),)),
-        )
-    )
+    space = WeightSpace.cnn(2, (4, 3), 3, 5)
 
     def classify(tensors):
         image = torch.randn(
