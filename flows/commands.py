@@ -222,10 +222,11 @@ def train(options: Namespace):
     from cluster.session import ray_session
     from flows import stages
     from pipeline.archive.files import exclusive
+    from pipeline.tasks.classification import require_classes
     from pipeline.training.launch import is_trained
 
     recipe = with_training(options)
-    stages.verify(options.zoo)
+    require_classes(stages.verify(options.zoo))
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
         with ray_session(

@@ -15,6 +15,12 @@ def figure(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
+def show_line(title: str, text: str):
+    """A line beside the bars."""
+    sys.stderr.write(f"{title}: {text}\n")
+    sys.stderr.flush()
+
+
 class Progress:
     """A bar where `stream` is a terminal, a line every few seconds where it is not."""
 

@@ -103,10 +103,12 @@ def start_server():
 @flow(name="dwszoo-run")
 def run_recipe(recipe: Recipe, run: Path) -> dict[str, Any]:
     """The whole job into the folder `run`; returns the test metrics of the DWSNet and of the flat baseline."""
+    from pipeline.tasks.classification import require_class_names
     from pipeline.training.launch import is_trained
 
     runs = {run: recipe.training, run / "baseline": stages.baseline_of(recipe.training)}
     planned = plan(recipe, run)
+    require_class_names(planned.record, run / "zoo")
     stages.claim(run, planned.record, recipe.training)
     needs_ray = bool(pending_shards(run / "zoo")) or not all(
         is_trained(*item) for item in runs.items()

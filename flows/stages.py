@@ -9,7 +9,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from flows.progress import Progress
+from flows.progress import Progress, show_line
 from pipeline.archive.build import (
     ShardSummary,
     ZooPlan,
@@ -55,7 +55,11 @@ class FitSummary:
 
 
 def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
-    return plan_zoo(config, zoo)
+    """The plan of a zoo; a line says what its signals were taken as."""
+    planned = plan_zoo(config, zoo)
+    if planned.signals.taken:
+        show_line("signals", planned.signals.taken)
+    return planned
 
 
 def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSummary | None:

@@ -44,7 +44,11 @@ SCHEMA = pa.schema(
         pa.field(
             "view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}
         ),
-        pa.field("label", pa.int64(), nullable=False),
+        pa.field(
+            "label",
+            pa.int64(),
+            metadata={"doc": "class of the signal; null where it has none, before version 3 never"},
+        ),
         pa.field(
             "seed",
             pa.uint64(),
@@ -222,8 +226,17 @@ def read_part(
 
 
 def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part as an older schema version wrote it, with null in the columns that came later."""
+    """A part as an older schema version wrote it, with null in the columns that came later.
+
+    What may be null now could not always.
+    """
     for place, field in enumerate(schema):
         if field.name not in table.column_names and b"since" in (field.metadata or {}):
             table = table.add_column(place, field, pa.nulls(len(table), field.type))
-    return table
+    if table.schema.names != schema.names:
+        return table
+    fields = [
+        theirs.with_nullable(theirs.nullable or ours.nullable)
+        for theirs, ours in zip(table.schema, schema, strict=True)
+    ]
+    return pa.table(table.columns, schema=pa.schema(fields, table.schema.metadata))

@@ -14,7 +14,7 @@ from pipeline.fit.adam import find_kernel, fit, psnr_at
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import inr_space
 from pipeline.progress import Advance
-from pipeline.signals import Signals, cell_centres, coordinates
+from pipeline.signals import NO_LABEL, Signals, cell_centres, coordinates
 
 MEMBERS, QUALITY, SCHEMA = "INRs", "psnr", catalog.SCHEMA
 
@@ -60,12 +60,15 @@ def plan_shards(config: ZooConfig, signals: Signals) -> list[ShardPlan]:
     return shards
 
 
-def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]]:
-    """How many INRs of each class each split will have."""
+def class_counts(signals: Signals, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
+    """How many INRs of each class each split will have; None where there are no classes."""
+    if not signals.class_names:
+        return None
     counts = {split: np.zeros(len(signals.class_names), np.int64) for split in SPLITS}
     for shard in shards:
+        labels = signals.labels[shard.source_index]
         counts[shard.split] += np.bincount(
-            signals.labels[shard.source_index], minlength=len(signals.class_names)
+            labels[labels != NO_LABEL], minlength=len(signals.class_names)
         )
     return {split: tuple(count.tolist()) for split, count in counts.items()}
 
@@ -87,11 +90,12 @@ def fit_members(
         f"{source:08d}-{view:04d}"
         for source, view in zip(shard.source_index, shard.view, strict=True)
     ]
+    labels = signals.labels[shard.source_index]
     columns = {
         "source_index": shard.source_index,
         "source_name": [signals.names and signals.names[source] for source in shard.source_index],
         "view": shard.view.astype(np.int32),
-        "label": signals.labels[shard.source_index],
+        "label": pa.array(labels, mask=labels == NO_LABEL),
         "seed": seeds,
         "stop_reason": reason.tolist(),
         "failure": [signals.failures.get(source) for source in shard.source_index.tolist()],

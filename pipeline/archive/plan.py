@@ -29,30 +29,36 @@ def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarra
 
     For a zoo of classifiers: the images that are learned, and those that losses and accuracies are taken on.
 
-    Where the source has a test split of its own, that is the test split. Raises InputError where a split would be empty.
+    Where the source has a test or a validation split of its own, it is kept. Raises InputError where a split would be empty.
     """
-    labels, held_out = signals.labels, signals.held_out
+    own = {"test": signals.held_out, "validation": signals.validation}
+    own = {split: members for split, members in own.items() if members is not None}
+    shares = {
+        "test": config.signals.test_fraction,
+        "validation": config.signals.validation_fraction,
+    }
+    by_class = np.argsort(signals.labels, kind="stable")
+    labels, starts = np.unique(signals.labels[by_class], return_index=True)
     parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        order = np.random.default_rng([config.seed, 1, int(label)]).permutation(members)
-        if held_out is not None:
-            order = np.concatenate([order[held_out[order]], order[~held_out[order]]])
-        num_test = (
-            round(len(order) * config.signals.test_fraction)
-            if held_out is None
-            else int(held_out[order].sum())
-        )
-        num_validation = round(len(order) * config.signals.validation_fraction)
-        cuts = np.split(order, [num_test, num_test + num_validation])
-        for split, part in zip(("test", "validation", "train"), cuts, strict=True):
+    for label, members in zip(labels.tolist(), np.split(by_class, starts[1:]), strict=True):
+        order = np.random.default_rng([config.seed, 1, max(label, 0)]).permutation(members)
+        rest = order
+        for theirs in own.values():
+            rest = rest[~theirs[rest]]
+        for split, share in shares.items():
+            if split in own:
+                part = order[own[split][order]]
+            else:
+                part, rest = np.split(rest, [round(len(order) * share)])
             parts[split].append(part)
+        parts["train"].append(rest)
     sources = {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
     for split, part in sources.items():
         if not len(part):
             raise InputError(
-                f"the {split} split would be empty: {len(labels)} signals in {len(np.unique(labels))} classes with "
+                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} classes with "
                 f"signals.validation_fraction {config.signals.validation_fraction} and signals.test_fraction "
                 f"{config.signals.test_fraction}; change the fractions or add signals"
+                + (f"; taken: {signals.taken}" if signals.taken else "")
             )
     return sources

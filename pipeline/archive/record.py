@@ -25,8 +25,8 @@ from pipeline.location import Location
 from pipeline.signals import Signals
 
 SCHEMA_VERSION = 3
-"""2 added the column psnr_off_grid, 3 source_name and failure, and an omega for each layer. Zoos of older versions are
-read, and go on as version 3."""
+"""2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null. Zoos of
+older versions are read, and go on as version 3."""
 FILE = "zoo.json"
 
 

@@ -14,7 +14,7 @@ from pipeline.archive.files import write_atomic
 from pipeline.archive.zoo import Zoo, column
 from pipeline.errors import InputError
 from pipeline.fit.siren import render
-from pipeline.signals import Signals, coordinates, load_signals
+from pipeline.signals import NO_LABEL, Signals, coordinates, load_signals
 from pipeline.training.checkpoint import EpochMetrics
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
@@ -84,17 +84,16 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
     table = zoo.catalog
     if not len(table):
         raise InputError(f"cannot draw zoo {zoo.folder}: it has no members yet ({zoo.state})")
-    labels, sources = column(table, "label"), column(table, "source_index")
+    sources = column(table, "source_index")
     views, ok = column(table, "view"), column(table, "status") == "ok"
-    classes = np.unique(labels)[:MAX_CLASSES]
+    shown = shown_sources(signals, sources)
     num_views = min(MAX_VIEWS, int(views.max()) + 1)
     grid = torch.from_numpy(coordinates(signals.grid))
-    with picture(path, 1.05 * len(classes) + 0.6, 1.3 * (num_views + 1)) as figure:
+    with picture(path, 1.05 * len(shown) + 0.6, 1.3 * (num_views + 1)) as figure:
         mark_partial(figure, zoo)
-        axes = figure.subplots(num_views + 1, len(classes), squeeze=False)
-        for place, label in enumerate(classes):
-            source = sources[labels == label].min()
-            show(axes[0, place], signals.values[source], signals.class_names[label])
+        axes = figure.subplots(num_views + 1, len(shown), squeeze=False)
+        for place, (source, title) in enumerate(shown.items()):
+            show(axes[0, place], signals.values[source], title)
             for view in range(num_views):
                 hit = np.flatnonzero((sources == source) & (views == view) & ok)
                 if not len(hit):
@@ -116,6 +115,16 @@ def mark_partial(figure: Figure, zoo: Zoo):
     """Say above all else that a zoo is under construction."""
     if not zoo.is_sealed:
         figure.suptitle(zoo.state, fontsize=10, color=ORANGE)
+
+
+def shown_sources(signals: Signals, sources: np.ndarray) -> dict[int, str]:
+    """Some of the sources with their titles: the first one of each class, or the first ones where there are no classes."""
+    sources = np.unique(sources)
+    if not signals.class_names:
+        return {source: str(source) for source in sources[:MAX_CLASSES].tolist()}
+    classes, first = np.unique(signals.labels[sources], return_index=True)
+    shown = sources[first[classes != NO_LABEL]][:MAX_CLASSES].tolist()
+    return {source: signals.class_names[signals.labels[source]] for source in shown}
 
 
 def show(axes, values: np.ndarray, title: str):

@@ -9,10 +9,11 @@ from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
 from pipeline.signals.function import check_signals, load_function
+from pipeline.signals.labels import NO_LABEL
 from pipeline.signals.parquet import load_parquet
 from pipeline.signals.signals import Signals, cell_centres, coordinates
 
-__all__ = ["Signals", "cell_centres", "check_signals", "coordinates", "load_signals"]
+__all__ = ["NO_LABEL", "Signals", "cell_centres", "check_signals", "coordinates", "load_signals"]
 
 MADE = {
     "digits": load_digits,
@@ -21,7 +22,13 @@ MADE = {
     "distances": load_distances,
     "occupancy": load_occupancy,
 }
-READERS = {"folder": load_folder, "parquet": load_parquet, "idx": load_idx, "npz": load_npz}
+READERS = {
+    "folder": (load_folder, "folder"),
+    "parquet": (load_parquet, "folder", "file"),
+    "idx": (load_idx, "folder"),
+    "npz": (load_npz, "file"),
+}
+"""The function that reads a source, and what signals.path may name for it."""
 SHOWN = 5
 """Signals that could not be read, of which the warning says why."""
 logger = logging.getLogger(__name__)
@@ -63,12 +70,12 @@ def check_failures(signals: Signals, max_unreadable: float):
 
 
 def load_path(config: SignalsConfig) -> Signals:
-    path = config.path
+    path, kinds = config.path, READERS[config.source][1:]
     if path is None:
         raise InputError(f"signals.path must name where source {config.source!r} lies, got null")
-    if not (path.is_file() if config.source == "npz" else path.is_dir()):
-        kind = "file" if config.source == "npz" else "folder"
+    if not ((path.is_dir() and "folder" in kinds) or (path.is_file() and "file" in kinds)):
+        found = "a folder" if path.is_dir() else "a file" if path.is_file() else "none"
         raise InputError(
-            f"signals.path must name a {kind} for source {config.source!r}, found none at {path}"
+            f"signals.path must name a {' or '.join(kinds)} for source {config.source!r}, found {found} at {path}"
         )
-    return READERS[config.source](path, config.size)
+    return READERS[config.source][0](path, config)

@@ -1,32 +1,58 @@
 """Images as plain arrays: the IDX files that MNIST came in, and NPZ files."""
 
 import gzip
+import re
 import zipfile
 import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
+from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
+from pipeline.signals.files import find_files
 from pipeline.signals.images import image_signals
+from pipeline.signals.labels import array_labels, class_labels
 from pipeline.signals.signals import Signals
+from pipeline.signals.splits import SPLITS, WORD, require_train, split_in
+from pipeline.signals.taken import Taken, name_below
 
-IDX_PARTS = (("train", False), ("t10k", True))
-NPZ_PARTS = (("images", "labels", False), ("x_train", "y_train", False), ("x_test", "y_test", True))
+ROLES = {
+    "images": ("images", "image", "x", "data"),
+    "labels": ("labels", "label", "y", "targets", "target"),
+}
+"""The words in the name of an array or a file that say what it holds."""
+IDX = re.compile(r".*(images|labels).idx\d.ubyte(\.gz)?", re.IGNORECASE)
 
 
-def load_idx(path: Path, size: int | None) -> Signals:
+class Part(NamedTuple):
+    """The images of a split, and their labels where they have some: names of arrays or files."""
+
+    split: str | None
+    images: str
+    labels: str | None
+
+
+def load_idx(path: Path, config: SignalsConfig) -> Signals:
     """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, as the test split, `t10k-...`; gzipped or not."""
-    parts = []
-    for prefix, held_out in IDX_PARTS:
-        files = [next(path.glob(f"{prefix}-{kind}*ubyte*"), None) for kind in ("images", "labels")]
-        if None not in files:
-            parts.append((files[0].name, *(read_idx(file) for file in files), held_out))
+    taken, files = Taken(path), {}
+    for file in find_files(path, taken):
+        name = re.sub(r"[._]", "-", file.name.lower().removesuffix(".gz")).replace("t10k", "test")
+        if not IDX.fullmatch(file.name):
+            taken.leave_out("no IDX file of images or labels", file)
+        elif files.setdefault(name, file) != file:
+            taken.leave_out("a copy of a file that is taken", file)
+    parts = find_parts(files, taken)
     if not parts:
         raise InputError(
-            f"{path} must hold train-images-idx3-ubyte and train-labels-idx1-ubyte, gzipped or not; found neither"
+            f"{path} must hold train-images-idx3-ubyte, gzipped or not, and labels, found none{taken}"
         )
-    return array_signals(path.resolve().name, parts, size)
+    arrays = {name: read_idx(files[name]) for part in parts for name in part[1:] if name}
+    return array_signals(path.resolve().name, parts, arrays, files, config, taken)
 
 
 def read_idx(file: Path) -> np.ndarray:
@@ -53,58 +79,93 @@ def read_idx(file: Path) -> np.ndarray:
     return np.frombuffer(data, np.uint8).reshape(shape)
 
 
-def load_npz(path: Path, size: int | None) -> Signals:
-    """Arrays `images` and `labels`, or `x_train`, `y_train` and, as the test split, `x_test`, `y_test`. Never unpickled."""
+def load_npz(path: Path, config: SignalsConfig) -> Signals:
+    """Arrays `images` and `labels`, or `x_train`, `y_train` and, as the test split, `x_test`, `y_test`, or alike.
+
+    Never unpickled.
+    """
+    taken = Taken(path)
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            parts = [
-                (x, arrays[x], arrays[y], held_out)
-                for x, y, held_out in NPZ_PARTS
-                if x in arrays and y in arrays
-            ]
-            found = list(arrays)
+        with np.load(path, allow_pickle=False) as content:
+            places = {name: path / name.lstrip("/") for name in content}
+            arrays = {name: content[name] for name in content if role_in(name)}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{path} cannot be read as NPZ ({error}): replace it") from error
+    parts = find_parts(places, taken)
     if not parts:
         raise InputError(
-            f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found {found}"
+            f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found {[*places]}"
         )
-    return array_signals(path.stem, parts, size)
+    return array_signals(path.stem, parts, arrays, places, config, taken)
+
+
+def role_in(name: str) -> str | None:
+    """What the name of an array or a file says that it holds; None where it says neither or both."""
+    said = {*WORD.findall(name.casefold())}
+    roles = [role for role, words in ROLES.items() if said & {*words}]
+    return roles[0] if len(roles) == 1 else None
+
+
+def find_parts(places: Mapping[str, Path], taken: Taken) -> list[Part]:
+    """The images with the labels of the same split, by the words in the names of arrays or files, train first.
+
+    Without images of no label where others have some. Raises InputError where two have the same role, and where there are
+    other splits but no train split.
+    """
+    named: dict[str | None, dict[str, str]] = defaultdict(dict)
+    for name, place in places.items():
+        split, role = split_in(name)[0], role_in(name)
+        if role is None:
+            taken.leave_out("its name says neither images nor labels", place)
+        elif (other := named[split].setdefault(role, name)) != name:
+            raise InputError(
+                f"{taken.root} must hold one set of {role} for each split, found {other} and {name}: "
+                "take one of them out"
+            )
+    complete = (
+        {"images", "labels"} if any(len(roles) == 2 for roles in named.values()) else {"images"}
+    )
+    for split, roles in [*named.items()]:
+        if not complete <= {*roles}:
+            del named[split]
+            for role, name in roles.items():
+                taken.leave_out(f"{role} alone", places[name])
+    require_train(taken.root, named, "call it train, and splits are drawn from it")
+    return [
+        Part(split, named[split]["images"], named[split].get("labels"))
+        for split in (None, *SPLITS)
+        if split in named
+    ]
 
 
 def array_signals(
-    name: str, parts: list[tuple[str, np.ndarray, np.ndarray, bool]], size: int | None
+    name: str,
+    parts: Sequence[Part],
+    arrays: Mapping[str, np.ndarray],
+    places: Mapping[str, Path],
+    config: SignalsConfig,
+    taken: Taken,
 ) -> Signals:
-    """(file or array, images, labels, whether they are the source's test split) as signals.
-
-    Raises InputError for other shapes.
-    """
-    names, images, labels, held_out = [], [], [], []
-    for part_name, part, part_labels, is_test in parts:
-        if (
-            part.dtype != np.uint8
-            or part.ndim not in (3, 4)
-            or part_labels.shape != part.shape[:1]
-            or not len(part)
-        ):
+    """Raises InputError for images of other shapes or types, and where there is not a label for each."""
+    names, images, labels, splits = [], [], [], []
+    for part in parts:
+        pixels, where = arrays[part.images], name_below(taken.root, places[part.images])
+        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not len(pixels):
             raise InputError(
-                f"{name} must hold uint8 images (count, height, width) or (count, height, width, channels), "
-                f"each with a label, found {part.dtype} {part.shape} with labels {part_labels.shape}"
+                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, width, channels), "
+                f"found {pixels.dtype} {pixels.shape}"
             )
-        if size is not None and part.shape[1:3] != (size, size):
+        if config.size is not None and pixels.shape[1:3] != (config.size, config.size):
             raise InputError(
-                f"signals.size must be null or {part.shape[1]} for {name}, got {size}: arrays are not resized"
+                f"signals.size must be null or {pixels.shape[1]} for {name}, got {config.size}: arrays are not resized"
             )
-        names += [f"{part_name}:{row}" for row in range(len(part))]
-        images += list(part if part.ndim == 4 else part[..., None])
-        labels.append(part_labels.astype(np.int64))
-        held_out += [is_test] * len(part)
-    labels = np.concatenate(labels)
-    return image_signals(
-        name,
-        names,
-        images,
-        labels,
-        [str(i) for i in range(labels.max() + 1)],
-        held_out if any(held_out) else None,
-    )
+        theirs = pa.nulls(len(pixels))
+        if part.labels:
+            theirs = array_labels(f"{part.labels} of {name}", arrays[part.labels], len(pixels))
+        names += [f"{where}:{row}" for row in range(len(pixels))]
+        images += list(pixels if pixels.ndim == 4 else pixels[..., None])
+        labels.append(theirs)
+        splits += [part.split] * len(pixels)
+    positions, class_names = class_labels(f"the labels of {name}", labels)
+    taken.take("images", splits, class_names)
+    return image_signals(name, names, images, positions, class_names, splits, str(taken))

@@ -1,35 +1,137 @@
-"""A folder of PNG or JPEG images, one subfolder a class: your own images."""
+"""A folder of images: your own, in one subfolder a class or in none."""
 
+import unicodedata
+from collections import defaultdict
+from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from typing import NamedTuple
 
+from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_images, image_signals, name_below
+from pipeline.signals.decoding import FORMATS
+from pipeline.signals.files import find_files, only_suffixes, without_copies
+from pipeline.signals.images import decode_images, image_signals
+from pipeline.signals.labels import NO_LABEL
 from pipeline.signals.signals import Signals
+from pipeline.signals.splits import SPLIT_OF, SPLITS, require_train, split_folders, split_in
+from pipeline.signals.taken import Taken, name_below
 
-SUFFIXES = (".png", ".jpg", ".jpeg")
+
+class Picture(NamedTuple):
+    file: Path
+    folders: tuple[str, ...]
+    """That lead to the file from where classes begin: the first is its class."""
+    split: str | None = None
+
+    @property
+    def class_name(self) -> str | None:
+        if not self.folders:
+            return None
+        return unicodedata.normalize("NFC", name_below(Path(), Path(self.folders[0])))
 
 
-def load_folder(path: Path, size: int | None) -> Signals:
-    """Every image below `path/CLASS/`, in the order of class and file name.
+def load_folder(path: Path, config: SignalsConfig) -> Signals:
+    """Every image below `path`, in the order of split, class and file.
 
-    Raises InputError for a folder without such images, or where none can be decoded.
+    `CLASS/*`, `train/CLASS/*` beside `test/CLASS/*`, `CLASS/train/*` beside `CLASS/test/*`, or images without classes; a
+    folder that holds nothing but one folder is that folder, and folders inside a class belong to it. Raises InputError
+    where there are no images, or other splits but no train split.
     """
-    classes = sorted(entry.name for entry in path.iterdir() if entry.is_dir())
-    files = [
-        (file, label)
-        for label, name in enumerate(classes)
-        for file in sorted((path / name).iterdir())
-        if file.suffix.lower() in SUFFIXES
-    ]
-    if not files:
+    taken = Taken(path)
+    files = only_suffixes(find_files(path, taken), image_suffixes(), taken)
+    pictures = [Picture(file, file.relative_to(path).parts[:-1]) for file in files]
+    pictures = with_classes(with_splits(path, pictures, taken), taken)
+    kept = {*without_copies([picture.file for picture in pictures], taken)}
+    pictures = [picture for picture in pictures if picture.file in kept]
+    if not pictures:
         raise InputError(
-            f"{path} must hold PNG or JPEG images in one subfolder a class, found none"
+            f"{path} must hold images, in it or in one subfolder a class, found none{taken}"
         )
-    names = [name_below(path, file) for file, _ in files]
+    classes = [picture.class_name for picture in pictures]
+    class_names = sorted(set(classes) - {None})
+    position = {None: NO_LABEL} | {name: place for place, name in enumerate(class_names)}
+    pictures.sort(key=lambda it: (SPLITS.index(it.split or "train"), it.class_name or "", it.file))
+    splits = [picture.split for picture in pictures]
+    taken.take("images", splits, class_names)
+    names = [name_below(path, picture.file) for picture in pictures]
     return image_signals(
         path.resolve().name,
         names,
-        decode_images(names, (file for file, _ in files), size),
-        [label for _, label in files],
-        classes,
+        decode_images(names, (picture.file for picture in pictures), config.size),
+        [position[picture.class_name] for picture in pictures],
+        class_names,
+        splits,
+        str(taken),
     )
+
+
+def image_suffixes() -> set[str]:
+    """Of the formats that are decoded; the JPEG of a stereo camera is called MPO."""
+    from PIL import Image
+
+    suffixes = Image.registered_extensions()
+    return {suffix for suffix, name in suffixes.items() if name in (*FORMATS, "MPO")}
+
+
+def common_depth(folders: Sequence[tuple[str, ...]]) -> int:
+    """How many folders lead to all of the files."""
+    first, last = min(folders, default=()), max(folders, default=())
+    alike = takewhile(lambda names: names[0] == names[1], zip(first, last, strict=False))
+    return len(list(alike))
+
+
+def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Picture]:
+    """The pictures with their split, if the source has splits, and their folders from those of the classes on."""
+    above = common_depth([picture.folders for picture in pictures])
+    for depth in (above, above + 1):
+        inside = defaultdict(set)
+        for picture in pictures:
+            inside[picture.folders[:depth]].update(picture.folders[depth : depth + 1])
+        splits = {folder: split_folders(path, names) for folder, names in inside.items()}
+        if any(splits.values()):
+            break
+    else:
+        require_train_folder(path, pictures, above)
+        return [picture._replace(folders=picture.folders[above:]) for picture in pictures]
+    placed = []
+    for file, folders, _ in pictures:
+        named, (inner, *_) = splits[folders[:depth]], (*folders[depth:], None)
+        if not named:
+            placed.append(Picture(file, folders[above:], "train"))
+        elif inner in named:
+            rest = folders[above:depth] + folders[depth + 1 :]
+            placed.append(Picture(file, rest, named[inner]))
+        else:
+            taken.leave_out("beside folders of splits", file)
+    if depth > above:  # splits of each class
+        return placed
+    # Below `seg_train` and `seg_test` may lie `seg_train` and `seg_test` again.
+    within = [tuple(split_in(folder)[1] for folder in picture.folders) for picture in placed]
+    deeper = common_depth(within)
+    return [picture._replace(folders=picture.folders[deeper:]) for picture in placed]
+
+
+def require_train_folder(path: Path, pictures: Sequence[Picture], above: int):
+    """Raises InputError where all pictures are in folders that are called as splits are, but none as train."""
+    inside = {picture.folders[above:][:1] for picture in pictures}
+    leading = [(name,) for picture in pictures[:1] for name in picture.folders[:above]]
+    if all(map(is_split, inside)):
+        leading += inside
+    named = [folders[0] for folders in leading if is_split(folders)]
+    splits = [SPLIT_OF[name.casefold()] for name in named]
+    require_train(path, splits, "set signals.path to one of them, and splits are drawn from it")
+
+
+def is_split(folders: tuple[str, ...]) -> bool:
+    return any(folder.casefold() in SPLIT_OF for folder in folders)
+
+
+def with_classes(pictures: list[Picture], taken: Taken) -> list[Picture]:
+    """The pictures in folders of classes; all of them, and of no class, where there are not two such folders."""
+    if len({picture.class_name for picture in pictures} - {None}) < 2:
+        return [picture._replace(folders=()) for picture in pictures]
+    for picture in pictures:
+        if not picture.folders:
+            taken.leave_out("of no class, beside folders of classes", picture.file)
+    return [picture for picture in pictures if picture.folders]

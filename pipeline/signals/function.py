@@ -6,17 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.signals.labels import NO_LABEL, array_labels, class_labels
 from pipeline.signals.signals import Signals
 
 
 def load_function(source: str, size: int | None) -> Signals:
     """Call the function once with `size`; the module may lie in the working directory.
 
-    It returns `Signals`, or values `(signals, *grid, channels)` and labels `(signals,)` whose classes are called by their
-    numbers; the same ones each time. What the user's code raises is not caught. Raises InputError where there is no such
-    function or it returns something else.
+    It returns `Signals`, or values `(signals, *grid, channels)` and labels `(signals,)`: texts or whole numbers, by which
+    classes are called, or None; the same ones each time. What the user's code raises is not caught. Raises InputError where
+    there is no such function or it returns something else.
     """
     made = find_function(source)(size)
     if isinstance(made, Signals):
@@ -25,11 +27,10 @@ def load_function(source: str, size: int | None) -> Signals:
         raise InputError(
             f"{source} must return Signals or a tuple (values, labels), found {type(made).__name__}"
         )
-    values, labels = (np.asarray(part) for part in made)
-    highest = int(labels.max()) if labels.size and np.issubdtype(labels.dtype, np.integer) else 0
-    return check_signals(
-        source, Signals(source, values, labels, tuple(str(label) for label in range(highest + 1)))
-    )
+    values, what = np.asarray(made[0]), f"the labels of {source}"
+    count = len(values) if values.ndim else 0
+    labels = pa.nulls(count) if made[1] is None else array_labels(what, np.asarray(made[1]), count)
+    return check_signals(source, Signals(source, values, *class_labels(what, [labels])))
 
 
 def find_function(source: str) -> Any:
@@ -54,9 +55,7 @@ def find_function(source: str) -> Any:
 
 def check_signals(what: str, signals: Signals) -> Signals:
     """The signals as float32 and int64. Raises InputError where shapes, types or values are not those of `Signals`."""
-    values, labels, held_out = (
-        np.asarray(part) for part in (signals.values, signals.labels, signals.held_out)
-    )
+    values, labels = np.asarray(signals.values), np.asarray(signals.labels)
     if (
         values.dtype.kind not in "fiub"
         or values.ndim < 3
@@ -72,13 +71,21 @@ def check_signals(what: str, signals: Signals) -> Signals:
         raise InputError(
             f"{what} must return a whole number as label of each of {len(values)} signals, found {labels.dtype} {labels.shape}"
         )
-    if labels.min() < 0 or labels.max() >= len(signals.class_names):
+    if labels.min() < NO_LABEL or labels.max() >= len(signals.class_names):
         raise InputError(
-            f"{what} must return labels 0 to {len(signals.class_names) - 1}, found {labels.min()} to {labels.max()}"
+            f"{what} must return labels 0 to {len(signals.class_names) - 1}, or {NO_LABEL} for none, found {labels.min()} to "
+            f"{labels.max()}"
         )
-    if signals.held_out is not None and (held_out.dtype != bool or held_out.shape != labels.shape):
+    splits = {name: getattr(signals, name) for name in ("held_out", "validation")}
+    splits = {name: np.asarray(split) for name, split in splits.items() if split is not None}
+    for name, split in splits.items():
+        if split.dtype != bool or split.shape != labels.shape:
+            raise InputError(
+                f"{what} must return {name} as {len(values)} truth values, found {split.dtype} {split.shape}"
+            )
+    if len(splits) == 2 and (splits["held_out"] & splits["validation"]).any():
         raise InputError(
-            f"{what} must return held_out as {len(values)} truth values, found {held_out.dtype} {held_out.shape}"
+            f"{what} must return held_out and validation that have no signal in common"
         )
     values = values.astype(np.float32)
     with np.errstate(invalid="ignore"):
@@ -90,13 +97,19 @@ def check_signals(what: str, signals: Signals) -> Signals:
         raise InputError(
             f"{what} must return a name for each of {len(values)} signals or none, found {len(signals.names)}"
         )
+    class_names = tuple(str(name) for name in signals.class_names)
+    failures = dict(signals.failures)
+    if class_names:
+        unlabelled = labels == NO_LABEL
+        values[unlabelled] = np.nan
+        failures = dict.fromkeys(np.flatnonzero(unlabelled).tolist(), "has no label") | failures
     broken = np.flatnonzero(~np.isfinite(values).reshape(len(values), -1).all(1)).tolist()
     return Signals(
         signals.name,
         values,
         labels.astype(np.int64),
-        tuple(str(name) for name in signals.class_names),
-        None if signals.held_out is None else held_out,
-        None if signals.names is None else tuple(str(name) for name in signals.names),
-        {i: str(signals.failures.get(i, "has values that are not finite")) for i in broken},
+        class_names,
+        names=None if signals.names is None else tuple(str(name) for name in signals.names),
+        failures={i: str(failures.get(i, "has values that are not finite")) for i in broken},
+        **splits,
     )

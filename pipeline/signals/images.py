@@ -1,7 +1,6 @@
 """From encoded or raw images to signals of one size and one number of channels."""
 
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,31 +8,25 @@ import numpy as np
 
 from pipeline.errors import InputError
 from pipeline.signals.decoding import Decoded, decode_image
+from pipeline.signals.labels import NO_LABEL
 from pipeline.signals.signals import Signals
 
 logger = logging.getLogger(__name__)
-Encoded = Path | bytes | str
-"""An image's file or its bytes; a text in the place of an image says why there is none."""
-
-
-def name_below(root: Path, file: Path, row: int | None = None) -> str:
-    """The name of a signal: the path of its file below `root`, with `:ROW` where the file holds many.
-
-    Bytes that are not UTF-8 are written as `\\xNN`.
-    """
-    path = os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
-    return path if row is None else f"{path}:{row}"
+Source = Path | bytes | np.ndarray | str
+"""An image's file, its bytes or its pixels; a text in the place of an image says why there is none."""
 
 
 def decode_images(
-    names: Sequence[str], sources: Iterable[Encoded], size: int | None
+    names: Sequence[str], sources: Iterable[Source], size: int | None
 ) -> list[np.ndarray | str]:
     """The pixels of each image as `decode_image` has them, in the place of one that cannot be decoded why.
 
     A warning names images of which only the first frame is taken.
     """
     decoded = [
-        Decoded(source) if isinstance(source, str) else decode_image(source, size)
+        decode_image(source, size)
+        if isinstance(source, Path | bytes)
+        else Decoded(of_size(source, size))
         for source in sources
     ]
     longer = [name for name, image in zip(names, decoded, strict=True) if image.has_more_frames]
@@ -46,20 +39,34 @@ def decode_images(
     return [image.pixels for image in decoded]
 
 
+def of_size(pixels: np.ndarray | str, size: int | None) -> np.ndarray | str:
+    """Pixels that are not encoded, or a text, as they are; or that pixels are not of the size."""
+    if size is None or isinstance(pixels, str) or pixels.shape[:2] == (size, size):
+        return pixels
+    return f"must be {size} x {size} as signals.size says, found {pixels.shape[:2]}: arrays are not resized"
+
+
 def image_signals(
     name: str,
     names: Sequence[str],
     images: Sequence[np.ndarray | str],
     labels: Sequence[int],
     class_names: Sequence[str],
-    held_out: Sequence[bool] | None = None,
+    splits: Sequence[str | None],
+    taken: str,
 ) -> Signals:
     """Images `(height, width, channels)`, uint8 or float32 in [0, 1], as signals: grey if all are grey, else RGB.
 
-    A text in the place of an image says why it could not be read: it becomes NaN, and a failure.
-
-    Raises InputError where none could be read, where they are not all of one size, or where a label has no class.
+    A text in the place of an image says why it could not be read: it becomes NaN, and a failure. So does an image without
+    a label where others have one. `splits` has the source's own split of each. Raises InputError where none could be read,
+    or where they are not all of one size.
     """
+    labels = np.asarray(labels, np.int64)
+    if class_names:
+        images = [
+            "has no label" if label == NO_LABEL else image
+            for image, label in zip(images, labels, strict=True)
+        ]
     failures = {i: image for i, image in enumerate(images) if isinstance(image, str)}
     shapes = {image.shape for image in images if not isinstance(image, str)}
     if not shapes:
@@ -73,11 +80,6 @@ def image_signals(
             f"the images of {name} must be of one size, found {len(sizes)}, such as {sizes[0]} and {sizes[-1]}: "
             "set signals.size, and they are resized"
         )
-    labels = np.asarray(labels, np.int64)
-    if labels.min() < 0 or labels.max() >= len(class_names):
-        raise InputError(
-            f"the labels of {name} must be 0 to {len(class_names) - 1}, found {labels.min()} to {labels.max()}"
-        )
     values = np.full(
         (len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32
     )
@@ -89,7 +91,15 @@ def image_signals(
         values,
         labels,
         tuple(class_names),
-        None if held_out is None else np.asarray(held_out, bool),
+        members_of("test", splits),
         tuple(names),
         failures,
+        members_of("validation", splits),
+        taken,
     )
+
+
+def members_of(split: str, splits: Sequence[str | None]) -> np.ndarray | None:
+    """`(signals,)` bool: which are of the split; None where none is."""
+    members = np.array([name == split for name in splits])
+    return members if members.any() else None

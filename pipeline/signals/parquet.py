@@ -1,64 +1,143 @@
-"""Images in Parquet files as the Hugging Face hub has them: a struct of encoded bytes and an integer label a row."""
+"""Images in Parquet files, as the Hugging Face hub has them and as others write them."""
 
-import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
-from pipeline.signals.images import decode_images, image_signals, name_below
+from pipeline.signals.columns import class_names, find_image_column, find_label_column, images_in
+from pipeline.signals.files import find_files, only_suffixes, without_copies
+from pipeline.signals.images import decode_images, image_signals
+from pipeline.signals.labels import NO_LABEL, class_labels
 from pipeline.signals.signals import Signals
+from pipeline.signals.splits import SPLITS, require_train, split_in, split_of_path
+from pipeline.signals.taken import Taken, name_below
 
-IMAGE_COLUMNS = ("image", "img")
+
+class Part(NamedTuple):
+    """What is taken of a file."""
+
+    file: Path
+    split: str | None
+    columns: tuple[str, str | None]
+    """Of images and of classes."""
+    images: pa.ChunkedArray
+    labels: pa.ChunkedArray
+    names: tuple[str, ...]
+    """Of the classes, where the metadata says them."""
 
 
-def load_parquet(path: Path, size: int | None) -> Signals:
-    """Every row of every `*.parquet` of the folder; files whose name begins with 'test' are the source's own test split."""
-    files = sorted(
-        path.glob("*.parquet"), key=lambda file: (file.name.startswith("test"), file.name)
-    )
-    if not files:
-        raise InputError(f"{path} must hold *.parquet files, found none")
-    names, sources, labels, held_out, class_names = [], [], [], [], []
-    for file in files:
-        table = read_table(file)
-        column = next(name for name in IMAGE_COLUMNS if name in table.column_names)
-        names += [name_below(path, file, row) for row in range(len(table))]
-        sources += [image["bytes"] for image in table[column].to_pylist()]
-        labels += table["label"].to_pylist()
-        held_out += [file.name.startswith("test")] * len(table)
-        class_names = class_names or label_names(table.schema)
-    class_names = class_names or [str(label) for label in range(max(labels) + 1)]
+def load_parquet(path: Path, config: SignalsConfig) -> Signals:
+    """Every row of a Parquet file, or of all below a folder, in the order of split and file.
+
+    The name of a file, or of the nearest folder that it lies in, says its split: `train-00000-of-00001.parquet`,
+    `CONFIG/train/0000.parquet`, `mnist_test.parquet`; splits are drawn where none says one. Raises InputError for files of
+    several configurations, and where there are other splits but no train split.
+    """
+    root = path if path.is_dir() else path.parent
+    taken = Taken(root)
+    files = find_tables(path, taken) if path.is_dir() else [(path, None)]
+    parts = [part for file, split in files if (part := read_part(file, split, config, taken))]
+    if not parts:
+        raise InputError(f"{path} must hold *.parquet files with rows, found none{taken}")
+    parts, labels, names = with_classes(parts, taken)
+    own = [part.split for part in parts]
+    require_train(path, own, "set signals.path to a file, and splits are drawn from it")
+    splits = [part.split for part in parts for _ in range(len(part.images))]
+    image, label = parts[0].columns
+    classes = f"classes in {label!r}" if label else "no column of classes (signals.label_column)"
+    taken.take(f"rows with images in {image!r} and {classes}", splits, names)
+    row_names = [
+        name_below(root, part.file, row) for part in parts for row in range(len(part.images))
+    ]
+    images = (image for part in parts for image in images_in(part.images))
     return image_signals(
-        path.resolve().name,
-        names,
-        decode_images(names, sources, size),
+        path.resolve().name if path.is_dir() else path.stem,
+        row_names,
+        decode_images(row_names, images, config.size),
         labels,
-        class_names,
-        held_out if any(held_out) else None,
+        names,
+        splits,
+        str(taken),
     )
 
 
-def read_table(file: Path) -> pa.Table:
+def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
+    """The Parquet files below a folder with their splits, train first; without those of no split where others have one."""
+    files = without_copies(only_suffixes(find_files(path, taken), (".parquet",), taken), taken)
+    inner = {file: file.relative_to(path).parts for file in files}
+    splits = {file: split_of_path((*parts[:-1], file.stem)) for file, parts in inner.items()}
+    if any(splits.values()):
+        for file in [file for file in files if splits[file] is None]:
+            taken.leave_out("of no split, beside files of splits", file)
+            del splits[file]
+    configurations = {
+        "/".join(part for part in inner[file][:-1] if not split_in(part)[0]) or "."
+        for file in splits
+    }
+    if len(configurations) > 1:
+        raise InputError(
+            f"{path} must hold one configuration of a data set, found {', '.join(sorted(configurations))}: set signals.path to "
+            "one of them"
+        )
+    return sorted(splits.items(), key=lambda item: (SPLITS.index(item[1] or "train"), item[0]))
+
+
+def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken) -> Part | None:
+    """The two columns of a file; None where it has no rows. Raises InputError where it cannot be read or lacks them."""
     try:
-        table = pq.read_table(file, use_threads=False)
+        with pq.ParquetFile(file) as content:
+            schema = content.schema_arrow
+            image = find_image_column(file, schema, config.image_column)
+            label = find_label_column(file, schema, config.label_column)
+            columns = [name for name in (image, label) if name is not None]
+            if twice := [name for name in columns if schema.names.count(name) > 1]:
+                raise InputError(f"{file} must have one column {twice[0]!r}, found several")
+            table = content.read(columns=columns, use_threads=False)
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{file} cannot be read as Parquet ({error}): replace it") from error
-    images = [name for name in IMAGE_COLUMNS if name in table.column_names]
-    if not images or "label" not in table.column_names:
-        raise InputError(
-            f"{file} must have columns 'image' (or 'img') and 'label', found {table.column_names}"
-        )
-    kind = table.schema.field(images[0]).type
-    if not pa.types.is_struct(kind) or kind.get_field_index("bytes") < 0:
-        raise InputError(
-            f"column {images[0]!r} of {file} must be a struct with a field 'bytes', found {kind}"
-        )
-    return table
+    if not len(table):
+        taken.leave_out("no rows", file)
+        return None
+    labels = pa.chunked_array([pa.nulls(len(table))]) if label is None else table[label]
+    names = () if label is None else class_names(schema, label)
+    return Part(file, split, (image, label), table[image], labels, names)
 
 
-def label_names(schema: pa.Schema) -> list[str]:
-    """The class names that the hub's metadata gives, none where it gives none."""
-    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    return metadata.get("info", {}).get("features", {}).get("label", {}).get("names", [])
+def with_classes(
+    parts: Sequence[Part], taken: Taken
+) -> tuple[list[Part], np.ndarray, tuple[str, ...]]:
+    """The files, without those of which no row has a class where others have; the class of each row; the names of classes.
+
+    Raises InputError for labels that are no classes.
+    """
+    names = {part.names: part for part in parts if part.names}
+    if len(names) > 1:
+        first, second, *_ = names.values()
+        raise InputError(
+            f"{first.file} and {second.file} must have the same classes in the same order, found others in the metadata: "
+            "write both with the same"
+        )
+    column = next((part.columns[1] for part in parts if part.columns[1]), None)
+    labels, class_names = class_labels(
+        f"the labels in column {column!r} (signals.label_column)",
+        [part.labels for part in parts],
+        next(iter(names), ()),
+    )
+    ends = np.cumsum([len(part.images) for part in parts])[:-1]
+    kept = []
+    for part, those in zip(parts, np.split(labels, ends), strict=True):
+        if class_names and (those == NO_LABEL).all():
+            taken.leave_out("no row has a class", part.file)
+        else:
+            kept.append((part, those))
+    return (
+        [part for part, _ in kept],
+        np.concatenate([those for _, those in kept]),
+        class_names,
+    )

@@ -17,8 +17,9 @@ class Signals:
     values: np.ndarray
     """`(signals, *grid, channels)` float32 in [0, 1]; NaN where a signal could not be read."""
     labels: np.ndarray
-    """`(signals,)` int64: index into `class_names`."""
+    """`(signals,)` int64: index into `class_names`; -1 for a signal without a class."""
     class_names: tuple[str, ...]
+    """Empty where no signal has a class."""
     held_out: np.ndarray | None = None
     """`(signals,)` bool: the source's own test split, where it has one."""
     names: tuple[str, ...] | None = None
@@ -26,6 +27,10 @@ class Signals:
     where signals are made and do not lie anywhere."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Why signals could not be read, by position."""
+    validation: np.ndarray | None = None
+    """`(signals,)` bool: the source's own validation split, where it has one."""
+    taken: str = ""
+    """What the source was taken as, and what of it was left out and why, in one line."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -39,12 +44,14 @@ class Signals:
         return self.values.shape[-1]
 
     def digest(self) -> str:
-        """sha256 over values, labels, class names and test split: equal digests mean equal signals, wherever they lie."""
+        """sha256 over values, labels, class names and splits: equal digests mean equal signals, wherever they lie."""
         digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
         digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
         if self.held_out is not None:
             digest.update(self.held_out.tobytes())
+        if self.validation is not None:
+            digest.update(b"validation" + self.validation.tobytes())
         return digest.hexdigest()
 
     def take(self, limit: int) -> "Signals":
@@ -57,12 +64,14 @@ class Signals:
             values=self.values[index],
             labels=self.labels[index],
             held_out=None if self.held_out is None else self.held_out[index],
+            validation=None if self.validation is None else self.validation[index],
             names=None if self.names is None else tuple(self.names[i] for i in index),
             failures={
                 place: self.failures[i]
                 for place, i in enumerate(index.tolist())
                 if i in self.failures
             },
+            taken=f"{self.taken}; of these {limit:,}, evenly" if self.taken else "",
         )
 
     def called(self, index: int) -> str:

@@ -14,9 +14,11 @@ from dwsnet.baselines import (
 )
 from dwsnet.models import DWSNetClassifier, num_parameters
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ModelConfig
 from pipeline.errors import InputError
+from pipeline.location import Location
 
 BASELINES = {
     "mlp": FlatMLPClassifier,
@@ -56,11 +58,21 @@ def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
     return model
 
 
+def require_class_names(record: ZooRecord, folder: Location):
+    """Raises InputError where a zoo, be it planned only, has no classes to tell apart."""
+    names = record.signals.class_names
+    if len(names) < 2:
+        raise InputError(
+            f"zoo {folder} has no classes to learn: its signals, {record.signals.name}, must be of two classes or more, found "
+            f"{', '.join(names) or 'none'}; `dwszoo zoo build` makes a zoo without learning from it"
+        )
+
+
 def require_classes(zoo: Zoo):
     """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
+    require_class_names(zoo.record, zoo.folder)
     members = zoo.catalog.filter(pc.field("status") == "ok")
-    labelled = "label" in members.column_names and not members["label"].null_count
-    if not zoo.record.signals.class_names or not labelled:
+    if "label" not in members.column_names or members["label"].null_count:
         raise InputError(
             f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
         )

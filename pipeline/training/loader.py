@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from pipeline.archive.shard import Block
-from pipeline.archive.zoo import Zoo, column
+from pipeline.archive.zoo import Zoo
+from pipeline.signals import NO_LABEL
 
 WINDOW = 65_536
 """Members held and shuffled together."""
@@ -86,9 +87,9 @@ def split_batches(zoo: Zoo, split: str, rank: int = 0, world_size: int = 1) -> I
 
 
 def shard_batches(zoo: Zoo, shard: str) -> list[Batch]:
-    """The blocks of a shard with their labels."""
+    """The blocks of a shard with their labels, NO_LABEL for a member of no class."""
     members = zoo.parts[shard].table.filter(pc.field("status") == "ok")
-    labels = torch.from_numpy(column(members, "label").copy())
+    labels = torch.tensor(pc.fill_null(members["label"], NO_LABEL).to_numpy())
     blocks = zoo.shard(shard)
     sizes = [len(next(iter(block.values()))) for block in blocks]
     return (

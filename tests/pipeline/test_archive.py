@@ -327,11 +327,14 @@ LATER = [field.name for field in catalog.SCHEMA if b"since" in (field.metadata o
 
 @pytest.fixture
 def first_version(zoo_copy) -> Path:
-    """The zoo as schema version 1 had it: without the PSNR off the grid and the columns that say where signals lie."""
+    """The zoo as schema version 1 had it: without the columns that came later, and with a label that cannot be null."""
     edit(zoo_copy, schema_version=1)
     (zoo_copy / "statistics.json").unlink()
     for file in zoo_copy.glob("catalog/*.parquet"):
-        pq.write_table(pq.read_table(file).drop_columns(LATER), file, write_page_checksum=True)
+        table = pq.read_table(file).drop_columns(LATER)
+        place = table.schema.get_field_index("label")
+        schema = table.schema.set(place, table.schema.field(place).with_nullable(False))
+        pq.write_table(table.cast(schema), file, write_page_checksum=True)
     seal_zoo(zoo_copy)
     return zoo_copy
 

@@ -29,6 +29,10 @@ def arrays(size):
 def signals(size):
     return Signals("steps", VALUES, LABELS, ("low", "middle", "high"), LABELS > 1)
 
+texts = lambda size: (VALUES, ["hi", None] * 20)
+unlabelled = lambda size: (VALUES, None)
+both = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), LABELS > 1, validation=LABELS > 0)
+validation = lambda size: Signals("steps", VALUES, LABELS - 1, ("a", "b"), validation=LABELS > 1)
 a_list = lambda size: [VALUES, LABELS]
 flat = lambda size: (VALUES[..., 0], LABELS)
 a_point = lambda size: (VALUES[:, :1], LABELS)
@@ -73,6 +77,16 @@ def test_arrays_and_signals_are_taken_as_they_are(module):
     )
 
 
+def test_labels_are_texts_numbers_or_none(module):
+    made = load_signals(SignalsConfig(source="made:texts"))
+    assert (made.class_names, made.labels.tolist()) == (("hi",), [0, -1] * 20)
+    assert (made.failures[1], len(made.failures)) == ("has no label", 20)
+    made = load_signals(SignalsConfig(source="made:unlabelled"))
+    assert (made.class_names, set(made.labels.tolist()), made.failures) == ((), {-1}, {})
+    made = load_signals(SignalsConfig(source="made:validation"))
+    assert (made.held_out, made.validation.sum(), len(made.failures)) == (None, 13, 14)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -93,9 +107,16 @@ def test_arrays_and_signals_are_taken_as_they_are(module):
             r"at least two points along each axis of the grid, found float64 \(40, 1, 1\)",
         ),
         ("made:bright", r"made:bright must return values in \[0, 1\], found 0 to 2"),
-        ("made:few", r"a whole number as label of each of 40 signals, found int64 \(39,\)"),
-        ("made:floating", r"a whole number as label of each of 40 signals, found float64 \(40,\)"),
-        ("made:nameless", "must return labels 0 to 1, found 0 to 2"),
+        (
+            "made:few",
+            r"the labels of made:few must be one class for each of 40 rows, found \(39,\)",
+        ),
+        (
+            "made:floating",
+            r"made:floating must be whole numbers to be classes, found others \(Float value 0\.5",
+        ),
+        ("made:nameless", "must return labels 0 to 1, or -1 for none, found 0 to 2"),
+        ("made:both", "held_out and validation that have no signal in common"),
         ("made:half", r"held_out as 40 truth values, found bool \(3,\)"),
     ],
 )

@@ -78,7 +78,7 @@ def test_images_of_which_none_can_be_decoded_are_no_signals(images):
         (lambda path: folder(path / "nowhere"), "found none at"),
         (
             lambda path: folder(path),
-            "must hold PNG or JPEG images in one subfolder a class, found none",
+            "must hold images, in it or in one subfolder a class, found none",
         ),
         (
             lambda path: SignalsConfig(source="digits", size=28),

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -66,6 +67,84 @@ def test_parquet_in_the_hubs_layout(tmp_path, column):
     assert load_signals(SignalsConfig(source="parquet", path=tmp_path, size=6)).grid == (6, 6)
 
 
+HUB = {
+    "a configuration": (
+        "plain_text/train-00000-of-00001.parquet",
+        "plain_text/test-0-of-1.parquet",
+    ),
+    "converted by the hub": ("mnist/train/0000.parquet", "mnist/test/0000.parquet"),
+    "with hashes": (
+        "data/train-00000-of-00001-b42f9a.parquet",
+        "data/test-00000-of-00001-0c1d.parquet",
+    ),
+    "names that end in the split": ("mnist_train.parquet", "mnist_test.parquet"),
+    "in capitals": ("TRAIN.PARQUET", "Test.parquet"),
+    "in part": ("default/partial-train/0000.parquet", "default/partial-test/0000.parquet"),
+}
+
+
+@pytest.mark.parametrize("layout", HUB)
+def test_the_names_of_files_and_folders_say_the_split(tmp_path, layout):
+    for name, part in zip(HUB[layout], (TRAIN, TEST), strict=True):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_parquet(tmp_path, Path(name).with_suffix(""), part)
+        (tmp_path / Path(name).with_suffix(".parquet")).rename(tmp_path / name)
+    signals = load_signals(SignalsConfig(source="parquet", path=tmp_path))
+    check(signals)
+    assert signals.taken.endswith(
+        "10 classes (digit 0, digit 1, digit 2 and 7 more), train 30, test 10"
+    )
+
+
+def test_a_validation_split_is_kept_and_what_is_of_no_split_left_out(tmp_path):
+    for name in ("train-0", "validation-0", "unsupervised-0"):
+        write_parquet(tmp_path, name, TEST)
+    (tmp_path / "README.md").write_text("x")
+    signals = load_signals(SignalsConfig(source="parquet", path=tmp_path))
+    np.testing.assert_array_equal(signals.validation, np.arange(20) >= 10)
+    assert signals.held_out is None
+    assert "README.md (.md is not read)" in signals.taken
+    assert "unsupervised-0.parquet (of no split, beside files of splits)" in signals.taken
+
+
+def test_a_file_by_itself_is_taken_whole(tmp_path):
+    write_parquet(tmp_path, "test", TEST)
+    with pytest.raises(InputError, match="must hold a train split, found only test"):
+        load_signals(SignalsConfig(source="parquet", path=tmp_path))
+    signals = load_signals(SignalsConfig(source="parquet", path=tmp_path / "test.parquet"))
+    assert (len(signals), signals.held_out, signals.names[0]) == (10, None, "test.parquet:0")
+
+
+def test_configurations_are_not_mixed(tmp_path):
+    for name in ("cropped", "full"):
+        (tmp_path / name).mkdir()
+        write_parquet(tmp_path / name, "train", TRAIN)
+    with pytest.raises(
+        InputError, match="one configuration of a data set, found cropped, full: set"
+    ):
+        load_signals(SignalsConfig(source="parquet", path=tmp_path))
+    assert len(load_signals(SignalsConfig(source="parquet", path=tmp_path / "full"))) == 30
+
+
+def test_files_must_mean_the_same_by_a_number(tmp_path):
+    for name, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
+        features = {"info": {"features": {"label": {"names": names}}}}
+        table = pa.table({"image": [{"bytes": encoded(PIXELS[0])}] * 2, "label": [0, 1]})
+        metadata = {"huggingface": json.dumps(features)}
+        pq.write_table(table.replace_schema_metadata(metadata), tmp_path / f"{name}.parquet")
+    with pytest.raises(InputError, match="must have the same classes in the same order"):
+        load_signals(SignalsConfig(source="parquet", path=tmp_path))
+
+
+def test_a_split_without_labels_is_left_out(tmp_path):
+    write_parquet(tmp_path, "train", TRAIN)
+    table = pa.table({"image": [{"bytes": encoded(PIXELS[0])}], "label": [-1]})
+    pq.write_table(table, tmp_path / "test.parquet")
+    signals = load_signals(SignalsConfig(source="parquet", path=tmp_path))
+    assert (len(signals), signals.held_out) == (30, None)
+    assert "test.parquet (no row has a class)" in signals.taken
+
+
 @pytest.mark.parametrize(("pack", "suffix"), [(bytes, ""), (gzip.compress, ".gz")])
 def test_idx_files_gzipped_or_not(tmp_path, pack, suffix):
     write_idx(tmp_path, "train", TRAIN, pack, suffix)
@@ -87,6 +166,51 @@ def test_npz_with_and_without_a_test_split(tmp_path):
     assert load_signals(SignalsConfig(source="npz", path=file)).held_out is None
 
 
+def test_npz_by_the_words_in_the_names_of_its_arrays(tmp_path):
+    file = tmp_path / "many.npz"
+    parts = {
+        f"{split}_{role}": values[part]
+        for split, part in (("train", TRAIN), ("val", TEST), ("test", TEST))
+        for role, values in (("images", PIXELS), ("labels", LABELS[:, None]))
+    }
+    np.savez(file, names=np.array(["x"]), **parts)
+    signals = load_signals(SignalsConfig(source="npz", path=file))
+    assert (signals.validation.sum(), signals.held_out.sum()) == (10, 10)
+    assert signals.taken.endswith("left out: names (its name says neither images nor labels)")
+    np.savez(file, images=PIXELS)
+    assert load_signals(SignalsConfig(source="npz", path=file)).class_names == ()
+    np.savez(file, images=PIXELS, labels=np.where(LABELS == 3, np.nan, LABELS))
+    signals = load_signals(SignalsConfig(source="npz", path=file))
+    assert signals.class_names == tuple("012456789")
+    assert [*signals.failures] == np.flatnonzero(LABELS == 3).tolist()
+    for arrays, message in (
+        ({"x_test": PIXELS, "y_test": LABELS}, "must hold a train split, found only test"),
+        ({"images": PIXELS, "x": PIXELS}, "one set of images for each split, found images and x"),
+        ({"labels": LABELS}, r"must hold arrays 'images' and 'labels' .*, found \['labels'\]"),
+        ({"images": PIXELS, "labels": LABELS[1:]}, r"for each of 40 rows, found \(39,\)"),
+    ):
+        np.savez(file, **arrays)
+        with pytest.raises(InputError, match=message):
+            load_signals(SignalsConfig(source="npz", path=file))
+
+
+def test_idx_files_are_taken_once_and_only_with_labels(tmp_path):
+    inner = tmp_path / "train-images-idx3-ubyte"
+    inner.mkdir()
+    write_idx(tmp_path, "train", slice(0, 0), bytes, ".txt")
+    write_idx(inner, "train", TRAIN)
+    write_idx(tmp_path, "train", TRAIN, gzip.compress, ".gz")
+    write_idx(tmp_path, "t10k", TEST)
+    (tmp_path / "t10k-labels-idx1-ubyte").unlink()
+    signals = load_signals(SignalsConfig(source="idx", path=tmp_path))
+    assert (len(signals), signals.held_out) == (30, None)
+    assert "a copy of a file that is taken" in signals.taken
+    assert "t10k-images-idx3-ubyte (images alone)" in signals.taken
+    write_idx(tmp_path, "other-train", TRAIN)
+    with pytest.raises(InputError, match="one set of images for each split, found other-train"):
+        load_signals(SignalsConfig(source="idx", path=tmp_path))
+
+
 def test_an_npz_with_a_pickle_in_it_is_not_opened(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -103,10 +227,6 @@ def broken_row(path):
     pq.write_table(table, path / "train.parquet")
 
 
-def no_label(path):
-    pq.write_table(pa.table({"image": [{"bytes": b""}]}), path / "train.parquet")
-
-
 def no_parquet(path):
     (path / "train.parquet").write_bytes(b"PAR1 nothing PAR1")
 
@@ -115,9 +235,8 @@ def no_parquet(path):
     ("make", "message"),
     [
         (broken_row, r"found 1 of which none is; the first: train\.parquet:0 cannot be decoded"),
-        (no_label, r"must have columns 'image' \(or 'img'\) and 'label', found \['image'\]"),
         (no_parquet, "cannot be read as Parquet"),
-        (lambda path: None, r"must hold \*\.parquet files, found none"),
+        (lambda path: None, r"must hold \*\.parquet files with rows, found none"),
     ],
 )
 def test_bad_parquet_is_named(tmp_path, make, message):

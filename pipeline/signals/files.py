@@ -1,0 +1,67 @@
+"""The files of a source: a folder's, and those below it."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.signals.taken import Taken
+
+SYSTEM = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found")
+"""What macOS, Windows and others leave in folders, beside names that begin with a dot."""
+
+
+def find_files(root: Path, taken: Taken) -> list[Path]:
+    """All files below a folder, sorted; hidden ones, empty folders and what cannot be read are left out.
+
+    Links are followed after all that is no link, and each folder is read once: so links neither lead in circles nor take
+    a folder twice.
+    """
+    files, folders, links, seen = [], [root], [], set()
+    while folders or links:
+        folder = folders.pop() if folders else links.pop(0)
+        try:
+            status = folder.stat()
+            entries = sorted(folder.iterdir())
+        except OSError as error:
+            taken.leave_out(f"cannot be read: {error.strerror}", folder)
+            continue
+        if (status.st_dev, status.st_ino) in seen:
+            taken.leave_out("the same folder as another", folder)
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        if not entries and folder != root:
+            taken.leave_out("an empty folder", folder)
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
+                taken.leave_out("hidden", entry)
+            elif entry.is_dir():
+                (links if entry.is_symlink() else folders).append(entry)
+            elif entry.is_file():
+                files.append(entry)
+            else:
+                taken.leave_out("neither a file nor a folder", entry)
+    return sorted(files)
+
+
+def only_suffixes(files: Iterable[Path], suffixes: Iterable[str], taken: Taken) -> list[Path]:
+    """The files whose suffix, in upper or lower case, is one of those that are read."""
+    suffixes, kept = frozenset(suffixes), []
+    for file in files:
+        suffix = file.suffix.lower()
+        if suffix in suffixes:
+            kept.append(file)
+        else:
+            taken.leave_out(f"{suffix or 'no suffix'} is not read", file)
+    return kept
+
+
+def without_copies(files: list[Path], taken: Taken) -> list[Path]:
+    """The files without links to others of them."""
+    seen, copies = set(), set()
+    if any(file.is_symlink() for file in files):
+        for file in sorted(files, key=Path.is_symlink):
+            target = file.resolve()
+            if target in seen:
+                copies.add(file)
+                taken.leave_out("the same file as another", file)
+            seen.add(target)
+    return [file for file in files if file not in copies]

@@ -1,0 +1,71 @@
+"""Which split the names of files and folders say, by the words that the Hugging Face hub knows."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from pipeline.errors import InputError
+
+SPLITS = ("train", "validation", "test")
+SPLIT_OF = {
+    "train": "train",
+    "training": "train",
+    "validation": "validation",
+    "valid": "validation",
+    "val": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+    "eval": "test",
+    "evaluation": "test",
+}
+WORD = re.compile(r"[^\W\d_]+")
+
+
+def split_in(name: str) -> tuple[str | None, str]:
+    """The split that one word of a name says, and what is left of the name; None where no word or several do."""
+    name = name.casefold()
+    found = [word for word in WORD.finditer(name) if word[0] in SPLIT_OF]
+    if len(found) != 1:
+        return None, name
+    start, end = found[0].span()
+    return SPLIT_OF[found[0][0]], f"{name[:start]}*{name[end:]}"
+
+
+def split_of_path(parts: Sequence[str]) -> str | None:
+    """The split that a file's name says, or where it says none the nearest folder that says one."""
+    return next((split for part in reversed(parts) if (split := split_in(part)[0])), None)
+
+
+def split_folders(root: Path, folders: Iterable[str]) -> dict[str, str]:
+    """The split of each of the folders that are `train`, and others that differ in nothing but the word for the split.
+
+    Empty where there is no such pair: `train` beside `car` is a class, as is `train_station` beside `test_tube`. Raises
+    InputError where there are several.
+    """
+    alike: dict[str, dict[str, str]] = defaultdict(dict)
+    for folder in sorted(folders):
+        split, rest = split_in(folder)
+        if split:
+            alike[rest][folder] = split
+    pairs = [
+        named
+        for named in alike.values()
+        if "train" in named.values() and len(set(named.values())) > 1
+    ]
+    if len(pairs) > 1:
+        raise InputError(
+            f"{root} must hold one set of splits, found {', '.join(pairs[0])} and {', '.join(pairs[1])}: "
+            "move one of them elsewhere"
+        )
+    return pairs[0] if pairs else {}
+
+
+def require_train(where: Path, splits: Iterable[str | None], advice: str):
+    """Raises InputError where there are other splits but no train split; `advice` says what to do."""
+    others = sorted({split for split in splits if split} - {"train"})
+    if others and not {"train", None} & set(splits):
+        raise InputError(
+            f"{where} must hold a train split, found only {', '.join(others)}: {advice}"
+        )
