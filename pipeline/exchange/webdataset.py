@@ -97,10 +97,11 @@ def samples_of(file: Path) -> tuple[list[tuple[Place | None, dict[str, Any]]], l
     """
     entries, problems = entries_of(file)
     split, samples = PLACES.get(file.name.split("-")[0]), []
+    have_rows = any(kinds["json"] for kinds in entries.values())
     for key, kinds in entries.items():
         tensors, texts = kinds["safetensors"], kinds["json"]
         known: dict[str, Any] = {"key": key, "split": split}
-        if len(tensors) > 1 and len(tensors) != len(texts):
+        if len(tensors) != len(texts) and have_rows and tensors:  # which row is whose?
             texts = []
             known["problem"] = f"must have one entry {key}.json a {key}.safetensors"
         for place, text in zip_longest(tensors, texts):
