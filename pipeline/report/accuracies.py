@@ -29,17 +29,22 @@ COLUMNS, FEW, BINS, WIDE = 4, 8, 8, 30
 
 
 def draw_accuracies(zoo: Zoo, path: Path):
-    """Histogram of the test accuracy at each run's end; accuracy by epoch, and against each hyperparameter that varies."""
-    table = zoo.catalog.filter(pc.is_valid(pc.field(ACCURACY)) & (pc.field("status") == "ok"))
+    """Histogram of the test accuracy at each run's end; accuracy by epoch, and against each hyperparameter that varies.
+
+    A member is drawn where all is known that a picture says of it; what is not, and who states it, is said below.
+    """
+    table = known(zoo.catalog.filter(pc.field("status") == "ok"), ACCURACY)
+    if len(table):
+        table = table.filter((pc.field(ACCURACY) >= 0) & (pc.field(ACCURACY) <= 1))
     if not len(table):
         raise InputError(
-            f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} ({zoo.state})"
+            f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} from 0 to 1 ({zoo.state})"
         )
     last = at_the_end(table)
     varying = [
         name
         for name in HYPERPARAMETERS
-        if name in last.column_names and pc.count_distinct(last[name]).as_py() > 1
+        if name in last.column_names and pc.count_distinct(known(last, name)[name]).as_py() > 1
     ]
     num_panels = 2 + len(varying)
     num_rows = -(-num_panels // COLUMNS)
@@ -47,16 +52,43 @@ def draw_accuracies(zoo: Zoo, path: Path):
         mark_partial(figure, zoo)
         panels = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
         draw_histogram(panels[0], percent(last), 100 / zoo.space.tensors[-1].shape[0])
-        draw_epochs(panels[1], table)
+        draw_epochs(panels[1], known(table, "epoch"))
         for axes, name in zip(panels[2:], varying, strict=False):
-            draw_dependence(axes, name, last[name], percent(last))
+            part = known(last, name)
+            draw_dependence(axes, name, part[name], percent(part))
         for axes in panels[num_panels:]:
             axes.set_visible(False)
+        figure.supxlabel(provenance(zoo, len(table)), fontsize=8, color=GREY)
+
+
+def known(table: pa.Table, name: str) -> pa.Table:
+    """The rows that have a value in a column; of a column of numbers a finite one."""
+    if name not in table.column_names or (name == ACCURACY and not is_number(table[name])):
+        return table.slice(0, 0)
+    table = table.filter(pc.is_valid(pc.field(name)))
+    return table.filter(pc.is_finite(table[name])) if is_number(table[name]) else table
+
+
+def is_number(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_floating(column.type) or pa.types.is_integer(column.type)
+
+
+def provenance(zoo: Zoo, num_drawn: int) -> str:
+    """Who says what is drawn, where it was not measured here, and how many members it leaves out."""
+    notes, num_members = [], pc.sum(pc.equal(zoo.catalog["status"], "ok")).as_py()
+    records = (zoo.record, *zoo.record.merged)
+    if sources := [record.imported.path for record in records if record.imported]:
+        notes.append(f"as {', '.join(sources)} states it, not measured here")
+    if num_drawn < num_members:
+        notes.append(f"{num_members - num_drawn:,} of {num_members:,} members have no {ACCURACY}")
+    return "; ".join(notes)
 
 
 def at_the_end(table: pa.Table) -> pa.Table:
-    """The last checkpoint of each run."""
-    order = table.sort_by([("source_index", "ascending"), ("view", "ascending")])
+    """The last checkpoint of each run: by epoch, as far as epochs are known."""
+    names = [name for name in ("source_index", "epoch", "view") if name in table.column_names]
+    keys = [(name, "ascending", "at_start") for name in names]
+    order = table.take(pc.sort_indices(table, sort_keys=keys))
     run = order["source_index"].to_numpy()
     return order.filter(pa.array(np.append(run[1:] != run[:-1], True)))
 
@@ -77,11 +109,11 @@ def draw_histogram(axes, accuracy: np.ndarray, chance: float):
 
 
 def draw_epochs(axes, table: pa.Table):
-    """Median, quartiles and 5 to 95 % of the accuracy of all checkpoints of an epoch."""
-    epoch, accuracy = (
-        (table["epoch"].to_numpy() if "epoch" in table.column_names else np.zeros(len(table))),
-        percent(table),
-    )
+    """Median, quartiles and 5 to 95 % of the accuracy of all checkpoints of an epoch; nothing where no epoch is known."""
+    if not len(table):
+        axes.set_visible(False)
+        return
+    epoch, accuracy = table["epoch"].to_numpy(), percent(table)
     epochs = np.unique(epoch)
     quantiles = np.array(
         [np.quantile(accuracy[epoch == each], (0.05, 0.25, 0.5, 0.75, 0.95)) for each in epochs]

@@ -3,6 +3,7 @@
 import gzip
 import io
 import json
+import math
 import os
 import tarfile
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import plan_import
 from pipeline.exchange.pickled import load_file
+from pipeline.report import accuracies
 from pipeline.tasks.classification import require_classes
 from tests.pipeline.foreign import (
     Evil,
@@ -532,3 +534,54 @@ def test_rows_come_back_whatever_they_hold(tmp_path):
             for place in ("shard", "block", "row", "source"):
                 del row[place], other[place]
             assert row == other, layout
+
+
+def test_only_what_is_known_of_a_member_is_drawn_and_who_says_so(tmp_path, monkeypatch):
+    """One run lost its hyperparameters, one has an accuracy in percent, one has none, lines are out of order."""
+    for number in range(6):
+        run = ray_run(tmp_path / "in", number, [5, 10], form="checkpoint_{}")
+        rate = math.nan if number == 1 else 10.0**-number
+        (run / "params.json").write_text(json.dumps({"optim::lr": rate, "model::nlin": "tanh"}))
+    (tmp_path / "in" / "NN_tune_trainable_00002" / "result.json").unlink()
+    lines = "".join(f'{{"training_iteration": {e}, "test_acc": {9 * e}}}\n' for e in (5, 10))
+    (tmp_path / "in" / "NN_tune_trainable_00003" / "result.json").write_text(lines)
+    zoo = bring_in("modelzoos", tmp_path / "in", tmp_path / "out")
+    drawn = {}
+
+    def keep(name: str):
+        return lambda axes, *values: drawn.setdefault(name, []).append(values)
+
+    for name in ("draw_histogram", "draw_epochs", "draw_dependence"):
+        monkeypatch.setattr(accuracies, name, keep(name))
+    accuracies.draw_accuracies(zoo, tmp_path / "a.png")
+    ((accuracy, chance),) = drawn["draw_histogram"]
+    assert (accuracy.tolist(), chance) == ([100.0] * 4, 20.0)  # epoch 10 of four runs, not epoch 5
+    ((table,),) = drawn["draw_epochs"]
+    assert sorted(table["epoch"].to_pylist()) == [5] * 4 + [10] * 4
+    ((name, values, accuracy),) = drawn["draw_dependence"]
+    assert (name, sorted(values.to_pylist())) == ("learning_rate", [1e-5, 1e-4, 1.0])
+    assert len(accuracy) == 3
+    assert accuracies.provenance(zoo, 8) == (
+        f"as {tmp_path / 'in'} states it, not measured here; 4 of 12 members have no test_accuracy"
+    )
+
+
+def test_a_zoo_without_epochs_is_drawn_without_them(tmp_path):
+    tar_of_models(tmp_path / "in")
+    rows = {
+        f"{i}.{kind}": data
+        for i in range(4)
+        for kind, data in (
+            ("safetensors", safetensors.torch.save(siren(i))),
+            ("json", json.dumps({"test_accuracy": i / 4, "dropout": i / 8}).encode()),
+        )
+    }
+    sample_tar(tmp_path / "in" / "train-000001.tar", rows)
+    zoo = bring_in("webdataset", tmp_path / "in", tmp_path / "out")
+    accuracies.draw_accuracies(zoo, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 5000
+    rows |= {"x.safetensors": rows["0.safetensors"], "x.json": b'{"test_accuracy": "high"}'}
+    sample_tar(tmp_path / "in" / "train-000001.tar", rows)
+    zoo = bring_in("webdataset", tmp_path / "in", tmp_path / "texts")
+    with pytest.raises(InputError, match="none of its members has a test_accuracy from 0 to 1"):
+        accuracies.draw_accuracies(zoo, tmp_path / "b.png")
