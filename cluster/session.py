@@ -14,6 +14,7 @@ from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.address import find_cluster, require_resources
 from cluster.orphans import end_all, end_children_with_me
 from cluster.scratch import scratch_folder
 
@@ -36,14 +37,28 @@ def is_local() -> bool:
 def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True) -> Iterator[None]:
     """Connect to Ray, starting a local cluster of `num_workers` CPUs where RAY_ADDRESS is not set.
 
-    Where `start` is false there is nothing to run and the block goes without Ray.
+    Where `start` is false there is nothing to run and the block goes without Ray. Raises RequestError where RAY_ADDRESS
+    cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in.
     """
     if not start:
         yield
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with local_cluster(num_workers, gpus_per_worker) if is_local() else connected():
+    with (local_cluster if is_local() else running_cluster)(num_workers, gpus_per_worker):
+        yield
+
+
+@contextmanager
+def running_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
+    """The cluster at RAY_ADDRESS; one that grows by itself counts as large as it can become."""
+    address = find_cluster(os.environ["RAY_ADDRESS"])
+    with connected(address=address):
+        import ray
+        from ray._private.state import state
+
+        found = state.get_max_resources_from_cluster_config() or ray.cluster_resources()
+        require_resources(f"the Ray cluster at {address}", num_workers, gpus_per_worker, **found)
         yield
 
 
@@ -57,6 +72,12 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # not in a file at home
+        from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
+
+        num_gpus = Nvidia.get_current_node_num_accelerators()
+        require_resources(
+            "this machine", num_workers, gpus_per_worker, CPU=num_workers, GPU=num_gpus
+        )
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
         try:

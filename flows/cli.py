@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
+from cluster.address import RequestError
 from flows.interruption import SENTENCE, exit_code, handle_signals, leave
 from flows.recipes import RECIPES
 from pipeline.config import ExchangeFormat
@@ -34,10 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         sys.stderr.write(SENTENCE)
         return exit_code()
-    except (InputError, ArchiveError, WorkError, OSError) as error:
+    except (InputError, RequestError, ArchiveError, WorkError, OSError) as error:
         if options.debug:
             raise
-        return complain(sentence(error), 2 if isinstance(error, InputError) else 1)
+        return complain(sentence(error), 2 if isinstance(error, InputError | RequestError) else 1)
 
 
 def complain(message: str, code: int) -> int:
