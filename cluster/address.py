@@ -8,7 +8,7 @@ import sys
 SECONDS = 5.0
 """How long a head node may take to answer."""
 PROBE = "import sys; from ray._raylet import GcsClient; GcsClient(address=sys.argv[1])"
-PROBE_SECONDS = 20.0
+PROBE_SECONDS = 15.0
 """The same, with the import of Ray on a busy machine. Ray itself would try for minutes."""
 
 
