@@ -2,47 +2,65 @@
 
 import argparse
 import errno
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
 from cluster.address import RequestError
+from flows.home import usable_home
 from flows.interruption import SENTENCE, exit_code, handle_signals, leave
 from flows.recipes import RECIPES
+from flows.streams import prepare_streams, reader_is_gone
 from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.location import Location, RemotePath, locate
 
+CLOSED_PIPE = 128 + signal.SIGPIPE
+"""What a shell shows of a command that nobody reads from any more, as in `dwszoo zoo info DIR | head -1`."""
+
 
 def command() -> None:
+    prepare_streams()
     handle_signals()
-    code = main()
-    if code > 128:
-        leave(code)
-    sys.exit(code)
+    try:
+        code = main()
+    except SystemExit as end:  # of argparse, or of a benchmark, which may give a sentence
+        code = complain(end.code, 1) if isinstance(end.code, str) else end.code or 0
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        code = CLOSED_PIPE if reader_is_gone() else complain(sentence(error), 1)
+    leave(code)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
     0; 1 for a failure of the work; 2 for a caller's mistake; 3 where all was done but members failed; 130 for Ctrl-C, 143
-    for SIGTERM, 129 for SIGHUP.
+    for SIGTERM, 129 for SIGHUP; 141 where nobody reads what it prints any more.
     """
     options = parser().parse_args(arguments)
     try:
-        return options.command(options) or 0
+        with usable_home():
+            return options.command(options) or 0
     except KeyboardInterrupt:
-        sys.stderr.write(SENTENCE)
+        with suppress(OSError):
+            sys.stderr.write(SENTENCE)
         return exit_code()
     except (InputError, RequestError, ArchiveError, WorkError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and reader_is_gone():
+            return CLOSED_PIPE
         if options.debug:
             raise
         return complain(sentence(error), 2 if isinstance(error, InputError | RequestError) else 1)
 
 
 def complain(message: str, code: int) -> int:
-    sys.stderr.write(f"dwszoo: {message}\n")
+    with suppress(OSError):  # nobody reads standard error, or its disk is full
+        sys.stderr.write(f"dwszoo: {message}\n")
     return code
 
 

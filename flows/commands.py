@@ -2,13 +2,11 @@
 
 import ast
 import json
-import os
 import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from cluster.orphans import end_children_with_me
 from flows.overrides import resolve_recipe
 from flows.recipes import RECIPES
 from pipeline.config import Recipe, describe
@@ -26,17 +24,17 @@ def run(options: Namespace) -> int:
 
     Run again, it goes on where it stopped.
     """
+    from flows.server import prefect_server
     from flows.stages import default_folder
     from pipeline.archive.files import exclusive
 
     recipe = with_training(options)
     folder = options.out or default_folder(options.recipe, recipe)
-    with exclusive(folder):
-        configure_prefect()
-        from flows.run import run_recipe, start_server
+    with exclusive(folder), prefect_server() as is_up:
+        # Prefect has its settings only now; and while it is imported, its server starts.
+        from flows.run import run_recipe
 
-        start_server()
-        metrics = run_recipe(recipe, folder)
+        metrics = run_recipe(recipe, folder, tracked=is_up())
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {folder / 'checkpoints'}/epoch-{metrics['dwsnet']['epoch']:04d}")
     print(f"report      {metrics['report']}")
@@ -75,17 +73,6 @@ def score_line(metrics: dict) -> str:
         f"{100 * metrics['signal_accuracy']:.1f} % on {metrics['num_signals']:,} signals by the mean over their views "
         f"({metrics['num_parameters']:,} parameters)"
     )
-
-
-def configure_prefect():
-    """Defaults for a quiet run on Prefect's own temporary server; what the user has set stays.
-
-    Prefect would log each error with its traceback before the command says it in a sentence.
-    """
-    end_children_with_me()
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
 
 
 def recipes(options: Namespace):

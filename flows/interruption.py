@@ -6,6 +6,7 @@ import socket
 import sys
 import threading
 import time
+from contextlib import suppress
 from types import FrameType
 
 from cluster.orphans import end_children
@@ -50,13 +51,19 @@ def end_in_time(reader: socket.socket, writer: socket.socket):
     while (signum := reader.recv(1)[0]) not in SIGNALS:
         continue
     time.sleep(SECONDS)
-    sys.stderr.write(SENTENCE)
+    with suppress(OSError):
+        sys.stderr.write(SENTENCE)
     leave(128 + signum)
 
 
 def leave(code: int):
-    """End this process and what it has started at once: Ray's and Prefect's threads may be anywhere."""
-    sys.stdout.flush()
-    sys.stderr.flush()
+    """End this process and what it has started at once.
+
+    Ray's and Prefect's threads may be anywhere: tearing the interpreter down under them can crash, or wait for a server
+    that is gone.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):  # nobody reads it
+            stream.flush()
     end_children()
     os._exit(code)

@@ -1,13 +1,17 @@
 """Progress that reads well in a terminal and in a log file."""
 
+import os
 import sys
 import time
-from typing import TextIO
+from collections import deque
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
 LINE_SECONDS = 5.0
 """How often a log file gets a line."""
+RATE_SECONDS = 30.0
+"""What the rate is a mean over; longer where there was no progress for so long."""
 
 
 def figure(rate: float) -> str:
@@ -21,42 +25,77 @@ def show_line(title: str, text: str):
     sys.stderr.flush()
 
 
+class Rate:
+    """How fast something goes at present. What its start took counts only until it has moved twice."""
+
+    def __init__(self, done: int):
+        self.start = time.monotonic(), done
+        self.marks: deque[tuple[float, int]] = deque()
+        """When it moved, and to where."""
+
+    def update(self, done: int):
+        now = time.monotonic()
+        if done != (self.marks or [self.start])[-1][1]:
+            self.marks.append((now, done))
+        while len(self.marks) > 2 and self.marks[1][0] <= now - RATE_SECONDS:
+            self.marks.popleft()
+
+    def per_second(self) -> float:
+        if not self.marks:
+            return 0.0
+        since, before = self.marks[0] if len(self.marks) > 1 else self.start
+        seconds = time.monotonic() - since
+        return max(0, self.marks[-1][1] - before) / seconds if seconds else 0.0
+
+
+class Bar(tqdm):
+    """A bar of tqdm with the rate of ours."""
+
+    def __init__(self, rate: Rate, **options: Any):
+        self.ours = rate
+        super().__init__(**options)
+
+    @property
+    def format_dict(self) -> dict[str, Any]:
+        return super().format_dict | {"rate": self.ours.per_second()}
+
+
 class Progress:
-    """A bar where `stream` is a terminal, a line every few seconds where it is not."""
+    """A bar where `stream` is a terminal that can draw one, a line every few seconds where it is not."""
 
     def __init__(
         self, title: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None
     ):
         """`done` of `total` were done before: they do not count for the rate."""
-        self.title, self.total, self.unit = title, total, unit
+        self.title, self.total, self.unit, self.done = title, total, unit, done
         self.stream = stream or sys.stderr
-        self.first = self.done = done
         self.start, self.last_line = time.monotonic(), -LINE_SECONDS
         self.note, self.shown = "", None
+        self.rate = Rate(done)
         self.bar = (
-            tqdm(total=total, initial=done, desc=title, unit=unit, file=self.stream)
-            if self.stream.isatty()
+            Bar(self.rate, total=total, initial=done, desc=title, unit=unit, file=self.stream)
+            if self.stream.isatty() and os.environ.get("TERM") != "dumb"
             else None
         )
 
     def update(self, done: int, note: str):
         """`done` of `total` are done; `note` stands at the end of the line."""
         self.done, self.note = done, note
+        self.rate.update(done)
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
-            self.bar.update(done - self.bar.n)
+            self.bar.n = done
             self.bar.refresh()
         elif time.monotonic() - self.last_line >= LINE_SECONDS:
             self._line()
 
     def _line(self):
         self.last_line, self.shown = time.monotonic(), (self.done, self.note)
-        seconds = self.last_line - self.start
-        rate = (self.done - self.first) / seconds if seconds else 0
-        share = 100 * self.done / max(1, self.total)
+        share = 100 * self.done // max(1, self.total)
         self.stream.write(
-            f"{self.title}: {self.done:,}/{self.total:,} {self.unit} ({share:.0f} %), {figure(rate)} {self.unit}/s, "
-            f"{self.note}, {seconds:.0f} s\n"
+            f"{self.title}: {self.done:,}/{self.total:,} {self.unit} ({share} %), "
+            f"{figure(self.rate.per_second())} {self.unit}/s, "
+            f"{self.note}, {self.last_line - self.start:.0f} s\n"
         )
         self.stream.flush()
 

@@ -4,15 +4,17 @@ One Prefect task is one stage; inside a stage plain Ray tasks do the shards. Sta
 Prefect, so the same run goes on after any interruption, on any Prefect server.
 """
 
-import signal
+import logging
+from collections.abc import Callable
 from dataclasses import asdict
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.server.api.server import SubprocessASGIServer
-from prefect.settings import PREFECT_API_URL
+from prefect.context import FlowRunContext
 
 from cluster.session import ray_session
 from flows import stages
@@ -20,10 +22,21 @@ from pipeline.archive.build import ZooPlan, pending_shards
 from pipeline.archive.files import read_json, write_json
 from pipeline.config import Recipe, TrainingConfig
 
+logger = logging.getLogger(__name__)
 
-def stage(function):
-    """A Prefect task that is run anew each time: what is done already, the stage finds out from files."""
-    return task(function, cache_policy=NO_CACHE, persist_result=False)
+
+def stage(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A Prefect task in a flow run, the plain function outside one.
+
+    It is run anew each time: what is done already, the stage finds out from files.
+    """
+    tracked = task(function, cache_policy=NO_CACHE, persist_result=False)
+
+    @wraps(function)
+    def run(*arguments: Any) -> Any:
+        return (tracked if FlowRunContext.get() else function)(*arguments)
+
+    return run
 
 
 @stage
@@ -86,23 +99,23 @@ def is_newer(output: Path, *inputs: Path) -> bool:
     )
 
 
-def start_server():
-    """Prefect's temporary server, where PREFECT_API_URL names no other.
+def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
+    """The whole job into the folder `run`; returns the test metrics of the DWSNet and of the flat baseline.
 
-    Ctrl-C in a terminal goes to every process of the command. The server inherits that it is blocked, and lives to
-    hear that the run was interrupted; without it Prefect would try to reach it for more than a minute.
+    Where it is `tracked`, Prefect's server sees it. The server may go away: the work does not need it.
     """
-    if PREFECT_API_URL.value() is None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if tracked:
         try:
-            SubprocessASGIServer().start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            return run_flow(recipe, run)
+        except httpx.HTTPError as error:
+            logger.warning(
+                "Prefect's server does not answer any more (%s): the run goes on without it", error
+            )
+    return run_flow.fn(recipe, run)
 
 
-@flow(name="dwszoo-run")
-def run_recipe(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """The whole job into the folder `run`; returns the test metrics of the DWSNet and of the flat baseline."""
+@flow(name="dwszoo-run", persist_result=False)
+def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
     from pipeline.tasks.classification import require_class_names
     from pipeline.training.launch import is_trained
 

@@ -111,6 +111,7 @@ class FitBar:
         self.kind = kind
         self.bar = Progress("fit", sum(len(shard.source_index) for shard in shards), kind.MEMBERS)
         self.members, self.fitted, self.failed, self.quality_sum = 0, 0, 0, 0.0
+        self.num_shards, self.failed_shards = len(shards), 0
         self.under_way: dict[str, int] = {}
 
     @property
@@ -122,24 +123,28 @@ class FitBar:
         self._show()
 
     def finish(self, shard: ShardPlan, result: ShardSummary | Exception):
+        """A shard that failed is not done: the bar goes back by what was under way of it."""
         self.under_way.pop(shard.name, None)
-        self.members += len(shard.source_index)
         if isinstance(result, ShardSummary):
+            self.members += len(shard.source_index)
             self.failed += result.num_failed
             self.fitted += result.num_members - result.num_failed
             self.quality_sum += result.quality_sum
+        else:
+            self.failed_shards += 1
         self._show()
 
     def _show(self):
-        note = (
-            f"mean {self.kind.tell(self.mean_quality)}"
-            if self.fitted
-            else "the first shards are under way"
-        )
-        self.bar.update(
-            self.members + sum(self.under_way.values()),
-            note + (f", {self.failed} failed" if self.failed else ""),
-        )
+        notes = []
+        if self.fitted:
+            notes.append(f"mean {self.kind.tell(self.mean_quality)}")
+        elif not self.members and not self.failed_shards:
+            notes.append("the first shards are under way")
+        if self.failed:
+            notes.append(f"{self.failed} failed")
+        if self.failed_shards:
+            notes.append(f"{self.failed_shards} of {self.num_shards} shards failed")
+        self.bar.update(self.members + sum(self.under_way.values()), ", ".join(notes))
 
     def close(self):
         self.bar.close()

@@ -1,8 +1,9 @@
 import io
 
 import numpy as np
+import pytest
 
-from flows.progress import Progress, figure
+from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, figure
 from flows.stages import FitBar
 from pipeline.archive import inrs
 from pipeline.archive.build import ShardSummary
@@ -38,13 +39,56 @@ def test_a_terminal_gets_one_bar_that_moves():
     assert "100/100" in terminal.getvalue()
 
 
-def test_what_was_done_before_does_not_count_for_the_rate(monkeypatch):
-    now = iter(range(0, 100, 10))
-    monkeypatch.setattr("flows.progress.time.monotonic", lambda: next(now))
+class Clock:
+    def __init__(self, monkeypatch):
+        self.seconds = 1000.0
+        monkeypatch.setattr("flows.progress.time.monotonic", lambda: self.seconds)
+
+
+def rate_after(clock: Clock, steps: list[tuple[float, int]], done: int = 0) -> float:
+    """The rate that a log shows after `steps`: how many seconds pass, and how much is done then."""
     log = io.StringIO()
-    bar = Progress("train", 1000, "models", 900, log)
-    bar.update(1000, "epoch 10/10")
-    assert log.getvalue() == "train: 1,000/1,000 models (100 %), 5 models/s, epoch 10/10, 20 s\n"
+    bar = Progress("train", 10**6, "models", done, log)
+    for seconds, done in steps:
+        clock.seconds += seconds
+        bar.update(done, "")
+    clock.seconds += LINE_SECONDS
+    bar.update(done, "")
+    return float(log.getvalue().splitlines()[-1].split(", ")[1].split()[0].replace(",", ""))
+
+
+def test_the_rate_is_the_present_one_without_the_start(monkeypatch):
+    clock = Clock(monkeypatch)
+    assert rate_after(clock, []) == 0
+    assert rate_after(clock, [(15, 1000)], done=900) == 5  # once moved, all that is known
+    assert rate_after(clock, [(100, 0), (20, 4000), (5, 5000)]) == 100  # 1,000 in 5 + 5 s
+    steady = [(1, 50 * (second + 1)) for second in range(60)]
+    faster = [(1, 3000 + 500 * (second + 1)) for second in range(60)]
+    assert rate_after(clock, [(100, 0), *steady, *faster]) == pytest.approx(
+        500 * RATE_SECONDS / (RATE_SECONDS + LINE_SECONDS), rel=0.05
+    )
+    assert rate_after(clock, [(100, 0), *steady, (3600, 3000)]) < 0.1  # it stands still
+    coarse = [(90, 4096 * (shard + 1)) for shard in range(5)]
+    assert rate_after(clock, coarse) == pytest.approx(4096 / 95, rel=0.05)
+
+
+def test_a_bar_shows_the_same_rate(monkeypatch):
+    clock, terminal = Clock(monkeypatch), Terminal()
+    bar = Progress("train", 10**6, "models", stream=terminal)
+    for seconds, done in [(100, 0), (20, 4000), (10, 6000)]:
+        clock.seconds += seconds
+        bar.update(done, "")
+    assert "200.00models/s" in terminal.getvalue().split("\r")[-1]
+
+
+def test_a_terminal_that_cannot_draw_gets_lines(monkeypatch):
+    monkeypatch.setenv("TERM", "dumb")
+    terminal = Terminal()
+    bar = Progress("train", 100, "models", stream=terminal)
+    bar.update(99, "epoch 1/1")
+    bar.close()
+    assert terminal.getvalue().startswith("train: 99/100 models (99 %), ")
+    assert "\r" not in terminal.getvalue()
 
 
 def test_nothing_is_said_twice():
@@ -55,7 +99,7 @@ def test_nothing_is_said_twice():
     assert len(log.getvalue().splitlines()) == 1
 
 
-def test_the_bar_of_a_fit_counts_shards_under_way_and_never_goes_back():
+def test_the_bar_of_a_fit_counts_shards_under_way_and_none_that_failed():
     one, other = (
         ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int))
         for number in range(2)
@@ -71,9 +115,21 @@ def test_the_bar_of_a_fit_counts_shards_under_way_and_never_goes_back():
     ):
         step()
         seen.append((bar.bar.done, bar.bar.note))
-    assert [done for done, _ in seen] == [30, 110, 170, 180, 185, 200]
+    assert [done for done, _ in seen] == [30, 110, 170, 180, 185, 100]
     assert seen[0][1] == "the first shards are under way"
-    assert seen[-1][1] == "mean PSNR 31.5 dB, 20 failed"
+    assert seen[-1][1] == "mean PSNR 31.5 dB, 20 failed, 1 of 2 shards failed"
+
+
+def test_the_bar_of_a_fit_that_failed_is_empty():
+    shards = [
+        ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int))
+        for number in range(2)
+    ]
+    bar = FitBar(inrs, shards)
+    for shard in shards:
+        bar.hear(shard, 90)
+        bar.finish(shard, OSError("the disk is gone"))
+    assert (bar.bar.done, bar.bar.note) == (0, "2 of 2 shards failed")
 
 
 def test_slow_rates_have_digits_too():

@@ -1,0 +1,203 @@
+"""The Prefect server that a run reports to: the user's own, or one that lives as long as the run."""
+
+import contextlib
+import ipaddress
+import logging
+import os
+import socket
+import subprocess
+import sys
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+
+from cluster.orphans import end_children_with_me
+from cluster.scratch import scratch_folder
+from pipeline.errors import InputError
+
+LOOPBACK = "localhost,127.0.0.1,::1"
+PROXIES = ("http_proxy", "https_proxy", "all_proxy")
+START_SECONDS = 25.0
+"""What a temporary server may take to start."""
+ANSWER_SECONDS = httpx.Timeout(8.0, connect=2.0)
+"""What the user's own server may take for an answer; Prefect tries four times to connect."""
+DRAIN_SECONDS = 5.0
+"""What it may take to tell a server the last news."""
+QUIET = {
+    # The command itself says in a sentence what went wrong.
+    "PREFECT_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def prefect_server() -> Iterator[Callable[[], bool]]:
+    """A server for the length of the block: the one at PREFECT_API_URL, which may stand in a profile, or a temporary one.
+
+    What the block gets is called before the server is needed and waits until it answers. It returns False, after one
+    warning, where the temporary server does not, and raises InputError where the user's own does not.
+    """
+    end_children_with_me()
+    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+    hosts = urllib.request.getproxies_environment().get("no")
+    os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{hosts},{LOOPBACK}" if hosts else LOOPBACK
+    if url := own_url():
+        if is_here(url):
+            drop_unusable_proxies()
+        with last_reports():
+            yield lambda: require_answer(url)
+        return
+    drop_unusable_proxies()
+    with scratch_folder() as home, temporary_server(home) as is_up, last_reports():
+        yield is_up
+
+
+@contextmanager
+def last_reports() -> Iterator[None]:
+    """After the block Prefect sends what it has not sent yet, but does not wait long for a server that is gone."""
+    try:
+        yield
+    finally:
+        from prefect.events.worker import EventsWorker
+
+        logging.getLogger(EventsWorker.__name__).setLevel(logging.CRITICAL)
+        EventsWorker.drain_all(timeout=DRAIN_SECONDS)
+
+
+def own_url() -> str | None:
+    """Where the user has a server. Raises InputError where Prefect cannot read its settings."""
+    logging.getLogger("prefect").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to")  # make a home, which it can do without
+            from prefect.settings import PREFECT_API_URL
+
+            return PREFECT_API_URL.value() or None
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"Prefect cannot read its settings ({one_line(error)}): mend the variable PREFECT_..., "
+            "or the profiles.toml, prefect.toml or .env that it comes from"
+        ) from error
+
+
+def is_here(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def drop_unusable_proxies():
+    """A proxy of a kind that httpx does not know stops even clients that would not go through it."""
+    for name, proxy in list(os.environ.items()):
+        if name.lower() in PROXIES and proxy:
+            try:
+                httpx.HTTPTransport(proxy=proxy if "://" in proxy else f"http://{proxy}").close()
+            except (ValueError, ImportError, httpx.InvalidURL):
+                del os.environ[name]
+
+
+def require_answer(url: str) -> bool:
+    """Raises InputError where nobody answers at `url` as a server of this version that takes these credentials."""
+    from prefect.client.orchestration import get_client
+    from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+
+    try:
+        with (
+            temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}),
+            get_client({"timeout": ANSWER_SECONDS}, sync_client=True) as client,
+        ):
+            client.read_flows(limit=1)
+            client.raise_for_api_version_mismatch()
+    except (
+        httpx.HTTPError,
+        httpx.InvalidURL,
+        ImportError,
+        OSError,
+        RuntimeError,
+        ValueError,
+    ) as error:
+        raise InputError(
+            f"the Prefect server at {url} does not answer as one ({one_line(error)}): start it, mend PREFECT_API_URL "
+            "and its credentials, or unset it for a temporary server"
+        ) from error
+    return True
+
+
+@contextmanager
+def temporary_server(home: Path) -> Iterator[Callable[[], bool]]:
+    """A server with a database of its own in `home`, at a port that is free, and in a session of its own.
+
+    Ctrl-C in a terminal does not reach it: it lives to be told that the run was interrupted.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
+        use_defaults(home, url)
+        command = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
+        with open(home / "server.log", "wb") as log:
+            process = subprocess.Popen(
+                [sys.executable, *command, "--fd", str(listener.fileno()), "--log-level", "error"],
+                cwd=home,
+                env=os.environ | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},
+                pass_fds=[listener.fileno()],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+    try:
+        yield lambda: is_up(url, home / "server.log")
+    finally:
+        process.terminate()
+        try:
+            process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def use_defaults(home: Path, url: str):
+    """Prefect's defaults for this process and the temporary server: what the user has set is meant for another."""
+    from prefect.context import refresh_global_settings_context
+
+    for name in [name for name in os.environ if name.upper().startswith("PREFECT_")]:
+        if name not in QUIET:
+            del os.environ[name]
+    os.environ |= {
+        "PREFECT_HOME": str(home),
+        "PREFECT_API_URL": url,
+        # It is on this machine: if it does not answer, it is gone.
+        "PREFECT_CLIENT_MAX_RETRIES": "1",
+        "PREFECT_API_REQUEST_TIMEOUT": "20",
+    }
+    with contextlib.chdir(home):  # where there is no prefect.toml and no .env
+        refresh_global_settings_context()
+
+
+def is_up(url: str, log: Path) -> bool:
+    """Waits until the server answers, or has ended: it alone has the socket that it was started with."""
+    try:
+        httpx.get(f"{url}/health", timeout=START_SECONDS, trust_env=False).raise_for_status()
+    except httpx.HTTPError as error:
+        lines = log.read_text(errors="replace").split("\n")
+        reason = next((line for line in reversed(lines) if line.strip()), one_line(error))
+        logger.warning(
+            "Prefect's temporary server did not start (%s): the run goes on without it", reason
+        )
+        return False
+    return True
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error in a single line, without where to read more."""
+    message = " ".join(str(error).split()).partition(" For ")[0]
+    return message.rstrip(" -") or type(error).__name__
