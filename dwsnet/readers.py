@@ -54,7 +54,7 @@ def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
             values[node] = _function(node, value)
             continue
         layer = module.get_submodule(node.target)
-        if type(layer) not in RULES:
+        if type(layer) not in RULES or "forward" in vars(layer):
             raise ValueError(
                 f"layer {node.target!r} must be a linear layer, convolution, embedding, norm, pooling "
                 f"or activation of torch.nn, cannot describe {type(layer).__name__}"
@@ -132,9 +132,11 @@ def _function(node: fx.Node, value: Value) -> Value:
         return flattened(node.name, value, start, end)
     if known and name in ("view", "reshape") and _is_flatten(arguments):
         return flattened(node.name, value, 1, -1)
+    hint = (
+        ": flatten by x.flatten(1) or x.view(x.size(0), -1)" if name in ("view", "reshape") else ""
+    )
     raise ValueError(
-        f"{node.name!r} must be an operation that treats all neurons alike (a flatten as x.flatten(1) or "
-        f"x.view(x.size(0), -1)), cannot describe {name}"
+        f"{node.name!r} must be an operation that treats all neurons alike, cannot describe {name}{hint}"
     )
 
 

@@ -137,8 +137,9 @@ class WeightSpace:
     def from_module(cls, module: nn.Module) -> "WeightSpace":
         """The space of a chain of layers on batched inputs, in the order in which they are applied.
 
-        Tensors are named as in `module.state_dict()`. Raises ValueError for a module whose symmetry
-        is not known exactly (`dwsnet.readers` has the rules).
+        A norm or slopes for channels (dimension 1) after a linear layer take rows `(batch,
+        features)`. Tensors are named as in `module.state_dict()`. Raises ValueError for a module
+        whose symmetry is not known exactly (`dwsnet.readers` has the rules).
         """
         return cls(tensors_of_module(module))
 
