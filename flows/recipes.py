@@ -48,7 +48,7 @@ def digits() -> Recipe:
 
 
 def images() -> Recipe:
-    """Your own images: one INR each of a folder of PNG or JPEG files, one subfolder a class, at 28x28.
+    """Your own images: one INR each of a folder of images, in one subfolder a class or in none, at 28x28.
 
     Needs `--set zoo.signals.path=FOLDER`. Initialised and fitted as the DWSNets corpus was.
     """

@@ -107,7 +107,8 @@ class SignalsConfig(Config):
     max_unreadable: Annotated[float, LOCATION] = Field(0.5, ge=0, le=1)
     """Share of the signals that may be unreadable: those fail one by one; where more cannot be read, nothing is fitted."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
-    """Share of each class that goes to the validation split, before any fit."""
+    """Share of each class that goes to the validation split, before any fit; where the source has a validation split, that one
+    is taken instead."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of each class that goes to the test split; where the source has a test split, that one is taken instead."""
 

@@ -1,5 +1,6 @@
 """The files of a source: a folder's, and those below it."""
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -33,9 +34,9 @@ def find_files(root: Path, taken: Taken) -> list[Path]:
         for entry in entries:
             if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
                 taken.leave_out("hidden", entry)
-            elif entry.is_dir():
+            elif os.path.isdir(entry):  # of pathlib's some raise where nothing may be asked
                 (links if entry.is_symlink() else folders).append(entry)
-            elif entry.is_file():
+            elif os.path.isfile(entry):
                 files.append(entry)
             else:
                 taken.leave_out("neither a file nor a folder", entry)

@@ -3,6 +3,7 @@
 import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -15,7 +16,7 @@ from pipeline.signals.images import decode_images, image_signals
 from pipeline.signals.labels import NO_LABEL
 from pipeline.signals.signals import Signals
 from pipeline.signals.splits import SPLIT_OF, SPLITS, require_train, split_folders, split_in
-from pipeline.signals.taken import Taken, name_below
+from pipeline.signals.taken import Taken, as_text, name_below
 
 
 class Picture(NamedTuple):
@@ -26,9 +27,13 @@ class Picture(NamedTuple):
 
     @property
     def class_name(self) -> str | None:
-        if not self.folders:
-            return None
-        return unicodedata.normalize("NFC", name_below(Path(), Path(self.folders[0])))
+        return class_of(self.folders[0]) if self.folders else None
+
+
+@cache
+def class_of(folder: str) -> str:
+    """A folder's name as the name of a class: systems write one name in different forms of Unicode."""
+    return unicodedata.normalize("NFC", as_text(folder))
 
 
 def load_folder(path: Path, config: SignalsConfig) -> Signals:

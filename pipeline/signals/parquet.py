@@ -99,8 +99,10 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
             if twice := [name for name in columns if schema.names.count(name) > 1]:
                 raise InputError(f"{file} must have one column {twice[0]!r}, found several")
             table = content.read(columns=columns, use_threads=False)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{file} cannot be read as Parquet ({error}): replace it") from error
+            table.validate(full=True)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{file} cannot be read as Parquet ({reason}): replace it") from error
     if not len(table):
         taken.leave_out("no rows", file)
         return None

@@ -8,7 +8,9 @@ from pathlib import Path
 from pipeline.signals.splits import SPLITS
 
 SHOWN = 3
-"""Names that the line gives of each sort."""
+"""Names that the line gives for each reason."""
+REASONS = 12
+"""Reasons that the line gives."""
 
 
 def name_below(root: Path, file: Path, row: int | None = None) -> str:
@@ -16,14 +18,22 @@ def name_below(root: Path, file: Path, row: int | None = None) -> str:
 
     Bytes that are not UTF-8 are written as `\\xNN`.
     """
-    path = os.fsencode(file.relative_to(root).as_posix()).decode("utf-8", "backslashreplace")
+    path = as_text(file.relative_to(root).as_posix())
     return path if row is None else f"{path}:{row}"
 
 
+def as_text(path: str) -> str:
+    """A path with bytes that are not UTF-8 as `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
 def some_of(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """The first of the names, and how many more there are; of characters that do not print their codes."""
+    shown = [
+        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name) for name in names[:SHOWN]
+    ]
     more = len(names) - SHOWN
-    return ", ".join(names[:SHOWN]) + (f" and {more:,} more" if more > 0 else "")
+    return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Taken:
@@ -49,4 +59,7 @@ class Taken:
 
     def __str__(self) -> str:
         parts = [f"{some_of(names)} ({why})" for why, names in self.left_out.items()]
+        if len(parts) > REASONS:
+            rest = sum(len(names) for names in [*self.left_out.values()][REASONS:])
+            parts[REASONS:] = [f"{rest:,} more for other reasons"]
         return self.as_what + (f"; left out: {', '.join(parts)}" if parts else "")

@@ -10,6 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from flows import stages
+from pipeline.archive.build import fit_shard, seal_zoo
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from tests.conftest import contents, dwszoo
 
 
@@ -179,3 +182,23 @@ def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
     )
     assert result.code == 2
     assert "must hold networks with tensors {'layers.0.weight': (8, 2)" in result.err
+
+
+def test_a_line_says_what_was_taken_and_only_training_needs_classes(tmp_path, capsys):
+    photos, zoo = tmp_path / "photos", tmp_path / "zoo"
+    photos.mkdir()
+    (photos / ".DS_Store").touch()
+    for number in range(20):
+        Image.new("L", (4, 4), number).save(photos / f"{number}.png")
+    signals = SignalsConfig(source="folder", path=photos)
+    config = ZooConfig(signals=signals, inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=2))
+    plan = stages.plan(config, zoo)
+    line = "signals: 20 images, no classes, no splits of their own; left out: .DS_Store (hidden)\n"
+    assert capsys.readouterr().err == line
+    for shard in plan.shards:
+        fit_shard(config, zoo, plan.signals, shard)
+    seal_zoo(zoo)
+    result = dwszoo("train", "smoke", "--zoo", str(zoo), "--out", str(tmp_path / "run"))
+    assert result.code == 2
+    assert "has no classes to learn: its signals, photos, must be of two classes" in result.err
+    assert len(result.err.splitlines()) == 1

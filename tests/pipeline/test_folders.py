@@ -235,3 +235,14 @@ def test_a_limit_and_an_empty_split_say_what_was_taken(tmp_path):
     signals = load(tree(tmp_path, *(f"{number}.png" for number in range(6))), limit=3)
     assert (signals.labels == NO_LABEL).all()
     assert signals.taken == "6 images, no classes, no splits of their own; of these 3, evenly"
+
+
+def test_the_line_stays_one_line_whatever_files_are_called(tmp_path):
+    files = [f"1.{number}" for number in range(100)]
+    signals = load(tree(tmp_path, "a/1.png", "b/1.png", "x\n\x1b[31m.txt", *files))
+    assert signals.taken.isprintable()
+    assert signals.taken.count("is not read") == 12
+    assert signals.taken.endswith(", 89 more for other reasons")
+    (tmp_path / "c\nd").mkdir()
+    shutil.copy(tmp_path / "a" / "1.png", tmp_path / "c\nd")
+    assert r"3 classes (a, b, c\nd)" in load(tmp_path).taken

@@ -285,3 +285,25 @@ def test_any_bytes_are_an_idx_file_or_an_input_error(tmp_path, data):
     except InputError:
         return
     assert idx(array) == data
+
+
+@given(place=st.floats(0, 1, exclude_max=True), byte=st.integers(0, 255))
+@settings(
+    max_examples=100,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+def test_no_change_of_any_byte_breaks_the_reader_of_parquet(tmp_path, place, byte):
+    """A changed file is read as something else, or refused in one sentence; nothing else is ever raised."""
+    write_parquet(tmp_path, "train", slice(0, 2))
+    file = tmp_path / "train.parquet"
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] = byte
+    file.write_bytes(content)
+    message = ""
+    try:
+        load_signals(SignalsConfig(source="parquet", path=file, max_unreadable=1))
+    except InputError as error:
+        message = str(error)
+    assert "\n" not in message
