@@ -179,7 +179,7 @@ def parser() -> argparse.ArgumentParser:
         {"names": ["--json"], "action": "store_true", "help": "print JSON"},
     )
     add(zoos, "verify", commands.zoo_verify, zoo)
-    add(zoos, "render", commands.zoo_render, zoo, out("PNG file"))
+    add(zoos, "render", commands.zoo_render, zoo, out("a .png or .svg file"))
     formats = {
         "names": ["--format"],
         "choices": get_args(ExchangeFormat),
@@ -213,7 +213,8 @@ def parser() -> argparse.ArgumentParser:
         "help": "default: test",
     }
     add(groups, "evaluate", commands.evaluate, run, split)
-    add(groups, "predict", commands.predict, run, zoo_option, out("Parquet file"))
+    add(groups, "report", commands.report, run)
+    add(groups, "predict", commands.predict, run, zoo_option, out("a .parquet or .csv file"))
     benchmark = {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"}
     add(
         groups,

@@ -71,7 +71,8 @@ def score_line(metrics: dict) -> str:
     return (
         f"{100 * metrics['accuracy']:.1f} % {metrics['split']} accuracy on {metrics['num_members']:,} networks, "
         f"{100 * metrics['signal_accuracy']:.1f} % on {metrics['num_signals']:,} signals by the mean over their views "
-        f"({metrics['num_parameters']:,} parameters)"
+        f"({metrics['num_parameters']:,} parameters); always {metrics['majority_class']!r}, the most frequent class of the "
+        f"train split: {100 * metrics['majority_accuracy']:.1f} %"
     )
 
 
@@ -145,10 +146,13 @@ def zoo_verify(options: Namespace):
 
 def zoo_render(options: Namespace):
     """Draw originals beside the reconstructions of their INRs, or how accurate classifiers are and why."""
+    from pipeline.archive.files import file_kind
     from pipeline.archive.zoo import Zoo
     from pipeline.report.accuracies import ACCURACY, draw_accuracies
-    from pipeline.report.pictures import draw_reconstructions
+    from pipeline.report.pictures import KINDS
+    from pipeline.report.reconstructions import draw_reconstructions
 
+    file_kind(options.out, *KINDS)
     zoo = Zoo.open(options.zoo)
     draw = draw_accuracies if ACCURACY in zoo.catalog.column_names else draw_reconstructions
     draw(zoo, options.out)
@@ -224,15 +228,23 @@ def train(options: Namespace):
 
 
 def evaluate(options: Namespace):
-    """Score the best checkpoint of a run and write its metrics.json."""
+    """Score the best checkpoint of a run: metrics.json for the test split, metrics-SPLIT.json for another."""
     from flows import stages
 
     require_run(options.run)
     print(score_line(stages.evaluate(options.run, options.split)))
 
 
+def report(options: Namespace):
+    """Draw the report of a run, whatever zoo it was trained on."""
+    from flows import stages
+
+    require_run(options.run)
+    print(stages.report(options.run))
+
+
 def predict(options: Namespace):
-    """Predict the class of every member of a zoo of the same architecture, as a Parquet table."""
+    """Predict the class of every member of a zoo of the same architecture, as a table in Parquet or CSV."""
     from pipeline.archive.zoo import Zoo
     from pipeline.training.checkpoint import load_best
     from pipeline.training.evaluate import write_predictions

@@ -19,7 +19,7 @@ from prefect.context import FlowRunContext
 from cluster.session import ray_session
 from flows import stages
 from pipeline.archive.build import ZooPlan, pending_shards
-from pipeline.archive.files import read_json, write_json
+from pipeline.archive.files import write_json
 from pipeline.config import Recipe, TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -70,33 +70,18 @@ def train(run: Path, folder: Path, training: TrainingConfig, recipe: Recipe) -> 
 
 @stage
 def evaluate(folder: Path) -> dict[str, Any]:
-    from pipeline.training.checkpoint import latest
-
-    file = folder / "metrics.json"
-    metrics = read_json(file) if is_newer(file, latest(folder)) else {}
-    return metrics if metrics.get("split") == "test" else stages.evaluate(folder, "test")
+    return stages.test_metrics(folder)
 
 
 @stage
-def report(run: Path, recipe: Recipe) -> Path:
-    from pipeline.report.page import write_report
-
+def report(run: Path) -> Path:
     page = run / "report" / "index.html"
-    if not is_newer(
-        page,
+    made_from = (
         run / "metrics.json",
         run / "baseline" / "metrics.json",
         run / "zoo" / "statistics.json",
-    ):
-        write_report(run, recipe)
-    return page
-
-
-def is_newer(output: Path, *inputs: Path) -> bool:
-    """As make has it: an output that is there and no older than what it was made from is done."""
-    return output.exists() and all(
-        output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
     )
+    return page if stages.is_newer(page, *made_from) else stages.report(run)
 
 
 def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
@@ -135,5 +120,5 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
     metrics = {
         name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)
     }
-    page = report(run, recipe)
+    page = report(run)
     return metrics | {"report": page}

@@ -245,7 +245,7 @@ def train(
     title: str = "train",
 ) -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
-    from pipeline.tasks.classification import require_classes
+    from pipeline.tasks.classification import require_classes, warn_of_wide_axes
     from pipeline.training.checkpoint import read_history
     from pipeline.training.launch import is_trained, launch_training
     from pipeline.training.loader import num_batches
@@ -259,6 +259,7 @@ def train(
         link_zoo(run / "zoo", zoo)
     if is_trained(run, training):
         return False
+    warn_of_wide_axes(training.model, opened.space, len(opened.record.signals.class_names))
     per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
     done = len(read_history(run)) * per_epoch
     bar = Progress(title, per_epoch * training.epochs, "models", done)
@@ -302,13 +303,42 @@ def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
 
 
 def evaluate(run: Path, split: str) -> dict[str, Any]:
-    """Score the best checkpoint of a run on a split of its zoo and write metrics.json."""
+    """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
     from pipeline.training import evaluate as evaluation
     from pipeline.training.checkpoint import load_best
 
     metrics = evaluation.evaluate(load_best(run), Zoo.open(run / "zoo"), split)
-    write_json(run / "metrics.json", metrics)
+    write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
     return metrics
+
+
+def test_metrics(run: Path) -> dict[str, Any]:
+    """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
+    from pipeline.training.checkpoint import latest
+
+    file, newest = run / "metrics.json", latest(run)
+    metrics = read_json(file) if newest is not None and is_newer(file, newest) else {}
+    is_whole = metrics.get("split") == "test" and "majority_accuracy" in metrics
+    return metrics if is_whole else evaluate(run, "test")
+
+
+def report(run: Path) -> Path:
+    """Score what was trained in a run, if need be, and draw the report; returns the page."""
+    from pipeline.report.page import write_report
+    from pipeline.training.checkpoint import latest
+
+    for folder in (run, run / "baseline"):
+        if folder == run or latest(folder) is not None:
+            test_metrics(folder)
+    write_report(run)
+    return run / "report" / "index.html"
+
+
+def is_newer(output: Path, *inputs: Path) -> bool:
+    """As make has it: an output that is there and no older than what it was made from is done."""
+    return output.exists() and all(
+        output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
+    )
 
 
 def baseline_of(training: TrainingConfig) -> TrainingConfig:

@@ -23,6 +23,9 @@ NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
 LOCK = ".lock"
 """The file that says which process holds a folder."""
 
+FILES = (".csv", ".gz", ".json", ".npz", ".parquet", ".png", ".pt", ".pth", ".tar", ".tgz", ".zip")
+"""Endings that say what a file holds."""
+
 
 def write_atomic(path: Location, data: bytes):
     """Write under a temporary name, flush to disk, rename. After an error or a kill `path` is as it was before.
@@ -41,6 +44,31 @@ def write_atomic(path: Location, data: bytes):
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_kind(path: Path, *kinds: str) -> str:
+    """The ending of a file's name, which says what is written into it: one of `kinds`, such as 'png'.
+
+    Raises InputError where it is another, or there is no place for such a file.
+    """
+    kind = path.suffix.lower().lstrip(".")
+    if kind not in kinds:
+        raise InputError(
+            f"cannot write {path}: expected a name that ends in {' or '.join(f'.{kind}' for kind in kinds)}"
+        )
+    if path.is_dir() or not path.parent.is_dir():
+        expected = "a file" if path.is_dir() else f"a folder {path.parent}"
+        found = "a folder" if path.is_dir() else "none"
+        raise InputError(f"cannot write {path}: expected {expected}, found {found}")
+    return kind
+
+
+def require_folder_name(path: Location):
+    """Raises InputError where a folder would have the name of a file of another kind."""
+    if path.name.lower().endswith(FILES):
+        raise InputError(
+            f"{path} would be a folder and is named as a file: choose an --out without such an ending"
+        )
 
 
 def read_array(path: Location, size: int) -> np.ndarray:
@@ -123,6 +151,7 @@ def exclusive(folder: Location) -> Iterator[None]:
 
     Raises InputError where another process holds it or the folder cannot be written.
     """
+    require_folder_name(folder)
     if isinstance(folder, RemotePath):
         yield
         return

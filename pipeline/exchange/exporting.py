@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.archive.files import exclusive, json_text
+from pipeline.archive.files import exclusive, json_text, require_folder_name
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
 from pipeline.errors import InputError
@@ -28,6 +28,7 @@ def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) ->
         raise InputError(f"{out} must be a new or an empty folder: choose another --out")
     if not num_exported(zoo):
         raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
+    require_folder_name(out)
     partial = out.with_name(f".{out.name}.partial")
     with exclusive(partial):  # what a killed export left behind, if anything, and nobody else's
         try:

@@ -6,9 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.archive.classifiers import image_splits
 from pipeline.archive.zoo import Zoo
+from pipeline.config import ClassifierZooConfig
 from pipeline.errors import InputError
 from pipeline.report.pictures import BLUE, GREY, ORANGE, mark_partial, picture
+from pipeline.signals import load_signals
 
 ACCURACY = "test_accuracy"
 HYPERPARAMETERS = (
@@ -51,7 +54,7 @@ def draw_accuracies(zoo: Zoo, path: Path):
     with picture(path, 3.4 * min(COLUMNS, num_panels), 2.6 * num_rows) as figure:
         mark_partial(figure, zoo)
         panels = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
-        draw_histogram(panels[0], percent(last), 100 / zoo.space.tensors[-1].shape[0])
+        draw_histogram(panels[0], percent(last), majority_accuracy(zoo, last))
         draw_epochs(panels[1], known(table, "epoch"))
         for axes, name in zip(panels[2:], varying, strict=False):
             part = known(last, name)
@@ -97,9 +100,36 @@ def percent(table: pa.Table) -> np.ndarray:
     return 100 * table[ACCURACY].to_numpy()
 
 
-def draw_histogram(axes, accuracy: np.ndarray, chance: float):
+def majority_accuracy(zoo: Zoo, runs: pa.Table) -> float | None:
+    """Percent on the test images of always answering the class of most train images, of those that a run learns.
+
+    The mean over the runs where each learns classes of its own. None where the images are not at hand to be counted.
+    """
+    config = zoo.record.config
+    if not isinstance(config, ClassifierZooConfig) or config.signals.is_function:
+        return None
+    if config.signals.path is not None and not config.signals.path.exists():
+        return None
+    signals = load_signals(config.signals)
+    if signals.digest() != zoo.record.signals.digest:
+        return None
+    splits, num_classes = image_splits(config, signals), len(signals.class_names)
+    train, test = (
+        np.bincount(signals.labels[splits[split]], minlength=num_classes)
+        for split in ("train", "test")
+    )
+    learned = np.arange(num_classes)[None]
+    if config.classes == "pairs":
+        learned = np.stack([runs[name].to_numpy() for name in ("class_0", "class_1")], 1)
+    most = np.take_along_axis(learned, train[learned].argmax(1)[:, None], 1)[:, 0]
+    return 100 * float((test[most] / test[learned].sum(1)).mean())
+
+
+def draw_histogram(axes, accuracy: np.ndarray, majority: float | None):
     axes.hist(accuracy, bins=50, color=BLUE)
-    axes.axvline(chance, color=GREY, linestyle=":", label=f"chance {chance:.0f} %")
+    if majority is not None:
+        label = f"always the most frequent\nclass {majority:.1f} %"
+        axes.axvline(majority, color=GREY, linestyle=":", label=label)
     axes.axvline(
         float(np.median(accuracy)), color=ORANGE, label=f"median {np.median(accuracy):.1f} %"
     )

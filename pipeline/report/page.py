@@ -1,6 +1,7 @@
 """`report/index.html`: one page with its pictures beside it, readable without a server and without network."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,57 +9,110 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.archive.files import read_json, write_atomic
+from pipeline.archive.record import first_problem
 from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import Recipe, describe
+from pipeline.config import Config, TrainingConfig, ZooConfig, describe, fingerprint
+from pipeline.errors import ArchiveError, InputError
 from pipeline.report import pictures
-from pipeline.signals import load_signals
+from pipeline.report.accuracies import ACCURACY, draw_accuracies
+from pipeline.report.reconstructions import draw_reconstructions
+from pipeline.tasks.classification import majority
 from pipeline.training.checkpoint import EpochMetrics, read_history
 
-NAMES = {"dwsnet": "DWSNet", "baseline": "flat MLP"}
+NAMES = {"dwsnet": "DWSNet", "mlp": "flat MLP"}
+"""Of models, by the kind that their configuration has."""
+NUM_MISTAKES = 10
 
 
-def write_report(run: Path, recipe: Recipe):
+def write_report(run: Path):
     """Draw everything into `run/report` and write the page last.
 
-    Needs the run's zoo and both trained models' metrics.json (`run` and `run/baseline`). How fast the zoo was fitted is
-    told where this run fitted it and left fit.json.
+    Needs the run's zoo and metrics.json. The baseline stands beside it where `run/baseline` has been scored, and how fast the
+    zoo was fitted is told where this run fitted it and left fit.json. A zoo that cannot be drawn is reported without its
+    picture, with the reason.
     """
     folder = run / "report"
     folder.mkdir(exist_ok=True)
-    zoo = Zoo.open(run / "zoo")
-    folders = {"dwsnet": run, "baseline": run / "baseline"}
+    zoo, training = Zoo.open(run / "zoo"), read_training(run)
+    folders = {name_of(training): run}
+    if (run / "baseline" / "metrics.json").exists():
+        folders.setdefault(NAMES["mlp"], run / "baseline")
     metrics = {name: read_json(path / "metrics.json") for name, path in folders.items()}
     histories = {name: read_history(path) for name, path in folders.items()}
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
-    pictures.draw_reconstructions(
-        zoo, folder / "reconstructions.png", load_signals(recipe.zoo.signals)
+    (first, main), (majority_class, majority_accuracy) = (
+        next(iter(metrics.items())),
+        majority(zoo, "test"),
     )
-    pictures.draw_psnr(zoo, folder / "psnr.svg")
-    named = {NAMES[name]: history for name, history in histories.items()}
-    pictures.draw_curves(named, len(zoo.record.signals.class_names), folder / "curves.svg")
-    pictures.draw_confusion(
-        metrics["dwsnet"]["confusion"], metrics["dwsnet"]["class_names"], folder / "confusion.svg"
-    )
+    pictures.draw_curves(histories, majority(zoo, "validation")[1], folder / "curves.svg")
+    pictures.draw_confusion(main["confusion"], main["class_names"], folder / "confusion.svg")
+    members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
     template = Environment(
         loader=PackageLoader("pipeline.report", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
     ).get_template("page.html")
+    configuration: list[tuple[str, Config]] = [("zoo.", zoo.record.config), ("training.", training)]
+    identity = {"zoo": zoo.record.config.identity(), "training": training.identity()}
     page = template.render(
-        title=f"{zoo.record.signals.name}: {len(zoo):,} INRs and a DWSNet that reads them",
-        subtitle=f"zoo {zoo.record.fingerprint}, run {recipe.fingerprint()}",
+        title=f"{zoo.record.signals.name}: {len(zoo):,} {members} and a {first} that reads them",
+        subtitle=f"zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
         figures=headline(zoo, metrics, histories, fitted),
         models=model_table(metrics, histories),
+        majority_class=majority_class,
+        majority_accuracy=percent(majority_accuracy),
+        confusions=most_frequent_mistakes(main["confusion"], main["class_names"]),
+        zoo_pictures=zoo_pictures(zoo, folder),
         zoo={key: in_words(value) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, histories, fitted),
         configuration=[
             (name, json.dumps(value, default=str), meaning)
-            for name, value, meaning in describe(recipe)
+            for prefix, config in configuration
+            for name, value, meaning in describe(config, prefix)
         ],
     )
     write_atomic(folder / "index.html", page.encode())
+
+
+def read_training(run: Path) -> TrainingConfig:
+    """What the run was trained with. Raises ArchiveError where its config.json is damaged."""
+    file = run / "config.json"
+    try:
+        return TrainingConfig.model_validate(read_json(file)["training"])
+    except (ValueError, TypeError, KeyError) as error:
+        problem = first_problem(error) if isinstance(error, ValueError) else repr(error)
+        raise ArchiveError(f"{file} is damaged ({problem}): put back a copy") from error
+
+
+def name_of(training: TrainingConfig) -> str:
+    return NAMES.get(training.model.kind, training.model.kind)
+
+
+def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
+    """Pictures of the zoo, each with the text above it; the text alone, with the reason, where it cannot be drawn."""
+    drawn = [members_picture(zoo, folder)]
+    if len(pictures.psnr_of(zoo)):
+        pictures.draw_psnr(zoo, folder / "psnr.svg")
+        text = "How well members render their signals, on the grid that they were fitted on."
+        drawn.append({"file": "psnr.svg", "text": text, "alt": "Histogram of PSNR"})
+    return drawn
+
+
+def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
+    if ACCURACY in zoo.catalog.column_names:
+        draw, file = draw_accuracies, "accuracies.svg"
+        text = "How accurate its members are, and what that depends on."
+    else:
+        draw, file = draw_reconstructions, "reconstructions.png"
+        text = "One signal of each class, and what its INRs render from their stored weights."
+    try:
+        draw(zoo, folder / file)
+    except InputError as error:
+        (folder / file).unlink(missing_ok=True)  # of an earlier report
+        return {"file": None, "text": f"No picture: {error}.", "alt": None}
+    return {"file": file, "text": text, "alt": text}
 
 
 def headline(
@@ -67,13 +121,15 @@ def headline(
     histories: dict[str, list[EpochMetrics]],
     fitted: dict[str, Any] | None,
 ) -> list[dict]:
-    psnr = zoo.catalog["psnr"].drop_null().to_numpy()
+    first = next(iter(metrics))
     values = {
-        "DWSNet test accuracy, each INR by itself": percent(metrics["dwsnet"]["accuracy"]),
-        "flat MLP test accuracy, same budget": percent(metrics["baseline"]["accuracy"]),
-        "median PSNR": f"{np.median(psnr):.1f} dB",
-        "models/s in training": f"{train_rate(histories['dwsnet']):,.0f}",
+        f"{name} test accuracy, "
+        + ("each member by itself" if name == first else "same budget"): percent(scores["accuracy"])
+        for name, scores in metrics.items()
     }
+    if len(psnr := pictures.psnr_of(zoo)):
+        values["median PSNR"] = f"{np.median(psnr):.1f} dB"
+    values["models/s in training"] = f"{train_rate(histories[first]):,.0f}"
     if fitted:
         values["INRs/s in fitting"] = f"{fit_rate(fitted):,.0f}"
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
@@ -88,12 +144,12 @@ def model_table(
         "epochs",
         "best epoch",
         "validation",
-        "test, each INR",
+        "test, each member",
         "test, mean over views",
     ]
     rows = [
         [
-            NAMES[name],
+            name,
             f"{scores['num_parameters']:,}",
             len(histories[name]),
             scores["epoch"],
@@ -104,6 +160,22 @@ def model_table(
         for name, scores in metrics.items()
     ]
     return {"columns": columns, "rows": rows}
+
+
+def most_frequent_mistakes(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """True class, predicted class and how many percent of the true class, the largest shares first."""
+    counts = np.array(confusion, float)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    np.fill_diagonal(shares, 0)
+    order = np.argsort(-shares, axis=None, kind="stable")[:NUM_MISTAKES]
+    pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
+    return [
+        (class_names[true], class_names[predicted], percent(shares[true, predicted]))
+        for true, predicted in pairs
+        if shares[true, predicted]
+    ]
 
 
 def throughput(
@@ -119,14 +191,14 @@ def throughput(
     for name, history in histories.items():
         seconds = sum(metrics.seconds for metrics in history)
         best = max(metrics.validation_accuracy for metrics in history)
-        rows[f"train {NAMES[name]}"] = (
+        rows[f"train {name}"] = (
             f"{train_rate(history):,.0f} models/s ({len(history)} epochs in {seconds:.1f} s) "
             f"to {percent(best)} validation accuracy"
         )
     return rows
 
 
-def fit_rate(fitted: dict[str, Any] | None) -> float:
+def fit_rate(fitted: dict[str, Any]) -> float:
     return fitted["num_members"] / fitted["seconds"]
 
 

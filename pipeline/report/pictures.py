@@ -1,20 +1,21 @@
 """Pictures of zoos and of training, as files."""
 
 import io
+import warnings
 from collections.abc import Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
-import torch
+import pyarrow as pa
 from matplotlib.figure import Figure
 
-from pipeline.archive.files import write_atomic
-from pipeline.archive.zoo import Zoo, column
-from pipeline.errors import InputError
-from pipeline.fit.siren import render
-from pipeline.signals import NO_LABEL, Signals, coordinates, load_signals
+from pipeline.archive.files import file_kind, write_atomic
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ZooConfig
+from pipeline.report.fonts import set_fonts
 from pipeline.training.checkpoint import EpochMetrics
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
@@ -27,88 +28,43 @@ STYLE = {
     "ytick.color": GREY,
     "font.size": 10,
     "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$5 to $10"
+    "svg.fonttype": "none",  # a browser has fonts for all scripts
     "svg.hashsalt": "dwszoo",
 }
-MAX_CLASSES, MAX_VIEWS = 10, 3
+KINDS = ("png", "svg")
+"""Of pictures, by the ending of their names."""
+LABEL_WIDTH, MANY_CLASSES = 28, 24
+"""Characters of a class name beside the confusion matrix, and classes up to which its cells are large."""
 
 
 @contextmanager
 def picture(path: Path, width: float, height: float):
     """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
-    kind = path.suffix.lower().lstrip(".")
-    if kind not in ("png", "svg"):
-        raise InputError(f"cannot draw {path}: expected a name that ends in .png or .svg")
+    kind = file_kind(path, *KINDS)
     content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
         metadata = {"Date": None} if kind == "svg" else None
-        figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+        if kind != "svg":
+            set_fonts(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a browser has it, or a warning was given
+            figure.savefig(content, format=kind, dpi=160, metadata=metadata)
     write_atomic(path, content.getvalue())
 
 
-def originals(zoo: Zoo) -> Signals:
-    """The signals that the zoo was fitted to, from where its record says. Raises InputError where they are gone."""
-    if zoo.record.merged:
-        raise InputError(
-            f"cannot draw zoo {zoo.folder}: it was merged, draw those that it was merged from"
-        )
-    if zoo.record.imported:
-        raise InputError(
-            f"cannot draw zoo {zoo.folder}: it was imported, the signals that it was fitted to are not known"
-        )
-    source = zoo.record.config.signals
-    if source.is_function:
-        raise InputError(
-            f"cannot draw zoo {zoo.folder}: its signals come from {source.source}, and no code is run because an archive "
-            "names it; in Python, pipeline.report.pictures.draw_reconstructions takes the signals"
-        )
-    return load_signals(source)
-
-
-def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
-    """One signal of each class above what its INRs render, with the PSNR of each.
-
-    Raises InputError where `signals`, or what the record names, are not those that the zoo was fitted to.
-    """
-    signals = originals(zoo) if signals is None else signals
-    if signals.digest() != zoo.record.signals.digest:
-        raise InputError(
-            f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
-            f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
-        )
-    if len(signals.grid) > 3:
-        raise InputError(
-            f"cannot draw zoo {zoo.folder}: expected waves, images or volumes, found a grid {signals.grid}"
-        )
-    table = zoo.catalog
-    if not len(table):
-        raise InputError(f"cannot draw zoo {zoo.folder}: it has no members yet ({zoo.state})")
-    sources = column(table, "source_index")
-    views, ok = column(table, "view"), column(table, "status") == "ok"
-    shown = shown_sources(signals, sources)
-    num_views = min(MAX_VIEWS, int(views.max()) + 1)
-    grid = torch.from_numpy(coordinates(signals.grid))
-    with picture(path, 1.05 * len(shown) + 0.6, 1.3 * (num_views + 1)) as figure:
-        mark_partial(figure, zoo)
-        axes = figure.subplots(num_views + 1, len(shown), squeeze=False)
-        for place, (source, title) in enumerate(shown.items()):
-            show(axes[0, place], signals.values[source], title)
-            for view in range(num_views):
-                hit = np.flatnonzero((sources == source) & (views == view) & ok)
-                if not len(hit):
-                    show(axes[view + 1, place], np.ones_like(signals.values[source]), "failed")
-                    continue
-                tensors = [tensor[None] for tensor in zoo[int(hit[0])].values()]
-                pixels = (
-                    render(tensors, zoo.record.config.inr, grid)[0]
-                    .t()
-                    .reshape(signals.values[source].shape)
-                )
-                psnr = table["psnr"][int(hit[0])].as_py()
-                show(axes[view + 1, place], pixels.numpy(), f"{psnr:.1f} dB")
-        for row, name in enumerate(["original", *(f"INR {view + 1}" for view in range(num_views))]):
-            axes[row, 0].set_ylabel(name, fontsize=9)
+def caption(name: str, width: int) -> str:
+    """A name on one line of at most so many characters, wide ones counted twice: its middle gives way."""
+    text = " ".join(name.split())
+    sizes = [2 if east_asian_width(character) in "WF" else 1 for character in text]
+    if sum(sizes) <= width:
+        return text
+    ends = np.cumsum(sizes)
+    tail = (width - 1) // 3
+    head = text[: np.searchsorted(ends, width - 1 - tail, "right")]
+    return f"{head}…{text[np.searchsorted(ends, ends[-1] - tail) + 1 :]}"
 
 
 def mark_partial(figure: Figure, zoo: Zoo):
@@ -117,48 +73,34 @@ def mark_partial(figure: Figure, zoo: Zoo):
         figure.suptitle(zoo.state, fontsize=10, color=ORANGE)
 
 
-def shown_sources(signals: Signals, sources: np.ndarray) -> dict[int, str]:
-    """Some of the sources with their titles: the first one of each class, or the first ones where there are no classes."""
-    sources = np.unique(sources)
-    if not signals.class_names:
-        return {source: str(source) for source in sources[:MAX_CLASSES].tolist()}
-    classes, first = np.unique(signals.labels[sources], return_index=True)
-    shown = sources[first[classes != NO_LABEL]][:MAX_CLASSES].tolist()
-    return {source: signals.class_names[signals.labels[source]] for source in shown}
-
-
-def show(axes, values: np.ndarray, title: str):
-    """`(*grid, channels)` as a curve, a picture, or the middle slice of a volume."""
-    if values.ndim == 2:
-        axes.plot(values, color=BLUE, linewidth=0.8)
-        axes.set_ylim(-0.05, 1.05)
-    else:
-        picture = values if values.ndim == 3 else values[len(values) // 2]
-        axes.imshow(picture.clip(0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=9, pad=3, color="#333")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+def psnr_of(zoo: Zoo) -> np.ndarray:
+    """`(members,)` dB of those that have one; none where the catalog has no such column."""
+    if "psnr" not in zoo.catalog.column_names:
+        return np.zeros(0)
+    values = zoo.catalog["psnr"].drop_null()
+    return values.to_numpy() if pa.types.is_floating(values.type) else np.zeros(0)
 
 
 def draw_psnr(zoo: Zoo, path: Path):
     """How well the members fit: a histogram of their PSNR."""
-    psnr = zoo.catalog["psnr"].drop_null().to_numpy()
+    psnr, config = psnr_of(zoo), zoo.record.config
     with picture(path, 6, 2.8) as figure:
         axes = figure.subplots()
         axes.hist(psnr, bins=60, color=BLUE)
         axes.axvline(float(np.median(psnr)), color=ORANGE, label=f"median {np.median(psnr):.1f} dB")
-        target = zoo.record.config.fit.target_psnr
+        target = config.fit.target_psnr if isinstance(config, ZooConfig) else None
         if target is not None:
             axes.axvline(target, color=GREY, linestyle="--", label=f"stop target {target:g} dB")
         axes.set_xlabel("PSNR of the stored weights, dB")
         axes.set_ylabel("INRs")
-        axes.legend()
+        axes.legend(fontsize=8)
 
 
-def draw_curves(runs: dict[str, Sequence[EpochMetrics]], num_classes: int, path: Path):
-    """Loss and validation accuracy by epoch: one colour a run, solid on the train split, dashed on validation."""
+def draw_curves(runs: dict[str, Sequence[EpochMetrics]], majority_accuracy: float, path: Path):
+    """Loss and validation accuracy by epoch: one colour a run, solid on the train split, dashed on validation.
+
+    `majority_accuracy` is what always answering the most frequent class scores there.
+    """
     with picture(path, 9, 3.2) as figure:
         loss, accuracy = figure.subplots(1, 2)
         for (name, history), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
@@ -182,7 +124,8 @@ def draw_curves(runs: dict[str, Sequence[EpochMetrics]], num_classes: int, path:
                 color=colour,
                 label=name,
             )
-        accuracy.axhline(100 / num_classes, color=GREY, linestyle=":", label="chance")
+        label = f"always the most frequent class: {100 * majority_accuracy:.1f} %"
+        accuracy.axhline(100 * majority_accuracy, color=GREY, linestyle=":", label=label)
         accuracy.set_ylim(0, 100)
         for axes, label in ((loss, "cross-entropy"), (accuracy, "validation accuracy, %")):
             axes.set_xlabel("epoch")
@@ -192,27 +135,28 @@ def draw_curves(runs: dict[str, Sequence[EpochMetrics]], num_classes: int, path:
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
-    """True classes as rows, predicted ones as columns, each cell the share of its row in percent."""
+    """True classes as rows, predicted ones as columns, each cell the share of its row in percent.
+
+    Grows with the number of classes, so that each name can be read.
+    """
     counts = np.array(confusion, float)
     shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-    size = max(3.6, 0.42 * len(class_names) + 1)
+    names = [caption(name, LABEL_WIDTH) for name in class_names]
+    if len(set(names)) < len(names):
+        names = [f"{number} {name}" for number, name in enumerate(names)]
+    longest = max(map(len, names))
+    is_small = len(names) <= MANY_CLASSES
+    cell, font, least = (0.42, 8, 0.5) if is_small else (0.24, 6, 5)
+    size = max(3.0, cell * len(names)) + 0.6 + 0.09 * longest
     with picture(path, size, size) as figure:
         axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        axes.set_xticks(range(len(class_names)), class_names)
-        axes.set_yticks(range(len(class_names)), class_names)
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
+        places = range(len(names))
+        axes.set_xticks(places, names, rotation=90 if longest > 3 else 0, fontsize=8)
+        axes.set_yticks(places, names, fontsize=8)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        for row, column_index in np.ndindex(*shares.shape):
-            share = shares[row, column_index]
-            if share >= 0.5:
-                colour = "white" if share > 50 else "#333"
-                axes.text(
-                    column_index,
-                    row,
-                    f"{share:.0f}",
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color=colour,
-                )
+        for row, place in zip(*np.nonzero(shares >= least), strict=True):
+            colour = "white" if shares[row, place] > 50 else "#333"
+            style = {"ha": "center", "va": "center", "fontsize": font, "color": colour}
+            axes.text(place, row, f"{shares[row, place]:.0f}", in_layout=False, **style)

@@ -1,5 +1,8 @@
 """Which class was the signal of? The label of the source, from the weights alone."""
 
+import logging
+
+import numpy as np
 import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
@@ -12,10 +15,11 @@ from dwsnet.baselines import (
     INR2VecClassifier,
     TransformerClassifier,
 )
+from dwsnet.downsample import narrowed
 from dwsnet.models import DWSNetClassifier, num_parameters
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.record import ZooRecord
-from pipeline.archive.zoo import Zoo
+from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ModelConfig
 from pipeline.errors import InputError
 from pipeline.location import Location
@@ -27,6 +31,10 @@ BASELINES = {
     "inr2vec": INR2VecClassifier,
     "transformer": TransformerClassifier,
 }
+
+LARGE_MODEL = 1_000_000
+"""Parameters from which a wide fixed axis is warned of."""
+logger = logging.getLogger(__name__)
 
 
 def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn.Module:
@@ -47,6 +55,30 @@ def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn
             space, num_classes, num_parameters(model), config.canonical_signs
         )
     return model
+
+
+def warn_of_wide_axes(config: ModelConfig, space: WeightSpace, num_classes: int):
+    """Say so where most of a large model's parameters come from one fixed axis, such as the pixels that an MLP takes."""
+    with torch.device("meta"):  # counted, not allocated
+        size = num_parameters(build_model(config, space, num_classes))
+        if size < LARGE_MODEL:
+            return
+        fixed = {axis.name: axis for spec in space.tensors for axis in spec.axes if not axis.hidden}
+        slim = {
+            name: num_parameters(build_model(config, narrowed(space, name, 1), num_classes))
+            for name in fixed
+        }
+    axis = fixed[min(slim, key=slim.__getitem__)]
+    if slim[axis.name] <= size / 2:
+        logger.warning(
+            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a single entry and not %d: "
+            "layers grow with the square of that; dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
+            config.kind,
+            f"{size:,}",
+            f"{slim[axis.name]:,}",
+            axis.name,
+            axis.size,
+        )
 
 
 def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
@@ -78,6 +110,13 @@ def require_classes(zoo: Zoo):
         )
     if not len(zoo.members("validation")):
         raise InputError(f"zoo {zoo.folder} must have members in its validation split, found none")
+
+
+def majority(zoo: Zoo, split: str) -> tuple[str, float]:
+    """The most frequent class of the train split, and the accuracy on `split` of answering nothing else."""
+    train, labels = (column(zoo.members(name), "label") for name in ("train", split))
+    most_frequent = np.bincount(train).argmax()
+    return zoo.record.signals.class_names[most_frequent], float((labels == most_frequent).mean())
 
 
 def loss(logits: Tensor, labels: Tensor) -> Tensor:

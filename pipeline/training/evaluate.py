@@ -10,12 +10,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
+from pyarrow import csv
 
 from dwsnet.models import num_parameters
-from pipeline.archive.files import write_atomic
+from pipeline.archive.files import file_kind, write_atomic
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo, column
 from pipeline.errors import InputError, WorkError
+from pipeline.tasks.classification import majority
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.loader import split_batches
 
@@ -69,7 +71,8 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
     """The content of metrics.json.
 
     `accuracy` counts each INR by itself; `signal_accuracy` averages the probabilities of all views of a signal first. Where
-    the model gives no finite numbers, a member counts as wrong and is in no column of `confusion`.
+    the model gives no finite numbers, a member counts as wrong and is in no column of `confusion`. `majority_accuracy` is what
+    to compare with: it is had by always answering `majority_class`, the most frequent one of the train split.
     """
     predictions = predict(trained, zoo, split)
     labels = column(predictions.rows, "label")
@@ -87,6 +90,7 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
     np.add.at(votes, inverse[finite], predictions.probabilities[finite])
     truth = np.zeros(len(sources), np.int64)
     truth[inverse] = labels
+    majority_class, majority_accuracy = majority(zoo, split)
     return {
         "split": split,
         "epoch": trained.epoch,
@@ -94,6 +98,8 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
         "num_signals": len(sources),
         "accuracy": float(right.mean()),
         "signal_accuracy": float(((votes.argmax(1) == truth) & votes.any(1)).mean()),
+        "majority_class": majority_class,
+        "majority_accuracy": majority_accuracy,
         "num_parameters": num_parameters(trained.model),
         "class_names": trained.class_names,
         "confusion": confusion.tolist(),
@@ -112,10 +118,12 @@ def require_numbers(trained: TrainedModel, predictions: Predictions):
 def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     """One row a member that has weights: key, split, which signal, true and predicted class, probability of each class.
 
-    The true class is null where the zoo has none, the prediction where the model gives no finite numbers.
+    The true class is null where the zoo has none, the prediction where the model gives no finite numbers. CSV where the name
+    of the file ends in .csv, Parquet where in .parquet, else InputError.
 
     Returns the number of rows.
     """
+    kind = file_kind(path, "parquet", "csv")
     parts = [predict(trained, zoo, split) for split in SPLITS]
     rows = pa.concat_tables([part.rows for part in parts])
     whole = Predictions(rows, np.concatenate([part.probabilities for part in parts]))
@@ -128,7 +136,7 @@ def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     for name, values in zip(trained.class_names, whole.probabilities.T, strict=True):
         table = table.append_column(f"probability of {name}", pa.array(values, mask=mask))
     buffer = io.BytesIO()
-    pq.write_table(table, buffer)
+    (csv.write_csv if kind == "csv" else pq.write_table)(table, buffer)
     write_atomic(path, buffer.getvalue())
     return len(table)
 

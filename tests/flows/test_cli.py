@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from pyarrow import csv
 
 from flows import stages
+from flows.cli import main
 from pipeline.archive.build import fit_shard, seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from tests.conftest import contents, dwszoo
@@ -156,12 +158,76 @@ def test_a_damaged_checkpoint_is_refused(smoke_run, tmp_path):
     assert "is damaged (model.safetensors must have sha256" in result.err
 
 
-def test_evaluating_another_split_does_not_pass_for_the_test(smoke_run, tmp_path):
+@pytest.mark.parametrize(("split", "count"), [("validation", 38), ("train", 282)])
+def test_evaluating_another_split_leaves_the_metrics_of_the_test(
+    smoke_run, tmp_path, capsys, split, count
+):
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
+    before = (run / "metrics.json").read_bytes()
+    assert main(["evaluate", str(run), "--split", split]) == 0
+    assert f"{split} accuracy on {count} networks" in capsys.readouterr().out
+    assert json.loads((run / f"metrics-{split}.json").read_text())["split"] == split
+    assert (run / "metrics.json").read_bytes() == before
+    assert json.loads(before)["split"] == "test"
+
+
+def test_an_accuracy_stands_beside_that_of_the_most_frequent_class(smoke_run, zoo):
+    train = zoo.members("train")["label"].to_numpy()
+    test = zoo.members("test")["label"].to_numpy()
+    most = np.bincount(train).argmax()
+    share = f"{100 * (test == most).mean():.1f} %"
+    wanted = f"always '{most}', the most frequent class of the train split: {share}"
+    assert smoke_run.result.out.count(wanted) == 2
+    page = (smoke_run.folder / "report" / "index.html").read_text()
     assert (
-        "validation accuracy on 38 networks" in dwszoo("evaluate", run, "--split", "validation").out
+        f"Always answering “{most}”,\nthe most frequent class of the train split, scores {share}"
+        in page
     )
-    assert "test accuracy on 80 networks" in dwszoo("run", "smoke", "--out", run).out
+
+
+@pytest.mark.parametrize("name", ["p.xlsx", "p", "p.csv.gz", "nowhere/p.csv"])
+def test_predictions_are_written_as_their_name_says_or_not_at_all(
+    smoke_run, built_zoo, tmp_path, capsys, name
+):
+    arguments = ["predict", str(smoke_run.folder), "--zoo", str(built_zoo), "--out"]
+    assert main([*arguments, str(tmp_path / name)]) == 2
+    assert "expected a " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_predictions_as_csv_are_those_of_parquet(smoke_run, built_zoo, tmp_path):
+    arguments = ["predict", str(smoke_run.folder), "--zoo", str(built_zoo), "--out"]
+    for name in ("p.csv", "P.PARQUET"):
+        assert main([*arguments, str(tmp_path / name)]) == 0
+    table, text = pq.read_table(tmp_path / "P.PARQUET"), csv.read_csv(tmp_path / "p.csv")
+    assert text.column_names == table.column_names
+    assert text["key"].equals(table["key"])
+    assert text["predicted"].cast("string").equals(table["predicted"])
+    np.testing.assert_allclose(text["probability of 3"], table["probability of 3"], rtol=1e-6)
+
+
+def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys):
+    """Of a run on an imported zoo, without a baseline, that nobody scored: an imported zoo has no PSNR and no originals."""
+    run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
+    for name in ("baseline", "report"):
+        shutil.rmtree(run / name)
+    for name in ("metrics.json", "fit.json"):
+        (run / name).unlink()
+    theirs = tmp_path / "theirs"
+    command = ["--format", "dwsnets", "--out"]
+    assert main(["zoo", "export", str(built_zoo), *command, str(theirs)]) == 0
+    for file in ("dwszoo.json", "dwszoo.parquet"):
+        (theirs / file).unlink(missing_ok=True)
+    shutil.rmtree(run / "zoo")
+    assert main(["zoo", "import", str(theirs), *command, str(run / "zoo")]) == 0
+    capsys.readouterr()
+    assert main(["report", str(run)]) == 0
+    assert capsys.readouterr().out == f"{run / 'report' / 'index.html'}\n"
+    page = (run / "report" / "index.html").read_text()
+    assert "No picture: cannot run members of" in page
+    assert "flat MLP" not in page
+    assert "training.model.channels" in page
+    assert json.loads((run / "metrics.json").read_text())["split"] == "test"
 
 
 def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):

@@ -297,8 +297,8 @@ def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):
         == 2
     )
     assert "did you mean 'omega'?" in capsys.readouterr().err
-    assert main(["zoo", "render", str(tmp_path / "ours"), "--out", str(tmp_path / "x.png")]) == 2
-    assert "it was imported" in capsys.readouterr().err
+    assert main(["zoo", "render", str(tmp_path / "ours"), "--out", str(tmp_path / "x.svg")]) == 0
+    assert "without originals: the zoo was imported<" in (tmp_path / "x.svg").read_text()
 
 
 def test_importing_again_mends_a_damaged_shard(exported, tmp_path):

@@ -12,7 +12,7 @@ from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.pictures import draw_reconstructions
+from pipeline.report.reconstructions import draw_reconstructions
 from pipeline.signals import Signals, load_signals
 
 SOURCE = """
@@ -151,12 +151,12 @@ def test_an_archive_that_names_a_function_never_has_it_imported(module, tmp_path
     zoo = Zoo.open(tmp_path / "zoo")
     assert verify_zoo(zoo) == []
     assert summarize(zoo)["signals"] == "40 of steps, 6"
-    with pytest.raises(
-        InputError,
-        match="its signals come from made:signals, and no code is run because an archive names it",
-    ):
-        draw_reconstructions(zoo, tmp_path / "zoo.png")
-    draw_reconstructions(zoo, tmp_path / "zoo.png", made)
+    draw_reconstructions(zoo, tmp_path / "zoo.svg")
+    drawn = (tmp_path / "zoo.svg").read_text()
+    assert "no code is run because an archive names it (made:signals)" in drawn
+    assert "original<" not in drawn
+    draw_reconstructions(zoo, tmp_path / "zoo.svg", made)
+    assert "original<" in (tmp_path / "zoo.svg").read_text()
     assert "made" not in sys.modules
     assert not module.exists()
 

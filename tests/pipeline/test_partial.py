@@ -139,7 +139,10 @@ def test_a_zoo_with_no_shard_yet_can_be_looked_at(tmp_path, capsys):
     assert list(Zoo.open(folder)) == []
     assert main(["zoo", "info", str(folder)]) == 0
     assert main(["zoo", "render", str(folder), "--out", str(tmp_path / "zoo.png")]) == 2
-    assert "has no members yet (partial: 0 of 8 shards are committed)" in capsys.readouterr().err
+    assert (
+        "none of its members has weights (partial: 0 of 8 shards are committed)"
+        in capsys.readouterr().err
+    )
     assert "0 members (none yet)" in repr(Zoo.open(folder))
 
 

@@ -1,0 +1,165 @@
+"""INRs as pictures: what they render, below the signals that they were fitted to."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+
+from pipeline.archive.zoo import Zoo, column
+from pipeline.errors import InputError
+from pipeline.report.pictures import BLUE, GREY, caption, mark_partial, picture, psnr_of
+from pipeline.signals import Signals, coordinates, load_signals
+
+MAX_COLUMNS, MAX_MEMBERS = 10, 3
+COLUMN_WIDTH = 12
+"""Characters of a title above a column."""
+GRIDS = {1: (256,), 2: (64, 64), 3: (32, 32, 32)}
+"""By dimensions: where INRs are drawn of which the record does not say on what grid they were fitted."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One signal and some of its INRs that have weights."""
+
+    title: str
+    source: int
+    rows: np.ndarray
+    """Of the catalog."""
+
+
+def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
+    """One signal of each class above what its INRs render, with the PSNR of each; without classes, the first signals.
+
+    The INRs alone where the record cannot say what the signals were, and a line that says why. Raises InputError where
+    `signals`, or those that the record names, are not those that the zoo was fitted to, and where there is nothing to draw.
+    """
+    columns, grid = choose(zoo), grid_of(zoo)
+    why = None if signals is not None else why_not_drawn(zoo)
+    if why is None:
+        signals = check(zoo, signals or load_signals(zoo.record.config.signals))
+    first = int(signals is not None)
+    num_rows = first + max(len(each.rows) for each in columns)
+    with picture(path, max(4.0, 1.05 * len(columns) + 0.6), 1.3 * num_rows) as figure:
+        mark_partial(figure, zoo)
+        axes = figure.subplots(num_rows, len(columns), squeeze=False)
+        for place, each in enumerate(columns):
+            titles = [quality(zoo, row) for row in each.rows]
+            drawn = [render(zoo, int(row), grid) for row in each.rows]
+            if signals is not None:
+                titles, drawn = ["", *titles], [signals.values[each.source], *drawn]
+            titles[0] = "\n".join(filter(None, [caption(each.title, COLUMN_WIDTH), titles[0]]))
+            for row in range(num_rows):
+                if row < len(drawn):
+                    show(axes[row, place], drawn[row], titles[row], zoo.record.decode.value_range)
+                else:
+                    axes[row, place].set_visible(False)
+        names = ["original"] * first + [f"INR {number + 1}" for number in range(num_rows - first)]
+        for row, name in enumerate(names):
+            axes[row, 0].set_ylabel(name, fontsize=9)
+        if why is not None:
+            figure.supxlabel(why, fontsize=8, color=GREY)
+
+
+def why_not_drawn(zoo: Zoo) -> str | None:
+    """Why the record does not say what the signals were; None where it does."""
+    if zoo.record.merged:
+        return "without originals: the zoo was merged, those that it was merged from know theirs"
+    if zoo.record.imported:
+        order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
+        return f"without originals: the zoo was imported{order}"
+    source = zoo.record.config.signals
+    if source.is_function:
+        return f"without originals: no code is run because an archive names it ({source.source})"
+    return None
+
+
+def check(zoo: Zoo, signals: Signals) -> Signals:
+    """Raises InputError where these are not the signals that the zoo was fitted to."""
+    if signals.digest() != zoo.record.signals.digest:
+        raise InputError(
+            f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
+            f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
+        )
+    return signals
+
+
+def grid_of(zoo: Zoo) -> tuple[int, ...]:
+    """Points along each axis. Raises InputError where members are not INRs of waves, images or volumes."""
+    num_dims = zoo.space.tensors[0].shape[1]
+    if zoo.record.decode.image is not None or num_dims not in GRIDS:
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: expected INRs of waves, images or volumes or classifiers with test_accuracy, "
+            f"found networks {zoo.record.architecture}"
+        )
+    grid = zoo.record.signals.grid
+    return grid if len(grid) == num_dims else GRIDS[num_dims]
+
+
+def choose(zoo: Zoo) -> list[Column]:
+    """Of each class the signal that has the most INRs with weights, the first of several."""
+    table = zoo.catalog.filter(pc.field("status") == "ok")
+    if not len(table):
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: none of its members has weights ({zoo.state})"
+        )
+    rows, sources = zoo.where(pc.field("status") == "ok"), column(table, "source_index")
+    labels = table["label"] if "label" in table.column_names else pa.nulls(len(table), pa.int64())
+    has_classes = labels.null_count < len(table)
+    groups = pc.fill_null(labels, -1).to_numpy(zero_copy_only=False) if has_classes else sources
+    columns = []
+    for group in np.unique(groups)[:MAX_COLUMNS]:
+        found, counts = np.unique(sources[groups == group], return_counts=True)
+        source = found[counts.argmax()]
+        own = np.flatnonzero((groups == group) & (sources == source))
+        own = own[np.argsort(column(table, "view")[own], kind="stable")]
+        title = class_name(zoo, int(group)) if has_classes else signal_name(table, int(own[0]))
+        columns.append(Column(title, int(source), rows[own[:MAX_MEMBERS]]))
+    return columns
+
+
+def class_name(zoo: Zoo, label: int) -> str:
+    names = dict(enumerate(zoo.record.signals.class_names))
+    return names.get(label, "no class" if label < 0 else f"class {label}")
+
+
+def signal_name(table: pa.Table, row: int) -> str:
+    named = table["source_name"][row].as_py() if "source_name" in table.column_names else None
+    return named or f"signal {table['source_index'][row]}"
+
+
+def quality(zoo: Zoo, row: int) -> str:
+    psnr = zoo.catalog["psnr"][row].as_py() if len(psnr_of(zoo)) else None
+    return "" if psnr is None else f"{psnr:.1f} dB"
+
+
+def render(zoo: Zoo, row: int, grid: Sequence[int]) -> np.ndarray:
+    """`(*grid, channels)`: what a member returns on a grid over its coordinates."""
+    contract, points = zoo.record.decode, torch.from_numpy(coordinates(tuple(grid)))
+    low, high = contract.coordinate_range or (-1.0, 1.0)
+    points = low + (points + 1) * (high - low) / 2
+    if len(grid) == 2 and "(x, y)" in (contract.coordinate_order or ""):
+        points = points.flip(-1)
+    with torch.no_grad():
+        return zoo.module(row)(points).reshape(*grid, -1).numpy()
+
+
+def show(axes, values: np.ndarray, title: str, value_range: tuple[float, float] | None):
+    """`(*grid, channels)` as a curve, a picture or the middle slice of a volume, in its own range where none is known."""
+    low, high = value_range or (float(values.min()), float(values.max()))
+    if values.ndim == 2:
+        axes.plot(values, color=BLUE, linewidth=0.8)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    else:
+        image = values if values.ndim == 3 else values[len(values) // 2]
+        image = image if image.shape[-1] in (1, 3) else image.mean(-1, keepdims=True)
+        shades = ((image - low) / max(high - low, 1e-12)).clip(0, 1)
+        axes.imshow(shades, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9, pad=3, color="#333")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)

@@ -1,0 +1,195 @@
+"""Pictures and the page: what is drawn, that every name can be read, and what is said where something cannot be drawn."""
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from flows.cli import main
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.errors import InputError
+from pipeline.report.pictures import caption, draw_confusion
+from pipeline.report.reconstructions import choose, draw_reconstructions, render
+from pipeline.signals import load_signals
+from tests.pipeline.foreign import bring_in, mnist_tree
+
+SVG = "{http://www.w3.org/2000/svg}"
+NAMES = [
+    "猫と犬",
+    "собака",
+    "قطة",
+    "कुत्ता",
+    "$5 to $10",
+    "<b>bold</b>",
+    "a\nb",
+    "",
+    "x" * 90,
+    "y" * 90,
+]
+
+
+def text_of(file: Path) -> list[str]:
+    return ["".join(each.itertext()) for each in ET.parse(file).iter(f"{SVG}text")]
+
+
+def test_a_confusion_matrix_has_every_name_in_any_script_as_text(tmp_path):
+    draw_confusion(np.eye(10) * 5, NAMES, tmp_path / "c.svg")
+    drawn = text_of(tmp_path / "c.svg")
+    for name in NAMES:
+        assert drawn.count(caption(name, 28)) == (2 if name else drawn.count(""))
+    assert drawn.count("100") == 10
+
+
+def test_names_that_would_look_alike_are_numbered(tmp_path):
+    names = [f"{'one and the same beginning ' * 3}{i}{' and the same end' * 2}" for i in range(3)]
+    draw_confusion(np.eye(3), names, tmp_path / "c.svg")
+    assert {"0", "1", "2"} <= {text.split()[0] for text in text_of(tmp_path / "c.svg")}
+
+
+def test_the_names_of_a_hundred_classes_have_room(tmp_path):
+    """One beside the other they need more than the height of their letters each."""
+    names = [f"class of things number {i}" for i in range(100)]
+    draw_confusion(np.eye(100) * 3, names, tmp_path / "c.svg")
+    root = ET.parse(tmp_path / "c.svg").getroot()
+    places = {}
+    for text in root.iter(f"{SVG}text"):
+        found = re.search(r"translate\(([-\d.]+) ([-\d.]+)\)|", text.get("transform", ""))
+        label = "".join(text.itertext())
+        if label.startswith("class") and "rotate(-90" not in text.get("transform", ""):
+            places[label] = float(found[2] or text.get("y"))
+    heights = sorted(places.values())
+    assert len(places) == 100
+    assert min(np.diff(heights)) > 8  # points: the size of the letters
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "expected"),
+    [
+        ("cat", 14, "cat"),
+        ("a class name that is long", 14, "a class n…long"),
+        ("猫と犬と鳥と魚", 10, "猫と犬…魚"),
+        (" two\n words ", 14, "two words"),
+        ("", 14, ""),
+    ],
+)
+def test_a_caption_keeps_both_ends_of_a_name(name, width, expected):
+    assert caption(name, width) == expected
+
+
+@pytest.fixture(scope="module")
+def with_failures(tmp_path_factory) -> Zoo:
+    """Two views of 40 digits; of the first signal of each class in the catalog all INRs fail, of the next the first."""
+    folder = tmp_path_factory.mktemp("failures")
+    config = ZooConfig(
+        signals=SignalsConfig(limit=60),
+        views=2,
+        inr=InrConfig(hidden=(3, 2)),
+        fit=FitConfig(max_steps=1),
+    )
+    plan = plan_zoo(config, folder)
+    train = next(shard for shard in plan.shards if shard.split == "train").source_index
+    values = plan.signals.values.copy()
+    for label in range(10):
+        plan.signals.values[min(train[plan.signals.labels[train] == label])] = np.nan
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    plan.signals.values[:] = values
+    return seal_zoo(folder)
+
+
+def test_members_that_failed_are_not_drawn_where_others_have_weights(with_failures, tmp_path):
+    status = with_failures.catalog["status"].to_pylist()
+    assert status.count("failed") >= 20
+    columns = choose(with_failures)
+    assert [column.title for column in columns] == [str(digit) for digit in range(10)]
+    for column in columns:
+        rows = with_failures.catalog.take(column.rows).to_pylist()
+        assert [row["status"] for row in rows] == ["ok", "ok"]
+        assert {row["source_index"] for row in rows} == {column.source}
+        assert [row["view"] for row in rows] == [0, 1]
+    draw_reconstructions(with_failures, tmp_path / "x.svg", load_signals(SignalsConfig(limit=60)))
+    assert "failed" not in (tmp_path / "x.svg").read_text()
+
+
+def test_what_is_drawn_is_what_the_catalog_says_of_it(zoo):
+    signals = load_signals(zoo.record.config.signals)
+    for row in (0, 399):
+        member = zoo.catalog.slice(row, 1).to_pylist()[0]
+        error = render(zoo, row, (8, 8)) - signals.values[member["source_index"]]
+        assert -10 * np.log10(np.square(error).mean()) == pytest.approx(member["psnr"], abs=0.01)
+
+
+def test_reconstructions_of_an_imported_zoo_are_drawn_without_originals(built_zoo, tmp_path):
+    theirs, ours = tmp_path / "theirs", tmp_path / "ours"
+    command = ["--format", "dwsnets", "--out"]
+    assert main(["zoo", "export", str(built_zoo), *command, str(theirs)]) == 0
+    (theirs / "dwszoo.json").unlink()  # as others write it: nothing says how to run a member
+    settings = ["--set", "activation=sine", "--set", "omega=30", "--set", "output_offset=0.5"]
+    assert main(["zoo", "import", str(theirs), *settings, *command, str(ours)]) == 0
+    assert main(["zoo", "render", str(ours), "--out", str(tmp_path / "x.svg")]) == 0
+    drawn = text_of(tmp_path / "x.svg")
+    assert "INR 1" in drawn
+    assert "original" not in drawn
+    assert "without originals: the zoo was imported, its coordinates taken as (y, x)" in drawn
+    assert set(map(str, range(10))) <= set(drawn)
+
+
+def test_an_imported_zoo_that_says_nothing_of_its_activations_is_not_drawn(tmp_path):
+    mnist_tree(tmp_path / "theirs", "training", range(12))
+    zoo = bring_in("dwsnets", tmp_path / "theirs", tmp_path / "zoo", splits="drawn")
+    with pytest.raises(InputError, match=r"cannot run members of .*: expected an activation"):
+        draw_reconstructions(zoo, tmp_path / "x.png")
+    assert not (tmp_path / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("x.jpg", r"x.jpg: expected a name that ends in .png or .svg"),
+        ("x.pdf", r"expected a name that ends in .png or .svg"),
+        ("x", r"expected a name that ends in .png or .svg"),
+        ("nowhere/x.png", "expected a folder .*nowhere, found none"),
+        ("folder.png", "expected a file, found a folder"),
+    ],
+)
+def test_a_picture_is_what_its_name_says_or_not_written(built_zoo, tmp_path, capsys, name, message):
+    (tmp_path / "folder.png").mkdir()
+    assert main(["zoo", "render", str(built_zoo), "--out", str(tmp_path / name)]) == 2
+    assert re.search(message, capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+@pytest.mark.parametrize(("name", "format"), [("x.png", "PNG"), ("X.PNG", "PNG"), ("x.svg", None)])
+def test_a_picture_is_drawn_in_the_format_of_its_name(built_zoo, tmp_path, name, format):
+    assert main(["zoo", "render", str(built_zoo), "--out", str(tmp_path / name)]) == 0
+    if format:
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == format
+    else:
+        assert ET.parse(tmp_path / name).getroot().tag == f"{SVG}svg"
+
+
+@pytest.mark.parametrize("command", [["zoo", "build", "smoke"], ["run", "smoke"]])
+@pytest.mark.parametrize("name", ["zoo.tar", "zoo.parquet", "Zoo.ZIP"])
+def test_a_folder_is_not_named_as_a_file(tmp_path, capsys, command, name):
+    assert main([*command, "--out", str(tmp_path / name)]) == 2
+    assert f"{name} would be a folder and is named as a file" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_character_that_no_font_has_is_drawn_as_its_code(tmp_path, monkeypatch, caplog):
+    from matplotlib.figure import Figure
+
+    from pipeline.report import fonts
+
+    monkeypatch.setattr(fonts.font_manager, "findSystemFonts", list)
+    figure = Figure()
+    text = figure.text(0.5, 0.5, "the 猫 sat")
+    fonts.set_fonts(figure)
+    assert text.get_text() == r"the \u732b sat"
+    assert "no font on this machine has 猫" in caplog.text
