@@ -149,8 +149,8 @@ def zoo_render(options: Namespace):
     from pipeline.archive.files import file_kind
     from pipeline.archive.zoo import Zoo
     from pipeline.report.accuracies import ACCURACY, draw_accuracies
-    from pipeline.report.pictures import KINDS
-    from pipeline.report.reconstructions import draw_reconstructions
+    from pipeline.report.figure import KINDS
+    from pipeline.report.pictures import draw_reconstructions
 
     file_kind(options.out, *KINDS)
     zoo = Zoo.open(options.zoo)

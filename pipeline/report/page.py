@@ -14,9 +14,9 @@ from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Config, TrainingConfig, ZooConfig, describe, fingerprint
 from pipeline.errors import ArchiveError, InputError
-from pipeline.report import pictures
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
-from pipeline.report.reconstructions import draw_reconstructions
+from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
+from pipeline.report.scores import draw_confusion, draw_curves
 from pipeline.tasks.classification import majority
 from pipeline.training.checkpoint import EpochMetrics, read_history
 
@@ -45,8 +45,8 @@ def write_report(run: Path):
         next(iter(metrics.items())),
         majority(zoo, "test"),
     )
-    pictures.draw_curves(histories, majority(zoo, "validation")[1], folder / "curves.svg")
-    pictures.draw_confusion(main["confusion"], main["class_names"], folder / "confusion.svg")
+    draw_curves(histories, majority(zoo, "validation")[1], folder / "curves.svg")
+    draw_confusion(main["confusion"], main["class_names"], folder / "confusion.svg")
     members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
     template = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -93,8 +93,8 @@ def name_of(training: TrainingConfig) -> str:
 def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
     """Pictures of the zoo, each with the text above it; the text alone, with the reason, where it cannot be drawn."""
     drawn = [members_picture(zoo, folder)]
-    if len(pictures.psnr_of(zoo)):
-        pictures.draw_psnr(zoo, folder / "psnr.svg")
+    if len(psnr_of(zoo)):
+        draw_psnr(zoo, folder / "psnr.svg")
         text = "How well members render their signals, on the grid that they were fitted on."
         drawn.append({"file": "psnr.svg", "text": text, "alt": "Histogram of PSNR"})
     return drawn
@@ -127,7 +127,7 @@ def headline(
         + ("each member by itself" if name == first else "same budget"): percent(scores["accuracy"])
         for name, scores in metrics.items()
     }
-    if len(psnr := pictures.psnr_of(zoo)):
+    if len(psnr := psnr_of(zoo)):
         values["median PSNR"] = f"{np.median(psnr):.1f} dB"
     values["models/s in training"] = f"{train_rate(histories[first]):,.0f}"
     if fitted:

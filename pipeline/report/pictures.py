@@ -1,84 +1,174 @@
-"""Pictures of zoos and of training, as files."""
+"""Pictures of zoos of INRs: what they render, below the signals that they were fitted to, and how well."""
 
-import io
-import warnings
 from collections.abc import Sequence
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from unicodedata import east_asian_width
 
-import matplotlib
 import numpy as np
 import pyarrow as pa
-from matplotlib.figure import Figure
+import pyarrow.compute as pc
+import torch
 
-from pipeline.archive.files import file_kind, write_atomic
-from pipeline.archive.zoo import Zoo
+from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ZooConfig
-from pipeline.report.fonts import set_fonts
-from pipeline.training.checkpoint import EpochMetrics
+from pipeline.errors import InputError
+from pipeline.report.figure import BLUE, GREY, ORANGE, caption, mark_partial, picture
+from pipeline.signals import Signals, coordinates, load_signals
 
-BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": "#333",
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "font.size": 10,
-    "legend.frameon": False,
-    "text.parse_math": False,  # a class may be called "$5 to $10"
-    "svg.fonttype": "none",  # a browser has fonts for all scripts
-    "svg.hashsalt": "dwszoo",
-}
-KINDS = ("png", "svg")
-"""Of pictures, by the ending of their names."""
-LABEL_WIDTH, MANY_CLASSES = 28, 24
-"""Characters of a class name beside the confusion matrix, and classes up to which its cells are large."""
+MAX_COLUMNS, MAX_MEMBERS = 10, 3
+COLUMN_WIDTH = 12
+"""Characters of a title above a column."""
+GRIDS = {1: (256,), 2: (64, 64), 3: (32, 32, 32)}
+"""By dimensions: where INRs are drawn of which the record does not say on what grid they were fitted."""
 
 
-@contextmanager
-def picture(path: Path, width: float, height: float):
-    """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
-    kind = file_kind(path, *KINDS)
-    content = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        yield figure
-        metadata = {"Date": None} if kind == "svg" else None
-        if kind != "svg":
-            set_fonts(figure)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a browser has it, or a warning was given
-            figure.savefig(content, format=kind, dpi=160, metadata=metadata)
-    write_atomic(path, content.getvalue())
+@dataclass(frozen=True)
+class Column:
+    """One signal and some of its INRs that have weights."""
+
+    title: str
+    source: int
+    rows: np.ndarray
+    """Of the catalog."""
 
 
-def caption(name: str, width: int) -> str:
-    """A name on one line of at most so many characters, wide ones counted twice: its middle gives way."""
-    text = " ".join(name.split())
-    sizes = [2 if east_asian_width(character) in "WF" else 1 for character in text]
-    if sum(sizes) <= width:
-        return text
-    ends = np.cumsum(sizes)
-    tail = (width - 1) // 3
-    head = text[: np.searchsorted(ends, width - 1 - tail, "right")]
-    return f"{head}…{text[np.searchsorted(ends, ends[-1] - tail) + 1 :]}"
+def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
+    """One signal of each class above what its INRs render, with the PSNR of each; without classes, the first signals.
+
+    The INRs alone where the record cannot say what the signals were, and a line that says why. Raises InputError where
+    `signals`, or those that the record names, are not those that the zoo was fitted to, and where there is nothing to draw.
+    """
+    columns, grid = choose(zoo), grid_of(zoo)
+    why = None if signals is not None else why_not_drawn(zoo)
+    if why is None:
+        signals = check(zoo, signals or load_signals(zoo.record.config.signals))
+    first = int(signals is not None)
+    num_rows = first + max(len(each.rows) for each in columns)
+    with picture(path, max(4.0, 1.05 * len(columns) + 0.6), 1.3 * num_rows) as figure:
+        mark_partial(figure, zoo)
+        axes = figure.subplots(num_rows, len(columns), squeeze=False)
+        for place, each in enumerate(columns):
+            titles = [quality(zoo, row) for row in each.rows]
+            drawn = [render(zoo, int(row), grid) for row in each.rows]
+            if signals is not None:
+                titles, drawn = ["", *titles], [signals.values[each.source], *drawn]
+            titles[0] = "\n".join(filter(None, [caption(each.title, COLUMN_WIDTH), titles[0]]))
+            for row in range(num_rows):
+                if row < len(drawn):
+                    show(axes[row, place], drawn[row], titles[row], zoo.record.decode.value_range)
+                else:
+                    axes[row, place].set_visible(False)
+        names = ["original"] * first + [f"INR {number + 1}" for number in range(num_rows - first)]
+        for row, name in enumerate(names):
+            axes[row, 0].set_ylabel(name, fontsize=9)
+        if why is not None:
+            figure.supxlabel(why, fontsize=8, color=GREY)
 
 
-def mark_partial(figure: Figure, zoo: Zoo):
-    """Say above all else that a zoo is under construction."""
-    if not zoo.is_sealed:
-        figure.suptitle(zoo.state, fontsize=10, color=ORANGE)
+def why_not_drawn(zoo: Zoo) -> str | None:
+    """Why the record does not say what the signals were; None where it does."""
+    if zoo.record.merged:
+        return "without originals: the zoo was merged, those that it was merged from know theirs"
+    if zoo.record.imported:
+        order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
+        return f"without originals: the zoo was imported{order}"
+    source = zoo.record.config.signals
+    if source.is_function:
+        return f"without originals: no code is run because an archive names it ({source.source})"
+    return None
 
 
-def psnr_of(zoo: Zoo) -> np.ndarray:
-    """`(members,)` dB of those that have one; none where the catalog has no such column."""
-    if "psnr" not in zoo.catalog.column_names:
-        return np.zeros(0)
-    values = zoo.catalog["psnr"].drop_null()
-    return values.to_numpy() if pa.types.is_floating(values.type) else np.zeros(0)
+def check(zoo: Zoo, signals: Signals) -> Signals:
+    """Raises InputError where these are not the signals that the zoo was fitted to."""
+    if signals.digest() != zoo.record.signals.digest:
+        raise InputError(
+            f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
+            f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
+        )
+    return signals
+
+
+def grid_of(zoo: Zoo) -> tuple[int, ...]:
+    """Points along each axis. Raises InputError where members are not INRs of waves, images or volumes."""
+    num_dims = zoo.space.tensors[0].shape[1]
+    if zoo.record.decode.image is not None or num_dims not in GRIDS:
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: expected INRs of waves, images or volumes or classifiers with test_accuracy, "
+            f"found networks {zoo.record.architecture}"
+        )
+    grid = zoo.record.signals.grid
+    return grid if len(grid) == num_dims else GRIDS[num_dims]
+
+
+def choose(zoo: Zoo) -> list[Column]:
+    """Of each class the signal that has the most INRs with weights, the first of several."""
+    table = zoo.catalog.filter(pc.field("status") == "ok")
+    if not len(table):
+        raise InputError(
+            f"cannot draw zoo {zoo.folder}: none of its members has weights ({zoo.state})"
+        )
+    rows, sources = zoo.where(pc.field("status") == "ok"), column(table, "source_index")
+    labels = table["label"] if "label" in table.column_names else pa.nulls(len(table), pa.int64())
+    has_classes = labels.null_count < len(table)
+    groups = pc.fill_null(labels, -1).to_numpy(zero_copy_only=False) if has_classes else sources
+    columns = []
+    for group in np.unique(groups)[:MAX_COLUMNS]:
+        found, counts = np.unique(sources[groups == group], return_counts=True)
+        source = found[counts.argmax()]
+        own = np.flatnonzero((groups == group) & (sources == source))
+        own = own[np.argsort(column(table, "view")[own], kind="stable")]
+        title = class_name(zoo, int(group)) if has_classes else signal_name(table, int(own[0]))
+        columns.append(Column(title, int(source), rows[own[:MAX_MEMBERS]]))
+    return columns
+
+
+def class_name(zoo: Zoo, label: int) -> str:
+    names = dict(enumerate(zoo.record.signals.class_names))
+    return names.get(label, "no class" if label < 0 else f"class {label}")
+
+
+def signal_name(table: pa.Table, row: int) -> str:
+    named = table["source_name"][row].as_py() if "source_name" in table.column_names else None
+    return named or f"signal {table['source_index'][row]}"
+
+
+def quality(zoo: Zoo, row: int) -> str:
+    psnr = zoo.catalog["psnr"][row].as_py() if len(psnr_of(zoo)) else None
+    return "" if psnr is None else f"{psnr:.1f} dB"
+
+
+def render(zoo: Zoo, row: int, grid: Sequence[int]) -> np.ndarray:
+    """`(*grid, channels)`: what a member returns on a grid over its coordinates."""
+    contract, points = zoo.record.decode, torch.from_numpy(coordinates(tuple(grid)))
+    low, high = contract.coordinate_range or (-1.0, 1.0)
+    points = low + (points + 1) * (high - low) / 2
+    if len(grid) == 2 and "(x, y)" in (contract.coordinate_order or ""):
+        points = points.flip(-1)
+    with torch.no_grad():
+        return zoo.module(row)(points).reshape(*grid, -1).numpy()
+
+
+def show(
+    axes,
+    values: np.ndarray,
+    title: str,
+    value_range: tuple[float, float] | None = (0.0, 1.0),
+):
+    """`(*grid, channels)` as a curve, a picture or the middle slice of a volume, in its own range where none is known."""
+    low, high = value_range or (float(values.min()), float(values.max()))
+    if values.ndim == 2:
+        axes.plot(values, color=BLUE, linewidth=0.8)
+        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    else:
+        image = values if values.ndim == 3 else values[len(values) // 2]
+        image = image if image.shape[-1] in (1, 3) else image.mean(-1, keepdims=True)
+        shades = ((image - low) / max(high - low, 1e-12)).clip(0, 1)
+        axes.imshow(shades, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axes.set_title(title, fontsize=9, pad=3, color="#333")
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
 
 
 def draw_psnr(zoo: Zoo, path: Path):
@@ -96,67 +186,9 @@ def draw_psnr(zoo: Zoo, path: Path):
         axes.legend(fontsize=8)
 
 
-def draw_curves(runs: dict[str, Sequence[EpochMetrics]], majority_accuracy: float, path: Path):
-    """Loss and validation accuracy by epoch: one colour a run, solid on the train split, dashed on validation.
-
-    `majority_accuracy` is what always answering the most frequent class scores there.
-    """
-    with picture(path, 9, 3.2) as figure:
-        loss, accuracy = figure.subplots(1, 2)
-        for (name, history), colour in zip(runs.items(), (BLUE, ORANGE), strict=False):
-            epochs = [metrics.epoch for metrics in history]
-            loss.plot(
-                epochs,
-                [metrics.train_loss for metrics in history],
-                color=colour,
-                label=f"{name}, train",
-            )
-            loss.plot(
-                epochs,
-                [metrics.validation_loss for metrics in history],
-                color=colour,
-                ls="--",
-                label=f"{name}, validation",
-            )
-            accuracy.plot(
-                epochs,
-                [100 * metrics.validation_accuracy for metrics in history],
-                color=colour,
-                label=name,
-            )
-        label = f"always the most frequent class: {100 * majority_accuracy:.1f} %"
-        accuracy.axhline(100 * majority_accuracy, color=GREY, linestyle=":", label=label)
-        accuracy.set_ylim(0, 100)
-        for axes, label in ((loss, "cross-entropy"), (accuracy, "validation accuracy, %")):
-            axes.set_xlabel("epoch")
-            axes.set_ylabel(label)
-            axes.legend(fontsize=8)
-            axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
-    """True classes as rows, predicted ones as columns, each cell the share of its row in percent.
-
-    Grows with the number of classes, so that each name can be read.
-    """
-    counts = np.array(confusion, float)
-    shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-    names = [caption(name, LABEL_WIDTH) for name in class_names]
-    if len(set(names)) < len(names):
-        names = [f"{number} {name}" for number, name in enumerate(names)]
-    longest = max(map(len, names))
-    is_small = len(names) <= MANY_CLASSES
-    cell, font, least = (0.42, 8, 0.5) if is_small else (0.24, 6, 5)
-    size = max(3.0, cell * len(names)) + 0.6 + 0.09 * longest
-    with picture(path, size, size) as figure:
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
-        places = range(len(names))
-        axes.set_xticks(places, names, rotation=90 if longest > 3 else 0, fontsize=8)
-        axes.set_yticks(places, names, fontsize=8)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        for row, place in zip(*np.nonzero(shares >= least), strict=True):
-            colour = "white" if shares[row, place] > 50 else "#333"
-            style = {"ha": "center", "va": "center", "fontsize": font, "color": colour}
-            axes.text(place, row, f"{shares[row, place]:.0f}", in_layout=False, **style)
+def psnr_of(zoo: Zoo) -> np.ndarray:
+    """`(members,)` dB of those that have one; none where the catalog has no such column."""
+    if "psnr" not in zoo.catalog.column_names:
+        return np.zeros(0)
+    values = zoo.catalog["psnr"].drop_null()
+    return values.to_numpy() if pa.types.is_floating(values.type) else np.zeros(0)

@@ -12,7 +12,7 @@ from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.reconstructions import draw_reconstructions
+from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import Signals, load_signals
 
 SOURCE = """

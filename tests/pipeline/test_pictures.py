@@ -13,8 +13,9 @@ from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.pictures import caption, draw_confusion
-from pipeline.report.reconstructions import choose, draw_reconstructions, render
+from pipeline.report.figure import caption
+from pipeline.report.pictures import choose, draw_reconstructions, render
+from pipeline.report.scores import draw_confusion
 from pipeline.signals import load_signals
 from tests.pipeline.foreign import bring_in, mnist_tree
 

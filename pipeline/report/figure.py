@@ -1,0 +1,67 @@
+"""What all pictures share: their style, their files, how names are written."""
+
+import io
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from unicodedata import east_asian_width
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from pipeline.archive.files import file_kind, write_atomic
+from pipeline.archive.zoo import Zoo
+from pipeline.report.fonts import set_fonts
+
+BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
+STYLE = {
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": "#333",
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "font.size": 10,
+    "legend.frameon": False,
+    "text.parse_math": False,  # a class may be called "$5 to $10"
+    "svg.fonttype": "none",  # a browser has fonts for all scripts
+    "svg.hashsalt": "dwszoo",
+}
+KINDS = ("png", "svg")
+"""Of pictures, by the ending of their names."""
+
+
+@contextmanager
+def picture(path: Path, width: float, height: float):
+    """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
+    kind = file_kind(path, *KINDS)
+    content = io.BytesIO()
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure
+        metadata = {"Date": None} if kind == "svg" else None
+        if kind != "svg":
+            set_fonts(figure)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph")  # a browser has it, or a warning was given
+            figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+    write_atomic(path, content.getvalue())
+
+
+def caption(name: str, width: int) -> str:
+    """A name on one line of at most so many characters, wide ones counted twice: its middle gives way."""
+    text = " ".join(name.split())
+    sizes = [2 if east_asian_width(character) in "WF" else 1 for character in text]
+    if sum(sizes) <= width:
+        return text
+    ends = np.cumsum(sizes)
+    tail = (width - 1) // 3
+    head = text[: np.searchsorted(ends, width - 1 - tail, "right")]
+    return f"{head}…{text[np.searchsorted(ends, ends[-1] - tail) + 1 :]}"
+
+
+def mark_partial(figure: Figure, zoo: Zoo):
+    """Say above all else that a zoo is under construction."""
+    if not zoo.is_sealed:
+        figure.suptitle(zoo.state, fontsize=10, color=ORANGE)
