@@ -1,15 +1,22 @@
 """Affine layers one after the other, as one step of autograd: what `EquivariantLinear` and `EquivariantMLP` do."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from dwsnet import kernel
-from dwsnet.equivariant_map import outer, scatter, where_positive
+from dwsnet.derivatives import gradients_of, is_transformed, wants_more
+from dwsnet.equivariant_map import (
+    outer,
+    plain_gather,
+    plain_scatter,
+    scatter,
+    where_positive,
+)
 from dwsnet.incidence import Incidence, mean, total
 from dwsnet.memory import empty
 
@@ -84,6 +91,16 @@ def backward(
     return gradients, to_parameters
 
 
+def plain(plan: Layers, *tensors: Tensor) -> Sequence[Tensor]:
+    """What comes out of the last layer, in operations that PyTorch differentiates and maps."""
+    count = len(plan.incidence.own)
+    features, parameters = tensors[:count], tensors[count:]
+    for i, layer in enumerate(by_layer(plan, parameters)):
+        gathered = plain_gather(plan.incidence, plan.channels[i], *features)
+        features = plain_scatter(plan.incidence, plan.channels[i + 1], plan.relu, *gathered, *layer)
+    return features
+
+
 def parts(plan: Layers, tensors: Tensors) -> list[Tensors]:
     """The members that go through together."""
     return list(zip(*(x.split(plan.members_at_once) for x in tensors), strict=True))
@@ -117,7 +134,7 @@ class EquivariantMap(torch.autograd.Function):
         features, parameters = tensors[:count], tensors[count:]
         ctx.plan = plan
         if plan.members_at_once:
-            save(ctx, parameters, features)
+            save(ctx, features, parameters)
             return tuple(
                 joined(
                     len(features[0]),
@@ -125,24 +142,30 @@ class EquivariantMap(torch.autograd.Function):
                 )
             )
         outputs, kept = forward(plan, features, parameters)
-        save(ctx, parameters, *kept, *(outputs if plan.relu else []))
+        save(ctx, features, parameters, *kept, *(outputs if plan.relu else []))
         return tuple(outputs[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         plan, count, depth = ctx.plan, len(ctx.plan.incidence.own), len(ctx.plan.channels) - 1
-        parameters, *groups = saved(ctx)
+        features, parameters, *groups = saved(ctx)
+        if wants_more():
+            return None, *gradients_of(partial(plain, plan), [*features, *parameters], gradients)
         wanted = any(ctx.needs_input_grad[1 : 1 + count])
         if plan.members_at_once:
             to_features, to_parameters = backward_in_parts(
-                plan, gradients, groups[0], parameters, wanted
+                plan, gradients, features, parameters, wanted
             )
         else:
             to_features, to_parameters = backward(
                 plan, gradients, list(groups[depth:]), list(groups[:depth]), parameters, wanted
             )
         return None, *(to_features if wanted else [None] * count), *to_parameters
+
+
+def apply(plan: Layers, *tensors: Tensor) -> Sequence[Tensor]:
+    """Features and then parameters through the layers, by `EquivariantMap` or its plain twin."""
+    return plain(plan, *tensors) if is_transformed() else EquivariantMap.apply(plan, *tensors)
 
 
 def save(ctx, *groups: Tensors):

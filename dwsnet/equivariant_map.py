@@ -1,30 +1,40 @@
 """The one map that all layers are made of, and its derivative: gather, multiply, scatter.
 
-Compiled where `dwsnet.kernel` takes the features; in PyTorch elsewhere: on GPUs, and in float64 or under autocast.
+Compiled where `dwsnet.kernel` takes the features; in PyTorch elsewhere: on GPUs, and in float64 or under autocast. Each
+half has a plain twin for derivatives of other kinds than the first reverse one (`dwsnet.derivatives`).
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 from dwsnet import kernel
+from dwsnet.derivatives import gradients_of, is_transformed, wants_more
 from dwsnet.incidence import Incidence, Move, Reduce, mean, total
 
 Term = tuple[Move, Tensor, float]
 """What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
 
 
-def cast(
-    features: Sequence[Tensor], parameters: Sequence[Tensor]
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """Both in the dtype of autocast, where that is on."""
-    device = features[0].device.type
-    if not torch.is_autocast_enabled(device):
-        return features, parameters
-    dtype = torch.get_autocast_dtype(device)
-    return [x.to(dtype) for x in features], [x.to(dtype) for x in parameters]
+def plain_scatter(
+    incidence: Incidence, channels: int, relu: bool, *tensors: Tensor
+) -> Sequence[Tensor]:
+    """What `Scatter` computes, nothing in place: of each set a product, and to it what smaller sets spread."""
+    sets = len(incidence.axis_sets)
+    gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
+    mapped: list[Tensor] = []
+    for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
+        y = F.linear(x, weight, None if s else bias)
+        for move in incidence.moves_into[s]:
+            before, width = move.start_large * channels, move.width * channels
+            term = move.spread(mapped[move.small], channels)
+            y = y + F.pad(term, (before, y.shape[-1] - before - width))
+        mapped.append(y)
+    outputs = incidence.take(mapped, channels)
+    return [y.relu() for y in outputs] if relu else outputs
 
 
 def scatter(
@@ -77,10 +87,11 @@ def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """`(left width, right width)`: the sum over members and positions of `left` times `right`.
+    """`(left width, right width)`: the sum over members and positions, if any, of `left` times `right`.
 
     Member by member where that takes no more room than its input: many tall products are faster than one.
     """
+    left, right = left.unsqueeze(1), right.unsqueeze(1)
     if left[0, ..., 0].numel() < max(left.shape[-1], right.shape[-1]):
         return left.flatten(0, -2).t() @ right.flatten(0, -2)
     return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2)).sum(0)
@@ -95,22 +106,20 @@ def where_positive(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Se
     )
 
 
+def plain_gather(incidence: Incidence, channels: int, *folded: Tensor) -> list[Tensor]:
+    return incidence.gather(folded, mean, channels)
+
+
 class Gather(torch.autograd.Function):
-    """`gather` by means, or by sums, with its backward pass written out: no gradient of a mean at full size."""
+    """`gather` by means with its backward pass written out: no gradient of a mean at full size."""
 
     @staticmethod
-    def forward(
-        ctx, incidence: Incidence, reduce: Reduce, channels: int, compiled: bool, *folded: Tensor
-    ):
-        ctx.incidence, ctx.reduce, ctx.channels, ctx.compiled = (
-            incidence,
-            reduce,
-            channels,
-            compiled,
-        )
+    def forward(ctx, incidence: Incidence, channels: int, compiled: bool, *folded: Tensor):
+        ctx.incidence, ctx.channels, ctx.compiled = incidence, channels, compiled
+        ctx.save_for_backward(*folded)
         if not compiled:
-            return tuple(incidence.gather(folded, reduce, channels))
-        found = kernel.gather(incidence.program, folded, channels, reduce is mean)
+            return tuple(incidence.gather(folded, mean, channels))
+        found = kernel.gather(incidence.program, folded, channels)
         whole = {
             s: folded[i]
             for i, s in enumerate(incidence.own)
@@ -119,42 +128,42 @@ class Gather(torch.autograd.Function):
         return tuple(whole.get(s, x) for s, x in enumerate(found))
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):
-        incidence, whole = ctx.incidence, list(gradients)
+        incidence, channels = ctx.incidence, ctx.channels
+        if wants_more():
+            plain = partial(plain_gather, incidence, channels)
+            return None, None, None, *gradients_of(plain, ctx.saved_tensors, gradients)
         if ctx.compiled:
-            found = kernel.gather_backward(
-                incidence.program, gradients, ctx.channels, ctx.reduce is mean
-            )
-            return None, None, None, None, *found
-        for s in range(len(whole)):
-            moves = incidence.moves_into[s]
-            terms = [
-                (
-                    move,
-                    move.spread(whole[move.small], ctx.channels),
-                    1 / move.size if ctx.reduce is mean else 1.0,
-                )
-                for move in moves
-            ]
-            if incidence.alone(s):
-                whole[s] = broadcast_sum(
-                    [(term, alpha) for _, term, alpha in terms], whole[s].shape
-                ).add_(whole[s])
-                continue
-            whole[s] = whole[s].clone() if moves else whole[s]
-            for move, term, alpha in terms:
-                move.columns(whole[s], ctx.channels).add_(term, alpha=alpha)
-        return None, None, None, None, *incidence.take(whole, ctx.channels)
+            found = kernel.gather_backward(incidence.program, gradients, channels)
+            return None, None, None, *found
+        return None, None, None, *gather_backward(incidence, channels, gradients)
+
+
+def gather_backward(
+    incidence: Incidence, channels: int, gradients: Sequence[Tensor]
+) -> tuple[Tensor, ...]:
+    """Gradients of the features from those of their means."""
+    whole = list(gradients)
+    for s in range(len(whole)):
+        moves = incidence.moves_into[s]
+        terms = [(move, move.spread(whole[move.small], channels), 1 / move.size) for move in moves]
+        if incidence.alone(s):
+            spread = [(term, alpha) for _, term, alpha in terms]
+            whole[s] = broadcast_sum(spread, whole[s].shape).add_(whole[s])
+            continue
+        whole[s] = whole[s].clone() if moves else whole[s]
+        for move, term, alpha in terms:
+            move.columns(whole[s], channels).add_(term, alpha=alpha)
+    return incidence.take(whole, channels)
 
 
 def gather(
     incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """`incidence.gather` for autograd, which is left to differentiate only what is not a mean or a sum."""
-    if reduce in (mean, total):
+    """`incidence.gather` for autograd, which is left to differentiate only what is not a mean."""
+    if reduce is mean and not is_transformed():
         compiled = kernel.takes(folded, incidence.columns(channels))
-        return Gather.apply(incidence, reduce, channels, compiled, *folded)
+        return Gather.apply(incidence, channels, compiled, *folded)
     return incidence.gather(folded, reduce, channels)
 
 
@@ -165,7 +174,7 @@ class Scatter(torch.autograd.Function):
     def forward(ctx, incidence: Incidence, out_channels: int, relu: bool, *tensors: Tensor):
         sets = len(incidence.axis_sets)
         gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
-        ctx.incidence, ctx.out_channels = incidence, out_channels
+        ctx.incidence, ctx.out_channels, ctx.relu = incidence, out_channels, relu
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
         if ctx.compiled:
             outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias, relu))
@@ -174,15 +183,18 @@ class Scatter(torch.autograd.Function):
                 incidence, gathered, [weight.t() for weight in weights], out_channels, bias
             )
             outputs = tuple(y.relu_() for y in outputs) if relu else outputs
-        ctx.save_for_backward(*gathered, *weights, *(outputs if relu else ()))
+        ctx.save_for_backward(*tensors, *(outputs if relu else ()))
         return outputs
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, *gradients: Tensor):
         incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
-        gathered, weights, positive = saved[:sets], saved[sets : 2 * sets], saved[2 * sets :]
+        inputs, positive = saved[: 2 * sets + 1], saved[2 * sets + 1 :]
+        if wants_more():
+            plain = partial(plain_scatter, incidence, ctx.out_channels, ctx.relu)
+            return None, None, None, *gradients_of(plain, inputs, gradients)
+        gathered, weights = inputs[:sets], inputs[sets:-1]
         if ctx.compiled:
             found = kernel.scatter_backward(
                 incidence.program, gradients, gathered, weights, positive
@@ -192,3 +204,11 @@ class Scatter(torch.autograd.Function):
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
         return None, None, None, *to_gathered, *to_weights, back[0].sum(0)
+
+
+def apply_scatter(
+    incidence: Incidence, out_channels: int, relu: bool, *tensors: Tensor
+) -> Sequence[Tensor]:
+    """Gathered features, a weight for each axis set and the bias, by `Scatter` or its plain twin."""
+    function = plain_scatter if is_transformed() else Scatter.apply
+    return function(incidence, out_channels, relu, *tensors)

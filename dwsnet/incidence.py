@@ -149,6 +149,11 @@ class Incidence:
         """Columns of each carrier of axis set `s`."""
         return [self.fixed[i] * channels for i in self.carriers[s]]
 
+    def counts(self, s: int) -> list[int]:
+        """Of each carrier of axis set `s`, how many entries are pooled into one."""
+        whole = [prod(self.sizes[self.own[i]]) for i in self.carriers[s]]
+        return [entries // prod(self.sizes[s]) for entries in whole]
+
     def columns(self, channels: int) -> list[int]:
         """Columns of each axis set."""
         return [sum(self.widths(s, channels)) for s in range(len(self.axis_sets))]

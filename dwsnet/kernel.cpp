@@ -164,27 +164,26 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
 
 // The two halves of a layer that does more in between. Gathered features are tensors of their own; that of a set that is one
 // tensor is that tensor, for which `gather` takes null.
-void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels, int mean, float* const* gathered,
-            int threads) {
+void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels, float* const* gathered, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         mine.each(together.few, [&](Members some) {
             Features features(incidence, incidence.columns(channels), gathered, some.first);
-            some.gather(x, nullptr, channels, mean, features);
+            some.gather(x, nullptr, channels, true, features);
         });
     });
 }
 
-void gather_backward(const int64_t* program, int64_t members, float* const* to_gathered, int64_t channels, int mean,
-                     float* const* to_x, int threads) {
+void gather_backward(const int64_t* program, int64_t members, float* const* to_gathered, int64_t channels, float* const* to_x,
+                     int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, channels, together.few, together.few);
         mine.each(together.few, [&](Members some) {
             const Features features(incidence, incidence.columns(channels), to_gathered, some.first);
-            some.map(0, incidence.num_sets, features, nullptr, nullptr, mean, channels, mapped, to_x);
+            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped, to_x);
         });
     });
 }

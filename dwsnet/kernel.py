@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from dwsnet.compiled import load_library
 from dwsnet.memory import empty, pytorchs
@@ -42,7 +43,7 @@ def load_kernel() -> ctypes.CDLL | None:
             *[PLACE] * 4,
             FLAG,
         ]
-        library.gather.argtypes = library.gather_backward.argtypes = [*begin, FLAG, PLACE, FLAG]
+        library.gather.argtypes = library.gather_backward.argtypes = [*begin, PLACE, FLAG]
         library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG, FLAG]
         library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, *[PLACE] * 6, FLAG]
     return library
@@ -57,11 +58,16 @@ is_there._dynamo_marked_constant = True
 
 
 def takes(features: Sequence[Tensor], widths: Sequence[int]) -> bool:
-    """Whether the kernel is there for such features and for matrices with so many columns on either side."""
+    """Whether the kernel is there for such features and for matrices with so many columns on either side.
+
+    Not for what has no memory of its own, fake tensors and other subclasses, and not where a mode records operations.
+    """
     fits = all(width % VECTOR == 0 and width <= WIDEST for width in widths)
     return (
         fits
         and all(x.device.type == "cpu" and x.dtype == torch.float32 for x in features)
+        and all(type(x) in (Tensor, Parameter) for x in features)
+        and (torch.compiler.is_compiling() or not torch._C._len_torch_dispatch_stack())
         and is_there()
     )
 
@@ -223,10 +229,8 @@ def _(program, gradients, features, weights, positive, to_features):
 
 
 @operator
-def gather(
-    program: Sequence[int], features: Sequence[Tensor], channels: int, mean: bool
-) -> list[Tensor]:
-    """Gathered features of each axis set, empty for a set that is one tensor."""
+def gather(program: Sequence[int], features: Sequence[Tensor], channels: int) -> list[Tensor]:
+    """Gathered features of each axis set, by means, empty for a set that is one tensor."""
     of, features = layout(*program), contiguous(features)
     result = empty(features[0], of.gathered_shapes(channels, features[0]))
     found = places([tensor if tensor.numel() else None for tensor in result])
@@ -235,7 +239,6 @@ def gather(
         features[0].shape[0],
         places(features),
         channels,
-        mean,
         found,
         torch.get_num_threads(),
     )
@@ -243,24 +246,24 @@ def gather(
 
 
 @gather.register_fake
-def _(program, features, channels, mean):
+def _(program, features, channels):
     return pytorchs(features[0], layout(*program).gathered_shapes(channels, features[0]))
 
 
 @operator
 def gather_backward(
-    program: Sequence[int], gradients: Sequence[Tensor], channels: int, mean: bool
+    program: Sequence[int], gradients: Sequence[Tensor], channels: int
 ) -> list[Tensor]:
     """Gradients of the features from those of what was gathered."""
     of, gradients = layout(*program), contiguous(gradients)
     result = empty(gradients[0], of.shapes(channels, gradients[0]))
     start = of.numbers, gradients[0].shape[0], places(gradients)
-    load_kernel().gather_backward(*start, channels, mean, places(result), torch.get_num_threads())
+    load_kernel().gather_backward(*start, channels, places(result), torch.get_num_threads())
     return result
 
 
 @gather_backward.register_fake
-def _(program, gradients, channels, mean):
+def _(program, gradients, channels):
     return pytorchs(gradients[0], layout(*program).shapes(channels, gradients[0]))
 
 

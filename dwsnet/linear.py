@@ -14,16 +14,51 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dwsnet import kernel
-from dwsnet.affine import EquivariantMap, Layers
-from dwsnet.equivariant_map import Scatter, cast, gather
+from dwsnet import affine, kernel
+from dwsnet.affine import Layers
+from dwsnet.autocast import cast, no_autocast
+from dwsnet.equivariant_map import apply_scatter, gather
 from dwsnet.incidence import Incidence, mean
-from dwsnet.pooling import pooling_of
+from dwsnet.pooling import PooledLinear, from_means, pooling_of
 from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
 
 
-class EquivariantLinear(nn.Module):
+class AxisSetLayer(nn.Module):
+    """What layers with a weight `(columns out, columns in)` for each axis set and a bias for each tensor have in common."""
+
+    def reset_parameters(self):
+        """He initialisation: features of unit scale come out with variance 2, and a ReLU makes that unit scale again.
+
+        The 2^(hidden axes) terms that add up in a tensor have even shares; sums start as means.
+        """
+        for s, weight in enumerate(self.weights):
+            nn.init.normal_(weight, std=(2 / weight.shape[1]) ** 0.5)
+            with torch.no_grad():
+                rows = weight.split(self.incidence.widths(s, self.out_channels))
+                for i, some in zip(self.incidence.carriers[s], rows, strict=True):
+                    some *= 2 ** (-len(self.space.tensors[i].hidden) / 2)
+                if self.pooling == "sum":
+                    of = self.incidence, self.in_channels, s
+                    weight.copy_(from_means(weight, *of, power=-1))
+        for bias in self.biases:
+            nn.init.zeros_(bias)
+
+    def tensors(self) -> list[Tensor]:
+        """The weights of all axis sets, for means where sums are pooled too, and the bias of all tensors."""
+        weights = [weight for weight in self.weights]
+        if self.pooling == "sum":
+            of = self.incidence, self.in_channels
+            weights = [from_means(weight, *of, s) for s, weight in enumerate(weights)]
+        return weights + [torch.cat([bias for bias in self.biases])]
+
+    def extra_repr(self) -> str:
+        return (
+            f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
+        )
+
+
+class EquivariantLinear(AxisSetLayer):
     """Every affine map from features over `space` to features over `space` that commutes with hidden permutations.
 
     Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
@@ -41,14 +76,10 @@ class EquivariantLinear(nn.Module):
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels)
-        self.pool = pooling_of(pooling, Incidence(space), in_channels)
-        self.space, self.in_channels, self.out_channels, self.relu = (
-            space,
-            in_channels,
-            out_channels,
-            relu,
-        )
+        self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
+        self.pooling, self.relu = pooling, relu
         self.incidence = Incidence(space)
+        self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.weights = nn.ParameterList(
             torch.empty(
                 sum(self.incidence.widths(s, out_channels)),
@@ -61,17 +92,6 @@ class EquivariantLinear(nn.Module):
         )
         self.reset_parameters()
 
-    def reset_parameters(self):
-        """He initialisation, shared evenly among the terms that add up in each output tensor."""
-        for s, weight in enumerate(self.weights):
-            nn.init.normal_(weight, std=(2 / weight.shape[1]) ** 0.5)
-            with torch.no_grad():
-                parts = weight.split(self.incidence.widths(s, self.out_channels))
-                for i, rows in zip(self.incidence.carriers[s], parts, strict=True):
-                    rows *= 2 ** (-len(self.space.tensors[i].hidden) / 2)
-        for bias in self.biases:
-            nn.init.zeros_(bias)
-
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
@@ -79,21 +99,12 @@ class EquivariantLinear(nn.Module):
             return apply_layers([self], features)
         check_features(self.space, features, self.in_channels, self.weights[0])
         folded, parameters = cast(self.incidence.fold(features), self.tensors())
-        with torch.autocast(folded[0].device.type, enabled=False):
+        with no_autocast(folded[0].device.type):
             gathered = gather(self.incidence, self.pool, self.in_channels, folded)
-            outputs = Scatter.apply(
+            outputs = apply_scatter(
                 self.incidence, self.out_channels, self.relu, *gathered, *parameters
             )
         return self.incidence.unfold(outputs)
-
-    def tensors(self) -> list[Tensor]:
-        """The weights of all axis sets and the bias of all tensors."""
-        return [weight for weight in self.weights] + [torch.cat([bias for bias in self.biases])]
-
-    def extra_repr(self) -> str:
-        return (
-            f"{len(self.space.tensors)} tensors, {self.in_channels} -> {self.out_channels} channels"
-        )
 
 
 class EquivariantMLP(nn.Module):
@@ -129,7 +140,20 @@ class EquivariantMLP(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
+        if any(map(hooked, self.layers)):
+            for layer in self.layers:
+                features = layer(features)
+            return tuple(features)
         return apply_layers(list(self.layers), features, self.members_at_once)
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes into the module or comes out: then it has to be called."""
+    everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
+    return any(getattr(module, name) for name in HOOKS) or any(everywhere)
 
 
 def apply_layers(
@@ -149,11 +173,9 @@ def apply_layers(
     compiled = kernel.takes(
         folded, [width for size in set(wanted) for width in incidence.columns(size)]
     )
-    with torch.autocast(
-        folded[0].device.type, enabled=False
-    ):  # one cast before; products in place take one dtype
+    with no_autocast(folded[0].device.type):
         plan = Layers(incidence, channels, first.relu, compiled, members_at_once)
-        return incidence.unfold(EquivariantMap.apply(plan, *folded, *parameters))
+        return incidence.unfold(affine.apply(plan, *folded, *parameters))
 
 
 class InvariantLinear(nn.Module):
@@ -170,7 +192,7 @@ class InvariantLinear(nn.Module):
         check_counts(in_channels=in_channels, out_features=out_features)
         self.space, self.in_channels, self.incidence = space, in_channels, Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
-        self.linear = nn.Linear(sum(self.incidence.fixed) * in_channels, out_features)
+        self.linear = PooledLinear(self.incidence, in_channels, 0, out_features, pooling)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]

@@ -1,12 +1,17 @@
-"""Ways to pool features over hidden axes; each gives the same for every order of the neurons."""
+"""Ways to pool features over hidden axes; each gives the same for every order of the neurons.
+
+A sum is a mean whose weight is multiplied by the number of neurons: so a layer computes it, and features stay at the
+scale of one neuron's, in half precision too.
+"""
 
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from dwsnet.incidence import Incidence, Move, Reduce, largest, mean, total
+from dwsnet.incidence import Incidence, Move, Reduce, largest, mean
 
 
 class AttentionPooling(nn.Module):
@@ -34,14 +39,45 @@ class AttentionPooling(nn.Module):
 
 
 def pooling_of(name: str, incidence: Incidence, channels: int) -> Reduce:
-    """The pooling "mean", "sum", "max" or "attention", the last with parameters of its own."""
+    """The pooling "mean", "sum", "max" or "attention", the last with parameters of its own; of sums the means."""
     match name:
-        case "mean":
+        case "mean" | "sum":
             return mean
-        case "sum":
-            return total
         case "max":
             return largest
         case "attention":
             return AttentionPooling(incidence, channels)
     raise ValueError(f"pooling must be 'mean', 'sum', 'max' or 'attention', got {name!r}")
+
+
+def from_means(
+    weight: Tensor, incidence: Incidence, channels: int, s: int, power: int = 1
+) -> Tensor:
+    """The matrix that does to the means of axis set `s` what `weight` does to their sums; with power -1 the other way round.
+
+    Columns after those of the set stay.
+    """
+    widths, counts = incidence.widths(s, channels), incidence.counts(s)
+    parts = weight.split([*widths, weight.shape[1] - sum(widths)], 1)
+    return torch.cat([part * n**power for part, n in zip(parts, [*counts, 1], strict=True)], 1)
+
+
+class PooledLinear(nn.Linear):
+    """A linear map of what axis set `s` pools; for "sum" it takes the means."""
+
+    def __init__(
+        self, incidence: Incidence, channels: int, s: int, out_features: int, pooling: str
+    ):
+        self.of = (incidence, channels, s) if pooling == "sum" else None
+        super().__init__(sum(incidence.widths(s, channels)), out_features)
+
+    def reset_parameters(self):
+        """As `nn.Linear` starts, of means where sums are pooled too."""
+        super().reset_parameters()
+        if self.of:
+            with torch.no_grad():
+                self.weight.copy_(from_means(self.weight, *self.of, power=-1))
+
+    def forward(self, pooled: Float[Tensor, "*batch columns"]) -> Float[Tensor, "*batch outputs"]:
+        weight = from_means(self.weight, *self.of) if self.of else self.weight
+        return F.linear(pooled, weight, self.bias)

@@ -15,9 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.equivariant_map import Scatter, cast, gather
+from dwsnet.autocast import cast, no_autocast
+from dwsnet.derivatives import differentiable_again, is_transformed
+from dwsnet.equivariant_map import apply_scatter, gather
 from dwsnet.incidence import Incidence
-from dwsnet.pooling import pooling_of
+from dwsnet.linear import AxisSetLayer
+from dwsnet.pooling import PooledLinear, pooling_of
 from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
 
@@ -25,13 +28,13 @@ from dwsnet.weight_space import WeightSpace
 class NeuronAttention(nn.Module):
     """Multi-head self-attention over the neurons of one hidden layer: `(batch, neurons, in)` to `(batch, neurons, heads)`.
 
-    The last dimension holds all heads side by side.
+    The last dimension holds all heads side by side. `project` takes the neurons' features to `(batch, neurons, columns)`,
+    queries, keys and values of all heads.
     """
 
-    def __init__(self, in_width: int, num_heads: int, head_width: int):
+    def __init__(self, project: nn.Linear, num_heads: int):
         super().__init__()
-        self.num_heads = num_heads
-        self.project = nn.Linear(in_width, 3 * num_heads * head_width)
+        self.num_heads, self.project = num_heads, project
 
     def forward(
         self, x: Float[Tensor, "batch neurons inputs"]
@@ -39,10 +42,24 @@ class NeuronAttention(nn.Module):
         query, key, value = (
             self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
-        return F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        return attend(query, key, value).transpose(1, 2).flatten(2)
 
 
-class EquivariantAttention(nn.Module):
+def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """softmax(q k' / sqrt(width)) v, with all derivatives: PyTorch's fast one has the first alone."""
+    inputs = query, key, value
+    if is_transformed():
+        return plain_attention(*inputs)[0]
+    output = F.scaled_dot_product_attention(*inputs)
+    return differentiable_again(output, plain_attention, inputs)
+
+
+def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor]:
+    scores = (query / query.shape[-1] ** 0.5) @ key.transpose(-1, -2)
+    return (scores.softmax(-1) @ value,)
+
+
+class EquivariantAttention(AxisSetLayer):
     """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
 
     Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `pooling` and `relu`
@@ -66,12 +83,8 @@ class EquivariantAttention(nn.Module):
             num_heads=num_heads,
             head_width=head_width,
         )
-        self.space, self.in_channels, self.out_channels, self.relu = (
-            space,
-            in_channels,
-            out_channels,
-            relu,
-        )
+        self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
+        self.pooling, self.relu = pooling, relu
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
@@ -80,12 +93,15 @@ class EquivariantAttention(nn.Module):
                 sum(self.incidence.widths(s, channels)) for channels in (in_channels, out_channels)
             )
             if len(axes) == 1:
-                self.attentions[str(s)] = NeuronAttention(inputs, num_heads, head_width)
-                inputs += num_heads * head_width
-            self.weights.append(torch.randn(outputs, inputs) * (1 / inputs) ** 0.5)
+                width = num_heads * head_width
+                project = PooledLinear(self.incidence, in_channels, s, 3 * width, pooling)
+                self.attentions[str(s)] = NeuronAttention(project, num_heads)
+                inputs += width
+            self.weights.append(torch.empty(outputs, inputs))
         self.biases = nn.ParameterList(
-            torch.zeros(spec.num_fixed * out_channels) for spec in space.tensors
+            torch.empty(spec.num_fixed * out_channels) for spec in space.tensors
         )
+        self.reset_parameters()
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
@@ -97,12 +113,9 @@ class EquivariantAttention(nn.Module):
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
-        gathered, parameters = cast(
-            gathered,
-            [weight for weight in self.weights] + [torch.cat([bias for bias in self.biases])],
-        )
-        with torch.autocast(features[0].device.type, enabled=False):
-            outputs = Scatter.apply(
+        gathered, parameters = cast(gathered, self.tensors())
+        with no_autocast(features[0].device.type):
+            outputs = apply_scatter(
                 self.incidence, self.out_channels, self.relu, *gathered, *parameters
             )
         return self.incidence.unfold(outputs)

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dwsnet.autocast import autocast_dtype
+from dwsnet.derivatives import is_transformed
 from dwsnet.tensor_spec import COUNTER, TensorSpec
 from dwsnet.weight_space import WeightSpace
 
@@ -56,11 +58,11 @@ def stored(spec: TensorSpec, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor
 def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
     """Raises ValueError where tensors are not finite `(batch, *spec.shape)`, one for each of the space, all alike.
 
-    Whether they are finite is looked up on the CPU and outside of torch.compile alone: on a GPU reading a truth value
-    would wait for all work before it, and inside a compiled graph it would break it.
+    Whether they are finite is looked up on the CPU and outside of torch.compile and torch.func alone: on a GPU reading a
+    truth value would wait for all work before it, a compiled graph it would break, and under vmap there are many.
     """
     check_tensors(space, tensors, ())
-    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling():
+    if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
         return
     for spec, x in zip(space.tensors, tensors, strict=True):
         if not x.isfinite().all():
@@ -131,7 +133,7 @@ def check_like(space: WeightSpace, tensors: Sequence[Tensor], parameter: Tensor)
     """Raises ValueError where tensors are on another device than a parameter, or, without autocast, of another dtype."""
     x = tensors[0]
     if x.device != parameter.device or (
-        x.dtype != parameter.dtype and not torch.is_autocast_enabled(x.device.type)
+        x.dtype != parameter.dtype and autocast_dtype(x.device.type) is None
     ):
         raise ValueError(
             f"tensor {space.tensors[0].name!r} of {_found(x)} must be {parameter.dtype} on {parameter.device} as the "
