@@ -149,7 +149,7 @@ class EquivariantMap(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         plan, count, depth = ctx.plan, len(ctx.plan.incidence.own), len(ctx.plan.channels) - 1
         features, parameters, *groups = saved(ctx)
-        if wants_more():
+        if wants_more(gradients):
             return None, *gradients_of(partial(plain, plan), [*features, *parameters], gradients)
         wanted = any(ctx.needs_input_grad[1 : 1 + count])
         if plan.members_at_once:

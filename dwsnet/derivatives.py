@@ -22,9 +22,12 @@ def is_transformed() -> bool:
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
-def wants_more() -> bool:
+def wants_more(gradients: Sequence[Tensor]) -> bool:
     """In a backward pass: whether its own gradient will not do, since it is differentiated or taken of many at once."""
-    return not torch.compiler.is_compiling() and (torch.is_grad_enabled() or is_transformed())
+    if torch.compiler.is_compiling():
+        return False
+    many = any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))  # is_grads_batched=True
+    return many or torch.is_grad_enabled() or is_transformed()
 
 
 def gradients_of(
@@ -66,6 +69,6 @@ class _Again(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor):
-        if not wants_more():
+        if not wants_more([gradient]):
             return None, gradient, *[None] * (len(ctx.needs_input_grad) - 2)
         return None, None, *gradients_of(ctx.plain, ctx.saved_tensors, [gradient])

@@ -130,7 +130,7 @@ class Gather(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         incidence, channels = ctx.incidence, ctx.channels
-        if wants_more():
+        if wants_more(gradients):
             plain = partial(plain_gather, incidence, channels)
             return None, None, None, *gradients_of(plain, ctx.saved_tensors, gradients)
         if ctx.compiled:
@@ -191,7 +191,7 @@ class Scatter(torch.autograd.Function):
         incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
         saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
         inputs, positive = saved[: 2 * sets + 1], saved[2 * sets + 1 :]
-        if wants_more():
+        if wants_more(gradients):
             plain = partial(plain_scatter, incidence, ctx.out_channels, ctx.relu)
             return None, None, None, *gradients_of(plain, inputs, gradients)
         gathered, weights = inputs[:sets], inputs[sets:-1]

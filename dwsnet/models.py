@@ -1,13 +1,17 @@
 """Networks whose input is the parameters of other networks."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from itertools import chain, repeat
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from dwsnet.derivatives import is_transformed
 from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.pretrained import Pretrained
@@ -75,20 +79,49 @@ class DWSNet(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
         for i in range(len(self.layers)):
-            if self.checkpoint and self.training:
-                features = checkpoint(self.step, i, features, use_reentrant=False)
+            layer, norm = self.layers[i], self.norms[i]
+            if self.checkpoint and self.training and not is_transformed():
+                features = recomputed(self.step, layer, norm, features, i > 0)
             else:
-                features = self.step(i, features)
+                features = self.step(layer, norm, features, i > 0)
         return features
 
     def step(
-        self, i: int, features: Sequence[Float[Tensor, "batch ... _"]]
+        self,
+        layer: Callable,
+        norm: Callable,
+        features: Sequence[Float[Tensor, "batch ... _"]],
+        inner: bool,
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
-        """Layer `i` with what comes after it."""
-        outputs = tuple(self.dropout(F.gelu(x)) for x in self.norms[i](self.layers[i](features)))
-        if self.skip and i > 0:
+        """A layer with what comes after it; round `inner` ones may be a skip."""
+        outputs = tuple(self.dropout(F.gelu(x)) for x in norm(layer(features)))
+        if self.skip and inner:
             outputs = tuple(x + y for x, y in zip(features, outputs, strict=True))
         return outputs
+
+
+def recomputed(step: Callable, layer: nn.Module, norm: nn.Module, *arguments):
+    """`step(layer, norm, *arguments)`, computed once more for its gradients.
+
+    The second time sees the parameters of the first and changes nothing: running statistics are updated in a copy, and
+    dropout is the same.
+    """
+    if torch.compiler.is_compiling():
+        return checkpoint(step, layer, norm, *arguments, use_reentrant=False)
+    modules = layer, norm
+    copies = [
+        dict(x.named_parameters()) | {name: value.clone() for name, value in x.named_buffers()}
+        for x in modules
+    ]
+    again = [partial(_call, x, tensors) for x, tensors in zip(modules, copies, strict=True)]
+    times = chain([modules], repeat(again))
+    return checkpoint(
+        lambda *arguments: step(*next(times), *arguments), *arguments, use_reentrant=False
+    )
+
+
+def _call(module: nn.Module, tensors: dict[str, Tensor], *arguments):
+    return functional_call(module, tensors, arguments)
 
 
 class DWSNetClassifier(Pretrained):

@@ -43,13 +43,26 @@ class Standardize(nn.Module):
         return tuple((x - self.mean[i]) / self.std[i] for i, x in enumerate(tensors))
 
 
+class BatchNorm1d(nn.BatchNorm1d):
+    """PyTorch's of `(values, channels)`; one value alone has no spread, and running statistics serve as in evaluation."""
+
+    def forward(self, x: Float[Tensor, "values channels"]) -> Float[Tensor, "values channels"]:
+        if self.training and x.shape[0] == 1:
+            known = self.running_mean, self.running_var, self.weight, self.bias
+            return F.batch_norm(x, *known, eps=self.eps)
+        return super().forward(x)
+
+
 class BatchNorm(nn.Module):
-    """Batch normalisation of features `(batch, *spec.shape, channels)`: over batch and positions, for each tensor."""
+    """Batch normalisation of features `(batch, *spec.shape, channels)`: over batch and positions, for each tensor.
+
+    A tensor of one entry in a batch of one is normalised by its running statistics.
+    """
 
     def __init__(self, space: WeightSpace, channels: int):
         super().__init__()
         self.space, self.channels = space, channels
-        self.norms = nn.ModuleList(nn.BatchNorm1d(channels) for _ in space.tensors)
+        self.norms = nn.ModuleList(BatchNorm1d(channels) for _ in space.tensors)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from dwsnet.align import match_weights
 from dwsnet.baselines.width import widest
 from dwsnet.models import ReadState, flatten_state
+from dwsnet.normalize import BatchNorm1d
 from dwsnet.pretrained import Pretrained
 from dwsnet.state import read_state
 from dwsnet.symmetry import permute
@@ -110,10 +111,10 @@ class AlignedMLPClassifier(FlatMLPClassifier):
 def _mlp(inputs: int, width: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(
         nn.Linear(inputs, width),
-        nn.BatchNorm1d(width),
+        BatchNorm1d(width),
         nn.GELU(),
         nn.Linear(width, width),
-        nn.BatchNorm1d(width),
+        BatchNorm1d(width),
         nn.GELU(),
         nn.Linear(width, outputs),
     )

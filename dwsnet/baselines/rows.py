@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from dwsnet.baselines.width import widest
 from dwsnet.models import ReadState
+from dwsnet.normalize import BatchNorm1d
 from dwsnet.pretrained import Pretrained
 from dwsnet.state import check_tensors
 from dwsnet.weight_space import WeightSpace
@@ -101,7 +102,7 @@ class _Encoder(nn.Module):
         super().__init__()
         modules: list[nn.Module] = []
         for size_in, size_out in ((inputs, width), (width, width), (width, 2 * width)):
-            modules += [nn.Linear(size_in, size_out), nn.BatchNorm1d(size_out), nn.ReLU()]
+            modules += [nn.Linear(size_in, size_out), BatchNorm1d(size_out), nn.ReLU()]
         self.rows = nn.Sequential(*modules, nn.Linear(2 * width, 2 * width))
         self.head = nn.Linear(2 * width, outputs)
 
