@@ -50,7 +50,7 @@ class AxisSetLayer(nn.Module):
         if self.pooling == "sum":
             of = self.incidence, self.in_channels
             weights = [from_means(weight, *of, s) for s, weight in enumerate(weights)]
-        return weights + [torch.cat([bias for bias in self.biases])]
+        return [*weights, torch.cat([bias for bias in self.biases])]
 
     def extra_repr(self) -> str:
         return (
