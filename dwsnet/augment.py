@@ -6,6 +6,7 @@ networks between old ones. All raise ValueError for tensors that are no networks
 """
 
 from collections.abc import Sequence
+from math import isfinite
 
 import numpy as np
 import torch
@@ -42,6 +43,7 @@ def add_noise(
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Gaussian noise of mean 0 on every entry, its standard deviation `scale` times that of the whole stacked tensor."""
     check_networks(space, tensors)
+    _check_number("scale", scale)
     return tuple(x + scale * x.std(correction=0) * _normal(x, generator) for x in tensors)
 
 
@@ -106,6 +108,7 @@ def random_shifts(
     batch: int, dims: int, generator: torch.Generator, largest: float
 ) -> Float[Tensor, "{batch} {dims}"]:
     """`(batch, dims)` uniform on [-largest, largest], in units of the coordinates."""
+    _check_number("largest", largest)
     return largest * (2 * _uniform((batch, dims), generator) - 1)
 
 
@@ -113,6 +116,7 @@ def random_rotations(
     batch: int, generator: torch.Generator, largest: float
 ) -> Float[Tensor, "{batch} 2 2"]:
     """`(batch, 2, 2)` rotations of the plane, from the first coordinate towards the second; largest angle in radians."""
+    _check_number("largest", largest)
     angle = largest * (2 * _uniform((batch,), generator) - 1)
     cosine, sine = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
@@ -122,6 +126,7 @@ def random_zooms(
     batch: int, dims: int, generator: torch.Generator, largest: float
 ) -> Float[Tensor, "{batch} {dims} {dims}"]:
     """`(batch, dims, dims)` uniform scalings about the origin, by a factor log-uniform on [1 / largest, largest]."""
+    _check_number("largest", largest, positive=True)
     factor = largest ** (2 * _uniform((batch, 1, 1), generator) - 1)
     return factor * torch.eye(dims, dtype=factor.dtype, device=factor.device)
 
@@ -137,9 +142,11 @@ def mixup(
 
     The partner, drawn from the batch, is first aligned to the member by weight matching: between networks whose
     neurons lie in unlike orders there is nothing of either. The partner's share is drawn from
-    Beta(concentration, concentration) for each member (Zhang et al. 2018); `targets` are one-hot or soft labels.
+    Beta(concentration, concentration) for each member (Zhang et al. 2018), and 0 for a concentration of 0: nothing is
+    mixed. `targets` are one-hot or soft labels.
     """
     check_networks(space, tensors)
+    _check_number("concentration", concentration)
     batch = len(tensors[0])
     if len(targets) != batch or not targets.is_floating_point():
         raise ValueError(
@@ -150,7 +157,10 @@ def mixup(
         tensors[0].device
     )
     seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
-    share = torch.from_numpy(np.random.default_rng(seed).beta(concentration, concentration, batch))
+    share = torch.zeros(batch, dtype=torch.float64)
+    if concentration:
+        rng = np.random.default_rng(seed)
+        share = torch.from_numpy(rng.beta(concentration, concentration, batch))
     partners = [x[partner] for x in tensors]
     aligned = permute(space, partners, match_weights(space, tensors, partners))
     mixed = [_between(x, y, share) for x, y in zip(tensors, aligned, strict=True)]
@@ -163,6 +173,13 @@ def _between(
     share: Float[Tensor, " batch"],
 ) -> Float[Tensor, "batch ..."]:
     return one.lerp(other, share.to(one).view(-1, *[1] * (one.ndim - 1)))
+
+
+def _check_number(name: str, value: float, positive: bool = False):
+    """Raises ValueError for what is infinite, NaN or below 0, or 0 where it must be positive."""
+    if not isfinite(value) or value < 0 or (positive and value == 0):
+        expected = "above 0" if positive else "of at least 0"
+        raise ValueError(f"{name} must be a finite number {expected}, got {value}")
 
 
 def _normal(like: Tensor, generator: torch.Generator) -> Tensor:

@@ -2,12 +2,12 @@
 
 `canonical_signs` (for sine and tanh) is in `dwsnet.symmetry`. All of these keep the function exactly, commute with
 hidden permutations, and give the same result for every network that differs by the symmetry they are named after
-(but for units on the border: a bias of exactly 0, a phase of exactly pi / 2).
+(but for a phase of exactly pi / 2).
 """
 
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
-from math import pi
+from math import inf, pi
 
 import torch
 from jaxtyping import Float
@@ -31,12 +31,10 @@ def canonical_scales(
     check_networks(space, tensors)
     tensors = tuple(tensors)
     for axis in forward_order(space):
-        incoming = [
-            x.flatten(2) if x.ndim > 2 else x.unsqueeze(2)
-            for x in incoming_to(space, tensors, axis)
-        ]
-        norm = torch.linalg.vector_norm(torch.cat(incoming, 2), dim=2)
-        tensors = scale_units(space, tensors, {axis: torch.where(norm > 0, 1 / norm, 1.0)})
+        for order in (inf, 2):  # the largest first: squares of tiny and huge weights are no numbers
+            norm = torch.linalg.vector_norm(incoming_to(space, tensors, axis), order, dim=2)
+            factor = torch.where(norm > 0, 1 / norm, 1.0).clamp(max=torch.finfo(norm.dtype).max)
+            tensors = scale_units(space, tensors, {axis: factor})
     return tensors
 
 
@@ -58,13 +56,14 @@ def forward_order(space: WeightSpace) -> list[str]:
 
 def incoming_to(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], axis: str
-) -> list[Float[Tensor, "batch size ..."]]:
-    """The weights and biases that compute `axis`, which is moved to the front: `(batch, size, ...)`."""
-    return [
+) -> Float[Tensor, "batch size entries"]:
+    """The weights and biases that compute each unit of `axis`, side by side."""
+    first = [
         tensor.movedim(1 + spec.position(axis), 1)
         for spec, tensor in zip(space.tensors, tensors, strict=True)
         if spec.role(axis) == "out"
     ]
+    return torch.cat([x.flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in first], 2)
 
 
 def canonical_phases(

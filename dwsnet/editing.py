@@ -79,4 +79,4 @@ class DWSNetEditor(Pretrained):
             order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
         sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
         summed = [name for name in spec.hidden if spec.role(name) == "in"]
-        return x.permute(order).reshape(len(x), *sizes) / k ** len(summed)
+        return x.permute(order).reshape(x.shape[0], *sizes) / k ** len(summed)

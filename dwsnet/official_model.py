@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from dwsnet.incidence import Folding
 from dwsnet.linear import EquivariantLinear
+from dwsnet.set_attention import attend
 from dwsnet.weight_space import WeightSpace
 
 POOLINGS = {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}
@@ -47,8 +48,7 @@ class SetAttention(nn.Module):
             linear(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for linear in (self.fc_q, self.fc_k, self.fc_v)
         )
-        scale = self.fc_o.in_features**-0.5
-        heads = query + F.scaled_dot_product_attention(query, key, value, scale=scale)
+        heads = query + attend(query, key, value, self.fc_o.in_features)
         joined = heads.transpose(1, 2).flatten(2)
         return joined + F.relu(self.fc_o(joined))
 

@@ -9,6 +9,7 @@ stays beside the attention, so every equivariant affine map is still among the l
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float
@@ -42,20 +43,20 @@ class NeuronAttention(nn.Module):
         query, key, value = (
             self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
-        return attend(query, key, value).transpose(1, 2).flatten(2)
+        return attend(query, key, value, query.shape[-1]).transpose(1, 2).flatten(2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, width: int) -> Tensor:
     """softmax(q k' / sqrt(width)) v, with all derivatives: PyTorch's fast one has the first alone."""
-    inputs = query, key, value
+    inputs, plain = (query, key, value), partial(plain_attention, width)
     if is_transformed():
-        return plain_attention(*inputs)[0]
-    output = F.scaled_dot_product_attention(*inputs)
-    return differentiable_again(output, plain_attention, inputs)
+        return plain(*inputs)[0]
+    output = F.scaled_dot_product_attention(*inputs, scale=width**-0.5)
+    return differentiable_again(output, plain, inputs)
 
 
-def plain_attention(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor]:
-    scores = (query / query.shape[-1] ** 0.5) @ key.transpose(-1, -2)
+def plain_attention(width: int, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor]:
+    scores = (query * width**-0.5) @ key.transpose(-1, -2)
     return (scores.softmax(-1) @ value,)
 
 

@@ -8,7 +8,7 @@ An element of a group is a tensor for each hidden axis by name: `(size,)` for al
 """
 
 from collections.abc import Mapping, Sequence
-from math import pi
+from math import pi, prod
 
 import torch
 from jaxtyping import Float, Int
@@ -78,7 +78,7 @@ def permute(
     parameters compute does not change (Navon et al. 2023, section 4).
     """
     check_tensors(space, tensors)
-    _check_elements(space, permutation, len(tensors[0]), [*space.hidden])
+    _check_elements(space, permutation, tensors[0].shape[0], [*space.hidden])
     result = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
@@ -96,7 +96,7 @@ def _reorder(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 
 def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
     """`values` `(size,)` or `(batch, size)` shaped to broadcast against `tensor` with its sizes along `dim`."""
-    shape = [len(values) if values.ndim == 2 else 1] + [1] * (tensor.ndim - 1)
+    shape = [values.shape[0] if values.ndim == 2 else 1] + [1] * (tensor.ndim - 1)
     shape[dim] = -1
     return values.view(shape)
 
@@ -111,10 +111,11 @@ def _check_elements(
             raise ValueError(
                 f"elements must be given by the hidden axes {sizes}, found {[*elements]}"
             )
-        if tuple(elements[name].shape) not in ((sizes[name],), (batch, sizes[name])):
+        found = elements[name]
+        if tuple(found.shape) != ((sizes[name],) if found.ndim == 1 else (batch, sizes[name])):
             raise ValueError(
                 f"element of hidden axis {name!r} must have shape ({sizes[name]},) or ({batch}, {sizes[name]}), "
-                f"found {tuple(elements[name].shape)}"
+                f"found {tuple(found.shape)}"
             )
 
 
@@ -129,7 +130,7 @@ def scale_units(
     """
     space.check_roles()
     check_tensors(space, tensors, ())
-    _check_elements(space, scales, len(tensors[0]))
+    _check_elements(space, scales, tensors[0].shape[0])
     result = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         for dim, axis in enumerate(spec.axes, start=1):
@@ -153,7 +154,7 @@ def turn_phases(
     the function stays as it is. `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
     """
     biases(space, tensors)
-    _check_elements(space, turns, len(tensors[0]), [*space.hidden])
+    _check_elements(space, turns, tensors[0].shape[0], [*space.hidden])
     turned = []
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         if is_bias(spec):
@@ -171,14 +172,54 @@ def canonical_signs(
     """Each hidden unit with a negative bias negated: its bias, its incoming and its outgoing weights.
 
     For odd activations (sine, tanh) the function that the parameters compute stays exactly as it is, -sin(-z) = sin(z),
-    and one of the 2^units equal networks is picked. `(batch, *spec.shape)` in and out. Raises ValueError where a hidden
-    axis has no bias.
+    and one of the 2^units equal networks is picked. Where the bias is 0 the weights decide that join the unit to fixed
+    axes and to units that are decided: the first of their sums over these units that is not 0 becomes positive.
+    `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
     """
     check_networks(space, tensors)
-    signs = {
-        name: torch.where(bias < 0, -1.0, 1.0) for name, bias in biases(space, tensors).items()
-    }
-    return scale_units(space, tensors, signs)
+    signs = {name: bias.sign() for name, bias in biases(space, tensors).items()}
+    decided = {name: sign.abs() for name, sign in signs.items()}
+    tensors = scale_units(space, tensors, {name: _factors(sign) for name, sign in signs.items()})
+    for axis in (*space.hidden, *reversed(space.hidden)):  # there and back: from inputs and outputs
+        sign = _sign_of_weights(space, tensors, axis, decided) * (1 - decided[axis])
+        decided[axis] = decided[axis] + sign.abs()
+        tensors = scale_units(space, tensors, {axis: _factors(sign)})
+    return tensors
+
+
+def _factors(sign: Float[Tensor, "batch size"]) -> Float[Tensor, "batch size"]:
+    return torch.where(sign < 0, -1.0, 1.0)
+
+
+def _sign_of_weights(
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    axis: str,
+    decided: Mapping[str, Float[Tensor, "batch _"]],
+) -> Float[Tensor, "batch size"]:
+    """1 or -1 for each unit of `axis`, 0 where its weights to decided units and fixed axes tell nothing.
+
+    Of every weight w both w and w |w| are summed, over hidden axes only; a sum within rounding counts as 0.
+    """
+    signs = [torch.zeros_like(decided[axis]).unsqueeze(2)]
+    for spec, tensor in zip(space.tensors, tensors, strict=True):
+        if axis not in spec.hidden or len(spec.axes) == 1:
+            continue
+        own, others = 0, []
+        for dim, one in enumerate(spec.axes, start=1):
+            if one.name == axis:
+                own = dim
+            elif one.hidden:
+                others.append(dim)
+                tensor = tensor * _along(tensor, dim, decided[one.name])
+        rounding = torch.finfo(tensor.dtype).eps * prod([spec.shape[dim - 1] for dim in others])
+        for terms in (tensor, tensor * tensor.abs()):
+            total = terms.sum(others, keepdim=True) if others else terms
+            largest = terms.abs().sum(others, keepdim=True) if others else terms.abs()
+            sign = torch.where(total.abs() > rounding * largest, total.sign(), 0)
+            signs.append(sign.movedim(own, 1).flatten(2))
+    found = torch.cat(signs, 2)
+    return found.gather(2, found.abs().argmax(2, keepdim=True)).squeeze(2)
 
 
 def is_bias(spec: TensorSpec) -> bool:
