@@ -60,7 +60,7 @@ class DWSNetEditor(Pretrained):
             self.space.tensors, features, self.heads, self.read.standardize.std, strict=True
         ):
             change = head(x) * std
-            network = state[spec.name].reshape(len(x), *spec.shape, 1)
+            network = state[spec.name].reshape(x.shape[0], *spec.shape, 1)
             result[spec.name] = stored(spec, self._expanded(spec, network - change))
         return result
 

@@ -36,6 +36,13 @@ class NeuronAttention(nn.Module):
     def __init__(self, project: nn.Linear, num_heads: int):
         super().__init__()
         self.num_heads, self.project = num_heads, project
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """As `nn.Linear` starts, but values at unit scale: uniform weights have a third of the variance."""
+        self.project.reset_parameters()
+        with torch.no_grad():
+            self.project.weight[-self.project.out_features // 3 :] *= 3**0.5
 
     def forward(
         self, x: Float[Tensor, "batch neurons inputs"]

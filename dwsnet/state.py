@@ -33,7 +33,7 @@ def read_state(
                 f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}"
             )
     tensors = tuple(
-        x.reshape(len(x), *spec.shape)
+        x.reshape(x.shape[0], *spec.shape)
         if isinstance(x := state[spec.name], Tensor) and x.shape[1:] == spec.stored_shape
         else x
         for spec in space.tensors

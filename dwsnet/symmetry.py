@@ -203,7 +203,7 @@ def _sign_of_weights(
     """
     signs = [torch.zeros_like(decided[axis]).unsqueeze(2)]
     for spec, tensor in zip(space.tensors, tensors, strict=True):
-        if axis not in spec.hidden or len(spec.axes) == 1:
+        if spec.role(axis) in (None, "none") or is_bias(spec):
             continue
         own, others = 0, []
         for dim, one in enumerate(spec.axes, start=1):
