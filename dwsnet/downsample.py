@@ -39,6 +39,14 @@ class FixedAxisMap(nn.Module):
         self.dim, self.others = dim, others
         self.entry = nn.Linear(in_size, out_size)
         self.mean = nn.Linear(in_size, out_size, bias=False) if others else None
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Features of unit scale come out at unit scale, which entries and means share evenly."""
+        maps = [self.entry, self.mean] if self.mean else [self.entry]
+        for one in maps:
+            nn.init.normal_(one.weight, std=(len(maps) * one.in_features) ** -0.5)
+        nn.init.zeros_(self.entry.bias)
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
         mapped = self.entry(x.movedim(self.dim, -1))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dwsnet.models import DWSNet, ReadState
+from dwsnet.models import NO_SKIP, DWSNet, ReadState
 from dwsnet.pretrained import Pretrained
 from dwsnet.state import check_counts, stored
 from dwsnet.weight_space import TensorSpec, WeightSpace
@@ -22,6 +22,8 @@ class DWSNetEditor(Pretrained):
     `init_scale` is the spread of dv's first weights (the official code's for weight outputs); `trunk` are further arguments
     of `DWSNet`.
     """
+
+    earlier = NO_SKIP
 
     def __init__(
         self,
@@ -46,6 +48,7 @@ class DWSNetEditor(Pretrained):
         self.space, self.expansion = space, expansion
         self.read = ReadState(space, canonical_signs=False)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
+        self.config["skip"] = self.trunk.skip
         self.heads = nn.ModuleList(
             nn.Linear(channels, expansion ** len(spec.hidden)) for spec in space.tensors
         )

@@ -21,6 +21,11 @@ from dwsnet.symmetry import canonical_signs
 from dwsnet.weight_space import WeightSpace
 
 NORMS = {"batch": BatchNorm, "member": MemberNorm}
+DEEP = 6
+"""Layers from which on there are skips by default: without them most of what is in the features of a member is the same for
+all of its neurons there (`tests/dwsnet/test_start.py`)."""
+NO_SKIP = {"skip": False}
+"""The default before there was one for each depth."""
 
 
 class ReadState(nn.Module):
@@ -43,8 +48,9 @@ class DWSNet(nn.Module):
     """The equivariant trunk: layers with a norm, GELU and dropout after each.
 
     Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`. `num_heads` above 0 makes the
-    layers attend; `norm` is "batch" or "member"; `skip` adds each layer's input to its output; `checkpoint` computes
-    activations again in the backward pass instead of keeping them.
+    layers attend; `norm` is "batch" or "member"; `skip` adds each layer's input to its output, by default from `DEEP`
+    layers on; `checkpoint` computes activations again in the backward pass instead of keeping them. Norms of layers with
+    a skip start with a gain of 1 / sqrt(layers), so that what adds up is of unit scale at any depth.
     """
 
     def __init__(
@@ -58,10 +64,11 @@ class DWSNet(nn.Module):
         pooling: str = "mean",
         norm: str = "batch",
         dropout: float = 0.0,
-        skip: bool = False,
+        skip: bool | None = None,
         checkpoint: bool = False,
     ):
         super().__init__()
+        skip = num_layers >= DEEP if skip is None else skip
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {sorted(NORMS)}, got {norm!r}")
         check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
@@ -72,7 +79,8 @@ class DWSNet(nn.Module):
             else EquivariantLinear(space, size, channels, pooling)
             for size in inputs
         )
-        self.norms = nn.ModuleList(NORMS[norm](space, channels) for _ in inputs)
+        gains = [num_layers**-0.5 if skip and i else 1.0 for i in range(num_layers)]
+        self.norms = nn.ModuleList(NORMS[norm](space, channels, gain) for gain in gains)
         self.dropout, self.skip, self.checkpoint = nn.Dropout(dropout), skip, checkpoint
 
     def forward(
@@ -132,6 +140,8 @@ class DWSNetClassifier(Pretrained):
     neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
     """
 
+    earlier = NO_SKIP
+
     def __init__(
         self,
         space: WeightSpace,
@@ -156,6 +166,7 @@ class DWSNetClassifier(Pretrained):
         check_counts(num_classes=num_classes, head_width=head_width)
         self.read = ReadState(space, canonical_signs)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
+        self.config["skip"] = self.trunk.skip
         self.invariant = InvariantLinear(space, channels, head_width, trunk.get("pooling", "mean"))
         self.head = nn.Sequential(
             nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes)

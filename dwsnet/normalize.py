@@ -59,10 +59,12 @@ class BatchNorm(nn.Module):
     A tensor of one entry in a batch of one is normalised by its running statistics.
     """
 
-    def __init__(self, space: WeightSpace, channels: int):
+    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0):
         super().__init__()
         self.space, self.channels = space, channels
         self.norms = nn.ModuleList(BatchNorm1d(channels) for _ in space.tensors)
+        for norm in self.norms:
+            nn.init.constant_(norm.weight, gain)
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
@@ -81,10 +83,10 @@ class MemberNorm(nn.Module):
     entry (an INR's last bias) has no spread over positions.
     """
 
-    def __init__(self, space: WeightSpace, channels: int):
+    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0):
         super().__init__()
         self.space, self.channels = space, channels
-        self.gains = nn.ParameterList(torch.ones(channels) for _ in space.tensors)
+        self.gains = nn.ParameterList(torch.full((channels,), gain) for _ in space.tensors)
         self.shifts = nn.ParameterList(torch.zeros(channels) for _ in space.tensors)
 
     def forward(

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -101,6 +101,8 @@ class Pretrained(nn.Module):
     """A model that reads state dicts of `self.read.space` and is made from that space and `self.config`, JSON values all."""
 
     config: dict[str, Any]
+    earlier: ClassVar[dict[str, Any]] = {}
+    """What arguments were where a folder does not say, since it is older than they are."""
 
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, which is made where there is none."""
@@ -113,6 +115,6 @@ class Pretrained(nn.Module):
         Raises FileNotFoundError where there is none, ValueError for another class's folder and for files that were changed.
         """
         space, arguments, state = read_folder(folder, cls)
-        model = build(cls, folder, space, arguments)
+        model = build(cls, folder, space, cls.earlier | arguments)
         load_tensors(model, state, str(Path(folder) / TENSORS), assign=True)
         return model.eval()

@@ -33,6 +33,7 @@ from pipeline.config import (
     ResourcesConfig,
     TrainingConfig,
     differences,
+    identity_of_model,
 )
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.location import Location, RemotePath
@@ -228,13 +229,19 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
     """Write config.json, the identity of a run. Raises InputError where `run` is of another configuration."""
     file = run / "config.json"
     content = {"zoo": record.zoo_identity(), "training": training.identity()}
-    if file.exists() and (fields := differences(read_json(file), content)):
+    if file.exists() and (fields := differences(_identity_of_run(read_json(file)), content)):
         raise InputError(
             f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
             "choose another --out or undo the change"
         )
     if not file.exists():
         write_json(file, content)
+
+
+def _identity_of_run(written: dict[str, Any]) -> dict[str, Any]:
+    training = written.get("training", {})
+    model = identity_of_model(training.get("model", {}))
+    return written | {"training": training | {"model": model}}
 
 
 def train(

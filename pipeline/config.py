@@ -286,12 +286,30 @@ class ModelConfig(Config):
     """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0: affine layers alone."""
     pooling: Literal["mean", "sum", "max", "attention"] = "mean"
     """How equivariant layers pool over neurons."""
+    skip: bool | None = None
+    """Add each equivariant layer's input to its output; null: from six layers on."""
     head_width: PositiveInt = 256
     """Width of the classifier's hidden layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the head."""
     canonical_signs: bool = False
     """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
+
+    @property
+    def has_skips(self) -> bool:
+        """What `skip` says, or the depth where it says nothing."""
+        from dwsnet.models import DEEP  # a configuration is read without torch
+
+        return self.num_layers >= DEEP if self.skip is None else self.skip
+
+    def identity(self) -> dict[str, Any]:
+        """With the skip that the depth decides: a file says what is, whatever the rule will be."""
+        return super().identity() | {"skip": self.has_skips}
+
+
+def identity_of_model(written: dict[str, Any]) -> dict[str, Any]:
+    """The identity of a model from what a file says, older ones without the skip that no model had then."""
+    return {"skip": False} | written
 
 
 class TrainingConfig(Config):

@@ -49,6 +49,7 @@ def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn
         canonical_signs=config.canonical_signs,
         num_heads=config.num_heads,
         pooling=config.pooling,
+        skip=config.has_skips,
     )
     if config.kind in BASELINES:
         return BASELINES[config.kind](

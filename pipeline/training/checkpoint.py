@@ -18,7 +18,7 @@ from torch import nn
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord, space_of
-from pipeline.config import ModelConfig
+from pipeline.config import ModelConfig, identity_of_model
 from pipeline.errors import ArchiveError, InputError
 from pipeline.tasks.classification import build_model
 
@@ -117,7 +117,7 @@ def write(
 def model_card(config: ModelConfig, record: ZooRecord) -> dict[str, Any]:
     """The content of model.json: all that one needs beside the weights to build the model again."""
     return {
-        "model": config.model_dump(mode="json"),
+        "model": config.identity(),
         "class_names": list(record.signals.class_names),
         "zoo": record.model_dump(
             mode="json", include={"fingerprint", "tensors", "decode", "signals"}
@@ -152,7 +152,9 @@ def load_best(run: Path) -> TrainedModel:
                 f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}"
             )
         space = space_of(card["zoo"]["tensors"])
-        model = build_model(ModelConfig(**card["model"]), space, len(card["class_names"]))
+        model = build_model(
+            ModelConfig(**identity_of_model(card["model"])), space, len(card["class_names"])
+        )
         model.load_state_dict(safetensors.torch.load(weights))
     except (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError) as error:
         raise ArchiveError(damage(folder, error)) from error
