@@ -105,7 +105,8 @@ class SignalsConfig(Config):
     limit: PositiveInt | None = None
     """Use only so many signals, evenly over the source; all of them where it is null."""
     max_unreadable: Annotated[float, LOCATION] = Field(0.5, ge=0, le=1)
-    """Share of the signals that may be unreadable: those fail one by one; where more cannot be read, nothing is fitted."""
+    """Share of the signals, and of the files of tables, that may be unreadable: those fail one by one; where more cannot be
+    read, nothing is fitted."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each class that goes to the validation split, before any fit; where the source has a validation split, that one
     is taken instead."""

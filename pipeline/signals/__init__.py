@@ -1,6 +1,7 @@
 """Where signals come from: one file a kind of source, one function that opens them all."""
 
 import logging
+import os
 
 from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
@@ -12,6 +13,7 @@ from pipeline.signals.function import check_signals, load_function
 from pipeline.signals.labels import NO_LABEL
 from pipeline.signals.parquet import load_parquet
 from pipeline.signals.signals import Signals, cell_centres, coordinates
+from pipeline.signals.taken import on_one_line
 
 __all__ = ["NO_LABEL", "Signals", "cell_centres", "check_signals", "coordinates", "load_signals"]
 
@@ -44,6 +46,11 @@ def load_signals(config: SignalsConfig) -> Signals:
     else:
         signals = MADE[config.source](config.size) if config.source in MADE else load_path(config)
     signals = signals if config.limit is None else signals.take(config.limit)
+    if min(signals.grid) < 2:
+        raise InputError(
+            f"the signals of {signals.name} must have two points or more along each side, found a grid {signals.grid}: "
+            "set signals.size"
+        )
     check_failures(signals, config.max_unreadable)
     return signals
 
@@ -52,7 +59,7 @@ def check_failures(signals: Signals, max_unreadable: float):
     if not signals.failures:
         return
     shown = [f"{signals.called(i)} {reason}" for i, reason in signals.failures.items()][:SHOWN]
-    number, total, named = len(signals.failures), len(signals), "; ".join(shown)
+    number, total, named = len(signals.failures), len(signals), on_one_line("; ".join(shown))
     if number > len(shown):
         named += f"; and {number - len(shown):,} more"
     if number > max_unreadable * total:
@@ -73,8 +80,9 @@ def load_path(config: SignalsConfig) -> Signals:
     path, kinds = config.path, READERS[config.source][1:]
     if path is None:
         raise InputError(f"signals.path must name where source {config.source!r} lies, got null")
-    if not ((path.is_dir() and "folder" in kinds) or (path.is_file() and "file" in kinds)):
-        found = "a folder" if path.is_dir() else "a file" if path.is_file() else "none"
+    found = "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
+    if found not in kinds:
+        found = f"a {found}" if found else "none"
         raise InputError(
             f"signals.path must name a {' or '.join(kinds)} for source {config.source!r}, found {found} at {path}"
         )

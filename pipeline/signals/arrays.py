@@ -1,6 +1,7 @@
 """Images as plain arrays: the IDX files that MNIST came in, and NPZ files."""
 
 import gzip
+import os
 import re
 import zipfile
 import zlib
@@ -57,20 +58,25 @@ def load_idx(path: Path, config: SignalsConfig) -> Signals:
 
 def read_idx(file: Path) -> np.ndarray:
     """The array of unsigned bytes in an IDX file. Raises InputError where header and content do not agree."""
-    with open(file, "rb") as raw:
-        zipped = raw.read(2) == b"\x1f\x8b"
+    if not os.path.isfile(file):  # to open a pipe is to wait for a writer
+        raise InputError(f"{file} must be a file: replace it")
     try:
+        with open(file, "rb") as raw:
+            zipped = raw.read(2) == b"\x1f\x8b"
         with gzip.open(file) if zipped else open(file, "rb") as content:
             magic = content.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
                 raise InputError(
                     f"{file} must be an IDX file of unsigned bytes, found magic number {magic.hex()}"
                 )
-            shape = tuple(np.frombuffer(content.read(4 * magic[3]), ">u4").tolist())
+            sizes = content.read(4 * magic[3])
+            if len(sizes) < 4 * magic[3]:
+                raise EOFError("its header is cut short")
+            shape = tuple(np.frombuffer(sizes, ">u4").tolist())
             count = int(np.prod(shape, dtype=object))
             data = content.read(count + 1) if count < 2**40 else b""
-    except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} cannot be read ({error}): replace it") from error
+    except (OSError, EOFError, MemoryError, zlib.error) as error:
+        raise InputError(f"{file} cannot be read ({error or 'too large'}): replace it") from error
     if len(data) != count:
         found = f"more than {count}" if len(data) > count else len(data)
         raise InputError(
@@ -86,10 +92,10 @@ def load_npz(path: Path, config: SignalsConfig) -> Signals:
     """
     taken = Taken(path)
     try:
-        with np.load(path, allow_pickle=False) as content:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as content:
             places = {name: path / name.lstrip("/") for name in content}
-            arrays = {name: content[name] for name in content if role_in(name)}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+            arrays = {name: np.asanyarray(content[name]) for name in content if role_in(name)}
+    except Exception as error:  # on unexpected bytes NumPy and zipfile raise what is not documented
         raise InputError(f"{path} cannot be read as NPZ ({error}): replace it") from error
     parts = find_parts(places, taken)
     if not parts:

@@ -36,10 +36,8 @@ def find_files(root: Path, taken: Taken) -> list[Path]:
                 taken.leave_out("hidden", entry)
             elif os.path.isdir(entry):  # of pathlib's some raise where nothing may be asked
                 (links if entry.is_symlink() else folders).append(entry)
-            elif os.path.isfile(entry):
+            else:  # or what is called like one: a pipe, a link that leads nowhere
                 files.append(entry)
-            else:
-                taken.leave_out("neither a file nor a folder", entry)
     return sorted(files)
 
 
@@ -58,9 +56,9 @@ def only_suffixes(files: Iterable[Path], suffixes: Iterable[str], taken: Taken) 
 def without_copies(files: list[Path], taken: Taken) -> list[Path]:
     """The files without links to others of them."""
     seen, copies = set(), set()
-    if any(file.is_symlink() for file in files):
-        for file in sorted(files, key=Path.is_symlink):
-            target = file.resolve()
+    if any(map(os.path.islink, files)):
+        for file in sorted(files, key=os.path.islink):
+            target = os.path.realpath(file)
             if target in seen:
                 copies.add(file)
                 taken.leave_out("the same file as another", file)

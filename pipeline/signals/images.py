@@ -64,7 +64,7 @@ def image_signals(
     labels = np.asarray(labels, np.int64)
     if class_names:
         images = [
-            "has no label" if label == NO_LABEL else image
+            "has no label" if label == NO_LABEL and not isinstance(image, str) else image
             for image, label in zip(images, labels, strict=True)
         ]
     failures = {i: image for i, image in enumerate(images) if isinstance(image, str)}

@@ -1,6 +1,8 @@
 """Images in Parquet files, as the Hugging Face hub has them and as others write them."""
 
+import os
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,12 +39,13 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
 
     The name of a file, or of the nearest folder that it lies in, says its split: `train-00000-of-00001.parquet`,
     `CONFIG/train/0000.parquet`, `mnist_test.parquet`; splits are drawn where none says one. Raises InputError for files of
-    several configurations, and where there are other splits but no train split.
+    several configurations, and where there are other splits but no train split. A file that cannot be read fails as one row
+    would.
     """
     root = path if path.is_dir() else path.parent
     taken = Taken(root)
     files = find_tables(path, taken) if path.is_dir() else [(path, None)]
-    parts = [part for file, split in files if (part := read_part(file, split, config, taken))]
+    parts, broken = read_parts(path, files, config, taken)
     if not parts:
         raise InputError(f"{path} must hold *.parquet files with rows, found none{taken}")
     parts, labels, names = with_classes(parts, taken)
@@ -55,14 +58,15 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
     row_names = [
         name_below(root, part.file, row) for part in parts for row in range(len(part.images))
     ]
-    images = (image for part in parts for image in images_in(part.images))
+    row_names += [name_below(root, file) for file in broken]
+    images = chain((image for part in parts for image in images_in(part.images)), broken.values())
     return image_signals(
         path.resolve().name if path.is_dir() else path.stem,
         row_names,
         decode_images(row_names, images, config.size),
-        labels,
+        [*labels, *(NO_LABEL for _ in broken)],
         names,
-        splits,
+        splits + [split for file, split in files if file in broken],
         str(taken),
     )
 
@@ -88,8 +92,36 @@ def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
     return sorted(splits.items(), key=lambda item: (SPLITS.index(item[1] or "train"), item[0]))
 
 
+def read_parts(
+    path: Path, files: Sequence[tuple[Path, str | None]], config: SignalsConfig, taken: Taken
+) -> tuple[list[Part], dict[Path, str]]:
+    """The files that can be read and have rows, and why others cannot be read.
+
+    Raises InputError where those are more than `config.max_unreadable` of the files: how many rows they have is not known.
+    """
+    parts, broken = [], {}
+    for file, split in files:
+        try:
+            part = read_part(file, split, config, taken)
+        except InputError as problem:
+            if len(files) == 1:
+                raise
+            broken[file] = str(problem).removeprefix(f"{file} ")
+        else:
+            parts += [part] if part else []
+    if len(broken) > config.max_unreadable * len(files):
+        file, problem = next(iter(broken.items()))
+        raise InputError(
+            f"at most {config.max_unreadable:.0%} of the {len(files)} files of {path} may be unreadable, found {len(broken)}; "
+            f"the first: {file} {problem}"
+        )
+    return parts, broken
+
+
 def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken) -> Part | None:
     """The two columns of a file; None where it has no rows. Raises InputError where it cannot be read or lacks them."""
+    if not os.path.isfile(file):  # to open a pipe is to wait for a writer
+        raise InputError(f"{file} cannot be read as Parquet (not a file): replace it")
     try:
         with pq.ParquetFile(file) as content:
             schema = content.schema_arrow

@@ -27,11 +27,14 @@ def as_text(path: str) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
+def on_one_line(text: str) -> str:
+    """A text with the codes of characters that do not print."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def some_of(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are; of characters that do not print their codes."""
-    shown = [
-        "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name) for name in names[:SHOWN]
-    ]
+    """The first of the names, and how many more there are."""
+    shown = map(on_one_line, names[:SHOWN])
     more = len(names) - SHOWN
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 

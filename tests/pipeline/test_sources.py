@@ -1,5 +1,6 @@
 """Sources beside digits and folders, on scikit-learn's digits written in each layout."""
 
+import contextlib
 import gzip
 import io
 import json
@@ -209,6 +210,26 @@ def test_idx_files_are_taken_once_and_only_with_labels(tmp_path):
     write_idx(tmp_path, "other-train", TRAIN)
     with pytest.raises(InputError, match="one set of images for each split, found other-train"):
         load_signals(SignalsConfig(source="idx", path=tmp_path))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_no_change_of_any_byte_breaks_the_reader_of_npz(tmp_path_factory, save, data):
+    file = tmp_path_factory.mktemp("npz") / "x.npz"
+    save(file, images=PIXELS[:4], labels=LABELS[:4])
+    whole = file.read_bytes()
+    place = data.draw(st.integers(0, len(whole) - 1))
+    change = data.draw(st.sampled_from([b"", bytes([whole[place] ^ 255]), bytes(8)]))
+    file.write_bytes(whole[:place] + change + (whole[place + len(change) :] if change else b""))
+    with contextlib.suppress(InputError):
+        load_signals(SignalsConfig(source="npz", path=file))
+
+
+def test_a_single_array_is_no_npz(tmp_path):
+    np.save(tmp_path / "x.npy", PIXELS)
+    with pytest.raises(InputError, match="cannot be read as NPZ \\(File is not a zip file"):
+        load_signals(SignalsConfig(source="npz", path=tmp_path / "x.npy"))
 
 
 def test_an_npz_with_a_pickle_in_it_is_not_opened(tmp_path):

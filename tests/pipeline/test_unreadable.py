@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -143,9 +144,74 @@ def test_a_limit_keeps_names_and_failures_with_their_signals(photos):
     assert 0 < len(some.failures) < 3
 
 
-def test_a_name_that_is_not_utf8_is_kept_readable(photos):
+def test_names_of_any_bytes_are_kept_and_shown_on_one_line(photos, caplog):
     os.rename(photos / "a" / "00.png", os.fsencode(photos / "a") + b"/caf\xe9.png")
-    assert "a/caf\\xe9.png" in load_signals(signals_of(photos)).names
+    os.rename(photos / "a" / "01.png", photos / "a" / "01\x1b\n.png")
+    (photos / "a" / "02\n.png").write_bytes(b"")
+    names = load_signals(signals_of(photos)).names
+    assert {"a/caf\\xe9.png", "a/01\x1b\n.png", "a/02\n.png"} < set(names)
+    assert r"a/02\n.png cannot be decoded (empty)" in caplog.text
+
+
+def table_of(folder: Path, name: str, images: list[bytes | None]):
+    image = [None if data is None else {"bytes": data, "path": None} for data in images]
+    labels = [row % 2 for row in range(len(images))]
+    pq.write_table(pa.table({"image": image, "label": labels}), folder / name)
+
+
+def test_rows_and_files_of_a_table_fail_one_by_one(tmp_path):
+    table_of(tmp_path, "train-0.parquet", [saved(GREY)] * 6 + [None, b"", text_chunk()])
+    table_of(tmp_path, "train-1.parquet", [saved(GREY)] * 6)
+    cut = (tmp_path / "train-1.parquet").read_bytes()[:300]
+    (tmp_path / "train-1.parquet").write_bytes(cut)
+    pq.write_table(pa.table({"image": ["a", "b"], "label": [0, 1]}), tmp_path / "train-2.parquet")
+    table_of(tmp_path, "train-3.parquet", [saved(GREY)] * 6)
+    os.mkfifo(tmp_path / "train-4.parquet")
+    config = SignalsConfig(source="parquet", path=tmp_path)
+    with pytest.raises(
+        InputError, match=r"at most 50% of the 5 files .* may be unreadable, found 3"
+    ):
+        load_signals(config)
+    os.unlink(tmp_path / "train-4.parquet")
+    signals = load_signals(config)
+    failed = {signals.called(i): reason for i, reason in signals.failures.items()}
+    assert {name: reason.split(" (")[0] for name, reason in failed.items()} == {
+        "train-0.parquet:6": "has no image",
+        "train-0.parquet:7": "cannot be decoded",
+        "train-0.parquet:8": "cannot be decoded",
+        "train-1.parquet": "cannot be read as Parquet",
+        "train-2.parquet": "must have one column of images",
+    }
+    assert signals.names[9:] == (
+        *(f"train-3.parquet:{row}" for row in range(6)),
+        "train-1.parquet",
+        "train-2.parquet",
+    )
+    assert np.isnan(signals.values).any((1, 2, 3)).sum() == len(failed)
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_signals_of_one_point_are_refused_before_anything_is_fitted(tmp_path, size):
+    (tmp_path / "x.png").write_bytes(saved(GREY[:1] if size is None else GREY))
+    with pytest.raises(InputError, match=r"must have two points or more along each side, found"):
+        load_signals(SignalsConfig(source="folder", path=tmp_path, size=size))
+
+
+def test_a_folder_that_may_not_be_entered_costs_its_files_alone(photos, monkeypatch):
+    folder, user = photos / "b", os.geteuid()
+    folder.chmod(0o444)
+    photos.parent.chmod(0o755)
+    monkeypatch.chdir(photos.parent)
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        signals = load_signals(signals_of(Path("photos"), max_unreadable=0.6))
+    finally:
+        os.seteuid(user)
+        folder.chmod(0o755)
+    failed = {signals.called(i): reason for i, reason in signals.failures.items()}
+    assert sum(name.startswith("b/") for name in failed) == 14
+    assert failed["b/00.png"] == "cannot be decoded (Permission denied)"
 
 
 def pipe(file: Path):
