@@ -182,6 +182,8 @@ def draw_dependence(axes, name: str, values: pa.ChunkedArray, accuracy: np.ndarr
         low, high = np.quantile(values, (0.05, 0.95))
         if low > 0 and high / low > WIDE:
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter("{x:g}")  # in place of formulas
+            axes.xaxis.set_minor_formatter("")
     axes.set_ylim(0, 100)
     axes.set_xlabel(name.replace("_", " "))
     axes.set_ylabel("test accuracy, %")

@@ -180,7 +180,7 @@ def test_an_accuracy_stands_beside_that_of_the_most_frequent_class(smoke_run, zo
     assert smoke_run.result.out.count(wanted) == 2
     page = (smoke_run.folder / "report" / "index.html").read_text()
     assert (
-        f"Always answering “{most}”,\nthe most frequent class of the train split, scores {share}"
+        f"Always answering “<bdi>{most}</bdi>”,\nthe most frequent class of the train split, scores {share}"
         in page
     )
 

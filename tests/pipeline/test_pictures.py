@@ -5,6 +5,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from PIL import Image
 
@@ -13,7 +14,8 @@ from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.figure import caption
+from pipeline.report.accuracies import draw_dependence
+from pipeline.report.figure import caption, picture
 from pipeline.report.pictures import choose, draw_reconstructions, render
 from pipeline.report.scores import draw_confusion
 from pipeline.signals import load_signals
@@ -44,6 +46,12 @@ def test_a_confusion_matrix_has_every_name_in_any_script_as_text(tmp_path):
     for name in NAMES:
         assert drawn.count(caption(name, 28)) == (2 if name else drawn.count(""))
     assert drawn.count("100") == 10
+
+
+def test_a_name_that_no_text_can_hold_is_drawn_all_the_same(tmp_path):
+    names = ["a\x00b", "c\x1b[31md", "e\ufffe", "\u202egnp.x", "g\ud800h"]
+    draw_confusion(np.eye(5), names, tmp_path / "c.svg")
+    assert {"a�b", "c�[31md", "e�", "�gnp.x", "g�h"} <= set(text_of(tmp_path / "c.svg"))
 
 
 def test_names_that_would_look_alike_are_numbered(tmp_path):
@@ -194,3 +202,12 @@ def test_a_character_that_no_font_has_is_drawn_as_its_code(tmp_path, monkeypatch
     fonts.set_fonts(figure)
     assert text.get_text() == r"the \u732b sat"
     assert "no font on this machine has 猫" in caplog.text
+
+
+def test_a_logarithmic_axis_has_numbers(tmp_path):
+    values = pa.chunked_array([np.geomspace(1e-4, 1, 50)])
+    with picture(tmp_path / "x.svg", 3, 2) as figure:
+        draw_dependence(figure.subplots(), "learning_rate", values, np.linspace(0, 100, 50))
+    drawn = text_of(tmp_path / "x.svg")
+    assert {"0.001", "0.01", "0.1"} <= set(drawn)
+    assert not any("$" in text for text in drawn)
