@@ -174,3 +174,21 @@ def test_mixup_of_networks_that_differ_by_their_order_alone_is_the_network():
     moved = permute(SPACE, tensors, random_permutations(SPACE, 5, generator()))
     mixed, _ = mixup(SPACE, moved, torch.eye(5), generator(1), 1.0)
     assert torch.allclose(render(mixed, POINTS, siren), render(tensors, POINTS, siren), atol=1e-9)
+
+
+def test_a_concentration_of_zero_mixes_nothing_and_what_is_no_number_is_refused():
+    space = WeightSpace.mlp((2, 5, 4, 3))
+    tensors, targets = random_network(space, 4, 0), torch.eye(4)
+    mixed, soft = mixup(space, tensors, targets, torch.Generator().manual_seed(0), 0.0)
+    assert largest_difference(mixed, tensors) == 0
+    assert torch.equal(soft, targets)
+    mixed, _ = mixup(space, tensors, targets, torch.Generator().manual_seed(0), 1e-300)
+    assert all(x.isfinite().all() for x in mixed)
+    for wrong in (-1.0, float("nan"), float("inf")):
+        generator = torch.Generator().manual_seed(0)
+        with pytest.raises(ValueError, match=f"concentration must be a finite .* got {wrong}"):
+            mixup(space, tensors, targets, generator, wrong)
+        with pytest.raises(ValueError, match=f"scale must be a finite number .* got {wrong}"):
+            add_noise(space, tensors, generator, wrong)
+        with pytest.raises(ValueError, match="largest must be a finite number above 0"):
+            random_zooms(4, 2, generator, wrong)

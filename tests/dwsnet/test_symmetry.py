@@ -192,3 +192,51 @@ def test_each_member_gets_its_own_permutation():
             space, [x[member : member + 1] for x in tensors], {"layer1": permutation[member]}
         )
         assert largest_difference(alone, [x[member : member + 1] for x in together]) == 0
+
+
+ZERO_BIASES = {
+    "all biases": lambda x: [y * 0 if y.ndim == 2 else y for y in x],
+    "dead units too": lambda x: (
+        [
+            y * 0
+            if y.ndim == 2
+            else y.masked_fill(y.abs() < 0.4, 0).index_fill(1, torch.tensor(0), 0)
+            for y in x[:-2]
+        ]
+        + x[-2:]
+    ),
+    "rows that sum to 0": lambda x: [
+        y * 0 if y.ndim == 2 else y - y.mean(tuple(range(2, y.ndim)), keepdim=True) for y in x
+    ],
+}
+
+
+@pytest.mark.parametrize("change", ZERO_BIASES.values(), ids=ZERO_BIASES)
+@pytest.mark.parametrize(
+    "space",
+    [WeightSpace.mlp((2, 6, 5, 4, 3)), WeightSpace.cnn(2, (5, 4), 3, 2)],
+    ids=["mlp", "cnn"],
+)
+def test_signs_are_canonical_where_the_bias_is_zero(space, change):
+    """Whatever unit is joined to inputs or outputs, in whichever order and with whichever signs it comes."""
+    tensors = change(list(random_network(space, BATCH, 0)))
+    form = canonical_signs(space, tensors)
+    assert largest_difference(form, tensors) > 1e-3
+    for seed in range(5):
+        generator = torch.Generator().manual_seed(seed)
+        flipped = scale_units(space, tensors, random_signs(space, BATCH, generator))
+        assert largest_difference(flipped, tensors) > 1e-3
+        assert largest_difference(canonical_signs(space, flipped), form) < 1e-12
+        order = random_permutations(space, BATCH, generator)
+        moved = canonical_signs(space, permute(space, tensors, order))
+        assert largest_difference(moved, permute(space, form, order)) < 1e-12
+
+
+@pytest.mark.parametrize("factor", [1e-38, 1e-30, 1e-20, 1e22, 1e30, 1e38])
+def test_scales_are_canonical_at_every_size_that_float32_has(factor):
+    space = WeightSpace.mlp((2, 5, 4, 3))
+    tensors = tuple(x.float() for x in random_network(space, BATCH, 0, spread=0.3))
+    factors = {"layer1": torch.full((5,), factor), "layer2": torch.full((4,), factor**0.5)}
+    moved = canonical_scales(space, scale_units(space, tensors, factors))
+    for one, other in zip(moved, canonical_scales(space, tensors), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)

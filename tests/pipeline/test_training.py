@@ -13,8 +13,9 @@ import torch
 
 from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
+from flows.stages import claim
 from pipeline.archive.zoo import column
-from pipeline.config import ModelConfig, TrainingConfig
+from pipeline.config import ModelConfig, TrainingConfig, identity_of_model
 from pipeline.errors import InputError
 from pipeline.tasks.classification import (
     BASELINES,
@@ -225,3 +226,28 @@ def test_a_model_that_is_large_by_a_wide_fixed_axis_is_warned_of(space, axis, ca
     assert f"the dwsnet has {size:,} parameters" in caplog.text
     assert re.search(f"the fixed axis {axis}", caplog.text)
     assert "dwsnet.downsample.DownsampledLinear" in caplog.text
+
+
+def test_the_skip_is_written_down_and_older_files_had_none(zoo, tmp_path):
+    """A run of a deep model that was started when there was no skip goes on without one, and is read without one."""
+    for num_layers in (4, 8):
+        config = TrainingConfig(model=ModelConfig(num_layers=num_layers))
+        written = config.model.identity()
+        assert written["skip"] is config.model.has_skips is (num_layers == 8)
+        assert ModelConfig(**identity_of_model(written)) == ModelConfig(**written)
+        older = {name: value for name, value in written.items() if name != "skip"}
+        assert not ModelConfig(**identity_of_model(older)).has_skips
+
+        run = tmp_path / str(num_layers)
+        run.mkdir()
+        claim(run, zoo.record, config)
+        content = json.loads((run / "config.json").read_bytes())
+        del content["training"]["model"]["skip"]
+        (run / "config.json").write_text(json.dumps(content))
+        without = config.model.model_copy(update={"skip": False})
+        claim(run, zoo.record, config.model_copy(update={"model": without}))
+        if num_layers == 8:
+            with pytest.raises(InputError, match=r"training.model.skip: was false, is true"):
+                claim(run, zoo.record, config)
+        else:
+            claim(run, zoo.record, config)
