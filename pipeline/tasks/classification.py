@@ -96,8 +96,8 @@ def require_class_names(record: ZooRecord, folder: Location):
     names = record.signals.class_names
     if len(names) < 2:
         raise InputError(
-            f"zoo {folder} has no classes to learn: its signals, {record.signals.name}, must be of two classes or more, found "
-            f"{', '.join(names) or 'none'}; `dwszoo zoo build` makes a zoo without learning from it"
+            f"zoo {folder} has no classes to learn: its members must have labels of two classes or more, found "
+            f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
         )
 
 

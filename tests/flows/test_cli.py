@@ -266,5 +266,5 @@ def test_a_line_says_what_was_taken_and_only_training_needs_classes(tmp_path, ca
     seal_zoo(zoo)
     result = dwszoo("train", "smoke", "--zoo", str(zoo), "--out", str(tmp_path / "run"))
     assert result.code == 2
-    assert "has no classes to learn: its signals, photos, must be of two classes" in result.err
+    assert "has no classes to learn: its members must have labels of two classes" in result.err
     assert len(result.err.splitlines()) == 1

@@ -70,7 +70,9 @@ def test_signals_without_classes_become_a_sound_zoo(unlabelled, tmp_path):
 
 
 def test_only_classification_needs_classes(unlabelled, labelled):
-    with pytest.raises(InputError, match="has no classes to learn: its signals, plain, must be of"):
+    with pytest.raises(
+        InputError, match="has no classes to learn: its members must have labels of"
+    ):
         require_classes(unlabelled)
     require_classes(labelled)
     config = ClassifierZooConfig(signals=SignalsConfig(source="made:signals"))
