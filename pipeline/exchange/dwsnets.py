@@ -19,7 +19,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for
 from pipeline.exchange.outgoing import exported_blocks, file_name
-from pipeline.exchange.pickled import load, load_file
+from pipeline.exchange.pickled import load, load_file, save
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import Loaded, Source, common_layout, load_states, read_json
 from pipeline.progress import Advance
@@ -46,10 +46,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
                 f"{OURS}_{half}_{label}{file_name(row['key'])}", "checkpoints", FILE
             )
             (out / path).parent.mkdir(parents=True)
-            # A view would be saved with the whole block behind it.
-            torch.save(
-                {name: tensor[position].clone() for name, tensor in tensors.items()}, out / path
-            )
+            save({name: tensor[position] for name, tensor in tensors.items()}, out / path)
             content = splits[SPLITS[split]]
             content["path"].append(str(path))
             for name, value in row.items():

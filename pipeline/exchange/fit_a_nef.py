@@ -6,6 +6,7 @@ before kernel, kernels as in Flax `(in, out)`; `labels` `(members,)`; `nef.json`
 validation and test come in this order.
 """
 
+import io
 import json
 import re
 from collections import Counter
@@ -98,12 +99,15 @@ def network_of(zoo: Zoo, columns: Mapping[str, tuple[int, ...]]) -> dict[str, An
 
 
 def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
-    text = h5py.string_dtype()
-    with h5py.File(file, "w") as content:
+    text, data = h5py.string_dtype(), io.BytesIO()
+    with h5py.File(data, "w") as content:
         content.create_dataset("params", data=values)
         content.create_dataset("param_config", (1,), dtype=text)[0] = json.dumps(config)
         for name in sorted(rows.column_names):
             write_column(content, "labels" if name == "label" else name, rows[name])
+    file.write_bytes(
+        data.getbuffer()
+    )  # HDF5 itself says of a full disk that a count cannot be decremented
 
 
 def read(path: Path) -> Source:

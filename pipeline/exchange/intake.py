@@ -13,7 +13,7 @@ from pipeline.archive.plan import SPLITS
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE
-from pipeline.exchange.rows import PLACE, known_types, table_of, together, without_nan
+from pipeline.exchange.rows import KNOWN_TYPES, PLACE, known_types, table_of, together, without_nan
 
 SPLIT_NAMES = {
     "train": "train",
@@ -131,7 +131,7 @@ def group_numbers(rows: pa.Table) -> np.ndarray:
 
 def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
     """Which of its group's members each is: the source's numbers, or counted, by epoch where it is known."""
-    if present(rows, "view"):
+    if present(rows, "view") and rows["view"].type == KNOWN_TYPES["view"]:
         return rows["view"].combine_chunks()
     epochs = np.zeros(len(rows))
     if "epoch" in rows.column_names and pa.types.is_integer(rows["epoch"].type):

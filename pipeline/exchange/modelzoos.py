@@ -18,7 +18,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for
 from pipeline.exchange.outgoing import SAFE, exported_blocks, file_name
-from pipeline.exchange.pickled import load
+from pipeline.exchange.pickled import load, save
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import (
     Loaded,
@@ -73,11 +73,8 @@ def write(zoo: Zoo, out: Path, advance: Advance):
                 )
             folder = out / run / f"checkpoint_{epoch:06d}"
             folder.mkdir(parents=True)
-            # A view would be saved with the whole block behind it.
-            torch.save(
-                {name: tensor[position].clone() for name, tensor in tensors.items()},
-                folder / "checkpoints",
-            )
+            state = {name: tensor[position] for name, tensor in tensors.items()}
+            save(state, folder / "checkpoints")
         advance(len(table))
     for run, epochs in runs.items():
         write_run(out / run, epochs)

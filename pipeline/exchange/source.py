@@ -40,6 +40,8 @@ class Source:
 
     def load(self, index: np.ndarray) -> "Loaded":
         """The members of these rows, with all that is the matter with them."""
+        if not len(index):
+            return Loaded(np.zeros((0, self.layout.num_parameters), np.float32), {})
         loaded = self.read(index)
         known = {
             position: self.problems[row]
@@ -178,9 +180,10 @@ def weights_of(content: Any) -> dict[str, torch.Tensor]:
             not isinstance(tensor, torch.Tensor)
             or not tensor.is_floating_point()
             or tensor.device.type != "cpu"
+            or tensor.nbytes > tensor.untyped_storage().nbytes()
             or tensor.layout != torch.strided
         ):
             raise InputError(f"tensor {name!r} must be a dense tensor of floating point numbers")
     if not state:
         raise InputError(f"must have tensors NAME.weight and NAME.bias, found {list(content)[:6]}")
-    return {name: tensor.detach().to(torch.float32) for name, tensor in state.items()}
+    return {name: tensor.detach().resolve_neg().to(torch.float32) for name, tensor in state.items()}

@@ -63,19 +63,14 @@ HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 def write(zoo: Zoo, out: Path, advance: Advance):
     layout = layout_for(zoo.space, keras_names(zoo.space), "/kernel:0", "/bias:0")
-    matrix = npy.open_memmap(
-        out / "weights.npy", "w+", np.float32, (num_exported(zoo), layout.num_parameters)
-    )
-    tables, start = [], 0
-    for _, block, rows in exported_blocks(zoo):
-        tensors = layout.theirs(block)
-        matrix[start : start + len(rows)] = np.concatenate(
-            [tensor.reshape(len(rows), -1) for tensor in tensors.values()], 1
-        )
-        tables.append(renamed(rows, COLUMNS))
-        start += len(rows)
-        advance(len(rows))
-    matrix.flush()
+    shape, tables = (num_exported(zoo), layout.num_parameters), []
+    with open(out / "weights.npy", "wb") as file:
+        npy.write_array_header_1_0(file, {"descr": "<f4", "fortran_order": False, "shape": shape})
+        for _, block, rows in exported_blocks(zoo):
+            parts = [tensor.reshape(len(rows), -1) for tensor in layout.theirs(block).values()]
+            file.write(np.concatenate(parts, 1, dtype="<f4").tobytes())
+            tables.append(renamed(rows, COLUMNS))
+            advance(len(rows))
     with pa.CompressedOutputStream(str(out / "metrics.csv.gz"), "gzip") as file:
         pyarrow.csv.write_csv(pa.concat_tables(tables), file)
     with open(out / "layout.csv", "w", newline="") as file:
@@ -144,6 +139,8 @@ def open_matrix(file: Path) -> tuple[np.ndarray, int]:
         if len(shape) != 2 or dtype.kind != "f":
             raise ValueError(f"it holds {shape} of {dtype}")
         whole = min(shape[0], (size - start) // (dtype.itemsize * shape[1]))
+        if not whole:
+            raise ValueError("it holds no whole row")
         if is_fortran and whole < shape[0]:
             raise ValueError("it is cut short, and holds column after column")
         order = "F" if is_fortran else "C"

@@ -2,6 +2,7 @@
 
 import json
 import math
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -212,3 +213,16 @@ def test_a_picture_that_cannot_be_drawn_leaves_the_one_that_was_there(tmp_path):
         raise AssertionError
     assert [*tmp_path.iterdir()] == [tmp_path / "a.png"]
     assert (tmp_path / "a.png").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_export_that_cannot_be_written_leaves_nothing(zoo, tmp_path, name):
+    """No file may grow beyond 2,000 bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"too large|File too large|errno = 27"):
+            export_zoo(zoo, name, tmp_path / "out", lambda number: None)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [*tmp_path.iterdir()]
