@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -267,7 +268,7 @@ def test_a_zoo_without_labels_has_no_classes_to_learn(exported, tmp_path):
         csv.writer(file).writerows([*line[:place], *line[place + 1 :]] for line in table)
     zoo = bring_in("unterthiner", tmp_path / "in", tmp_path / "zoo")
     assert zoo.catalog["label"].null_count == len(zoo)
-    with pytest.raises(InputError, match="has no classes to learn: its members must have labels"):
+    with pytest.raises(InputError, match="has no classes to learn: its signals, in"):
         require_classes(zoo)
 
 
@@ -316,3 +317,16 @@ def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
     assert shard.read_bytes() == whole
     assert (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns == others
     assert verify_zoo(Zoo.open(tmp_path)) == []
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_shard_of_members_that_all_failed_before_comes_in(exported, tmp_path, name):
+    """One that only the file beside the layout knows of: it has no place in the source."""
+    folder = shutil.copytree(exported[name], tmp_path / "in")
+    beside = json.loads((folder / "dwszoo.json").read_text())
+    row = beside["failed"][0]
+    beside["failed"] = [row | {"key": f"9-{i}", "view": 2 + i} for i in range(3)]
+    (folder / "dwszoo.json").write_text(json.dumps(beside))
+    zoo = bring_in(name, folder, tmp_path / "zoo", shard_size=1)
+    assert verify_zoo(zoo) == []
+    assert zoo.catalog["status"].to_pylist().count("failed") == 3
