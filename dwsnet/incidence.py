@@ -63,6 +63,14 @@ def _fixed_if_alone(axis: Axis) -> Axis:
     return replace(axis, hidden=axis.hidden and axis.size > 1)
 
 
+def adjacent(space: WeightSpace) -> list[list[bool]]:
+    """For each pair of tensors whether it is one tensor or they have an axis in common, hidden or fixed."""
+    axes = [{axis.name for axis in spec.axes} for spec in space.tensors]
+    return [
+        [i == j or bool(one & other) for j, other in enumerate(axes)] for i, one in enumerate(axes)
+    ]
+
+
 class Folding:
     """One tensor's features `(batch, *spec.shape, channels)` as `(batch, *hidden sizes, fixed entries * channels)` and back."""
 

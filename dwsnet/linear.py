@@ -18,7 +18,7 @@ from dwsnet import affine, kernel
 from dwsnet.affine import Layers
 from dwsnet.autocast import cast, no_autocast
 from dwsnet.equivariant_map import apply_scatter, gather
-from dwsnet.incidence import Incidence, mean
+from dwsnet.incidence import Incidence, adjacent, mean
 from dwsnet.pooling import PooledLinear, from_means, pooling_of
 from dwsnet.state import check_counts, check_features
 from dwsnet.weight_space import WeightSpace
@@ -35,6 +35,8 @@ class AxisSetLayer(nn.Module):
         for s, weight in enumerate(self.weights):
             nn.init.normal_(weight, std=(2 / weight.shape[1]) ** 0.5)
             with torch.no_grad():
+                if self.joined is not None and s == 0:
+                    weight *= self.joined * self.joined.double().mean(1, keepdim=True) ** -0.5
                 rows = weight.split(self.incidence.widths(s, self.out_channels))
                 for i, some in zip(self.incidence.carriers[s], rows, strict=True):
                     some *= 2 ** (-len(self.space.tensors[i].hidden) / 2)
@@ -47,10 +49,24 @@ class AxisSetLayer(nn.Module):
     def tensors(self) -> list[Tensor]:
         """The weights of all axis sets, for means where sums are pooled too, and the bias of all tensors."""
         weights = [weight for weight in self.weights]
+        if self.joined is not None:
+            weights[0] = weights[0] * self.joined
         if self.pooling == "sum":
             of = self.incidence, self.in_channels
             weights = [from_means(weight, *of, s) for s, weight in enumerate(weights)]
         return [*weights, torch.cat([bias for bias in self.biases])]
+
+    def join(self, diagonal: bool):
+        """Let the set of no axes join only tensors that have an axis in common, if `diagonal`: its other weights are 0."""
+        joined = None
+        if diagonal:
+            rows, columns = (
+                torch.tensor(self.incidence.widths(0, channels))
+                for channels in (self.out_channels, self.in_channels)
+            )
+            joined = torch.tensor(adjacent(self.space))
+            joined = joined.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+        self.register_buffer("joined", joined, persistent=False)
 
     def extra_repr(self) -> str:
         return (
@@ -63,7 +79,8 @@ class EquivariantLinear(AxisSetLayer):
 
     Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
     "attention") the averages are replaced by it: still equivariant, with the same parameters, but "max" and
-    "attention" are not linear. `relu` takes the positive part of what comes out, on CPUs in the same pass.
+    "attention" are not linear. `relu` takes the positive part of what comes out, on CPUs in the same pass. `diagonal`
+    leaves out the maps between tensors that have no axis in common, as the official option does.
     """
 
     def __init__(
@@ -73,6 +90,7 @@ class EquivariantLinear(AxisSetLayer):
         out_channels: int,
         pooling: str = "mean",
         relu: bool = False,
+        diagonal: bool = False,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels)
@@ -90,6 +108,7 @@ class EquivariantLinear(AxisSetLayer):
         self.biases = nn.ParameterList(
             torch.empty(spec.num_fixed * out_channels) for spec in space.tensors
         )
+        self.join(diagonal)
         self.reset_parameters()
 
     def forward(

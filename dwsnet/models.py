@@ -48,9 +48,10 @@ class DWSNet(nn.Module):
     """The equivariant trunk: layers with a norm, GELU and dropout after each.
 
     Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`. `num_heads` above 0 makes the
-    layers attend; `norm` is "batch" or "member"; `skip` adds each layer's input to its output, by default from `DEEP`
-    layers on; `checkpoint` computes activations again in the backward pass instead of keeping them. Norms of layers with
-    a skip start with a gain of 1 / sqrt(layers), so that what adds up is of unit scale at any depth.
+    layers attend; `diagonal` ones join only tensors that have an axis in common; `norm` is "batch" or "member"; `skip`
+    adds each layer's input to its output, by default from `DEEP` layers on; `checkpoint` computes activations again in
+    the backward pass instead of keeping them. Norms of layers with a skip start with a gain of 1 / sqrt(layers), so that
+    what adds up is of unit scale at any depth.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class DWSNet(nn.Module):
         *,
         num_heads: int = 0,
         pooling: str = "mean",
+        diagonal: bool = False,
         norm: str = "batch",
         dropout: float = 0.0,
         skip: bool | None = None,
@@ -74,9 +76,11 @@ class DWSNet(nn.Module):
         check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
         inputs = [in_channels] + [channels] * (num_layers - 1)
         self.layers = nn.ModuleList(
-            EquivariantAttention(space, size, channels, num_heads, pooling=pooling)
+            EquivariantAttention(
+                space, size, channels, num_heads, pooling=pooling, diagonal=diagonal
+            )
             if num_heads
-            else EquivariantLinear(space, size, channels, pooling)
+            else EquivariantLinear(space, size, channels, pooling, diagonal=diagonal)
             for size in inputs
         )
         gains = [num_layers**-0.5 if skip and i else 1.0 for i in range(num_layers)]

@@ -70,8 +70,8 @@ def plain_attention(width: int, query: Tensor, key: Tensor, value: Tensor) -> tu
 class EquivariantAttention(AxisSetLayer):
     """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `pooling` and `relu`
-    are those of `EquivariantLinear`.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `pooling`, `relu`
+    and `diagonal` are those of `EquivariantLinear`.
     """
 
     def __init__(
@@ -83,6 +83,7 @@ class EquivariantAttention(AxisSetLayer):
         head_width: int = 16,
         pooling: str = "mean",
         relu: bool = False,
+        diagonal: bool = False,
     ):
         super().__init__()
         check_counts(
@@ -109,6 +110,7 @@ class EquivariantAttention(AxisSetLayer):
         self.biases = nn.ParameterList(
             torch.empty(spec.num_fixed * out_channels) for spec in space.tensors
         )
+        self.join(diagonal)
         self.reset_parameters()
 
     def forward(

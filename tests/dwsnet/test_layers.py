@@ -6,6 +6,7 @@ import torch
 from dwsnet import (
     DownsampledLinear,
     DWSNet,
+    DWSNetClassifier,
     EquivariantAttention,
     EquivariantLinear,
     InvariantLinear,
@@ -38,6 +39,44 @@ def test_every_pooling_keeps_the_symmetry_in_both_layers(space, pooling):
         space, scrambled(EquivariantAttention(space, 2, 4, num_heads=2, pooling=pooling)), 2
     )
     assert_invariant(space, scrambled(InvariantLinear(space, 2, 4, pooling)), 2)
+
+
+@pytest.mark.parametrize("layer", [EquivariantLinear, EquivariantAttention])
+@pytest.mark.parametrize("pooling", ["mean", "sum", "max"])
+@pytest.mark.parametrize("space", SPACES, ids=IDS)
+def test_a_diagonal_layer_joins_tensors_that_have_an_axis_in_common_alone(space, pooling, layer):
+    diagonal = scrambled(layer(space, 2, 4, pooling=pooling, diagonal=True))
+    assert_equivariant(space, diagonal, 2)
+    features = random_features(space, 2, 2, torch.Generator().manual_seed(0))
+    before = diagonal(features)
+    for i, source in enumerate(space.tensors):
+        changed = [x + 3 * torch.rand_like(x) * (i == j) for j, x in enumerate(features)]
+        for target, x, y in zip(space.tensors, before, diagonal(changed), strict=True):
+            near = {axis.name for axis in source.axes} & {axis.name for axis in target.axes}
+            assert ((x - y).abs().max() > 1e-6) == bool(near), f"{source.name} to {target.name}"
+
+
+def test_a_diagonal_layer_starts_at_the_scale_of_another():
+    space = WeightSpace.mlp((2, 5, 6, 4, 3))
+    features = random_features(space, 64, 64, torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    for layer in (EquivariantLinear, EquivariantAttention):
+        scales = [
+            [x.std() for x in layer(space, 64, 64, diagonal=diagonal).double()(features)]
+            for diagonal in (False, True)
+        ]
+        for other, diagonal in zip(*scales, strict=True):
+            assert 0.75 < diagonal / other < 1.33
+
+
+def test_a_diagonal_model_is_kept(tmp_path):
+    space = SPACES[0]
+    model = DWSNetClassifier(space, 2, 4, 2, 8, diagonal=True).eval()
+    model.save_pretrained(tmp_path)
+    again = DWSNetClassifier.from_pretrained(tmp_path)
+    state = {spec.name: torch.randn(2, *spec.shape) for spec in space.tensors}
+    assert again.trunk.layers[1].joined.logical_not().any()
+    assert torch.allclose(again(state), model(state), atol=1e-6)
 
 
 def test_poolings_differ_and_an_unknown_one_is_named():

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
+from dwsnet.linear import EquivariantLinear
 from dwsnet.official import block_of, read_official
 from dwsnet.official_model import SetAttention
 from dwsnet.testing import assert_equivariant, assert_invariant
@@ -129,6 +130,15 @@ def test_every_official_parameter_is_read(case, layer):
         assert max((a - b).abs().max().item() for a, b in zip(after, before, strict=True)) > 1e-6, (
             name
         )
+
+
+def test_official_diagonal_layers_are_our_own():
+    space, options, state, inputs, _ = load("diagonal")
+    official = read_official(state, space, *options).layers[0]
+    ours = EquivariantLinear(space, 2, 2, options[0], diagonal=True).double()
+    ours.load_state_dict(official.linear.state_dict())
+    for x, y in zip(ours(inputs), official(inputs), strict=True):
+        assert torch.allclose(x, y, atol=1e-12)
 
 
 def test_what_is_read_is_a_copy():
