@@ -268,7 +268,7 @@ def test_a_zoo_without_labels_has_no_classes_to_learn(exported, tmp_path):
         csv.writer(file).writerows([*line[:place], *line[place + 1 :]] for line in table)
     zoo = bring_in("unterthiner", tmp_path / "in", tmp_path / "zoo")
     assert zoo.catalog["label"].null_count == len(zoo)
-    with pytest.raises(InputError, match="has no classes to learn: its signals, in"):
+    with pytest.raises(InputError, match="has no classes to learn: its members must have labels"):
         require_classes(zoo)
 
 
