@@ -206,10 +206,10 @@ NAMES: dict[Rule, str] = {
     "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d "
     "AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d "
     "ReflectionPad1d ReflectionPad2d ReplicationPad1d ReplicationPad2d",
-    softmax: "Softmax LogSoftmax Softmin",
+    softmax: "Softmax Softmax2d LogSoftmax Softmin",
     elementwise: "Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout ReLU ReLU6 LeakyReLU "
     "ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus Softsign "
-    "Softshrink Hardshrink Tanhshrink LogSigmoid Threshold",
+    "Softshrink Hardshrink Tanhshrink LogSigmoid Threshold RReLU",
 }
 RULES: dict[type[nn.Module], Rule] = {
     getattr(nn, name): rule for rule, names in NAMES.items() for name in names.split()

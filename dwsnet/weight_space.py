@@ -145,7 +145,8 @@ class WeightSpace:
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "WeightSpace":
-        """The same from tensors alone, taken as one chain in the order of the dict."""
+        """The space of a chain from tensors alone, in the order of the dict, each weight taken as
+        (out, in, positions...): what else layers do with neurons only a module can tell."""
         return cls.chain(layers_of_state_dict(state))
 
     @property
