@@ -131,6 +131,13 @@ def shard_path(folder: Location, shard: str) -> Location:
     return folder / "shards" / f"{shard}.tar"
 
 
+def not_committed(folder: Location, shard: str) -> str:
+    return (
+        f"shard {shard} is not committed: expected its catalog part {part_path(folder, shard)}, found none; "
+        "`dwszoo zoo build` (or `import`, `merge`) makes what is missing"
+    )
+
+
 def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
     """The schema of an imported zoo, by the Arrow types of the columns of its source. Raises ValueError for an unknown type."""
     return pa.schema(
@@ -188,10 +195,7 @@ def read_part(
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise ArchiveError(
-            f"shard {shard} is not committed: expected its catalog part {path}, found none; "
-            "`dwszoo zoo build` (or `import`, `merge`) makes what is missing"
-        ) from None
+        raise ArchiveError(not_committed(folder, shard)) from None
     digest = sha256(data)
     if checksum not in (None, digest):
         raise ArchiveError(

@@ -18,7 +18,7 @@ def compute_seal(zoo: Zoo) -> dict[str, Any]:
     A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
     """
     for shard in zoo.record.shards:
-        if shard not in zoo.shards:
+        if shard.name not in zoo.parts:
             zoo.read_part(shard)  # raises ArchiveError
     checksums = {"zoo": sha256((zoo.folder / FILE).read_bytes())}
     return (

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import CatalogPart, part_path, read_part, shard_path
+from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read_part, shard_path
 from pipeline.archive.files import list_files, parse_json, read_array, sha256
 from pipeline.archive.network import Network
 from pipeline.archive.plan import SPLITS
@@ -48,7 +48,7 @@ class Zoo(Dataset[Block]):
     ):
         self.folder, self.record, self.shards = folder, record, shards
         self.space: WeightSpace = record.space
-        self._seal = seal
+        self._seal, self._names = seal, {shard.name for shard in shards}
         self._shard = lru_cache(CACHED_SHARDS)(self._read_shard)
 
     @classmethod
@@ -98,7 +98,12 @@ class Zoo(Dataset[Block]):
             return {shard.name: part for shard, part in zip(self.shards, parts, strict=True)}
 
     def read_part(self, shard: ShardRecord) -> CatalogPart:
-        """The catalog part of a shard, read anew. Raises ArchiveError where it is not what was committed."""
+        """The catalog part of a shard, read anew.
+
+        Raises ArchiveError where it is not what was committed, or was not committed when the zoo was opened.
+        """
+        if shard.name not in self._names:
+            raise ArchiveError(not_committed(self.folder, shard.name))
         checksum = self.seal.catalog.get(shard.name) if self.is_sealed else None
         return read_part(self.folder, shard.name, checksum, self.record.schema, shard.num_members)
 

@@ -12,7 +12,14 @@ from pipeline.archive.files import read_json, write_atomic
 from pipeline.archive.record import first_problem
 from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import Config, TrainingConfig, ZooConfig, describe, fingerprint
+from pipeline.config import (
+    Config,
+    TrainingConfig,
+    ZooConfig,
+    describe,
+    fingerprint,
+    identity_of_model,
+)
 from pipeline.errors import ArchiveError, InputError
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
@@ -80,7 +87,10 @@ def read_training(run: Path) -> TrainingConfig:
     """What the run was trained with. Raises ArchiveError where its config.json is damaged."""
     file = run / "config.json"
     try:
-        return TrainingConfig.model_validate(read_json(file)["training"])
+        written = read_json(file)["training"]
+        return TrainingConfig.model_validate(
+            written | {"model": identity_of_model(written["model"])}
+        )
     except (ValueError, TypeError, KeyError) as error:
         problem = first_problem(error) if isinstance(error, ValueError) else repr(error)
         raise ArchiveError(f"{file} is damaged ({problem}): put back a copy") from error

@@ -88,6 +88,15 @@ def test_a_zoo_can_be_read_while_another_process_builds_it(tmp_path, built_zoo):
     assert Zoo.open(tmp_path).catalog.equals(Zoo.open(built_zoo).catalog)
 
 
+def test_verify_speaks_of_a_zoo_as_it_was_when_it_was_opened(partial, built_zoo):
+    zoo = Zoo.open(partial)
+    shutil.copytree(built_zoo, partial, dirs_exist_ok=True)
+    problems = verify_zoo(zoo)
+    assert len(problems) == 5
+    assert all("is not committed" in problem for problem in problems)
+    assert verify_zoo(Zoo.open(partial)) == []
+
+
 def test_a_partial_zoo_has_what_is_committed_when_it_is_opened(partial, built_zoo):
     zoo, whole = Zoo.open(partial), Zoo.open(built_zoo)
     committed = pc.field("shard").isin(["train-000000", "train-000003", "validation-000000"])

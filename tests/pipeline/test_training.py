@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import OrderedDict
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -13,6 +14,8 @@ import torch
 
 from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
+from flows import stages
+from flows.recipes import smoke
 from flows.stages import claim
 from pipeline.archive.zoo import column
 from pipeline.config import ModelConfig, TrainingConfig, identity_of_model
@@ -29,6 +32,7 @@ from pipeline.training.engine import deepspeed_config, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.launch import check_batches
 from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from tests.pipeline.foreign import bring_in, save
 
 
 def members(batches) -> list[bytes]:
@@ -251,3 +255,21 @@ def test_the_skip_is_written_down_and_older_files_had_none(zoo, tmp_path):
                 claim(run, zoo.record, config)
         else:
             claim(run, zoo.record, config)
+
+
+def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog):
+    """Of an imported zoo of MLPs that take 784 pixels, which says nothing of its activations: none of them is needed."""
+    for i in range(30):
+        shapes = {"seq.0.weight": (4, 784), "seq.0.bias": (4,), "seq.1.weight": (3, 4)}
+        state = OrderedDict((name, torch.randn(shape)) for name, shape in shapes.items())
+        folder = tmp_path / "in" / f"mnist_png_training_{i % 3}_{i}" / "checkpoints"
+        save(state | {"seq.1.bias": torch.randn(3)}, folder / "model_final.pth")
+    bring_in("dwsnets", tmp_path / "in", tmp_path / "zoo", splits="drawn")
+    warned = []
+    monkeypatch.setattr(
+        "pipeline.training.launch.launch_training", lambda *_: warned.append(caplog.text)
+    )
+    recipe = smoke()
+    stages.train(tmp_path / "zoo", tmp_path / "run", recipe.training, recipe.resources)
+    (text,) = warned
+    assert "'layer0' of its networks had a single entry and not 784" in text
