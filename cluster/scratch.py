@@ -55,7 +55,7 @@ def make_folder() -> tuple[Path, int]:
     for place in places():
         try:
             return make_folder_in(place)
-        except OSError as error:  # read-only, full, missing, or without locks
+        except OSError as error:  # read-only, full or missing
             problem = error
     raise OSError(
         f"cannot make a temporary folder in {', '.join(map(str, places()))} ({problem.strerror}): "
@@ -71,8 +71,8 @@ def make_folder_in(place: Path) -> tuple[Path, int]:
         except (BlockingIOError, FileNotFoundError):
             continue  # another process took it for a leftover before it was held
         except OSError:
-            folder.rmdir()
-            raise
+            # The file system has no locks: nobody can take the folder for a leftover, nor remove it if it becomes one.
+            return folder, os.open(folder, os.O_RDONLY)
 
 
 def hold(folder: Path) -> int:

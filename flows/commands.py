@@ -268,7 +268,7 @@ def bench(options: Namespace):
         )
     if options.name is None:
         for name, file in files.items():
-            print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_text())).splitlines()[0]}")
+            print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_bytes())).splitlines()[0]}")
     elif options.name in files:
         sys.path.insert(0, str(root))
         sys.argv[1:] = options.arguments
@@ -280,7 +280,7 @@ def bench(options: Namespace):
 
 
 def has_main(file: Path) -> bool:
-    return "__main__" in file.read_text()
+    return b"__main__" in file.read_bytes()
 
 
 def require_run(folder: Path):

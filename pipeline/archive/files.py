@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -25,6 +26,8 @@ LOCK = ".lock"
 
 FILES = (".csv", ".gz", ".json", ".npz", ".parquet", ".png", ".pt", ".pth", ".tar", ".tgz", ".zip")
 """Endings that say what a file holds."""
+
+logger = logging.getLogger(__name__)
 
 
 def write_atomic(path: Location, data: bytes):
@@ -90,13 +93,17 @@ def read_array(path: Location, size: int) -> np.ndarray:
 
 def list_files(folder: Location) -> dict[Location, int]:
     """The files in `folder` with their sizes in bytes; none where there is no folder."""
-    filesystem, name = opened(folder)
+    if isinstance(folder, Path):
+        inside = folder.iterdir() if folder.is_dir() else ()
+        return {file: file.stat().st_size for file in inside if file.is_file()}
+    filesystem, name = folder.opened
     found = filesystem.get_file_info(FileSelector(name, allow_not_found=True))
     return {folder / info.base_name: info.size for info in found if info.is_file}
 
 
-def opened(path: Location) -> tuple[FileSystem, str]:
-    return path.opened if isinstance(path, RemotePath) else (LocalFileSystem(), str(path))
+def opened(path: Location) -> tuple[FileSystem, str | bytes]:
+    """A file system, and how it calls `path`: by bytes on this machine, where a name may be in no encoding."""
+    return path.opened if isinstance(path, RemotePath) else (LocalFileSystem(), os.fsencode(path))
 
 
 def write_json(path: Location, value: Any):
@@ -146,15 +153,27 @@ def exclusive(folder: Location) -> Iterator[None]:
     """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends. What a process
     that was killed left half-written is removed at the beginning, what this one leaves at the end.
 
-    An object store has no locks. Two processes that build one zoo there write the same bytes; of two with different
-    configurations the second is refused, by zoo.json, unless they begin within the same moment.
+    An object store has no locks, nor have some file systems, for which there is a warning. Two processes that build one zoo
+    there write the same bytes; of two with different configurations the second is refused, by zoo.json, unless they begin
+    within the same moment.
 
     Raises InputError where another process holds it or the folder cannot be written.
     """
     require_folder_name(folder)
-    if isinstance(folder, RemotePath):
-        yield
+    lock = None if isinstance(folder, RemotePath) else hold(folder)
+    if lock is None:
+        yield  # what is half-written may be another's
         return
+    try:
+        remove_half_written(folder)
+        yield
+    finally:
+        remove_half_written(folder)
+        os.close(lock)
+
+
+def hold(folder: Path) -> int | None:
+    """The descriptor that holds `folder` as long as it is open; None, after one warning, where it cannot be locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
@@ -164,17 +183,20 @@ def exclusive(folder: Location) -> Iterator[None]:
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock
     except BlockingIOError:
         os.close(lock)
         raise InputError(
             f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
         ) from None
-    try:
-        remove_half_written(folder)
-        yield
-    finally:
-        remove_half_written(folder)
+    except OSError as error:  # NFS, Lustre and FUSE, as they are mounted
         os.close(lock)
+        logger.warning(
+            "%s cannot be locked (%s): start no other command that writes there",
+            folder,
+            error.strerror,
+        )
+        return None
 
 
 def remove_half_written(folder: Path):

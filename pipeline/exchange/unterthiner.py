@@ -71,9 +71,12 @@ def write(zoo: Zoo, out: Path, advance: Advance):
             file.write(np.concatenate(parts, 1, dtype="<f4").tobytes())
             tables.append(renamed(rows, COLUMNS))
             advance(len(rows))
-    with pa.CompressedOutputStream(str(out / "metrics.csv.gz"), "gzip") as file:
+    with (
+        open(out / "metrics.csv.gz", "wb") as packed,
+        pa.CompressedOutputStream(packed, "gzip") as file,
+    ):
         pyarrow.csv.write_csv(pa.concat_tables(tables), file)
-    with open(out / "layout.csv", "w", newline="") as file:
+    with open(out / "layout.csv", "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(HEADER)
         end = 0

@@ -123,7 +123,7 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
     if not os.path.isfile(file):  # to open a pipe is to wait for a writer
         raise InputError(f"{file} cannot be read as Parquet (not a file): replace it")
     try:
-        with pq.ParquetFile(file) as content:
+        with open(file, "rb") as raw, pq.ParquetFile(raw) as content:
             schema = content.schema_arrow
             image = find_image_column(file, schema, config.image_column)
             label = find_label_column(file, schema, config.label_column)

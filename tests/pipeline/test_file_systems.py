@@ -1,0 +1,79 @@
+"""File systems without locks, and folders whose names the locale or UTF-8 does not know."""
+
+import errno
+import fcntl
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.scratch import scratch_folder
+from pipeline.archive.files import exclusive, list_files, write_atomic
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+
+ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+NAMES = [os.fsdecode(name) for name in ("Größe".encode(), "Größe".encode("latin-1"))]
+
+
+@pytest.mark.parametrize("number", [errno.ENOTSUP, errno.ENOLCK, errno.EINVAL, errno.ENOSYS])
+def test_a_file_system_without_locks_is_used_with_a_warning(number, tmp_path, monkeypatch, caplog):
+    def flock(descriptor, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    (tmp_path / ".another.tmp").touch()
+    with caplog.at_level(logging.WARNING), exclusive(tmp_path):
+        write_atomic(tmp_path / "zoo.json", b"{}")
+    (record,) = caplog.records
+    assert record.message == (
+        f"{tmp_path} cannot be locked ({os.strerror(number)}): start no other command that writes there"
+    )
+    assert (tmp_path / ".another.tmp").exists()  # of a command that may be running
+    with scratch_folder() as one, scratch_folder() as other:
+        assert one.is_dir()
+        assert other.is_dir()
+    assert not one.exists()
+
+
+def test_a_file_system_with_locks_has_no_warning(tmp_path, caplog):
+    with (
+        exclusive(tmp_path),
+        pytest.raises(InputError, match="in use by another"),
+        exclusive(tmp_path),
+    ):
+        pass
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_zoo_lies_in_a_folder_of_any_name(built_zoo, tmp_path, name):
+    zoo = Zoo.open(shutil.copytree(built_zoo, tmp_path / name))
+    assert verify_zoo(zoo) == []
+    assert len(zoo[0]) == 6
+    stray = zoo.folder / "shards" / name
+    stray.write_bytes(b"...")
+    assert list_files(stray.parent)[stray] == 3
+    assert len(verify_zoo(zoo)) == 1
+
+
+@pytest.mark.parametrize("name", NAMES, ids=ascii)
+def test_a_locale_does_not_damage_a_zoo(built_zoo, tmp_path, name):
+    folder = Path(shutil.copytree(built_zoo, tmp_path / name))
+    for arguments in (
+        ["verify", folder],
+        ["export", folder, "--format", "unterthiner", "--out", tmp_path / f"{name} exported"],
+    ):
+        result = subprocess.run(
+            [sys.executable, "-m", "flows.cli", "zoo", *arguments],
+            env=os.environ | ASCII,
+            capture_output=True,
+        )
+        assert result.returncode == 0, result.stderr
+        assert os.fsencode(name) in result.stdout
+    assert (tmp_path / f"{name} exported" / "layout.csv").is_file()
