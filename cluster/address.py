@@ -1,5 +1,6 @@
 """The cluster at RAY_ADDRESS: whether it is there, lets us in, and is as large as it must be."""
 
+import logging
 import re
 import socket
 import subprocess
@@ -21,7 +22,8 @@ def find_cluster(address: str) -> str:
     from ray._private import services
     from ray._private.authentication import authentication_token_setup
 
-    # Ray looks for a token where it finds a cluster by itself, not where RAY_ADDRESS names it.
+    # Ray looks for a token where it finds a cluster by itself, not where RAY_ADDRESS names it, and warns that it found one.
+    authentication_token_setup.logger.setLevel(logging.ERROR)
     authentication_token_setup.maybe_enable_token_auth_if_token_available(warn_if_disabled=False)
     if address == "auto":
         address = services.canonicalize_bootstrap_address_or_die("auto")

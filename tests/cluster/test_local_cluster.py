@@ -1,0 +1,184 @@
+"""A cluster on one machine: who reaches it, what its workers import, and what is left of it: nothing."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from cluster import scratch
+from cluster.orphans import MARK, marked
+from cluster.scratch import scratch_folder
+from cluster.session import CLUSTER, ray_session
+
+COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
+
+SESSION = """
+import json, os, signal, psutil
+from cluster.session import CLUSTER, ray_session
+from cluster.orphans import marked
+
+def look(number):
+    import cluster.fanout, json, numpy, os, pipeline.archive.build, signal, sys, torch
+    ours = [cluster, pipeline, numpy, torch, json, signal]
+    return sys.executable, os.getcwd(), [os.path.realpath(module.__file__) for module in ours]
+
+def listening(process):
+    return [c.laddr.ip for c in psutil.Process(process).net_connections("inet") if c.status in ("LISTEN", "NONE")]
+
+handler = signal.getsignal(signal.SIGTERM)
+with ray_session(2):
+    import ray
+    seen = ray.get(ray.remote(look).remote(0))
+    folder = os.environ[CLUSTER]
+    processes = marked(CLUSTER, folder)
+    sockets = [listening(process) for process in [os.getpid(), *processes]]
+    assert signal.getsignal(signal.SIGTERM) is handler
+print(json.dumps({
+    "worker": seen, "driver": look(0), "sockets": sockets, "folder": folder,
+    "left": [marked(CLUSTER, folder), os.path.exists(folder)],
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def session(tmp_path_factory):
+    """What a session found: in a folder full of traps, with an interpreter and a TMPDIR on awkward paths."""
+    import json
+
+    folder = tmp_path_factory.mktemp("session")
+    work, deep = folder / "work", folder / ("deep-" * 20)
+    deep.mkdir()
+    (work / "pipeline").mkdir(parents=True)
+    for name in COMMON_NAMES:
+        trap = work / "pipeline" / "__init__.py" if name == "pipeline" else work / f"{name}.py"
+        trap.write_text("raise RuntimeError('imported from the working directory')")
+    script = folder / "session.py"
+    script.write_text(SESSION)
+    environment = folder / "an environment (its path & more)"
+    environment.mkdir()
+    shutil.copytree(
+        Path(sys.prefix) / "bin", environment / "bin", symlinks=True, copy_function=os.link
+    )
+    (environment / "lib").symlink_to(Path(sys.prefix) / "lib")
+    shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
+    result = subprocess.run(
+        [environment / "bin" / "python", script],
+        cwd=work,
+        env=os.environ | {"TMPDIR": str(deep), "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=200,
+    )
+    assert result.returncode == 0, result.stderr
+    return json.loads(result.stdout) | {"environment": environment, "work": work}
+
+
+def test_workers_import_what_the_driver_imports(session):
+    assert session["worker"] == session["driver"]
+    executable, folder, files = session["worker"]
+    assert executable == str(session["environment"] / "bin" / "python")
+    assert folder == str(session["work"])
+    assert not any(file.startswith(str(session["work"])) for file in files)
+
+
+def test_everything_listens_on_the_loopback_interface_alone(session):
+    addresses = [address for process in session["sockets"] for address in process]
+    assert len(session["sockets"]) >= 6, "GCS, raylet, agents, workers and this process"
+    assert len(addresses) >= 5
+    assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_nothing_is_left_of_a_session(session):
+    assert session["left"] == [[], False]
+
+
+def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
+    """It removes what a killed process leaves: processes, and the temporary folder that it held."""
+    for name in COMMON_NAMES:
+        (tmp_path / f"{name}.py").write_text("raise RuntimeError")
+    code = (
+        "import os, sys, time; from cluster.orphans import MARK, end_children_with_me; from cluster.scratch import *\n"
+        "import subprocess; end_children_with_me()\n"
+        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "with scratch_folder() as folder: print(os.environ[MARK], folder, flush=True); time.sleep(600)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    mark, folder = process.stdout.readline().split()
+    assert Path(folder).exists()
+    assert marked(MARK, mark)
+    process.kill()
+    process.communicate()
+    for _ in range(200):
+        if not marked(MARK, mark) and not Path(folder).exists():
+            break
+        subprocess.run(["sleep", "0.1"], check=True)
+    assert not marked(MARK, mark)
+    assert not Path(folder).exists()
+
+
+@pytest.fixture
+def place(monkeypatch, tmp_path):
+    """The only place for temporary folders."""
+    monkeypatch.setattr(scratch, "places", lambda: [tmp_path])
+    return tmp_path
+
+
+def test_folders_of_processes_that_are_gone_are_removed_and_those_in_use_are_not(place):
+    left, foreign = place / "dwszoo-left", place / "something-else"
+    (left / "session" / "logs").mkdir(parents=True)
+    foreign.mkdir()
+    with scratch_folder() as first:
+        assert not left.exists()
+        with scratch_folder() as second:
+            assert first != second
+            assert set(place.iterdir()) == {first, second, foreign}
+        assert set(place.iterdir()) == {first, foreign}
+    assert set(place.iterdir()) == {foreign}
+
+
+def test_a_link_is_not_followed_to_what_it_names(place, tmp_path_factory):
+    precious = tmp_path_factory.mktemp("precious")
+    (precious / "file").touch()
+    (place / "dwszoo-link").symlink_to(precious)
+    scratch.remove_leftovers()
+    assert (precious / "file").exists()
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_not_taken(monkeypatch, tmp_path):
+    deep = tmp_path / ("deep-" * 20)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with scratch_folder() as folder:
+        assert len(os.fsencode(folder)) <= scratch.LONGEST
+        assert (os.stat(folder).st_mode & 0o777) == 0o700
+
+
+def test_where_no_folder_can_be_made_a_sentence_says_so(monkeypatch):
+    monkeypatch.setattr(scratch, "places", lambda: [Path("/proc"), Path("/nowhere")])
+    with (
+        pytest.raises(OSError, match=r"cannot make a temporary folder in /proc, /nowhere"),
+        scratch_folder(),
+    ):
+        pass
+
+
+def test_more_gpus_than_there_are_is_said_at_once():
+    from cluster.address import RequestError
+
+    with (
+        pytest.raises(RequestError, match=r"this machine has \d+ GPUs, expected at least the 1000"),
+        ray_session(1000, 1),
+    ):
+        pass
+    assert not marked(CLUSTER, os.environ[CLUSTER])
