@@ -2,6 +2,7 @@
 
 import argparse
 import errno
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.location import Location, RemotePath, locate
 
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""Ray writes them into its errors, whoever reads them."""
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """What a shell shows of a command that nobody reads from any more, as in `dwszoo zoo info DIR | head -1`."""
 
@@ -59,6 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def complain(message: str, code: int) -> int:
+    message = COLOURS.sub("", message)
     with suppress(OSError):  # nobody reads standard error, or its disk is full
         sys.stderr.write(f"dwszoo: {message}\n")
     return code

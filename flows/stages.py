@@ -226,7 +226,16 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
 
 
 def claim(run: Path, record: ZooRecord, training: TrainingConfig):
-    """Write config.json, the identity of a run. Raises InputError where `run` is of another configuration."""
+    """Write config.json, the identity of a run.
+
+    Raises InputError where `run` is of another configuration, or where Ray cannot be told its path.
+    """
+    try:
+        str(run.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{run} cannot hold a run: Ray takes paths in UTF-8 alone: set LC_ALL=C.UTF-8 or choose another --out"
+        ) from error
     file = run / "config.json"
     content = {"zoo": record.zoo_identity(), "training": training.identity()}
     if file.exists() and (fields := differences(_identity_of_run(read_json(file)), content)):

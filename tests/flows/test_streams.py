@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from flows.cli import complain
 from tests.conftest import start_dwszoo
 
 COMMAND = [sys.executable, "-m", "flows.cli"]
@@ -68,3 +69,9 @@ def test_every_name_of_a_file_can_be_written(locale, tmp_path):
         env=os.environ | {"PYTHONUTF8": "0", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"},
     )
     assert (result.stdout, result.stderr) == (b"Gr\\xf6\\xdfe\n", b"")
+
+
+def test_errors_have_no_colours(capsys):
+    """Ray writes them into the names of its tasks."""
+    assert complain("\x1b[36mray::fit_shard()\x1b[39m died", 1) == 1
+    assert capsys.readouterr().err == "dwszoo: ray::fit_shard() died\n"

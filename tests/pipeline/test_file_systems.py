@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from cluster.scratch import scratch_folder
+from flows.recipes import smoke
+from flows.stages import claim
 from pipeline.archive.files import exclusive, list_files, write_atomic
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo
@@ -77,3 +79,11 @@ def test_a_locale_does_not_damage_a_zoo(built_zoo, tmp_path, name):
         assert result.returncode == 0, result.stderr
         assert os.fsencode(name) in result.stdout
     assert (tmp_path / f"{name} exported" / "layout.csv").is_file()
+
+
+def test_a_run_that_ray_cannot_be_told_of_is_refused(zoo, tmp_path):
+    run = tmp_path / NAMES[1]
+    run.mkdir()
+    with pytest.raises(InputError, match=r"set LC_ALL=C\.UTF-8 or choose another --out"):
+        claim(run, zoo.record, smoke().training)
+    assert not list(run.iterdir())
