@@ -1,0 +1,108 @@
+"""SIGTERM, SIGHUP and Ctrl-C, to the command alone or to all its processes: a sentence, an exit code, and nothing left."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cluster.orphans import MARK
+from flows import interruption
+from tests.conftest import start_dwszoo
+
+BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=20000", "--out"]
+
+
+def started_by(process: int) -> list[int]:
+    """What a command has started and still runs, its watcher apart, which ends after it."""
+    mark, found = f"{MARK}={process}-".encode(), []
+    for name in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if any(entry.startswith(mark) for entry in file.read().split(b"\0")):
+                    found.append(int(name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("signum", "to_all", "when"),
+    [
+        (signal.SIGTERM, False, "starting"),
+        (signal.SIGTERM, True, "fitting"),
+        (signal.SIGHUP, True, "fitting"),
+    ],
+)
+def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, monkeypatch):
+    zoo, temporary = tmp_path / "zoo", tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    process = start_dwszoo(*BUILD, zoo)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        ready = started_by(process.pid) if when == "starting" else list(zoo.glob("catalog/*"))
+        if ready:
+            break
+        time.sleep(0.05)
+    committed = {path: path.read_bytes() for path in zoo.glob("catalog/*")}
+    (os.killpg if to_all else os.kill)(process.pid, signum)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 128 + signum
+    assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
+    assert "Traceback" not in err
+    assert started_by(process.pid) == []
+    assert list(temporary.iterdir()) == []
+    assert [path.name for path in zoo.rglob(".*")] == [".lock"]
+    assert {path: path.read_bytes() for path in committed} == committed
+
+
+STUCK = """
+import ctypes
+from flows import interruption
+interruption.SECONDS = 0.5
+interruption.handle_signals()
+print("ready", flush=True)
+mutex = ctypes.create_string_buffer(64)
+while True:
+    ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time in vain, whatever signals come
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_stuck_in_compiled_code_ends_in_time(signum):
+    process = subprocess.Popen(
+        [sys.executable, "-c", STUCK],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    process.stdout.readline()
+    process.send_signal(signum)
+    _, err = process.communicate(timeout=20)
+    assert (process.returncode, err) == (128 + signum, interruption.SENTENCE)
+
+
+IGNORED = """
+import signal, time
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+from flows.interruption import exit_code, handle_signals
+handle_signals()
+print("ready", flush=True)
+try:
+    time.sleep(60)
+except KeyboardInterrupt:
+    raise SystemExit(exit_code())
+"""
+
+
+def test_a_signal_that_nohup_ignores_stays_ignored_and_the_others_end_the_command():
+    process = subprocess.Popen([sys.executable, "-c", IGNORED], stdout=subprocess.PIPE, text=True)
+    process.stdout.readline()
+    process.send_signal(signal.SIGHUP)
+    time.sleep(0.3)
+    assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 128 + signal.SIGTERM
