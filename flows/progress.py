@@ -26,26 +26,28 @@ def show_line(title: str, text: str):
 
 
 class Rate:
-    """How fast something goes at present. What its start took counts only until it has moved twice."""
+    """How fast something goes at present; what its start took does not count."""
 
     def __init__(self, done: int):
-        self.start = time.monotonic(), done
+        self.done = done
         self.marks: deque[tuple[float, int]] = deque()
         """When it moved, and to where."""
 
     def update(self, done: int):
         now = time.monotonic()
-        if done != (self.marks or [self.start])[-1][1]:
+        if done != self.done:
+            self.done = done
             self.marks.append((now, done))
         while len(self.marks) > 2 and self.marks[1][0] <= now - RATE_SECONDS:
             self.marks.popleft()
 
     def per_second(self) -> float:
-        if not self.marks:
+        """0 as long as it is not known, which takes two moves."""
+        if len(self.marks) < 2:
             return 0.0
-        since, before = self.marks[0] if len(self.marks) > 1 else self.start
+        since, before = self.marks[0]
         seconds = time.monotonic() - since
-        return max(0, self.marks[-1][1] - before) / seconds if seconds else 0.0
+        return max(0, self.done - before) / seconds if seconds else 0.0
 
 
 class Bar(tqdm):
@@ -92,10 +94,11 @@ class Progress:
     def _line(self):
         self.last_line, self.shown = time.monotonic(), (self.done, self.note)
         share = 100 * self.done // max(1, self.total)
+        rate = self.rate.per_second()
         self.stream.write(
             f"{self.title}: {self.done:,}/{self.total:,} {self.unit} ({share} %), "
-            f"{figure(self.rate.per_second())} {self.unit}/s, "
-            f"{self.note}, {self.last_line - self.start:.0f} s\n"
+            + (f"{figure(rate)} {self.unit}/s, " if rate else "")
+            + f"{self.note}, {self.last_line - self.start:.0f} s\n"
         )
         self.stream.flush()
 
