@@ -6,17 +6,20 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+WITHOUT = "meta"
+"""The type of device that has no autocast. PyTorch 2.11 cannot compile a question for it."""
+
 
 def autocast_dtype(device: str) -> torch.dtype | None:
-    """The dtype of autocast on a type of device; None where it is off or where, as for "meta", there is none."""
-    if not torch.amp.is_autocast_available(device) or not torch.is_autocast_enabled(device):
+    """The dtype of autocast on a type of device; None where it is off or where there is none."""
+    if device == WITHOUT or not torch.is_autocast_enabled(device):
         return None
     return torch.get_autocast_dtype(device)
 
 
 def no_autocast(device: str) -> AbstractContextManager:
     """A context without autocast: products in place take one dtype."""
-    if not torch.amp.is_autocast_available(device):
+    if device == WITHOUT:
         return nullcontext()
     return torch.autocast(device, enabled=False)
 
