@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "dwszoo-"
-LONGEST = 43
-"""Bytes in a folder's path. Ray's sockets lie 64 deeper, and the path of a UNIX socket has at most 107."""
+LONGEST = 39
+"""Bytes in a folder's path. Ray's sockets lie 68 deeper, and the path of a UNIX socket has at most 107."""
 SECONDS = 5.0
 """How long processes that are about to end may go on writing into a folder."""
 

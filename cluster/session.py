@@ -86,7 +86,7 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
                 num_cpus=num_workers,
                 num_gpus=math.ceil(num_workers * gpus_per_worker),
                 include_dashboard=False,
-                _temp_dir=str(folder),
+                _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
                 runtime_env={
                     "py_executable": shlex.quote(sys.executable),  # goes through a shell
                     "env_vars": WORKER_ENVIRONMENT | sockets,

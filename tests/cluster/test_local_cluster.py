@@ -34,11 +34,12 @@ with ray_session(2):
     import ray
     seen = ray.get(ray.remote(look).remote(0))
     folder = os.environ[CLUSTER]
+    mode = os.stat(folder).st_mode & 0o777
     processes = marked(CLUSTER, folder)
     sockets = [listening(process) for process in [os.getpid(), *processes]]
     assert signal.getsignal(signal.SIGTERM) is handler
 print(json.dumps({
-    "worker": seen, "driver": look(0), "sockets": sockets, "folder": folder,
+    "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
     "left": [marked(CLUSTER, folder), os.path.exists(folder)],
 }))
 """
@@ -93,7 +94,8 @@ def test_everything_listens_on_the_loopback_interface_alone(session):
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
 
-def test_nothing_is_left_of_a_session(session):
+def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
+    assert session["mode"] == 0o700
     assert session["left"] == [[], False]
 
 
