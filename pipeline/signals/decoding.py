@@ -66,6 +66,7 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
     except UnidentifiedImageError:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     check_meaning(image)
+    spread_transparency(image)
     # The second picture of a camera's JPEG (MPO) is a preview or a map of depths.
     has_more_frames = getattr(image, "is_animated", False) and image.format != "MPO"
     ImageOps.exif_transpose(image, in_place=True)
@@ -86,6 +87,13 @@ def check_meaning(image: "PillowImage"):
         raise ValueError("signed numbers, which do not say what number is black")
     if image.mode == "RGB" and "transparency" in image.info and ";16" in str(image.tile):
         raise ValueError("16 bits a channel and a transparent colour, of which Pillow keeps 8")
+
+
+def spread_transparency(image: "PillowImage"):
+    """Pillow spreads grey of 2 and 4 bits over 0 to 255, but not the shade that is transparent."""
+    spread = {"L;2": 85, "L;4": 17}
+    if "transparency" in image.info and image.tile and image.tile[0].args in spread:
+        image.info["transparency"] *= spread[image.tile[0].args]
 
 
 def tags(image: "PillowImage") -> dict:

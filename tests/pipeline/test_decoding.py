@@ -29,9 +29,8 @@ def saved(image: Image.Image | np.ndarray, format: str = "PNG", **options) -> by
 
 
 def png(depth: int, colour_type: int, rows: np.ndarray, *chunks: tuple[bytes, bytes]) -> bytes:
-    """A PNG that Pillow does not write; `rows` are `(height, width, channels)` of its type."""
-    height, width = rows.shape[:2]
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    """A PNG of 2 x 3 points that Pillow does not write; `rows` has two rows of its type."""
+    header = struct.pack(">IIBBBBB", 3, len(rows), depth, colour_type, 0, 0, 0)
     lines = b"".join(b"\0" + row.tobytes() for row in rows)
     content = [(b"IHDR", header), *chunks, (b"IDAT", zlib.compress(lines)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -93,6 +92,16 @@ MODES = {
     "L with tRNS": (
         saved(GREY, transparency=51),
         np.where(GREY == 51, 255, GREY)[..., None] / 255,
+        EXACT,
+    ),
+    "2 bits with tRNS": (
+        png(2, 0, np.array([[0b000110_00], [0b111001_00]], np.uint8), (b"tRNS", b"\0\1")),
+        np.array([[0, 255, 170], [255, 170, 255]])[..., None] / 255,
+        EXACT,
+    ),
+    "4 bits with tRNS": (
+        png(4, 0, np.array([[0x02, 0x40], [0xF2, 0x10]], np.uint8), (b"tRNS", b"\0\2")),
+        np.array([[0, 255, 68], [255, 255, 17]])[..., None] / 255,
         EXACT,
     ),
     "LA": (saved(np.stack([GREY, ALPHA], -1)), on_white(GREY, ALPHA), ROUNDED),
