@@ -19,7 +19,7 @@ from pipeline.signals.files import find_files
 from pipeline.signals.images import image_signals
 from pipeline.signals.labels import array_labels, class_labels
 from pipeline.signals.signals import Signals
-from pipeline.signals.splits import SPLITS, WORD, require_train, split_in
+from pipeline.signals.splits import SPLITS, require_train, split_in, words_in
 from pipeline.signals.taken import Taken, name_below
 
 ROLES = {
@@ -107,7 +107,7 @@ def load_npz(path: Path, config: SignalsConfig) -> Signals:
 
 def role_in(name: str) -> str | None:
     """What the name of an array or a file says that it holds; None where it says neither or both."""
-    said = {*WORD.findall(name.casefold())}
+    said = words_in(name)
     roles = [role for role, words in ROLES.items() if said & {*words}]
     return roles[0] if len(roles) == 1 else None
 
@@ -156,9 +156,10 @@ def array_signals(
     names, images, labels, splits = [], [], [], []
     for part in parts:
         pixels, where = arrays[part.images], name_below(taken.root, places[part.images])
-        if pixels.dtype != np.uint8 or pixels.ndim not in (3, 4) or not len(pixels):
+        is_image = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] in (1, 3))
+        if pixels.dtype != np.uint8 or not is_image or not len(pixels):
             raise InputError(
-                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, width, channels), "
+                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, width, 1 or 3), "
                 f"found {pixels.dtype} {pixels.shape}"
             )
         if config.size is not None and pixels.shape[1:3] != (config.size, config.size):

@@ -6,8 +6,11 @@ from pathlib import Path
 
 from pipeline.signals.taken import Taken
 
-SYSTEM = ("__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "lost+found")
-"""What macOS, Windows and others leave in folders, beside names that begin with a dot."""
+MACOS = ("__macosx", "icon\r", "network trash folder", "temporary items")
+WINDOWS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler")
+SERVERS = ("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot")
+SYSTEM = (*MACOS, *WINDOWS, *SERVERS, "system volume information", "found.000", "lost+found")
+"""What macOS, Windows and file servers leave in folders, in lower case, beside names that begin with a dot."""
 
 
 def find_files(root: Path, taken: Taken) -> list[Path]:

@@ -4,7 +4,6 @@ import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -40,7 +39,7 @@ def load_folder(path: Path, config: SignalsConfig) -> Signals:
     """Every image below `path`, in the order of split, class and file.
 
     `CLASS/*`, `train/CLASS/*` beside `test/CLASS/*`, `CLASS/train/*` beside `CLASS/test/*`, or images without classes; a
-    folder that holds nothing but one folder is that folder, and folders inside a class belong to it. Raises InputError
+    folder that holds no other folder than one is that folder, and folders inside a class belong to it. Raises InputError
     where there are no images, or other splits but no train split.
     """
     taken = Taken(path)
@@ -80,36 +79,39 @@ def image_suffixes() -> set[str]:
 
 
 def common_depth(folders: Sequence[tuple[str, ...]]) -> int:
-    """How many folders lead to all of the files."""
-    first, last = min(folders, default=()), max(folders, default=())
-    alike = takewhile(lambda names: names[0] == names[1], zip(first, last, strict=False))
-    return len(list(alike))
+    """How many folders lead, each the only one in the other, to where files are or folders part."""
+    depth = 0
+    while len({names[depth] for names in folders if len(names) > depth}) == 1:
+        depth += 1
+    return depth
 
 
 def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Picture]:
     """The pictures with their split, if the source has splits, and their folders from those of the classes on."""
     above = common_depth([picture.folders for picture in pictures])
-    for depth in (above, above + 1):
+    for depth in range(above, max((len(picture.folders) for picture in pictures), default=0)):
         inside = defaultdict(set)
         for picture in pictures:
             inside[picture.folders[:depth]].update(picture.folders[depth : depth + 1])
-        splits = {folder: split_folders(path, names) for folder, names in inside.items()}
-        if any(splits.values()):
+        found = {folder: split_folders(path, names) for folder, names in inside.items()}
+        splits = {folder: named for folder, named in found.items() if named}
+        if splits:
             break
     else:
         require_train_folder(path, pictures, above)
         return [picture._replace(folders=picture.folders[above:]) for picture in pictures]
+    of_each_class = len(splits) > 1
     placed = []
     for file, folders, _ in pictures:
-        named, (inner, *_) = splits[folders[:depth]], (*folders[depth:], None)
-        if not named:
+        named, (inner, *_) = splits.get(folders[:depth], {}), (*folders[depth:], None)
+        if inner in named:
+            leading = folders[above:depth] if of_each_class else ()
+            placed.append(Picture(file, leading + folders[depth + 1 :], named[inner]))
+        elif of_each_class and not named:
             placed.append(Picture(file, folders[above:], "train"))
-        elif inner in named:
-            rest = folders[above:depth] + folders[depth + 1 :]
-            placed.append(Picture(file, rest, named[inner]))
         else:
             taken.leave_out("beside folders of splits", file)
-    if depth > above:  # splits of each class
+    if of_each_class:
         return placed
     # Below `seg_train` and `seg_test` may lie `seg_train` and `seg_test` again.
     within = [tuple(split_in(folder)[1] for folder in picture.folders) for picture in placed]
@@ -120,7 +122,8 @@ def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Pictu
 def require_train_folder(path: Path, pictures: Sequence[Picture], above: int):
     """Raises InputError where all pictures are in folders that are called as splits are, but none as train."""
     inside = {picture.folders[above:][:1] for picture in pictures}
-    leading = [(name,) for picture in pictures[:1] for name in picture.folders[:above]]
+    deepest = max((picture.folders for picture in pictures), key=len, default=())
+    leading = [(name,) for name in deepest[:above]]
     if all(map(is_split, inside)):
         leading += inside
     named = [folders[0] for folders in leading if is_split(folders)]
@@ -133,10 +136,26 @@ def is_split(folders: tuple[str, ...]) -> bool:
 
 
 def with_classes(pictures: list[Picture], taken: Taken) -> list[Picture]:
-    """The pictures in folders of classes; all of them, and of no class, where there are not two such folders."""
-    if len({picture.class_name for picture in pictures} - {None}) < 2:
-        return [picture._replace(folders=()) for picture in pictures]
+    """The pictures in folders of classes; all of them, and of no class, where there are not two such folders.
+
+    `test/unknown` beside `train/CLASS` says no class: one folder of another split, that several of the train split are not
+    called.
+    """
+    names = defaultdict(set)
     for picture in pictures:
-        if not picture.folders:
+        names[picture.split].update({picture.class_name} - {None})
+    if len(set().union(*names.values())) < 2:
+        return [picture._replace(folders=()) for picture in pictures]
+    learned = names["train"]
+    unnamed = {
+        split
+        for split, those in names.items()
+        if len(learned) > 1 and len(those) == 1 and not those <= learned
+    }
+    kept = []
+    for picture in pictures:
+        if picture.folders and picture.split not in unnamed:
+            kept.append(picture)
+        else:
             taken.leave_out("of no class, beside folders of classes", picture.file)
-    return [picture for picture in pictures if picture.folders]
+    return kept

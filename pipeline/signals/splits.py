@@ -8,29 +8,38 @@ from pathlib import Path
 from pipeline.errors import InputError
 
 SPLITS = ("train", "validation", "test")
+WORDS = {
+    "train": ("train", "training"),
+    "validation": ("validation", "valid", "val", "dev"),
+    "test": ("test", "testing", "eval", "evaluation"),
+}
 SPLIT_OF = {
-    "train": "train",
-    "training": "train",
-    "validation": "validation",
-    "valid": "validation",
-    "val": "validation",
-    "dev": "validation",
-    "test": "test",
-    "testing": "test",
-    "eval": "test",
-    "evaluation": "test",
+    word + ending: split
+    for split, words in WORDS.items()
+    for word in words
+    for ending in ("", "set", "data")
 }
 WORD = re.compile(r"[^\W\d_]+")
+INSIDE_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def split_in(name: str) -> tuple[str | None, str]:
     """The split that one word of a name says, and what is left of the name; None where no word or several do."""
-    name = name.casefold()
+    name = apart(name)
     found = [word for word in WORD.finditer(name) if word[0] in SPLIT_OF]
     if len(found) != 1:
         return None, name
     start, end = found[0].span()
     return SPLIT_OF[found[0][0]], f"{name[:start]}*{name[end:]}"
+
+
+def words_in(name: str) -> set[str]:
+    return {*WORD.findall(apart(name))}
+
+
+def apart(name: str) -> str:
+    """A name in lower case, the words of `camelCase` apart."""
+    return INSIDE_CAMEL_CASE.sub("_", name).casefold()
 
 
 def split_of_path(parts: Sequence[str]) -> str | None:

@@ -66,6 +66,26 @@ LAYOUTS = {
         {"cat/1.png": "cat", "cat/a/b/2.png": "cat", "dog/a/1.png": "dog"},
         {},
     ),
+    "an image beside the folder of the classes": (
+        {"data/cat/1.png": "cat", "data/dog/1.png": "dog"},
+        {"logo.png": "of no class, beside folders of classes"},
+    ),
+    "an image beside the folder of the splits": (
+        {
+            "data/train/cat/1.png": "cat",
+            "data/train/dog/1.png": "dog",
+            "data/val/dog/1.png": "dog validation",
+        },
+        {"logo.png": "beside folders of splits"},
+    ),
+    "splits deep inside, beside others": (
+        {
+            "leaves/leaves/train/oak/1.jpg": "oak",
+            "leaves/leaves/train/fir/1.jpg": "fir",
+            "leaves/leaves/valid/oak/1.jpg": "oak validation",
+        },
+        {"test/test/Oak1.jpg": "beside folders of splits"},
+    ),
     "one level too high": (
         {"archive/photos/cat/1.png": "cat", "archive/photos/dog/1.png": "dog"},
         {"archive/readme.md": ".md is not read"},
@@ -75,6 +95,10 @@ LAYOUTS = {
         {
             name: "hidden"
             for name in (".thumbs/1.png", "cat/._1.png", "__MACOSX/cat/1.png", "dog/Thumbs.db")
+        }
+        | {
+            f"{name}/": "hidden"
+            for name in ("#recycle", "@Recycle", "RECYCLER", "System Volume Information")
         }
         | {"cat/desktop.ini": "hidden", ".DS_Store": "hidden"},
     ),
@@ -138,6 +162,33 @@ LAYOUTS = {
     "a test split without classes": (
         {"train/cat/1.png": "cat", "train/dog/1.png": "dog"},
         {"test/1.png": "of no class, beside folders of classes"},
+    ),
+    "other splits in a folder that is no class": (
+        {"train/cat/images/1.png": "cat", "train/dog/images/1.png": "dog"},
+        {
+            "val/images/1.png": "of no class, beside folders of classes",
+            "test/unknown/1.png": "of no class, beside folders of classes",
+        },
+    ),
+    "a class of the train split alone in another": (
+        {"train/cat/1.png": "cat", "train/dog/1.png": "dog", "test/dog/1.png": "dog test"},
+        {},
+    ),
+    "words for splits that are run together": (
+        {
+            "trainingSet/cat/1.png": "cat",
+            "trainingSet/dog/1.png": "dog",
+            "testSet/dog/1.png": "dog test",
+        },
+        {},
+    ),
+    "words for splits with endings": (
+        {
+            "traindata/cat/1.png": "cat",
+            "traindata/dog/1.png": "dog",
+            "testdata/dog/1.png": "dog test",
+        },
+        {},
     ),
     "a class that is called as a split is": (
         {"car/1.png": "car", "plane/1.png": "plane", "train/1.png": "train"},

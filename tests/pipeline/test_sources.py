@@ -79,6 +79,8 @@ HUB = {
         "data/test-00000-of-00001-0c1d.parquet",
     ),
     "names that end in the split": ("mnist_train.parquet", "mnist_test.parquet"),
+    "run together": ("mnistTrain.parquet", "mnistTest.parquet"),
+    "with endings": ("trainset.parquet", "testset.parquet"),
     "in capitals": ("TRAIN.PARQUET", "Test.parquet"),
     "in part": ("default/partial-train/0000.parquet", "default/partial-test/0000.parquet"),
 }
@@ -187,6 +189,8 @@ def test_npz_by_the_words_in_the_names_of_its_arrays(tmp_path):
     for arrays, message in (
         ({"x_test": PIXELS, "y_test": LABELS}, "must hold a train split, found only test"),
         ({"images": PIXELS, "x": PIXELS}, "one set of images for each split, found images and x"),
+        ({"images": np.stack([PIXELS] * 3, 1)}, r"width, 1 or 3\), found uint8 \(40, 3, 8, 8\)"),
+        ({"images": np.stack([PIXELS] * 4, -1)}, r"width, 1 or 3\), found uint8 \(40, 8, 8, 4\)"),
         ({"labels": LABELS}, r"must hold arrays 'images' and 'labels' .*, found \['labels'\]"),
         ({"images": PIXELS, "labels": LABELS[1:]}, r"for each of 40 rows, found \(39,\)"),
     ):
