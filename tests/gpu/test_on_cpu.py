@@ -1,0 +1,21 @@
+"""As much of the GPU check as a CPU can run: that its rows are right where all is right, and wrong where it is not."""
+
+import math
+
+import pytest
+import torch
+
+from tests.gpu import layers
+from tests.gpu.row import bounded
+
+
+def test_layers_pass(monkeypatch):
+    monkeypatch.setattr(layers, "GPU", torch.device("cpu"))
+    rows = [*layers.equivariant_layers(), *layers.invariant_layers()]
+    assert len(rows) == 18
+    assert all(row.ok for row in rows)
+
+
+@pytest.mark.parametrize("error", [2e-9, math.nan])
+def test_what_is_out_of_bounds_fails(error):
+    assert not bounded("a layer", error, 1e-9).ok

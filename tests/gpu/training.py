@@ -1,0 +1,140 @@
+"""Training on a GPU: the speed of whole steps, and the digits recipe to its accuracy, without DeepSpeed."""
+
+import time
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from dwsnet import WeightSpace
+from dwsnet.models import DWSNetClassifier
+from flows.recipes import digits
+from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import TrainingConfig
+from pipeline.tasks import classification
+from pipeline.training.engine import learning_rate_factor
+from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from tests.bench.fit_gpu import seconds
+from tests.gpu.row import GPU, Row
+
+BATCH, STEPS = 512, 10
+DIGITS_ACCURACY = 0.83
+"""What the digits recipe reaches on CPUs is 0.85."""
+
+
+def training_steps() -> Iterator[Row]:
+    """Speed of a whole step on the corpus' net, and the loss after some: four ways, one start."""
+    space = WeightSpace.mlp((2, 32, 32, 1))
+    torch.manual_seed(0)
+    model = DWSNetClassifier(space, 10, channels=32, num_layers=5, head_width=256).to(GPU)
+    state = {spec.name: torch.randn(BATCH, *spec.shape, device=GPU) / 10 for spec in space.tensors}
+    labels = torch.arange(BATCH, device=GPU) % 10
+    with FlopCounterMode(display=False) as counter:
+        F.cross_entropy(deepcopy(model)(state), labels).backward()
+    first = None
+    for compiled, dtype in product((False, True), (torch.float32, torch.bfloat16)):
+        rate, loss, peak = train_steps(deepcopy(model), state, labels, compiled, dtype)
+        first = first or loss
+        name = f"training step, {'compiled' if compiled else 'eager'}, {str(dtype)[6:]}"
+        flops = rate / BATCH * counter.get_total_flops()
+        yield Row(
+            name,
+            f"{rate:,.0f} models/s, {peak:,.0f} MiB, {flops / 1e12:.2f} TFLOP/s "
+            f"({flops / matmul_rate(dtype):.1%} of a large product's), loss {loss:.3f}",
+            f"loss {first:.3f} within 5 %",
+            abs(loss - first) <= 0.05 * first,
+        )
+
+
+def train_steps(
+    model: nn.Module, state: dict[str, Tensor], labels: Tensor, compiled: bool, dtype: torch.dtype
+) -> tuple[float, float, float]:
+    """Models/s, the loss after `STEPS` steps from the start, and peak MiB."""
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)
+    call = torch.compile(model, fullgraph=True, mode="reduce-overhead") if compiled else model
+
+    def steps(count: int) -> Tensor:
+        for _ in range(count):
+            optimizer.zero_grad()
+            with torch.autocast("cuda", dtype, enabled=dtype != torch.float32):
+                loss = F.cross_entropy(call(state), labels)
+            loss.backward()
+            optimizer.step()
+        return loss.detach().clone()
+
+    loss = steps(STEPS).item()
+    torch.cuda.reset_peak_memory_stats()
+    took = min(seconds(lambda: steps(10)) for _ in range(5)) / 10
+    return len(labels) / took, loss, torch.cuda.max_memory_allocated() / 2**20
+
+
+def matmul_rate(dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product in this precision, here and now."""
+    a, b = (torch.randn(4096, 4096, device=GPU, dtype=dtype) for _ in range(2))
+    return 2 * 4096**3 / min(seconds(lambda: a @ b) for _ in range(10))
+
+
+def training() -> Iterator[Row]:
+    """The digits recipe from the fit to its accuracy, through a real archive, without DeepSpeed."""
+    recipe = digits()
+    with TemporaryDirectory() as folder:
+        root = Path(folder)
+        plan = plan_zoo(recipe.zoo, root)
+        took = seconds(
+            lambda: [
+                fit_shard(recipe.zoo, root, plan.signals, shard, device="cuda")
+                for shard in plan.shards
+            ]
+        )
+        zoo = seal_zoo(root)
+        yield Row("digits: fit and archive", f"{len(zoo) / took:,.0f} INRs/s")
+        start = time.perf_counter()
+        accuracy, rate = train_digits(zoo, recipe.training)
+        yield Row(
+            "digits: 18 epochs",
+            f"{accuracy:.1%} test accuracy, {rate:,.0f} models/s, "
+            f"{time.perf_counter() - start:.0f} s",
+            f"at least {DIGITS_ACCURACY:.0%}",
+            accuracy >= DIGITS_ACCURACY,
+        )
+
+
+def train_digits(zoo: Zoo, config: TrainingConfig) -> tuple[float, float]:
+    """Test accuracy after the last epoch, and models/s of training with its loader."""
+    torch.manual_seed(config.seed)
+    num_classes = len(zoo.record.signals.class_names)
+    model = classification.build_model(config.model, zoo.space, num_classes)
+    model = classification.adapt_to(zoo, model).to(GPU)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.learning_rate, weight_decay=config.weight_decay
+    )
+    total = num_batches(zoo, "train", config.batch_size) * config.epochs
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, total, config.warmup_fraction)
+    )
+    start = time.perf_counter()
+    for epoch in range(1, config.epochs + 1):
+        for batch in epoch_batches(zoo, "train", config.seed, epoch, config.batch_size):
+            batch = batch.to(GPU)
+            optimizer.zero_grad()
+            classification.loss(model(batch.state), batch.labels).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
+            optimizer.step()
+            schedule.step()
+    torch.cuda.synchronize()
+    rate = total * config.batch_size / (time.perf_counter() - start)
+    model.eval()
+    with torch.no_grad():
+        sums = sum(
+            classification.totals(model(batch.state), batch.labels)
+            for batch in (batch.to(GPU) for batch in split_batches(zoo, "test"))
+        )
+    count, _, correct = sums.tolist()
+    return correct / count, rate
