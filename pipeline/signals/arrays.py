@@ -40,18 +40,25 @@ class Part(NamedTuple):
 
 def load_idx(path: Path, config: SignalsConfig) -> Signals:
     """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, as the test split, `t10k-...`; gzipped or not."""
-    taken, files = Taken(path), {}
+    taken, files, copies = Taken(path), {}, []
     for file in find_files(path, taken):
         name = re.sub(r"[._]", "-", file.name.lower().removesuffix(".gz")).replace("t10k", "test")
         if not IDX.fullmatch(file.name):
             taken.leave_out("no IDX file of images or labels", file)
         elif files.setdefault(name, file) != file:
+            copies.append((files[name], file))
             taken.leave_out("a copy of a file that is taken", file)
     parts = find_parts(files, taken)
     if not parts:
         raise InputError(
             f"{path} must hold train-images-idx3-ubyte, gzipped or not, and labels, found none{taken}"
         )
+    for file, copy in copies:  # as Fashion-MNIST's are not of MNIST's, which are called the same
+        if not np.array_equal(read_idx(file), read_idx(copy)):
+            raise InputError(
+                f"{path} must hold one file called {file.name.removesuffix('.gz')}, found {name_below(path, file)} and "
+                f"{name_below(path, copy)}, which differ: set signals.path to the folder of one of them"
+            )
     arrays = {name: read_idx(files[name]) for part in parts for name in part[1:] if name}
     return array_signals(path.resolve().name, parts, arrays, files, config, taken)
 

@@ -78,7 +78,7 @@ def image_signals(
     if len(sizes) > 1:
         raise InputError(
             f"the images of {name} must be of one size, found {len(sizes)}, such as {sizes[0]} and {sizes[-1]}: "
-            "set signals.size, and they are resized"
+            "set signals.size, to which encoded images are resized"
         )
     values = np.full(
         (len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32

@@ -87,8 +87,9 @@ def array_labels(what: str, labels: np.ndarray, count: int) -> pa.Array:
     try:
         if labels.dtype.kind == "S":
             labels = np.char.decode(labels, "utf-8")
-        return pa.array(labels.astype(labels.dtype.newbyteorder("=")))
-    except (pa.ArrowException, UnicodeError, TypeError, ValueError) as error:
+        # As pandas has them: NaN among objects is null.
+        return pa.array(labels.astype(labels.dtype.newbyteorder("=")), from_pandas=True)
+    except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
             f"{what} must be texts, truth values or whole numbers, found {labels.dtype} ({error})"
         ) from error

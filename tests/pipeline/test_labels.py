@@ -98,6 +98,7 @@ def test_a_class_is_called_as_its_label_is(values):
         (np.array([3, 2], ">i4"), ("2", "3")),
         (np.array(["a", None], object), ("a",)),
         (np.array([1, 2], np.float16), ("1", "2")),
+        (np.array(["a", np.nan], object), ("a",)),
     ],
 )
 def test_arrays_of_labels(values, names):
@@ -111,6 +112,7 @@ def test_arrays_of_labels(values, names):
         (np.arange(3), r"one class for each of 2 rows, found \(3,\)"),
         (np.array([1j, 2j]), "found complex128"),
         (np.array([1, "a"], object), "found object"),
+        (np.array([1, 10**30], object), "found object"),
         (np.array([b"\xff", b"a"]), r"found \|S1"),
     ],
 )

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +212,12 @@ def test_idx_files_are_taken_once_and_only_with_labels(tmp_path):
     assert (len(signals), signals.held_out) == (30, None)
     assert "a copy of a file that is taken" in signals.taken
     assert "t10k-images-idx3-ubyte (images alone)" in signals.taken
+    write_idx(inner, "train", TEST)
+    with pytest.raises(
+        InputError, match=r"one file called train-images-idx3-ubyte, found .* differ"
+    ):
+        load_signals(SignalsConfig(source="idx", path=tmp_path))
+    shutil.rmtree(inner)
     write_idx(tmp_path, "other-train", TRAIN)
     with pytest.raises(InputError, match="one set of images for each split, found other-train"):
         load_signals(SignalsConfig(source="idx", path=tmp_path))
