@@ -2,7 +2,7 @@
 
 import unicodedata
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,10 @@ class Picture(NamedTuple):
         return class_of(self.folders[0]) if self.folders else None
 
 
+Splits = Mapping[tuple[str, ...], Mapping[str, str]]
+"""By the folders that lead to them, folders with the split that each is."""
+
+
 @cache
 def class_of(folder: str) -> str:
     """A folder's name as the name of a class: systems write one name in different forms of Unicode."""
@@ -40,7 +44,7 @@ def load_folder(path: Path, config: SignalsConfig) -> Signals:
 
     `CLASS/*`, `train/CLASS/*` beside `test/CLASS/*`, `CLASS/train/*` beside `CLASS/test/*`, or images without classes; a
     folder that holds no other folder than one is that folder, and folders inside a class belong to it. Raises InputError
-    where there are no images, or other splits but no train split.
+    where there are no images, several sets of splits, or other splits but no train split.
     """
     taken = Taken(path)
     files = only_suffixes(find_files(path, taken), image_suffixes(), taken)
@@ -89,18 +93,18 @@ def common_depth(folders: Sequence[tuple[str, ...]]) -> int:
 def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Picture]:
     """The pictures with their split, if the source has splits, and their folders from those of the classes on."""
     above = common_depth([picture.folders for picture in pictures])
-    for depth in range(above, max((len(picture.folders) for picture in pictures), default=0)):
-        inside = defaultdict(set)
-        for picture in pictures:
-            inside[picture.folders[:depth]].update(picture.folders[depth : depth + 1])
-        found = {folder: split_folders(path, names) for folder, names in inside.items()}
-        splits = {folder: named for folder, named in found.items() if named}
-        if splits:
-            break
-    else:
+    depth, splits = find_splits(path, pictures, above)
+    if not splits:
         require_train_folder(path, pictures, above)
         return [picture._replace(folders=picture.folders[above:]) for picture in pictures]
-    of_each_class = len(splits) > 1
+    whole = with_train_classes(pictures, depth, splits)
+    if len(whole) > 1:
+        first, second, *_ = ("/".join(folder) for folder in whole)
+        raise InputError(
+            f"{path} must hold one set of splits, found them in {first} and in {second}: set signals.path to one of them"
+        )
+    splits = {folder: splits[folder] for folder in whole} or splits
+    of_each_class = depth > above and not whole
     placed = []
     for file, folders, _ in pictures:
         named, (inner, *_) = splits.get(folders[:depth], {}), (*folders[depth:], None)
@@ -117,6 +121,30 @@ def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Pictu
     within = [tuple(split_in(folder)[1] for folder in picture.folders) for picture in placed]
     deeper = common_depth(within)
     return [picture._replace(folders=picture.folders[deeper:]) for picture in placed]
+
+
+def find_splits(path: Path, pictures: Sequence[Picture], above: int) -> tuple[int, Splits]:
+    """How many folders lead to the splits that are nearest to the top, and those splits."""
+    for depth in range(above, max((len(picture.folders) for picture in pictures), default=0)):
+        inside = defaultdict(set)
+        for picture in pictures:
+            inside[picture.folders[:depth]].update(picture.folders[depth : depth + 1])
+        found = {folder: split_folders(path, names) for folder, names in inside.items()}
+        if any(found.values()):
+            return depth, {folder: named for folder, named in found.items() if named}
+    return above, {}
+
+
+def with_train_classes(
+    pictures: Sequence[Picture], depth: int, splits: Splits
+) -> list[tuple[str, ...]]:
+    """Where splits lie of which train has classes: a data set by itself, not one class of it."""
+    classes = defaultdict(set)
+    for picture in pictures:
+        folder, inner = picture.folders[:depth], picture.folders[depth:]
+        if inner and splits.get(folder, {}).get(inner[0]) == "train":
+            classes[folder].update(inner[1:2])
+    return [folder for folder, names in classes.items() if len(names) > 1]
 
 
 def require_train_folder(path: Path, pictures: Sequence[Picture], above: int):

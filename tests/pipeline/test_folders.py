@@ -155,6 +155,10 @@ LAYOUTS = {
         },
         {"bottle/ground_truth/broken/1.png": "beside folders of splits"},
     ),
+    "splits of one class": (
+        {"bus/1.png": "bus", "car/train/1.png": "car", "car/test/1.png": "car test"},
+        {},
+    ),
     "a class in one split only": (
         {"train/good/1.png": "good", "test/broken/1.png": "broken test"},
         {},
@@ -237,6 +241,10 @@ def test_every_format_that_is_decoded_is_found_by_its_suffix(tmp_path, suffix):
         (
             ["train_images/1.png", "test_images/1.png", "train_masks/1.png", "test_masks/1.png"],
             "one set of splits, found test_images, train_images and test_masks, train_masks",
+        ),
+        (
+            [f"{size}/{name}/1.png" for size in "ab" for name in ("train/x", "train/y", "val/x")],
+            "must hold one set of splits, found them in a and in b: set",
         ),
         (["a/1.heic", "b/"], r"found none; left out: b \(an empty folder\), a/1\.heic \(\.heic is"),
     ],
