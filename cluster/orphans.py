@@ -23,10 +23,9 @@ SECONDS = 10.0
 
 def end_children_with_me():
     """From now on the processes that this one starts do not outlive it by more than a moment. Linux only."""
-    mine = f"{os.getpid()}-"
-    if os.environ.get(MARK, "").startswith(mine) or not Path("/proc/self/environ").exists():
+    if own_mark() or not Path("/proc/self/environ").exists():
         return
-    mark = mine + uuid.uuid4().hex
+    mark = f"{os.getpid()}-{uuid.uuid4().hex}"
     # Isolated, and with the path of this process: a file of any name may lie in the working directory.
     code = f"import sys; sys.path[:] = {sys.path}; from cluster.orphans import watch; watch({os.getpid()}, {mark!r})"
     subprocess.Popen(
@@ -39,9 +38,15 @@ def end_children_with_me():
     os.environ[MARK] = mark
 
 
+def own_mark() -> str | None:
+    """The mark of what this process starts; one that it inherited is of the processes beside it."""
+    mark = os.environ.get(MARK, "")
+    return mark if mark.startswith(f"{os.getpid()}-") else None
+
+
 def end_children():
     """End at once whatever this process has started since `end_children_with_me`."""
-    if mark := os.environ.get(MARK):
+    if mark := own_mark():
         end_all(MARK, mark)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.orphans import MARK
 from flows import interruption
-from tests.conftest import start_dwszoo
+from tests.conftest import dwszoo, start_dwszoo
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=20000", "--out"]
 
@@ -106,3 +106,14 @@ def test_a_signal_that_nohup_ignores_stays_ignored_and_the_others_end_the_comman
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 128 + signal.SIGTERM
+
+
+def test_a_command_that_another_started_ends_none_of_the_others_processes(monkeypatch):
+    monkeypatch.setenv(MARK, f"{os.getpid()}-of-this-process")
+    with subprocess.Popen(["sleep", "60"]) as other:
+        try:
+            assert dwszoo("recipes", "smoke").code == 0
+            assert dwszoo("recipes", "no-such-recipe").code == 2
+            assert other.poll() is None
+        finally:
+            other.kill()
