@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for
 from pipeline.exchange.outgoing import exported_blocks, file_name
 from pipeline.exchange.pickled import load, load_file, save
-from pipeline.exchange.rows import table_of
+from pipeline.exchange.rows import SPLIT_NAMES, table_of
 from pipeline.exchange.source import Loaded, Source, common_layout, load_states, read_json
 from pipeline.progress import Advance
 
@@ -60,7 +60,11 @@ def read(path: Path) -> Source:
     """`path`: the folder, or the JSON file with the splits. Without one the names of folders tell half, label and id."""
     splits, left_out = (path, []) if path.is_file() else find_splits(path)
     root = path.parent if path.is_file() else path
-    rows = list(rows_of_folders(root) if splits is None else rows_of_splits(root, splits))
+    if splits is None:
+        rows = list(rows_of_folders(root))
+    else:
+        stated, others = read_splits(splits)
+        rows, left_out = list(rows_of_splits(root, splits, stated)), [*left_out, *others]
     files = [row.pop("file") for row in rows]
     layout = common_layout(root, map(load, files))
 
@@ -93,14 +97,21 @@ def find_splits(folder: Path) -> tuple[Path | None, list[str]]:
     return found[0] if found else None, problems
 
 
-def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
-    content = read_json(splits)
-    if not isinstance(content, dict) or not set(content) & set(SPLITS.values()):
-        raise InputError(
-            f"{splits} must map train, val and test to paths, found {str(content)[:60]}"
-        )
-    for split, theirs in SPLITS.items():
-        columns = content.get(theirs, {})
+def read_splits(file: Path) -> tuple[dict[str, Any], list[str]]:
+    """What is at the names of splits, train first, and what was left out."""
+    content = read_json(file)
+    if not isinstance(content, dict) or not set(content) & set(SPLIT_NAMES):
+        raise InputError(f"{file} must map train, val and test to paths, found {str(content)[:60]}")
+    others = [
+        f"{file} has {name!r}, which is not called {', '.join(SPLIT_NAMES)}"
+        for name in content
+        if name not in SPLIT_NAMES
+    ]
+    return {name: content[name] for name in SPLIT_NAMES if name in content}, others
+
+
+def rows_of_splits(root: Path, splits: Path, stated: dict[str, Any]) -> Iterable[dict[str, Any]]:
+    for theirs, columns in stated.items():
         columns = {"path": columns} if isinstance(columns, list) else columns
         check_columns(f"{splits} at {theirs!r}", columns)
         for values in zip(*columns.values(), strict=True):
@@ -108,11 +119,11 @@ def rows_of_splits(root: Path, splits: Path) -> Iterable[dict[str, Any]]:
             path = row.pop("path")
             file = locate(root, path) if isinstance(path, str) else None
             # A row that has the number of its signal needs nothing of a name.
-            stated = {} if "source_index" in row else row_of_path(file or PurePosixPath(str(path)))
-            if file and not {"label", "source_index"} & {*stated, *row}:
-                stated |= beside_tensors(file)
+            known = {} if "source_index" in row else row_of_path(file or PurePosixPath(str(path)))
+            if file and not {"label", "source_index"} & {*known, *row}:
+                known |= beside_tensors(file)
             where = str(file.relative_to(root)) if file else str(path)
-            yield stated | row | {"split": split, "source": where, "file": file}
+            yield known | row | {"split": theirs, "source": where, "file": file}
 
 
 def check_columns(what: str, columns: Any):
@@ -162,7 +173,7 @@ def beside_tensors(file: Path) -> dict[str, Any]:
 
 
 def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
-    files = sorted(root.glob(f"**/{FILE}"))
+    files = sorted(file for file in root.glob(f"**/{FILE}") if file.is_file())
     if not files:
         raise InputError(
             f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither"

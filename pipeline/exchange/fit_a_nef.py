@@ -11,7 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from math import inf, prod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +139,7 @@ def read(path: Path) -> Source:
         read_files.append(file)
         tables.append(with_source(rows, [f"{file.name} row {i}" for i in range(len(rows))]))
     if not tables:
-        raise InputError(f"{path} has no file that can be read: {left_out[0]}")
+        raise InputError(f"{path} has no file that can be read: {left_out[-1]}")
     starts = np.concatenate([[0], np.cumsum([len(table) for table in tables])])
 
     def load(index: np.ndarray) -> Loaded:
@@ -162,9 +162,9 @@ def read(path: Path) -> Source:
         loaded = load_matrix(layout, tensors)
         return Loaded(loaded.values, loaded.problems | problems)
 
-    network = [file for file in [path / "nef.json"] if file.is_file()]
+    network = [file for file in [path / "nef.json"] if file.exists()]
     decode = read_network(network[0], layout.num_layers, left_out) if network else {}
-    rows, all_files = together(tables), [*read_files, *network]
+    rows, all_files = together(tables), [*read_files, *filter(Path.is_file, network)]
     return Source(rows, layout, load, all_files, decode=decode, left_out=left_out)
 
 
@@ -177,7 +177,7 @@ def configs_of(files: Sequence[Path], left_out: list[str]) -> tuple[dict[Path, A
         except InputError as error:
             left_out.append(str(error))
     if not configs:
-        raise InputError(f"{files[0].parent} has no file that can be read: {left_out[0]}")
+        raise InputError(f"{files[0].parent} has no file that can be read: {left_out[-1]}")
     votes = Counter(json.dumps(config) for config in configs.values())
     return configs, json.loads(votes.most_common(1)[0][0])
 
@@ -218,16 +218,22 @@ def read_rows(content: h5py.File, layout: Layout) -> tuple[pa.Table, list[str]]:
             f"must hold params (members, {num_parameters}) of floating point numbers, found {params.shape} of {params.dtype}"
         )
     columns, problems = {}, []
-    for theirs in sorted(set(content) - {"params", "param_config"}):
-        name = "label" if theirs == "labels" else theirs
+    for theirs in sorted(set(content) - {"params", "param_config"}, key=str):
+        name = "label" if theirs == "labels" else as_text(theirs)
         try:
             values = dataset(content, theirs)
-            if values.shape == (len(params),):
-                columns[name] = read_column(name, values)
+            if values.shape not in ((len(params),), (len(params), 1)):
+                raise ValueError(f"its shape is {values.shape}, not {(len(params),)}")
+            columns[name] = read_column(name, values)
         except NOT_READ as error:
             problems.append(f"has {theirs!r}, which cannot be read ({error})")
     columns = columns or {"split": pa.nulls(len(params), pa.string())}
     return pa.table(columns), problems
+
+
+def as_text(name: str | bytes) -> str:
+    """A name as h5py gives it: bytes where it is no UTF-8."""
+    return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
 
 
 def read_network(file: Path, num_layers: int, left_out: list[str]) -> dict[str, Any]:
@@ -265,6 +271,8 @@ def omega_of(params: dict[str, Any], num_sines: int) -> float | tuple[float, ...
     values = stated if isinstance(stated, list) else [stated]
     if stated is None:
         return None
-    if not all(type(value) in (int, float) and 0 < value < inf for value in values):
+    if not values or not all(type(value) in (int, float) and 0 < value < 1e38 for value in values):
         raise InputError(f"must have positive numbers as omega_0, found {stated}")
+    if len(values) not in (1, num_sines):
+        raise InputError(f"must have one omega_0 or {num_sines}, one a sine layer, found {stated}")
     return tuple(map(float, values)) if len(set(values)) > 1 else float(values[0])

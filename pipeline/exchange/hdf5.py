@@ -76,10 +76,10 @@ def write_column(content: h5py.File, name: str, column: pa.ChunkedArray):
 def read_column(name: str, values: h5py.Dataset) -> pa.Array:
     """A column: empty texts, NaN and what is stated as missing stand for null."""
     if h5py.check_string_dtype(values.dtype) is not None:
-        texts = values.asstr(errors="backslashreplace")[:]
+        texts = values.asstr(errors="backslashreplace")[:].ravel()
         array = pa.array([value or None for value in texts], pa.string())
     else:
-        entries, missing = values[:], values.attrs.get(MISSING)
+        entries, missing = values[:].ravel(), values.attrs.get(MISSING)
         entries = entries.astype(entries.dtype.newbyteorder("="), copy=False)
         mask = None if missing is None else entries == missing
         array = pa.array(entries, mask=mask, from_pandas=True)

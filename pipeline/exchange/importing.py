@@ -70,6 +70,9 @@ def import_shard(plan: ImportPlan, folder: Location, name: str):
         problems[int(position)] = reasons[position] or "failed in the source"
     for position, problem in loaded.problems.items():
         problems[int(np.flatnonzero(known)[position])] = problem
+    for position, row in enumerate(index):
+        if row in plan.intake.problems:
+            problems.setdefault(position, plan.intake.problems[row])
     ok = np.ones(len(index), bool)
     for position, problem in problems.items():
         ok[position], reasons[position] = False, problem

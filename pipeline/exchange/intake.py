@@ -13,15 +13,16 @@ from pipeline.archive.plan import SPLITS
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE
-from pipeline.exchange.rows import KNOWN_TYPES, PLACE, known_types, table_of, together, without_nan
+from pipeline.exchange.rows import (
+    KNOWN_TYPES,
+    PLACE,
+    SPLIT_NAMES,
+    known_types,
+    table_of,
+    together,
+    without_nan,
+)
 
-SPLIT_NAMES = {
-    "train": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
 MAX_CLASSES = 10_000
 """Whole numbers above this are no classes."""
 
@@ -38,16 +39,18 @@ class Intake:
     num_groups: int
     keeps_sources: bool
     """Whether all members have the number of their signal or run from the source."""
+    problems: dict[int, str]
+    """Why a row cannot be taken as it is, whatever its weights."""
 
 
 def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, Any]]) -> Intake:
-    """Raises InputError for an unknown split, a group on two sides, and an empty train split."""
+    """Raises InputError where no split has a name that is known, for a group on two sides, and for an empty train split."""
     if failed:
         rows = together([known_types(rows), known_types(table_of(failed))])
     rows = without_nan(known_types(rows))
     groups = group_numbers(rows)
     label, class_names = labels_of(rows)
-    splits = splits_of(config, rows, groups, label)
+    splits, problems = splits_of(config, rows, groups, label)
     keys, own_keys = keys_of(rows)
     common = {
         "key": keys,
@@ -74,6 +77,7 @@ def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, 
         class_names,
         len(np.unique(groups)),
         present(rows, "source_index") and pa.types.is_integer(rows["source_index"].type),
+        problems,
     )
 
 
@@ -125,8 +129,8 @@ def group_numbers(rows: pa.Table) -> np.ndarray:
     ]
     alone = pa.array([f"row {number}" for number in range(len(rows))])
     codes = pc.coalesce(*names, alone).dictionary_encode().indices.cast(pa.int64())
-    first = 1 + (pc.max(numbers).as_py() or 0) if numbers.null_count < len(rows) else 0
-    return pc.coalesce(numbers, pc.add(codes, first)).to_numpy(zero_copy_only=False)
+    unused = np.setdiff1d(np.arange(2 * len(rows)), numbers.drop_null().to_numpy())
+    return pc.coalesce(numbers, pa.array(unused).take(codes)).to_numpy(zero_copy_only=False)
 
 
 def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
@@ -166,14 +170,25 @@ def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
 
 def splits_of(
     config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: pa.Array
-) -> np.ndarray:
-    """`(members,)` the split of each member: the source's, drawn where it has none."""
+) -> tuple[np.ndarray, dict[int, str]]:
+    """`(members,)` the split of each member, and what is the matter with those whose split has another name.
+
+    The source's, else that of others of the same signal or run, else drawn.
+    """
     given = texts(rows, "split").to_pylist() if config.splits == "source" else [None] * len(rows)
-    if unknown := sorted({name for name in given if name is not None and name not in SPLIT_NAMES}):
-        raise InputError(
-            f"splits of {config.path} must be called {', '.join(SPLIT_NAMES)}, found {', '.join(unknown[:3])}"
-        )
     splits = np.array([SPLIT_NAMES.get(name, "") for name in given], dtype="<U10")
+    unknown = {
+        row: f"split must be called {', '.join(SPLIT_NAMES)}, found {name}"
+        for row, name in enumerate(given)
+        if name not in (None, *SPLIT_NAMES)
+    }
+    if len(unknown) == len(rows):
+        raise InputError(
+            f"{next(iter(unknown.values()))} in {config.path}: `--set splits=drawn` draws splits"
+        )
+    is_known = splits != ""
+    of_group = dict(zip(groups[is_known].tolist(), splits[is_known].tolist(), strict=True))
+    splits[~is_known] = [of_group.get(group, "") for group in groups[~is_known].tolist()]
     open_groups = np.unique(groups[splits == ""])
     if len(open_groups):
         test_fraction = 0.0 if (splits == "test").any() else config.test_fraction
@@ -184,7 +199,7 @@ def splits_of(
         raise InputError(
             f"the train split of {config.path} would be empty: {len(rows)} members; set splits=drawn"
         )
-    return splits
+    return splits, unknown
 
 
 def classes_of(wanted: np.ndarray, groups: np.ndarray, label: pa.Array) -> np.ndarray:

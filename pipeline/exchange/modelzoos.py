@@ -6,6 +6,7 @@ that layout pick line `epoch` of `result.json` by its position, so every epoch h
 """
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from pipeline.exchange.outgoing import SAFE, exported_blocks, file_name
 from pipeline.exchange.pickled import load, save
 from pipeline.exchange.rows import table_of
 from pipeline.exchange.source import (
+    Found,
     Loaded,
     Source,
     common_layout,
@@ -104,21 +106,19 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
 
 def read(path: Path) -> Source:
     """`path`: the folder of the runs. Members of a run whose params.json cannot be read are failures."""
-    folders = (
-        sorted(folder for folder in path.iterdir() if folder.is_dir()) if path.is_dir() else []
-    )
-    runs = [run for run in folders if (run / "params.json").is_file() or checkpoints_of(run)]
-    rows, left_out = [], []
+    folders = sorted(path.iterdir()) if path.is_dir() else []
+    runs = [run for run in folders if is_run(run)]
+    members, left_out = [], []
     for run in runs:
-        found, problems = rows_of_run(run)
-        rows += found
+        found, problems = members_of_run(run)
+        members += found
         left_out += problems
-    if not rows:
+    if not members:
         raise InputError(
             f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found none"
         )
-    files = [row.pop("file") for row in rows]
-    problems = {number: row.pop("problem") for number, row in enumerate(rows) if "problem" in row}
+    files = [member.place for member in members]
+    problems = {i: member.problem for i, member in enumerate(members) if member.problem}
     layout = common_layout(path, map(load, files))
 
     def read_rows(index: np.ndarray) -> Loaded:
@@ -126,7 +126,14 @@ def read(path: Path) -> Source:
 
     texts = [run / name for run in runs for name in ("params.json", "result.json")]
     read_files = [file for file in (*files, *texts) if file is not None and file.is_file()]
-    return Source(table_of(rows), layout, read_rows, read_files, problems, left_out)
+    rows = table_of([member.row for member in members])
+    return Source(rows, layout, read_rows, read_files, problems, left_out)
+
+
+def is_run(folder: Path) -> bool:
+    if folder.name.startswith(".") or not folder.is_dir():
+        return False
+    return (folder / "params.json").is_file() or bool(checkpoints_of(folder))
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
@@ -135,9 +142,9 @@ def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
     return sorted((int(match[1]), folder) for match, folder in folders if match)
 
 
-def rows_of_run(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """A row a checkpoint, and what is the matter with the run's files."""
-    own: dict[str, Any] = {}
+def members_of_run(run: Path) -> tuple[list[Found], list[str]]:
+    """A member a checkpoint, and what is the matter with the run's files."""
+    problem = None
     try:
         params = read_json(run / "params.json")
         if not isinstance(params, dict):
@@ -145,24 +152,26 @@ def rows_of_run(run: Path) -> tuple[list[dict[str, Any]], list[str]]:
                 f"{run / 'params.json'} must hold a configuration, found {str(params)[:60]}"
             )
     except InputError as error:
-        params, own = {}, {"problem": str(error)}
+        params, problem = {}, str(error)
     ours = {theirs: name for name, theirs in (CONFIG | RESULTS).items()}
     results, problems = read_results(run / "result.json")
-    rows = []
+    members = []
     for epoch, folder in checkpoints_of(run):
         row = {**params, **results.get(epoch, {}), EPOCH: epoch}
         named = {ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT}
-        file = folder / "checkpoints"
-        where = {
-            "source": f"{run.name}/{folder.name}",
-            "file": file if file.is_file() else None,
-        }
         if "source_index" in named and "run" not in named:  # a member of ours that is of no run
             del named["epoch"]
-            rows.append(named | where | own)
         else:
-            rows.append({"run": run.name, "group": run.name} | named | where | own)
-    return rows, problems if rows else [*problems, f"{run} has no checkpoint"]
+            named = {"run": run.name, "group": run.name} | named
+        file = folder / "checkpoints"
+        members.append(
+            Found(
+                named | {"source": f"{run.name}/{folder.name}"},
+                file if file.is_file() else None,
+                problem,
+            )
+        )
+    return members, problems if members else [*problems, f"{run} has no checkpoint"]
 
 
 def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
@@ -172,7 +181,7 @@ def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
     """
     lines, problems = {}, []
     try:
-        texts = read_text(file).splitlines() if file.is_file() else []
+        texts = read_text(file).splitlines() if os.path.lexists(file) else []
     except InputError as error:
         return {}, [f"{error}: nothing is known of its epochs"]
     for number, text in enumerate(texts, 1):

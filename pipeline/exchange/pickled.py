@@ -110,7 +110,8 @@ def why(error: BaseException) -> str:
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
         return f"it holds {found[1]}, and only tensors, plain values and NumPy's numbers are read"
     found = re.search(r"WeightsUnpickler error: (.*)", str(error))
-    return found[1].strip() if found else first_line(error)
+    said = found[1].strip() if found else first_line(error)
+    return said or "it is no file of torch.save"
 
 
 def as_tensors(content: Mapping[Any, Any]) -> dict[Any, Any]:

@@ -11,6 +11,14 @@ from pipeline.archive.kinds import KINDS
 
 KNOWN_TYPES = {field.name: field.type for kind in KINDS.values() for field in kind.SCHEMA}
 """Types of the columns that our catalogs have; text formats do not state them."""
+SPLIT_NAMES = {
+    "train": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
+    "test": "test",
+}
+"""What others call the splits, and what they are called here."""
 PLACE = ("shard", "block", "row", "status")
 """What a member's row says about its place in an archive of ours; another archive has other places."""
 
@@ -18,7 +26,7 @@ PLACE = ("shard", "block", "row", "status")
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table with every column that any row has, null where a row has none."""
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: column_of([row.get(name) for row in rows]) for name in names})
+    return pa.table({readable(name): column_of([row.get(name) for row in rows]) for name in names})
 
 
 def column_of(values: list[Any]) -> pa.Array:

@@ -52,6 +52,18 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Found:
+    """A member as it lies in a source."""
+
+    row: dict[str, Any]
+    """What the source says of it."""
+    place: Any
+    """Where its weights lie; None where there are none."""
+    problem: str | None = None
+    """Why it cannot be used, whatever its weights."""
+
+
+@dataclass(frozen=True)
 class Loaded:
     values: np.ndarray
     """`(members, parameters)` float32, in the order of the weight space."""
@@ -144,19 +156,22 @@ def refuse_nonfinite(loaded: Loaded) -> Loaded:
 
 def read_text(path: Path) -> str:
     """Raises InputError where the file is missing, too large or not UTF-8."""
+    if not path.is_file():  # to read a named pipe would wait for its other end
+        raise InputError(f"{path} cannot be read: expected a file, found none")
     try:
         if path.stat().st_size > MAX_TEXT:
             raise InputError(
                 f"{path} must have at most {MAX_TEXT:,} bytes, found {path.stat().st_size:,}"
             )
-        return path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} cannot be read as text ({error})") from error
 
 
 def read_json(path: Path) -> Any:
+    text = read_text(path)
     try:
-        return json.loads(read_text(path))
+        return json.loads(text)
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path} must hold JSON ({error})") from error
 
@@ -180,8 +195,8 @@ def weights_of(content: Any) -> dict[str, torch.Tensor]:
             not isinstance(tensor, torch.Tensor)
             or not tensor.is_floating_point()
             or tensor.device.type != "cpu"
-            or tensor.nbytes > tensor.untyped_storage().nbytes()
             or tensor.layout != torch.strided
+            or tensor.nbytes > tensor.untyped_storage().nbytes()
         ):
             raise InputError(f"tensor {name!r} must be a dense tensor of floating point numbers")
     if not state:

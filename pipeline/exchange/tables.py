@@ -1,6 +1,7 @@
 """Tables of comma-separated values as others write them: rows that keep their places, texts told from numbers."""
 
 import csv
+import gzip
 import io
 import zlib
 from collections.abc import Mapping
@@ -21,7 +22,9 @@ def read_table(file: Path, ours: Mapping[str, str]) -> tuple[pa.Table, dict[int,
 
     `ours` has our names of columns by theirs. Columns without a name are left out.
     """
-    content, problems = inflate(file), {}
+    # A byte that is no UTF-8 spoils its own value, not the table.
+    content = inflate(file).decode("utf-8-sig", "backslashreplace").encode()
+    problems: dict[int, str] = {}
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
         found = f"found {row.actual_columns}: {row.text[:60]!r}"
@@ -43,7 +46,7 @@ def read_table(file: Path, ours: Mapping[str, str]) -> tuple[pa.Table, dict[int,
                 null_values=[""],
             ),
         )
-    except (pa.ArrowException, UnicodeDecodeError, csv.Error) as error:
+    except (pa.ArrowException, csv.Error) as error:
         raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
     if len(set(table.column_names)) < table.num_columns:
         raise InputError(f"{file} must have columns of different names, found {table.column_names}")
@@ -78,11 +81,11 @@ def in_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def inflate(file: Path) -> bytes:
     """The content of a gzip file. Raises InputError where it is none or holds more than `MAX_TEXT` bytes."""
-    inflater = zlib.decompressobj(wbits=31)
     try:
-        content = inflater.decompress(file.read_bytes(), MAX_TEXT)
-    except zlib.error as error:
-        raise InputError(f"{file} must be compressed by gzip ({error})") from error
-    if inflater.unconsumed_tail or not inflater.eof:
-        raise InputError(f"{file} must be a whole gzip file of at most {MAX_TEXT:,} bytes of text")
+        with gzip.open(file) as packed:
+            content = packed.read(MAX_TEXT + 1)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file} must be a whole gzip file ({error})") from error
+    if len(content) > MAX_TEXT:
+        raise InputError(f"{file} must have at most {MAX_TEXT:,} bytes of text")
     return content

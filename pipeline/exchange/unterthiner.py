@@ -158,7 +158,10 @@ def read_layout(
     file: Path, num_columns: int
 ) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
     """Columns and shape of each tensor by its name. Raises InputError where they do not make up the whole matrix."""
-    table = list(csv.DictReader(io.StringIO(read_text(file))))
+    reader = csv.DictReader(io.StringIO(read_text(file)))
+    if missing := {*HEADER} - {*(reader.fieldnames or [])}:
+        raise InputError(f"{file} must have columns {', '.join(HEADER)}, found no {min(missing)}")
+    table = list(reader)
     slices, end = {}, 0
     for row in sorted(table, key=lambda row: whole(file, row, "start_idx")):
         shape, start, stop = (

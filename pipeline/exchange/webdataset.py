@@ -18,9 +18,10 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.layers import layout_for, natural
 from pipeline.exchange.outgoing import exported_blocks, file_name
-from pipeline.exchange.rows import table_of
+from pipeline.exchange.rows import SPLIT_NAMES, table_of
 from pipeline.exchange.source import (
     MAX_TEXT,
+    Found,
     Loaded,
     Source,
     common_layout,
@@ -31,7 +32,8 @@ from pipeline.progress import Advance
 
 MEMBERS = 10_000
 """Members in a tar."""
-PLACES = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
+ARCHIVES = (".tar", ".tar.gz", ".tgz")
+"""Of which those that are compressed are left out, with a word."""
 KINDS = ("safetensors", "json")
 Place = tuple[Path, int, int]
 """File, offset and length of the bytes of an entry."""
@@ -68,7 +70,8 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 def read(path: Path) -> Source:
     """`path`: the folder of the tars. What comes before the damage of a tar is read."""
-    files = sorted(path.glob("*.tar")) if path.is_dir() else []
+    inside = sorted(path.iterdir()) if path.is_dir() else []
+    files = [file for file in inside if file.name.endswith(ARCHIVES)]
     samples, left_out = [], []
     for file in files:
         found, problems = samples_of(file)
@@ -79,34 +82,34 @@ def read(path: Path) -> Source:
         raise InputError(
             f"{path} must have .tar files with samples of .safetensors and .json, found {found}"
         )
-    places = [place for place, _ in samples]
-    rows = [row for _, row in samples]
-    problems = {number: row.pop("problem") for number, row in enumerate(rows) if "problem" in row}
+    places = [sample.place for sample in samples]
+    problems = {i: sample.problem for i, sample in enumerate(samples) if sample.problem}
     layout = common_layout(path, map(load, places))
 
     def read_rows(index: np.ndarray) -> Loaded:
         return load_states(layout, [load(places[i]) for i in index])
 
-    return Source(table_of(rows), layout, read_rows, files, problems, left_out)
+    rows, read_files = table_of([sample.row for sample in samples]), filter(Path.is_file, files)
+    return Source(rows, layout, read_rows, [*read_files], problems, left_out)
 
 
-def samples_of(file: Path) -> tuple[list[tuple[Place | None, dict[str, Any]]], list[str]]:
-    """Where each sample's tensors lie, and its row; and what was left out. An entry's name is never used as a path.
+def samples_of(file: Path) -> tuple[list[Found], list[str]]:
+    """The samples, and what was left out. An entry's name is never used as a path.
 
     A key may have dots: it is what comes before the ending, not before the first dot.
     """
     entries, problems = entries_of(file)
-    split, samples = PLACES.get(file.name.split("-")[0]), []
+    split, samples = SPLIT_NAMES.get(file.name.split("-")[0]), []
     have_rows = any(kinds["json"] for kinds in entries.values())
     for key, kinds in entries.items():
         tensors, texts = kinds["safetensors"], kinds["json"]
-        known: dict[str, Any] = {"key": key, "split": split}
+        problem = None
         if len(tensors) != len(texts) and have_rows and tensors:  # which row is whose?
-            texts = []
-            known["problem"] = f"must have one entry {key}.json a {key}.safetensors"
+            texts, problem = [], f"must have one entry {key}.json a {key}.safetensors"
         for place, text in zip_longest(tensors, texts):
-            row = known | row_of(key, text) | {"source": f"{file.name} {key}"}
-            samples.append((place, row))
+            stated, why = row_of(key, text)
+            row = {"key": key, "split": split} | stated | {"source": f"{file.name} {key}"}
+            samples.append(Found(row, place, problem or why))
     return samples, problems
 
 
@@ -114,8 +117,9 @@ def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]
     """Where the tensors and the rows of each key lie, in their order, and what else is in the tar."""
     entries: dict[str, dict[str, list[Place]]] = {}
     others: Counter[str] = Counter()
-    problems, size = [], file.stat().st_size
+    problems: list[str] = []
     try:
+        size = file.stat().st_size
         with tarfile.open(file, "r:") as tar:
             for entry in tar:
                 key, _, kind = entry.name.rpartition(".")
@@ -141,17 +145,17 @@ def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]
     return entries, problems
 
 
-def row_of(key: str, place: Place | None) -> dict[str, Any]:
-    """What the sample says of its member; a `problem` where that cannot be read."""
+def row_of(key: str, place: Place | None) -> tuple[dict[str, Any], str | None]:
+    """What the sample says of its member, and why that cannot be read."""
     if place is None:
-        return {}
+        return {}, None
     try:
         row = json.loads(read_place(place))
     except (ValueError, RecursionError) as error:
-        return {"problem": f"must have JSON at {key}.json ({error})"}
+        return {}, f"must have JSON at {key}.json ({error})"
     if not isinstance(row, dict):
-        return {"problem": f"must have a JSON object at {key}.json, found {str(row)[:60]}"}
-    return row
+        return {}, f"must have a JSON object at {key}.json, found {str(row)[:60]}"
+    return row, None
 
 
 def load(place: Place | None) -> dict[str, torch.Tensor] | str:

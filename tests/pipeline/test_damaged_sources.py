@@ -231,6 +231,89 @@ def paths_that_are_none(root: Path):
     (root / "splits.json").write_text(json.dumps(splits))
 
 
+def a_column_called_problem(root: Path):
+    run = ray_tree(root)
+    params = json.loads((run / "params.json").read_text())
+    (run / "params.json").write_text(json.dumps(params | {"problem": "mnist", "file": "a"}))
+    (run / "checkpoint_000001" / "checkpoints").unlink()
+
+
+def a_run_of_an_unknown_split(root: Path):
+    run = ray_tree(root)
+    params = json.loads((run / "params.json").read_text())
+    (run / "params.json").write_text(json.dumps(params | {"split": "holdout"}))
+
+
+def results_that_are_a_folder(root: Path):
+    (ray_tree(root) / "result.json").unlink()
+    (root / "NN_tune_trainable_00002" / "result.json").mkdir()
+    (root / ".trash" / "checkpoint_000001").mkdir(parents=True)
+
+
+def a_tar_that_leads_nowhere(root: Path):
+    tar_of_models(root)
+    (root / "test-000000.tar").symlink_to("gone")
+    (root / "test-000001.tar").mkdir()
+    (root / "test-000002.tar.gz").write_bytes(gzip.compress(b"a tar"))
+
+
+def rows_that_no_other_has(root: Path):
+    """What one row says, whatever it is, takes nothing from the others."""
+    file, entries = tar_of_models(root), {}
+    rows = [{"source_index": 2**63 - 1}, {"\ud800": 1}, {"problem": 2}, {"split": "holdout"}]
+    for i, row in enumerate(rows):
+        entries[f"odd-{i}.safetensors"] = safetensors.torch.save(siren(i))
+        entries[f"odd-{i}.json"] = json.dumps(row).encode()
+    sample_tar(file.with_name("train-000001.tar"), entries)
+
+
+def an_arena_column_of_another_shape(root: Path):
+    arena(root)
+    with h5py.File(root / "nefs_0-10.hdf5", "a") as content:
+        del content["labels"], content["score"]
+        content["labels"] = np.arange(10)[:, None]
+        content["score"] = np.eye(10)
+        content[b"\xff"] = np.arange(10)
+
+
+def an_omega_for_other_layers(root: Path):
+    arena(root)
+    (root / "nef.json").write_text('{"name": "SIREN", "params": {"omega_0": [1, 2, 3, 4]}}')
+
+
+def an_omega_of_no_layer(root: Path):
+    arena(root)
+    (root / "nef.json").write_text('{"name": "SIREN", "params": {"omega_0": []}}')
+
+
+def a_network_that_is_a_folder(root: Path):
+    arena(root)
+    (root / "nef.json").mkdir()
+
+
+def bytes_that_are_no_text(root: Path):
+    """In a value of one row, in a file of several gzip members."""
+    small_cnn_zoo(root, kernels(6))
+    cut(root / "weights.npy", (root / "weights.npy").stat().st_size - 50 * 4)
+    file = root / "metrics.csv.gz"
+    data = gzip.decompress(file.read_bytes()).replace(b"/cns/3", b"/cns/\xff")
+    file.write_bytes(gzip.compress(data[:200]) + gzip.compress(data[200:]))
+
+
+def a_split_of_another_name(root: Path):
+    mnist_tree(root, "training", range(20))
+    paths = [str(path.relative_to(root)) for path in sorted(root.rglob("*.pth"))]
+    splits = {"train": paths[:10], "validation": paths[10:15], "holdout": paths[15:]}
+    (root / "splits.json").write_text("\ufeff" + json.dumps(splits))
+
+
+def tensors_that_are_sparse(root: Path):
+    an_unrelated_file(root)
+    os.mkfifo(root / "pipe.json")
+    file = next(root.rglob("*.pth"))
+    save({name: tensor.to_sparse() for name, tensor in torch.load(file).items()}, file)
+
+
 CASES = [  # what is damaged, members, failed ones, what is listed
     (no_json, 18, 3, "00002/params.json must hold JSON"),
     (no_params, 18, 3, "00002/params.json cannot be read"),
@@ -240,6 +323,9 @@ CASES = [  # what is damaged, members, failed ones, what is listed
     (no_checkpoint, 18, 1, "00002/checkpoint_000005: missing"),
     (half_a_checkpoint, 18, 1, "00002/checkpoint_000005: checkpoints cannot be read by torch"),
     (odd_first_run, 18, 3, "00000/checkpoint_000001: layer '0' must have"),
+    (a_column_called_problem, 18, 1, "00002/checkpoint_000001: missing"),
+    (a_run_of_an_unknown_split, 18, 3, "split must be called train, val, valid, validation, test"),
+    (results_that_are_a_folder, 18, 0, "result.json cannot be read: expected a file, found none"),
     (tar_cut_in_a_tensor, 4, 0, "is cut off): read up to there"),
     (tar_cut_in_a_row, 5, 1, "must have one entry model-4.json a model-4.safetensors"),
     (tar_cut_between_entries, 4, 0, "train-000000.tar must be an uncompressed tar"),
@@ -248,23 +334,37 @@ CASES = [  # what is damaged, members, failed ones, what is listed
     (samples_that_are_wrong, 12, 4, "must have JSON at no-json.json"),
     (entries_of_other_kinds, 8, 0, "train-000001.tar has 2 entries .pth"),
     (a_key_twice, 9, 2, "must have one entry model-3.json a model-3.safetensors"),
+    (a_tar_that_leads_nowhere, 8, 0, "test-000002.tar.gz must be an uncompressed tar"),
+    (rows_that_no_other_has, 12, 1, "odd-3: split must be called"),
     (an_arena_file_cut_short, 20, 0, "nefs_10-20.hdf5 must be an HDF5 file"),
     (an_arena_file_of_others, 20, 0, "nefs_0-10.hdf5 must have the networks that most files have"),
     (an_arena_file_that_is_none, 20, 0, "nefs_0-10.hdf5 must be an HDF5 file"),
     (an_arena_column_elsewhere, 30, 0, "nefs_0-10.hdf5 has 'secret', which cannot be read"),
     (no_network, 30, 0, "nef.json must hold JSON"),
     (an_omega_that_is_none, 30, 0, "nef.json must have positive numbers as omega_0, found nan"),
+    (
+        an_arena_column_of_another_shape,
+        30,
+        0,
+        "'score', which cannot be read (its shape is (10, 10)",
+    ),
+    (an_omega_for_other_layers, 30, 0, "must have one omega_0 or 2, one a sine layer"),
+    (an_omega_of_no_layer, 30, 0, "nef.json must have positive numbers as omega_0, found []"),
+    (a_network_that_is_a_folder, 30, 0, "nef.json cannot be read: expected a file"),
     (rows_with_other_columns, 12, 2, "metrics.csv.gz must have 7 values in a row, found 2"),
     (a_matrix_cut_short, 12, 2, "weights.npy row 11: weights.npy is cut short"),
+    (bytes_that_are_no_text, 12, 1, "weights.npy row 11: weights.npy is cut short"),
     (an_unrelated_file, 20, 0, "notes.json must hold JSON"),
     (paths_that_are_none, 25, 5, "missing"),
+    (a_split_of_another_name, 15, 0, "has 'holdout', which is not called train, val, valid"),
+    (tensors_that_are_sparse, 20, 1, "must be a dense tensor of floating point numbers"),
 ]
 LAYOUTS = {  # of the cases, in their order
-    "modelzoos": 8,
-    "webdataset": 8,
-    "fit-a-nef": 6,
-    "unterthiner": 2,
-    "dwsnets": 2,
+    "modelzoos": 11,
+    "webdataset": 10,
+    "fit-a-nef": 10,
+    "unterthiner": 3,
+    "dwsnets": 4,
 }
 FORMAT = [name for name, count in LAYOUTS.items() for _ in range(count)]
 
