@@ -20,6 +20,18 @@ BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
 """Tags of TIFF."""
 WHITE_IS_ZERO, SIGNED = 0, 2
 """A value of PHOTOMETRIC and one of SAMPLE_FORMAT."""
+ORIENTATION = 274
+"""Tag of EXIF."""
+TURNS = {
+    2: "FLIP_LEFT_RIGHT",
+    3: "ROTATE_180",
+    4: "FLIP_TOP_BOTTOM",
+    5: "TRANSPOSE",
+    6: "ROTATE_270",
+    7: "TRANSVERSE",
+    8: "ROTATE_90",
+}
+"""What Pillow calls the turn from the stored image to the one that is seen, by ORIENTATION."""
 
 
 class Decoded(NamedTuple):
@@ -57,7 +69,7 @@ def opened(source: Path | bytes) -> io.BufferedIOBase:
 
 
 def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, UnidentifiedImageError
 
     if not file.read(1):
         raise ValueError("empty")
@@ -69,7 +81,7 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
     spread_transparency(image)
     # The second picture of a camera's JPEG (MPO) is a preview or a map of depths.
     has_more_frames = getattr(image, "is_animated", False) and image.format != "MPO"
-    ImageOps.exif_transpose(image, in_place=True)
+    image = upright(image)
     is_deep = image.mode not in GREY_MODES + COLOUR_MODES
     flat = Image.fromarray(fractions_of_white(image)) if is_deep else on_white(image)
     if size is not None and flat.size != (size, size):
@@ -87,6 +99,21 @@ def check_meaning(image: "PillowImage"):
         raise ValueError("signed numbers, which do not say what number is black")
     if image.mode == "RGB" and "transparency" in image.info and ";16" in str(image.tile):
         raise ValueError("16 bits a channel and a transparent colour, of which Pillow keeps 8")
+
+
+def upright(image: "PillowImage") -> "PillowImage":
+    """The image turned as EXIF says; as it is stored where that is damaged, as in viewers.
+
+    ImageOps.exif_transpose would write all of EXIF anew, and fails where any of it is not as it should be.
+    """
+    from PIL import Image
+
+    image.load()  # EXIF may come after the pixels; TIFF is turned here
+    try:
+        turn = TURNS.get(image.getexif().get(ORIENTATION))
+    except Exception:  # noqa: BLE001 what damaged EXIF raises is not documented
+        return image
+    return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def spread_transparency(image: "PillowImage"):

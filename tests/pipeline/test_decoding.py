@@ -18,7 +18,13 @@ COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], -1)
 ALPHA = np.array([[255, 255, 255], [0, 0, 51]], np.uint8)
 
 
-TAGS = {"SamplesPerPixel": 277, "ExtraSamples": 338, "SampleFormat": 339, "Orientation": 274}
+TAGS = {
+    "Orientation": 274,
+    "SamplesPerPixel": 277,
+    "XResolution": 282,
+    "ExtraSamples": 338,
+    "SampleFormat": 339,
+}
 
 
 def saved(image: Image.Image | np.ndarray, format: str = "PNG", **options) -> bytes:
@@ -223,6 +229,30 @@ def test_an_image_is_turned_as_exif_says(format, orientation):
     seen = TURNS[orientation](stored.reshape(*stored.shape[:2], -1) / np.iinfo(stored.dtype).max)
     assert values.shape == seen.shape
     assert np.abs(values - seen).mean() < (0.03 if format == "JPEG" else EXACT)
+
+
+DAMAGED = {
+    "no EXIF": (b"nonsense", 1),
+    "cut short": (b"MM\0", 1),
+    "a text for a number": (  # orientation 6, and the resolution as text
+        b"MM\0*\0\0\0\x08\0\x02"
+        + struct.pack(">HHIHH", TAGS["Orientation"], 3, 1, 6, 0)
+        + struct.pack(">HHI4sI", TAGS["XResolution"], 2, 3, b"72\0\0", 0),
+        6,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_damaged_exif_costs_no_image(format, name):
+    exif, orientation = DAMAGED[name]
+    image = COLOUR.repeat(16, 0).repeat(16, 1)
+    options = {"quality": 100} | ({"lossless": True} if format == "WEBP" else {})
+    pixels = decode_image(saved(image, format, exif=b"Exif\0\0" + exif, **options), None).pixels
+    seen = TURNS[orientation](image)
+    assert pixels.shape == seen.shape
+    assert np.abs(pixels / 255 - seen / 255).mean() < (0.03 if format == "JPEG" else EXACT)
 
 
 def test_deep_grey_keeps_its_shades_when_it_is_resized():
