@@ -73,7 +73,8 @@ def convolution(to: Description, name: str, layer: nn.Module, value: Value) -> V
             f"layer {name!r} must have groups=1, or as many as inputs and outputs (depthwise), cannot "
             f"describe a convolution of {layer.groups} groups"
         )
-    return Value((Dim(outputs), *[Dim()] * num_positions), all_known=True)
+    scalable = value.scalable or layer.groups == 1
+    return Value((Dim(outputs), *[Dim()] * num_positions), all_known=True, scalable=scalable)
 
 
 def _add_weight(
@@ -183,6 +184,12 @@ def positions(to: Description, name: str, layer: nn.Module, value: Value) -> Val
     return over_positions(name, value, int(type(layer).__name__[-2]))
 
 
+def padding(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
+    """With a constant: one other than 0 is no multiple of a neuron."""
+    value = positions(to, name, layer, value)
+    return replace(value, scalable=value.scalable and layer.value == 0)
+
+
 def upsample(to: Description, name: str, layer: nn.Upsample, value: Value) -> Value:
     return over_positions(name, value, len(value.dims or ()) - 1)
 
@@ -204,8 +211,8 @@ NAMES: dict[Rule, str] = {
     upsample: "Upsample",
     positions: "MaxPool1d MaxPool2d MaxPool3d AvgPool1d AvgPool2d AvgPool3d LPPool1d LPPool2d "
     "AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d "
-    "AdaptiveMaxPool3d ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d "
-    "ReflectionPad1d ReflectionPad2d ReplicationPad1d ReplicationPad2d",
+    "AdaptiveMaxPool3d ReflectionPad1d ReflectionPad2d ReplicationPad1d ReplicationPad2d",
+    padding: "ZeroPad1d ZeroPad2d ZeroPad3d ConstantPad1d ConstantPad2d ConstantPad3d",
     softmax: "Softmax Softmax2d LogSoftmax Softmin",
     elementwise: "Identity Dropout Dropout1d Dropout2d Dropout3d AlphaDropout ReLU ReLU6 LeakyReLU "
     "ELU SELU CELU GELU SiLU Mish Hardswish Hardsigmoid Hardtanh Sigmoid Tanh Softplus Softsign "

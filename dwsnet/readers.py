@@ -10,6 +10,7 @@ import operator
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import ModuleType
 
 import torch
 from torch import Tensor, fx, nn
@@ -94,24 +95,28 @@ def _trace(module: nn.Module) -> fx.Graph:
 
 
 def _sizes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes that are numbers of entries, or made of these alone."""
+    """The nodes that are numbers of entries, or arithmetic with these alone."""
     sizes: set[fx.Node] = set()
     for node in nodes:
         asks = (node.op, node.target) in (("call_method", "size"), ("call_method", "dim")) or (
             node.target is getattr and node.args[1] in ("shape", "ndim")
         )
         inputs = node.all_input_nodes
-        if asks or (inputs and sizes >= set(inputs)):
+        if asks or (inputs and sizes >= set(inputs) and _is_of(node, operator)):
             sizes.add(node)
     return sizes
+
+
+def _is_of(node: fx.Node, *modules: ModuleType) -> bool:
+    """Whether the node calls a function of one of the modules."""
+    name = getattr(node.target, "__name__", "")
+    return any(getattr(module, name, None) is node.target for module in modules)
 
 
 def _function(node: fx.Node, value: Value) -> Value:
     """What a function or a tensor method gives; raises ValueError where neurons may not stay alike."""
     name = node.target if isinstance(node.target, str) else node.target.__name__
-    known = node.op == "call_method" or any(
-        getattr(module, name, None) is node.target for module in (torch, F, operator)
-    )
+    known = node.op == "call_method" or _is_of(node, torch, F, operator)
     name, arguments = name.strip("_"), [*node.args[1:]]
     if known and ELEMENTWISE.fullmatch(name):
         return value
@@ -145,7 +150,15 @@ def _is_flatten(shape: Sequence) -> bool:
     `(-1, number)` may make rows of parts of a picture."""
     if len(shape) == 1 and isinstance(shape[0], Sequence):
         shape = shape[0]
-    return len(shape) == 2 and isinstance(shape[0], fx.Node) and shape[0].args[-1:] == (0,)
+    return len(shape) == 2 and isinstance(shape[0], fx.Node) and _is_batch(shape[0])
+
+
+def _is_batch(size: fx.Node) -> bool:
+    """Whether a size is `x.size(0)` or `x.shape[0]`, and x no parameter."""
+    asks = size.args[0] if size.target is operator.getitem else size
+    if (asks.op, asks.target) not in (("call_method", "size"), ("call_function", getattr)):
+        return False
+    return size.args[1:] == (0,) and asks.args[0].op != "get_attr"
 
 
 def _described(module: nn.Module, to: Description, value: Value) -> tuple[TensorSpec, ...]:
@@ -160,8 +173,13 @@ def _described(module: nn.Module, to: Description, value: Value) -> tuple[Tensor
         raise ValueError(
             f"every tensor of the state dict must be that of a layer that is applied, found {odd[0]!r} otherwise"
         )
+    shapes = {spec.name: spec.stored_shape for spec in to.tensors}
     owners: dict[int, str] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
+        if name in known and tensor.shape != shapes[name]:
+            raise ValueError(
+                f"tensor {name!r} must have shape {shapes[name]} as its layer says, found {tuple(tensor.shape)}"
+            )
         if name in known and owners.setdefault(_memory(tensor), name) != name:
             raise ValueError(
                 f"tensors must be independent, found {owners[_memory(tensor)]!r} and {name!r} tied"

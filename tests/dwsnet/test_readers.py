@@ -51,6 +51,8 @@ class LeNet(nn.Module):
                 x = x.reshape((x.shape[0], -1))
             case "number":
                 x = x.view(x.size(0), 24)
+            case "parameter":
+                x = x.view(self.conv2.weight.size(0), -1)
             case "rows":
                 x = x.view(-1, 24)
             case "flatten":
@@ -158,6 +160,11 @@ DESCRIBED = {
     "slopes": (mlp_then(nn.PReLU(5), nn.PReLU()), POINTS),
     "softmax": (mlp_then(nn.Softmax(-1)), POINTS),
     "padding": (conv_then(nn.ZeroPad2d(1), nn.Upsample(scale_factor=2), nn.Conv2d(4, 4, 2)), IMAGE),
+    "softmax, depthwise": (
+        conv_then(nn.Softmax2d(), nn.Conv2d(4, 4, 3, groups=4), nn.ReLU(), nn.Conv2d(4, 4, 1)),
+        IMAGE,
+    ),
+    "padding with ones": (conv_then(nn.ConstantPad2d(1, 1.0), nn.Conv2d(4, 4, 2)), IMAGE),
     "embedding": (
         nn.Sequential(nn.Embedding(6, 4), nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)),
         (3, 2),
@@ -233,7 +240,8 @@ def test_scaling_units_of_a_space_that_was_read_keeps_the_function_or_is_refused
     space = WeightSpace.from_module(randomize(module))
     inputs, tensors = inputs_for(module, shape), networks(module, space)
     scales = random_scales(space, 1, torch.Generator().manual_seed(0), 3.0)
-    if case in ("layer norm of rows", "instance norm", "rms norm"):
+    unscalable = "layer norm of rows", "instance norm", "rms norm", "softmax, depthwise"
+    if case in (*unscalable, "padding with ones"):
         with pytest.raises(ValueError, match="must be 'out' of one tensor and 'in' of another"):
             scale_units(space, tensors, scales)
         return
@@ -335,6 +343,14 @@ def shared_memory() -> nn.Module:
     return module
 
 
+def pruned() -> nn.Module:
+    """Its first layer still says that it has five neurons."""
+    module = mlp_then(nn.ReLU())
+    module[0].weight, module[0].bias = nn.Parameter(torch.ones(4, 2)), nn.Parameter(torch.ones(4))
+    module[2].weight = nn.Parameter(torch.ones(4, 4))
+    return module
+
+
 conv, fc = nn.Conv2d, nn.Linear
 REFUSED = {
     "linear on the width": (
@@ -389,6 +405,7 @@ REFUSED = {
         "'2' must take the 4 outputs of the layer before, found 35 inputs",
     ),
     "rows of unknown parts": (LeNet("rows"), "cannot describe view"),
+    "rows of a parameter's size": (LeNet("parameter"), "cannot describe view"),
     "convolution of flattened rows": (
         nn.Sequential(conv(1, 4, 3), nn.Flatten(1, 2), nn.Conv1d(24, 3, 1)),
         "'2' must take channels",
@@ -417,6 +434,11 @@ REFUSED = {
     "hooks": (hooked(), "'0' must have no forward hooks"),
     "skip": (Siren(skip=True), "skip, a branch"),
     "a parameter of its own": (Odd(lambda own, x: x * own.gain), "'mul' must have one input"),
+    "factors of its size, one for each neuron": (
+        Odd(lambda own, x: x * torch.arange(x.shape[-1])),
+        "'mul' must have one input, found .*'arange'",
+    ),
+    "other shapes": (pruned(), r"'0.weight' must have shape \(5, 2\) as its layer says, found"),
     "a parameter not used": (Odd(lambda own, x: x), "found 'gain' otherwise"),
     "slices": (Odd(lambda own, x: x[:, :2]), "'getitem' .* cannot describe getitem"),
     "control flow": (Odd(lambda own, x: x if x.sum() > 0 else -x), "cannot be traced"),
