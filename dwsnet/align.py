@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from dwsnet.derivatives import is_transformed
 from dwsnet.state import check_networks
 from dwsnet.symmetry import HiddenPermutation, permute
 from dwsnet.weight_space import TensorSpec, WeightSpace
@@ -34,10 +35,18 @@ def match_weights(
         raise ValueError(
             f"there must be 1 or {len(tensors[0])} reference networks, found {len(reference[0])}"
         )
-    batch, device = len(tensors[0]), tensors[0].device
-    reference, tensors = [x.double().cpu() for x in reference], [x.double().cpu() for x in tensors]
+    match = _Matching.apply if is_transformed() else _match
+    found = match(space, *(x.detach() for x in (*reference, *tensors)))
+    return dict(zip(space.hidden, found, strict=True))
+
+
+def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"], ...]:
+    """For each hidden axis the order that brings the second half of the tensors near the first."""
+    device, count = networks[-1].device, len(space.tensors)
+    networks = [x.double().cpu() for x in networks]
+    reference, tensors = networks[:count], networks[count:]
     permutation = {
-        name: torch.arange(size).expand(batch, -1) for name, size in space.hidden.items()
+        name: torch.arange(size).expand(len(tensors[0]), -1) for name, size in space.hidden.items()
     }
     matched: set[str] = set()
     changed = True
@@ -66,7 +75,30 @@ def match_weights(
                 better.unsqueeze(1), permutation[axis].gather(1, index), permutation[axis]
             )
             changed |= bool(better.any())
-    return {name: index.to(device) for name, index in permutation.items()}
+    return tuple(index.to(device) for index in permutation.values())
+
+
+class _Matching(torch.autograd.Function):
+    """`_match` under torch.func and forward mode: its orders have no derivatives, and what vmap stacks are more members."""
+
+    @staticmethod
+    def forward(space: WeightSpace, *networks: Tensor):
+        return _match(space, *networks)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.mark_non_differentiable(*output)
+
+    @staticmethod
+    def vmap(info, in_dims, space: WeightSpace, *networks: Tensor):
+        stacked = [
+            x.expand(info.batch_size, *x.shape) if dim is None else x.movedim(dim, 0)
+            for x, dim in zip(networks, in_dims[1:], strict=True)
+        ]
+        batch = stacked[-1].shape[1]
+        members = (x.expand(-1, batch, *x.shape[2:]).flatten(0, 1) for x in stacked)
+        found = _Matching.apply(space, *members)
+        return tuple(x.unflatten(0, (-1, batch)) for x in found), (0,) * len(found)
 
 
 def _similarity(

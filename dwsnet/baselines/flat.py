@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dwsnet.align import match_weights
 from dwsnet.baselines.width import widest
+from dwsnet.derivatives import is_transformed
 from dwsnet.models import ReadState, flatten_state
 from dwsnet.normalize import BatchNorm1d
 from dwsnet.pretrained import Pretrained
@@ -62,7 +63,7 @@ class AugmentedMLPClassifier(FlatMLPClassifier):
     ) -> tuple[Float[Tensor, "batch ..."], ...]:
         if not self.training:
             return tensors
-        batch, device = len(tensors[0]), tensors[0].device
+        batch, device = tensors[0].shape[0], tensors[0].device
         permutation = {
             name: torch.rand(batch, size, device=device).argsort(1)
             for name, size in self.space.hidden.items()
@@ -101,7 +102,7 @@ class AlignedMLPClassifier(FlatMLPClassifier):
         named = {
             spec.name: self.get_buffer(f"reference{i}") for i, spec in enumerate(self.space.tensors)
         }
-        if any(x.isnan().any() for x in named.values()):
+        if not is_transformed() and any(x.isnan().any() for x in named.values()):
             raise ValueError(
                 "the aligned MLP needs a reference network: call align_to with a state dict of the train split first"
             )

@@ -22,6 +22,12 @@ from dwsnet import (
     WeightSpace,
     equivariant_map,
 )
+from dwsnet.baselines import (
+    AlignedMLPClassifier,
+    FlatMLPClassifier,
+    INR2VecClassifier,
+    TransformerClassifier,
+)
 from dwsnet.testing import random_features
 
 SPACE = WeightSpace.mlp((2, 4, 3, 1))
@@ -205,6 +211,50 @@ def test_gradients_of_every_member_of_a_classifier(options):
         expected = torch.autograd.grad(loss(parameters, one, labels[i]), parameters.values())
         for name, gradient in zip(parameters, expected, strict=True):
             torch.testing.assert_close(found[name][i], gradient, rtol=1e-9, atol=1e-9)
+
+
+def random_state(seed: int, batch: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        spec.name: torch.randn(batch, *spec.shape, generator=generator, dtype=torch.float64)
+        for spec in SPACE.tensors
+    }
+
+
+@pytest.mark.parametrize(
+    "kind", [FlatMLPClassifier, AlignedMLPClassifier, INR2VecClassifier, TransformerClassifier]
+)
+def test_baselines_have_every_derivative_too(kind):
+    torch.manual_seed(0)
+    models = [kind(SPACE, 3, 600).double().eval() for _ in range(2)]
+    for seed, model in enumerate(models):
+        if kind is AlignedMLPClassifier:
+            model.align_to(random_state(seed, 1))
+    model, state = models[0], random_state(2, 4)
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters, networks):
+        return functional_call(model, parameters, (networks,)).square().sum()
+
+    # Of each member, and second ones along the parameters themselves: forward over reverse, and reverse over reverse.
+    each = vmap(torch.func.grad(loss), (None, 0))(
+        parameters, {name: x.unsqueeze(1) for name, x in state.items()}
+    )
+    total = torch.autograd.grad(loss(parameters, state), [*parameters.values()], create_graph=True)
+    for name, gradient in zip(parameters, total, strict=True):
+        torch.testing.assert_close(each[name].sum(0), gradient, rtol=1e-9, atol=1e-9)
+    along = sum((g * p.detach()).sum() for g, p in zip(total, parameters.values(), strict=True))
+    expected = torch.autograd.grad(along, [*parameters.values()], materialize_grads=True)
+    values = {name: p.detach() for name, p in parameters.items()}
+    _, found = jvp(lambda p: torch.func.grad(loss)(p, state), (values,), (values,))
+    for name, second in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found[name], second, rtol=1e-8, atol=1e-8)
+
+    def call(parameters, buffers):
+        return functional_call(model, (parameters, buffers), (state,))
+
+    stacked = vmap(call)(*stack_module_state(models))
+    torch.testing.assert_close(stacked, torch.stack([one(state) for one in models]))
 
 
 def test_a_hessian_through_an_editor():
