@@ -60,12 +60,12 @@ class AxisSetLayer(nn.Module):
         """Let the set of no axes join only tensors that have an axis in common, if `diagonal`: its other weights are 0."""
         joined = None
         if diagonal:
-            rows, columns = (
-                torch.tensor(self.incidence.widths(0, channels))
-                for channels in (self.out_channels, self.in_channels)
-            )
             joined = torch.tensor(adjacent(self.space))
-            joined = joined.repeat_interleave(rows, 0).repeat_interleave(columns, 1)
+            for dim, channels in enumerate((self.out_channels, self.in_channels)):
+                widths = self.incidence.widths(0, channels)
+                joined = joined.repeat_interleave(
+                    torch.tensor(widths), dim, output_size=sum(widths)
+                )
         self.register_buffer("joined", joined, persistent=False)
 
     def extra_repr(self) -> str:
@@ -163,7 +163,9 @@ class EquivariantMLP(nn.Module):
             for layer in self.layers:
                 features = layer(features)
             return tuple(features)
-        return apply_layers(list(self.layers), features, self.members_at_once)
+        # what is exported takes any number of members, all at once
+        members = 0 if torch.compiler.is_exporting() else self.members_at_once
+        return apply_layers(list(self.layers), features, members)
 
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")

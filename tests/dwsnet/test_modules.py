@@ -22,7 +22,7 @@ from dwsnet import (
     MemberNorm,
     WeightSpace,
 )
-from dwsnet.baselines import FlatMLPClassifier, INR2VecClassifier
+from dwsnet.baselines import FlatMLPClassifier, INR2VecClassifier, TransformerClassifier
 from dwsnet.canonical import canonical_phases, canonical_scales
 from dwsnet.symmetry import canonical_signs
 
@@ -32,6 +32,7 @@ LAYERS = {
     "sum": lambda: EquivariantLinear(SPACE, 16, 16, "sum"),
     "attention pooling": lambda: EquivariantLinear(SPACE, 16, 16, "attention"),
     "attention": lambda: EquivariantAttention(SPACE, 16, 16),
+    "diagonal": lambda: EquivariantLinear(SPACE, 16, 16, diagonal=True),
     "layers": lambda: EquivariantMLP(SPACE, 16, 16, 2),
     "layers, two members at once": lambda: EquivariantMLP(SPACE, 16, 16, 2, members_at_once=2),
     "invariant": lambda: InvariantLinear(SPACE, 16, 3),
@@ -149,8 +150,9 @@ class Canonical(torch.nn.Module):
         Canonical(),
         DWSNetEditor(SPACE, 4, 2, expansion=2),
         DWSNetClassifier(SPACE, 3, 4, 2, 8, canonical_signs=True, num_heads=2, pooling="sum"),
+        TransformerClassifier(SPACE, 3, 2000),
     ],
-    ids=["canonical", "editor", "classifier"],
+    ids=["canonical", "editor", "classifier", "transformer"],
 )
 def test_models_are_exported_for_every_batch(model):
     model.eval()
@@ -161,6 +163,16 @@ def test_models_are_exported_for_every_batch(model):
         if isinstance(expected, dict):
             found, expected = tuple(found.values()), tuple(expected.values())
         assert_close(found, expected)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_layers_in_parts_are_exported_for_every_batch():
+    layers = EquivariantMLP(SPACE, 4, 4, 2, members_at_once=2)
+    sizes = ([{0: Dim("members", min=1, max=512)} for _ in SPACE.tensors],)
+    exported = export(layers, (list(features(channels=4)),), dynamic_shapes=sizes).module()
+    for batch in (1, 5):
+        inputs = features(batch=batch, channels=4)
+        assert_close(exported([*inputs]), layers(inputs))
 
 
 @pytest.mark.parametrize("options", [{}, {"num_heads": 2}, {"norm": "member"}], ids=str)
