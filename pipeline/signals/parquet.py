@@ -75,7 +75,8 @@ def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
     """The Parquet files below a folder with their splits, train first; without those of no split where others have one."""
     files = without_copies(only_suffixes(find_files(path, taken), (".parquet",), taken), taken)
     inner = {file: file.relative_to(path).parts for file in files}
-    splits = {file: split_of_path((*parts[:-1], file.stem)) for file, parts in inner.items()}
+    found = {file: split_of_path((*parts[:-1], file.stem)) for file, parts in inner.items()}
+    splits = {file: split for file, (split, _) in found.items()}
     if any(splits.values()):
         for file in [file for file in files if splits[file] is None]:
             taken.leave_out("of no split, beside files of splits", file)
@@ -88,6 +89,12 @@ def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
         raise InputError(
             f"{path} must hold one configuration of a data set, found {', '.join(sorted(configurations))}: set signals.path to "
             "one of them"
+        )
+    learned = sorted({name for split, name in found.values() if split == "train"})
+    if len(learned) > 1:
+        first, second = (f"{name} train".lstrip() for name in learned[:2])
+        raise InputError(
+            f"{path} must hold one train split, found {first!r} and {second!r}: move the files of one elsewhere"
         )
     return sorted(splits.items(), key=lambda item: (SPLITS.index(item[1] or "train"), item[0]))
 

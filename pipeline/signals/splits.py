@@ -42,9 +42,11 @@ def apart(name: str) -> str:
     return INSIDE_CAMEL_CASE.sub("_", name).casefold()
 
 
-def split_of_path(parts: Sequence[str]) -> str | None:
-    """The split that a file's name says, or where it says none the nearest folder that says one."""
-    return next((split for part in reversed(parts) if (split := split_in(part)[0])), None)
+def split_of_path(parts: Sequence[str]) -> tuple[str | None, str]:
+    """The split that a file's name says, or where it says none the nearest folder that says one; and the words before it."""
+    said = (split_in(part) for part in reversed(parts))
+    split, rest = next(((split, rest) for split, rest in said if split), (None, ""))
+    return split, " ".join(WORD.findall(rest.partition("*")[0]))
 
 
 def split_folders(root: Path, folders: Iterable[str]) -> dict[str, str]:

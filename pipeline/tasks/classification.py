@@ -110,7 +110,9 @@ def require_classes(zoo: Zoo):
             f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
         )
     if not len(zoo.members("validation")):
-        raise InputError(f"zoo {zoo.folder} must have members in its validation split, found none")
+        raise InputError(
+            f"zoo {zoo.folder} must have members with weights in its validation split, found none"
+        )
 
 
 def majority(zoo: Zoo, split: str) -> tuple[str, float]:

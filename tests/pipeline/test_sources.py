@@ -130,6 +130,18 @@ def test_configurations_are_not_mixed(tmp_path):
     assert len(load_signals(SignalsConfig(source="parquet", path=tmp_path / "full"))) == 30
 
 
+def test_train_splits_of_several_data_sets_are_not_mixed(tmp_path):
+    write_parquet(tmp_path, "mnist_train-0", TRAIN)
+    write_parquet(tmp_path, "mnist_train-1", TRAIN)
+    write_parquet(tmp_path, "public_test", TEST)
+    assert len(load_signals(SignalsConfig(source="parquet", path=tmp_path))) == 70
+    write_parquet(tmp_path, "fashion-mnist_train", TRAIN)
+    with pytest.raises(
+        InputError, match="one train split, found 'fashion mnist train' and 'mnist train': move"
+    ):
+        load_signals(SignalsConfig(source="parquet", path=tmp_path))
+
+
 def test_files_must_mean_the_same_by_a_number(tmp_path):
     for name, names in (("train", ["a", "b"]), ("test", ["b", "a"])):
         features = {"info": {"features": {"label": {"names": names}}}}
