@@ -72,7 +72,7 @@ class Progress:
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self.stream = stream or sys.stderr
         self.start, self.last_line = time.monotonic(), -LINE_SECONDS
-        self.note, self.shown = "", None
+        self.note, self.shown = "", (done, "")
         self.rate = Rate(done)
         self.bar = (
             Bar(self.rate, total=total, initial=done, desc=title, unit=unit, file=self.stream)
@@ -103,7 +103,9 @@ class Progress:
         self.stream.flush()
 
     def close(self):
+        """Nothing is left of a bar that never moved."""
         if self.bar is not None:
+            self.bar.leave = self.shown != (self.done, self.note)
             self.bar.close()
         elif self.shown != (self.done, self.note):
             self._line()

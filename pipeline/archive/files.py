@@ -38,7 +38,7 @@ def write_atomic(path: Location, data: bytes):
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # of a length that all names may have
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -63,6 +63,8 @@ def file_kind(path: Path, *kinds: str) -> str:
         expected = "a file" if path.is_dir() else f"a folder {path.parent}"
         found = "a folder" if path.is_dir() else "none"
         raise InputError(f"cannot write {path}: expected {expected}, found {found}")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(f"cannot write {path}: expected that {path.parent} can be written to")
     return kind
 
 

@@ -1,6 +1,8 @@
 """What a zoo holds, in a few figures."""
 
+from collections.abc import Callable
 from typing import Any
+from unicodedata import bidirectional, category
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +16,9 @@ MEASURES = {"psnr": "psnr", "psnr_off_grid": "psnr off grid"} | {
     f"{split}_accuracy": f"{split} accuracy" for split in ("train", "validation", "test")
 }
 """Columns that say how good members are, and what they are called."""
+CONTROL, BIDI = ("Cc", "Cs", "Cn"), ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
+"""Characters that XML or fonts cannot have or terminals obey, and that turn the text around them."""
+UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 def summarize(zoo: Zoo) -> dict[str, Any]:
@@ -64,13 +69,20 @@ def by_class(zoo: Zoo) -> dict[str, dict[str, int]]:
     }
 
 
-def in_words(value: Any) -> str:
+def shown(name: str) -> str:
+    """A name on one line, with `UNSHOWN` for what terminals, fonts and XML take for something else than text."""
+    line = " ".join(name.split())
+    hidden = [category(c) in CONTROL or bidirectional(c) in BIDI for c in line]
+    return "".join(UNSHOWN if hides else c for c, hides in zip(line, hidden, strict=True))
+
+
+def in_words(value: Any, show: Callable[[str], str] = shown) -> str:
     """A figure, or several with their names, on one line."""
     if not isinstance(value, dict):
         return f"{value}"
     if any(isinstance(part, dict) for part in value.values()):
-        return "; ".join(f"{name} ({in_words(part)})" for name, part in value.items())
-    return ", ".join(f"{name}: {part}" for name, part in value.items())
+        return "; ".join(f"{name} ({in_words(part, show)})" for name, part in value.items())
+    return ", ".join(f"{show(str(name))}: {part}" for name, part in value.items())
 
 
 def quantiles(table: pa.Table, name: str) -> dict[str, float]:

@@ -4,13 +4,14 @@ import io
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
-from unicodedata import bidirectional, category, east_asian_width
+from unicodedata import east_asian_width
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
 from pipeline.archive.files import file_kind, write_atomic
+from pipeline.archive.summary import shown
 from pipeline.archive.zoo import Zoo
 from pipeline.report.fonts import set_fonts
 
@@ -30,10 +31,6 @@ STYLE = {
 }
 KINDS = ("png", "svg")
 """Of pictures, by the ending of their names."""
-
-CONTROL, BIDI = ("Cc", "Cs", "Cn"), ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-"""Characters that XML or fonts cannot have, and that turn the text around them: drawn as `UNSHOWN`."""
-UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
 @contextmanager
@@ -55,9 +52,7 @@ def picture(path: Path, width: float, height: float):
 
 def caption(name: str, width: int) -> str:
     """A name on one line of at most so many characters, wide ones counted twice: its middle gives way."""
-    words = " ".join(name.split())
-    shown = (UNSHOWN if category(c) in CONTROL or bidirectional(c) in BIDI else c for c in words)
-    text = "".join(shown)
+    text = shown(name)
     sizes = [2 if east_asian_width(character) in "WF" else 1 for character in text]
     if sum(sizes) <= width:
         return text

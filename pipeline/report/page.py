@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.archive.files import read_json, write_atomic
 from pipeline.archive.record import first_problem
-from pipeline.archive.summary import in_words, summarize
+from pipeline.archive.summary import in_words, shown, summarize
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import (
     Config,
@@ -72,7 +72,7 @@ def write_report(run: Path):
         majority_accuracy=percent(majority_accuracy),
         confusions=most_frequent_mistakes(main["confusion"], main["class_names"]),
         zoo_pictures=zoo_pictures(zoo, folder),
-        zoo={key: in_words(value) for key, value in summarize(zoo).items()},
+        zoo={key: in_words(value, isolated) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, histories, fitted),
         configuration=[
             (name, json.dumps(value, default=str), meaning)
@@ -217,6 +217,11 @@ def train_rate(history: list[EpochMetrics]) -> float:
     return sum(metrics.models_per_second * metrics.seconds for metrics in history) / sum(
         metrics.seconds for metrics in history
     )
+
+
+def isolated(name: str) -> str:
+    """A name whose direction of writing does not turn its neighbours'."""
+    return f"\N{FIRST STRONG ISOLATE}{shown(name)}\N{POP DIRECTIONAL ISOLATE}"
 
 
 def percent(share: float) -> str:

@@ -206,6 +206,14 @@ def test_predictions_as_csv_are_those_of_parquet(smoke_run, built_zoo, tmp_path)
     np.testing.assert_allclose(text["probability of 3"], table["probability of 3"], rtol=1e-6)
 
 
+def test_an_export_that_is_refused_says_nothing_else(built_zoo, tmp_path, capsys):
+    (tmp_path / "kept").touch()
+    command = ["zoo", "export", str(built_zoo), "--format", "webdataset", "--out", str(tmp_path)]
+    assert main(command) == 2
+    expected = f"dwszoo: {tmp_path} must be a new or an empty folder: choose another --out\n"
+    assert capsys.readouterr() == ("", expected)
+
+
 def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys):
     """Of a run on an imported zoo, without a baseline, that nobody scored: an imported zoo has no PSNR and no originals."""
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))

@@ -40,6 +40,13 @@ def test_a_terminal_gets_one_bar_that_moves():
     assert "100/100" in terminal.getvalue()
 
 
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_nothing_is_left_of_what_never_began(stream):
+    shown = stream()
+    Progress("export", 400, "members", stream=shown).close()
+    assert not shown.getvalue().rpartition("\r")[2].strip()
+
+
 class Clock:
     def __init__(self, monkeypatch):
         self.seconds = 1000.0

@@ -11,11 +11,13 @@ from PIL import Image
 
 from flows.cli import main
 from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.summary import in_words
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.report.accuracies import draw_dependence
 from pipeline.report.figure import caption, picture
+from pipeline.report.page import isolated
 from pipeline.report.pictures import choose, draw_reconstructions, render
 from pipeline.report.scores import draw_confusion
 from pipeline.signals import load_signals
@@ -171,6 +173,27 @@ def test_a_picture_is_what_its_name_says_or_not_written(built_zoo, tmp_path, cap
     assert main(["zoo", "render", str(built_zoo), "--out", str(tmp_path / name)]) == 2
     assert re.search(message, capsys.readouterr().err)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.png"]
+
+
+def test_a_picture_may_have_the_longest_name_there_is(built_zoo, tmp_path):
+    path = tmp_path / f"{'x' * 251}.png"
+    assert main(["zoo", "render", str(built_zoo), "--out", str(path)]) == 0
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_folder_that_cannot_be_written_to_is_named(built_zoo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert main(["zoo", "render", str(built_zoo), "--out", str(tmp_path / "x.png")]) == 2
+    assert f"x.png: expected that {tmp_path} can be written to" in capsys.readouterr().err
+
+
+def test_a_name_neither_turns_nor_colours_what_stands_beside_it():
+    classes = {"train": {"\u202eevil": 2, "\x1b[31mred": 1, "two\nlines": 3, "\u05d3\u05d5": 4}}
+    assert (
+        in_words(classes)
+        == "train (\ufffdevil: 2, \ufffd[31mred: 1, two lines: 3, \u05d3\u05d5: 4)"
+    )
+    assert in_words({"\u05d3\u05d5": 4}, isolated) == "\u2068\u05d3\u05d5\u2069: 4"
 
 
 @pytest.mark.parametrize(("name", "format"), [("x.png", "PNG"), ("X.PNG", "PNG"), ("x.svg", None)])
