@@ -20,11 +20,15 @@ import webdataset
 from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.catalog import ShardMark
+from pipeline.archive.files import read_array, sha256
 from pipeline.errors import ArchiveError
 from pipeline.fit.siren import unpack
+from pipeline.location import Location
 
 Block = dict[str, Tensor]
 """Stacked state dicts: `(members, *shape)` float32 by tensor name."""
+REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
 TAR_BLOCK = 512
 HEADER_LENGTH = 8
 """Bytes before the header of a safetensors file, which say how long it is."""
@@ -72,6 +76,25 @@ def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
                 }
             )
     return buffer.getvalue()
+
+
+def read_blocks(
+    path: Location, name: str, mark: ShardMark, space: WeightSpace
+) -> list[tuple[Block, list[str]]]:
+    """The blocks of a committed shard, in order. Raises ArchiveError where it is missing or is not what was committed."""
+    try:
+        data = read_array(path, mark.num_bytes)
+    except FileNotFoundError:
+        raise ArchiveError(
+            f"shard {path} is missing though the catalog names it: {REBUILD}"
+        ) from None
+    except ValueError as error:
+        raise ArchiveError(f"shard {error}: {REBUILD}") from error
+    if (digest := sha256(data)) != mark.sha256:
+        raise ArchiveError(
+            f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}"
+        )
+    return decode_shard(name, data, space)
 
 
 def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[Block, list[str]]]:

@@ -1,8 +1,7 @@
 """Reading a zoo: catalog, state dicts, blocks."""
 
-import re
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
 from typing import Any
@@ -15,12 +14,13 @@ from torch.utils.data import Dataset
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read_part, shard_path
-from pipeline.archive.files import list_files, parse_json, read_array, sha256
+from pipeline.archive.files import list_files, parse_json
+from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
 from pipeline.archive.network import Network
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
-from pipeline.archive.shard import Block, are_members, decode_shard
+from pipeline.archive.shard import REBUILD, Block, are_members, read_blocks
 from pipeline.errors import ArchiveError, InputError, nearest
 from pipeline.location import Location, locate
 
@@ -28,7 +28,6 @@ CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
 READ_AHEAD = 2
 """Shards that are read and checked while another is used."""
-REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
 
 
 class Zoo(Dataset[Block]):
@@ -156,17 +155,7 @@ class Zoo(Dataset[Block]):
 
         Raises InputError where the condition cannot be asked of the catalog.
         """
-        numbered = self.catalog.append_column("index", pa.array(np.arange(len(self))))
-        try:
-            return column(numbered.filter(condition), "index")
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-            names = self.catalog.column_names
-            unknown = re.search(r"FieldRef\.Name\((.*?)\)", str(error))
-            close = nearest(unknown[1], names) if unknown else ""
-            raise InputError(
-                f"the catalog of zoo {self.folder} cannot be asked for {condition}: its columns are "
-                f"{', '.join(names)}{close or f' ({str(error).splitlines()[0]})'}"
-            ) from error
+        return rows_where(condition, self.catalog, self.folder)
 
     def shards_of(self, split: str) -> list[ShardRecord]:
         """The shards of a split, in the order of the plan. Raises InputError where there is no such split."""
@@ -202,8 +191,14 @@ class Zoo(Dataset[Block]):
     def shard(self, name: str) -> list[Block]:
         """The blocks of a shard, which stay cached: not to be written into.
 
-        Raises ArchiveError where it is missing or its bytes are not those committed.
+        Raises InputError where the plan has no such shard, ArchiveError where it is missing or its bytes are not those
+        committed.
         """
+        names = [shard.name for shard in self.record.shards]
+        if name not in names:
+            raise InputError(f"zoo {self.folder} has no shard {name!r}{nearest(name, names)}")
+        if name not in self._names:
+            raise ArchiveError(not_committed(self.folder, name))
         return self._shard(name)
 
     def _read_shard(self, name: str) -> list[Block]:
@@ -214,20 +209,7 @@ class Zoo(Dataset[Block]):
 
         Raises ArchiveError where it is missing, is not what was committed or has other members than its catalog part.
         """
-        path, mark = shard_path(self.folder, name), part.mark
-        try:
-            data = read_array(path, mark.num_bytes)
-        except FileNotFoundError:
-            raise ArchiveError(
-                f"shard {path} is missing though the catalog names it: {REBUILD}"
-            ) from None
-        except ValueError as error:
-            raise ArchiveError(f"shard {error}: {REBUILD}") from error
-        if (digest := sha256(data)) != mark.sha256:
-            raise ArchiveError(
-                f"shard {path} must have sha256 {mark.sha256}, found {digest}: {REBUILD}"
-            )
-        blocks = decode_shard(name, data, self.space)
+        blocks = read_blocks(shard_path(self.folder, name), name, part.mark, self.space)
         if not are_members(part.table, [keys for _, keys in blocks]):
             raise ArchiveError(
                 f"catalog part of shard {name} must name the members of its blocks in order: {REBUILD}"
@@ -247,10 +229,10 @@ class Zoo(Dataset[Block]):
         Of a slice, of indices or of a mask over all members: their state dicts stacked, `(members, *shape)`. Raises
         IndexError outside the zoo, TypeError for what is no index, ArchiveError for a member whose fit failed.
         """
-        rows = self._rows(index)
+        rows = chosen_rows(index, len(self), self.folder)
         shard, block, row = self._places[:, rows]
         if (block < 0).any():
-            raise ArchiveError(self._failed(rows[block < 0]))
+            raise ArchiveError(without_weights(self.catalog, rows[block < 0]))
         if rows.ndim == 0:
             own = self.shard(self.shards[shard].name)[block]
             return {name: tensor[row].clone() for name, tensor in own.items()}
@@ -261,35 +243,6 @@ class Zoo(Dataset[Block]):
             for name, tensor in members.items():
                 tensor[hit] = own[name][row[hit]]
         return members
-
-    def _failed(self, rows: np.ndarray) -> str:
-        """Why the members in `rows` cannot be had."""
-        first = self.catalog.slice(rows.flat[0], 1).to_pylist()[0]
-        others = f", nor have {rows.size - 1} others that were asked for" if rows.size > 1 else ""
-        return (
-            f"member {first['key']} has no weights: {why_none(first)}{others}; "
-            "zoo.where(pyarrow.compute.field('status') == 'ok') finds those that have"
-        )
-
-    def _rows(self, index: Any) -> np.ndarray:
-        """Catalog rows `(members,)` int64, `()` for a single index."""
-        size = len(self)
-        rows = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
-        if rows.dtype == bool and rows.ndim == 1:
-            if len(rows) != size:
-                raise IndexError(
-                    f"a mask must have an entry for each of the {size} members of {self.folder}, got {len(rows)}"
-                )
-            return np.flatnonzero(rows)
-        if rows.ndim > 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
-            raise TypeError(
-                f"members are chosen by an integer, a slice, a list of integers or a mask, got {index!r}"
-            )
-        rows = rows.astype(np.int64)
-        outside = rows[(rows < -size) | (rows >= size)]
-        if outside.size:
-            raise IndexError(f"zoo {self.folder} has {size} members, got index {outside.flat[0]}")
-        return np.where(rows < 0, rows + size, rows)
 
     @cached_property
     def _places(self) -> np.ndarray:
@@ -304,16 +257,12 @@ class Zoo(Dataset[Block]):
 
         Raises ArchiveError where its fit failed, InputError where the zoo does not say how to run its members.
         """
-        row = int(self._rows(index))
+        row = chosen_rows(index, len(self), self.folder)
+        if row.ndim:
+            raise TypeError(f"one member is a module, got {index!r}")
+        row = int(row)
         contract = self.record.decode.of_member(self.catalog.slice(row, 1).to_pylist()[0])
         return Network(contract, self[row], f"zoo {self.folder}")
-
-
-def why_none(row: Mapping[str, Any]) -> str:
-    """Why the member of a catalog row has no weights."""
-    if failure := row.get("failure"):
-        return f"its signal {row.get('source_name') or row['source_index']} {failure}"
-    return f"its fit failed ({row['stop_reason']})"
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

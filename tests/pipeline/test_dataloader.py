@@ -176,11 +176,22 @@ def test_a_zoo_is_a_sequence_of_its_members(zoo):
         (1.0, TypeError, "got 1.0"),
         (True, TypeError, "got True"),
         ([[1]], TypeError, "got \\[\\[1\\]\\]"),
+        ([[1], [2, 3]], TypeError, "got \\[\\[1\\], \\[2, 3\\]\\]"),
     ],
 )
 def test_what_is_no_index_is_refused(zoo, index, error, message):
     with pytest.raises(error, match=message):
         zoo[index]
+
+
+def test_several_members_are_no_module(zoo):
+    with pytest.raises(TypeError, match=r"one member is a module, got \[1, 2\]"):
+        zoo.module([1, 2])
+
+
+def test_a_shard_of_another_name_is_an_error_with_the_nearest(zoo):
+    with pytest.raises(InputError, match="no shard 'tain-000000'; did you mean 'train-000000'"):
+        zoo.shard("tain-000000")
 
 
 @pytest.mark.parametrize("index", [2, slice(0, 10), [2, 3, 4, 5, 6]])
@@ -193,10 +204,10 @@ def test_a_member_without_weights_says_so(with_failures, index):
     assert len(Subset(with_failures, with_weights)[0]) == 6
 
 
-@pytest.mark.parametrize("split", ["tset", "valid", "Train", ""])
+@pytest.mark.parametrize("split", ["tset", "valid", "Train", "", None])
 @pytest.mark.parametrize("ask", ["blocks", "members", "shards_of"])
 def test_an_unknown_split_is_refused_at_once(zoo, ask, split):
-    with pytest.raises(InputError, match=f"no split '{split}': expected one of train, validation"):
+    with pytest.raises(InputError, match=f"no split {split!r}: expected one of train, validation"):
         getattr(zoo, ask)(split)
     with pytest.raises(InputError, match="no split"):
         IterableZoo(zoo, split)

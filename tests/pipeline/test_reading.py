@@ -38,6 +38,12 @@ def test_rows_are_found_by_condition(zoo):
     )
 
 
+@pytest.mark.parametrize("condition", ["psnr > 30", None, pc.field("psnr"), pc.field("pnsr") > 30])
+def test_what_is_no_condition_is_refused(zoo, condition):
+    with pytest.raises(InputError, match=r"cannot be asked for .*: its columns are key, split"):
+        zoo.where(condition)
+
+
 def test_blocks_come_in_the_order_of_the_plan_with_their_own_rows(zoo):
     keys = []
     for block, rows in zoo.blocks("train"):
