@@ -32,6 +32,7 @@ class AxisSetLayer(nn.Module):
 
         The 2^(hidden axes) terms that add up in a tensor have even shares; sums start as means.
         """
+        self.fill_joined()
         for s, weight in enumerate(self.weights):
             nn.init.normal_(weight, std=(2 / weight.shape[1]) ** 0.5)
             with torch.no_grad():
@@ -58,15 +59,20 @@ class AxisSetLayer(nn.Module):
 
     def join(self, diagonal: bool):
         """Let the set of no axes join only tensors that have an axis in common, if `diagonal`: its other weights are 0."""
-        joined = None
-        if diagonal:
-            joined = torch.tensor(adjacent(self.space))
-            for dim, channels in enumerate((self.out_channels, self.in_channels)):
-                widths = self.incidence.widths(0, channels)
-                joined = joined.repeat_interleave(
-                    torch.tensor(widths), dim, output_size=sum(widths)
-                )
-        self.register_buffer("joined", joined, persistent=False)
+        self.diagonal = diagonal
+        self.register_buffer("joined", None, persistent=False)
+        self.register_load_state_dict_post_hook(AxisSetLayer.fill_joined)
+
+    def fill_joined(self, *_):
+        """Where a weight of the set of no axes may be other than 0: no state dict has it, so it is made after loading too."""
+        if not self.diagonal:
+            return
+        joined = torch.tensor(adjacent(self.space), device=self.weights[0].device)
+        for dim, channels in enumerate((self.out_channels, self.in_channels)):
+            widths = self.incidence.widths(0, channels)
+            counts = torch.tensor(widths, device=joined.device)
+            joined = joined.repeat_interleave(counts, dim, output_size=sum(widths))
+        self.joined = joined
 
     def extra_repr(self) -> str:
         return (

@@ -88,6 +88,16 @@ def test_shapes_without_memory(build):
 
 
 @every_layer
+def test_a_layer_made_without_memory_takes_a_state_dict(build):
+    torch.manual_seed(0)
+    layer = build().eval()
+    with torch.device("meta"):
+        made = build().eval()
+    made.to_empty(device="cpu").load_state_dict(layer.state_dict())
+    assert_close(made(features()), layer(features()))
+
+
+@every_layer
 def test_copies_views_and_modes_change_nothing(build):
     torch.manual_seed(0)
     layer = build().eval()
