@@ -27,7 +27,13 @@ def load_function(source: str, size: int | None) -> Signals:
         raise InputError(
             f"{source} must return Signals or a tuple (values, labels), found {type(made).__name__}"
         )
-    values, what = np.asarray(made[0]), f"the labels of {source}"
+    what = f"the labels of {source}"
+    try:
+        values = np.asarray(made[0])
+    except ValueError as error:
+        raise InputError(
+            f"{source} must return values of one shape for all signals, found several ({error})"
+        ) from error
     count = len(values) if values.ndim else 0
     labels = pa.nulls(count) if made[1] is None else array_labels(what, np.asarray(made[1]), count)
     return check_signals(source, Signals(source, values, *class_labels(what, [labels])))
@@ -99,6 +105,11 @@ def check_signals(what: str, signals: Signals) -> Signals:
         )
     class_names = tuple(str(name) for name in signals.class_names)
     failures = dict(signals.failures)
+    if strange := [i for i in failures if i not in range(len(values))]:
+        raise InputError(
+            f"{what} must return failures by position, 0 to {len(values) - 1}, found {strange[0]!r}"
+        )
+    values[[*failures]] = np.nan
     if class_names:
         unlabelled = labels == NO_LABEL
         values[unlabelled] = np.nan

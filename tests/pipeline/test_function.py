@@ -36,6 +36,7 @@ validation = lambda size: Signals("steps", VALUES, LABELS - 1, ("a", "b"), valid
 a_list = lambda size: [VALUES, LABELS]
 flat = lambda size: (VALUES[..., 0], LABELS)
 a_point = lambda size: (VALUES[:, :1], LABELS)
+ragged = lambda size: ([VALUES[0], VALUES[1, :3]], LABELS[:2])
 bright = lambda size: (2 * VALUES, LABELS)
 few = lambda size: (VALUES, LABELS[:-1])
 floating = lambda size: (VALUES, LABELS / 2)
@@ -106,6 +107,7 @@ def test_labels_are_texts_numbers_or_none(module):
             "made:a_point",
             r"at least two points along each axis of the grid, found float64 \(40, 1, 1\)",
         ),
+        ("made:ragged", "made:ragged must return values of one shape for all signals"),
         ("made:bright", r"made:bright must return values in \[0, 1\], found 0 to 2"),
         (
             "made:few",

@@ -1,6 +1,7 @@
 """Signals that cannot be read: each fails by itself, with its name and why, in the catalog and in what is said."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -252,6 +253,15 @@ def test_a_file_without_permission_says_so(tmp_path):
         assert decode_image(file, None).pixels == "cannot be decoded (Permission denied)"
     finally:
         os.seteuid(user)
+
+
+def test_signals_of_a_function_fail_where_it_says_so():
+    signals = Signals("made", np.zeros((3, 4, 1)), np.array([0, 1, 0]), ("a", "b"))
+    checked = check_signals("made", replace(signals, failures={1: "camera off"}))
+    assert checked.failures == {1: "camera off"}
+    assert np.isnan(checked.values).all((1, 2)).tolist() == [False, True, False]
+    with pytest.raises(InputError, match=r"failures by position, 0 to 2, found 'a\.png'"):
+        check_signals("made", replace(signals, failures={"a.png": "camera off"}))
 
 
 def test_signals_of_a_function_fail_where_they_are_not_finite():
