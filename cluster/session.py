@@ -38,7 +38,8 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
     """Connect to Ray, starting a local cluster of `num_workers` CPUs where RAY_ADDRESS is not set.
 
     Where `start` is false there is nothing to run and the block goes without Ray. Raises RequestError where RAY_ADDRESS
-    cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in.
+    cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in,
+    and in place of what Ray raises in the block.
     """
     if not start:
         yield
@@ -47,6 +48,24 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with (local_cluster if is_local() else running_cluster)(num_workers, gpus_per_worker):
         yield
+
+
+@contextmanager
+def sentences() -> Iterator[None]:
+    """Raises ConnectionError in place of what Ray raises in the block."""
+    from ray.exceptions import RayError  # which reads the settings of a session when it is imported
+
+    try:
+        yield
+    except RayError as error:
+        raise ConnectionError(
+            f"Ray failed ({first_line(error)}): run the same command again to go on"
+        ) from error
+
+
+def first_line(error: Exception) -> str:
+    """What happened; Ray's advice comes after it."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 @contextmanager
@@ -121,14 +140,25 @@ def connected(**options: Any) -> Iterator[None]:
         while not connection.done():
             keep_handler(signal.SIGTERM)
             wait([connection], 0.01)
-        connection.result()
+        require_started(connection)
         keep_handler(signal.SIGTERM)
         try:
-            yield
+            with sentences():
+                yield
         finally:
             ray.shutdown()
     finally:
         end.set()
+
+
+def require_started(connection: Future):
+    """Raises ConnectionError where Ray could not start or connect, for which it has exceptions of all kinds."""
+    try:
+        connection.result()
+    except Exception as error:
+        raise ConnectionError(
+            f"Ray cannot start on this machine, or connect to its cluster ({first_line(error)})"
+        ) from error
 
 
 def connect(options: dict[str, Any], connection: Future, end: threading.Event):

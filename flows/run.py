@@ -21,6 +21,7 @@ from flows import stages
 from pipeline.archive.build import ZooPlan, pending_shards
 from pipeline.archive.files import write_json
 from pipeline.config import Recipe, TrainingConfig
+from pipeline.errors import DivergenceError
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +117,14 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
         archive(run, fitted)
         verify(run)
         for folder, training in runs.items():
-            train(run, folder, training, recipe)
+            try:
+                train(run, folder, training, recipe)
+            except DivergenceError as error:
+                if folder == run:
+                    raise
+                raise DivergenceError(
+                    f"{error}; {stages.report(run)} reports what was trained before that"
+                ) from error
     metrics = {
         name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)
     }

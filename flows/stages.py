@@ -35,7 +35,7 @@ from pipeline.config import (
     differences,
     identity_of_model,
 )
-from pipeline.errors import ArchiveError, InputError, WorkError
+from pipeline.errors import ArchiveError, InputError, WorkError, reason
 from pipeline.location import Location, RemotePath
 
 
@@ -100,7 +100,7 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
         name, error = next(iter(errors.items()))
         raise WorkError(
             f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
-            f"{name}: {error}; run the same command again to go on"
+            f"{name}: {reason(error)}; run the same command again to go on"
         ) from error
     return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
 
@@ -226,10 +226,12 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
 
 
 def claim(run: Path, record: ZooRecord, training: TrainingConfig):
-    """Write config.json, the identity of a run.
+    """Write config.json, the identity of a run; before the first checkpoint its training may change.
 
     Raises InputError where `run` is of another configuration, or where Ray cannot be told its path.
     """
+    from pipeline.training.checkpoint import latest
+
     try:
         str(run.resolve()).encode()
     except UnicodeEncodeError as error:
@@ -238,12 +240,14 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         ) from error
     file = run / "config.json"
     content = {"zoo": record.zoo_identity(), "training": training.identity()}
-    if file.exists() and (fields := differences(_identity_of_run(read_json(file)), content)):
+    written = _identity_of_run(read_json(file)) if file.exists() else {}
+    free = {} if latest(run) else {"training": content["training"]}
+    if written and (fields := differences(written | free, content)):
         raise InputError(
             f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
             "choose another --out or undo the change"
         )
-    if not file.exists():
+    if written != content:
         write_json(file, content)
 
 
@@ -261,14 +265,17 @@ def train(
     title: str = "train",
 ) -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
+    from cluster.session import require_ray
     from pipeline.tasks.classification import require_classes, warn_of_wide_axes
     from pipeline.training.checkpoint import read_history
-    from pipeline.training.launch import is_trained, launch_training
+    from pipeline.training.launch import check_batches, is_trained, launch_training
     from pipeline.training.loader import num_batches
 
     opened = Zoo.open(zoo)
     opened.require_finished()
     require_classes(opened)
+    if not is_trained(run, training):
+        check_batches(opened, training, resources.workers)
     run.mkdir(parents=True, exist_ok=True)
     claim(run, opened.record, training)
     if not (run / "zoo").exists():
@@ -279,14 +286,13 @@ def train(
     per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
     done = len(read_history(run)) * per_epoch
     bar = Progress(title, per_epoch * training.epochs, "models", done)
+
+    def look(folder: Path):
+        require_ray()
+        show_training(bar, folder, training.epochs, per_epoch)
+
     try:
-        launch_training(
-            zoo,
-            run,
-            training,
-            resources,
-            lambda folder: show_training(bar, folder, training.epochs, per_epoch),
-        )
+        launch_training(zoo, run, training, resources, look)
     finally:
         bar.close()
     return True

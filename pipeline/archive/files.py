@@ -9,7 +9,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +153,8 @@ def sha256(data: bytes | np.ndarray) -> str:
 @contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
     """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends. What a process
-    that was killed left half-written is removed at the beginning, what this one leaves at the end.
+    that was killed left half-written is removed at the beginning, what this one leaves at the end, and so are folders that
+    were made here in which nothing was written.
 
     An object store has no locks, nor have some file systems, for which there is a warning. Two processes that build one zoo
     there write the same bytes; of two with different configurations the second is refused, by zoo.json, unless they begin
@@ -162,7 +163,11 @@ def exclusive(folder: Location) -> Iterator[None]:
     Raises InputError where another process holds it or the folder cannot be written.
     """
     require_folder_name(folder)
-    lock = None if isinstance(folder, RemotePath) else hold(folder)
+    if isinstance(folder, RemotePath):
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
+    lock = hold(folder)
     if lock is None:
         yield  # what is half-written may be another's
         return
@@ -171,6 +176,7 @@ def exclusive(folder: Location) -> Iterator[None]:
         yield
     finally:
         remove_half_written(folder)
+        remove_unused(made)
         os.close(lock)
 
 
@@ -185,7 +191,6 @@ def hold(folder: Path) -> int | None:
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return lock
     except BlockingIOError:
         os.close(lock)
         raise InputError(
@@ -199,6 +204,19 @@ def hold(folder: Path) -> int | None:
             error.strerror,
         )
         return None
+    if os.fstat(lock).st_nlink:
+        return lock
+    os.close(lock)  # another process, which wrote nothing, has just removed it with the folder
+    return hold(folder)
+
+
+def remove_unused(made: list[Path]):
+    """Remove folders, the innermost first, in which there is nothing but the lock."""
+    if made and made[0].is_dir() and os.listdir(made[0]) == [LOCK]:
+        (made[0] / LOCK).unlink()
+        with suppress(OSError):  # one of them is in use by now
+            for folder in made:
+                folder.rmdir()
 
 
 def remove_half_written(folder: Path):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, TrainingConfig
-from pipeline.errors import InputError, WorkError
+from pipeline.errors import DivergenceError, InputError, WorkError, reason
 from pipeline.location import Location, locate
 from pipeline.training.checkpoint import best_epoch, read_history
 from pipeline.training.loader import num_batches
@@ -45,8 +45,8 @@ def launch_training(
 ):
     """Train `config` into `run` with one process a worker; goes on from the newest checkpoint.
 
-    Needs a Ray session. `on_progress` is called with `run` a few times a second. Raises WorkError where training diverges,
-    and where a worker fails again after training went on from its checkpoint.
+    Needs a Ray session. `on_progress` is called with `run` a few times a second; what it raises ends the training. Raises
+    DivergenceError, and WorkError where Ray fails, or a worker again after training went on from its checkpoint.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -55,7 +55,6 @@ def launch_training(
 
     from pipeline.training.process_group import TorchWorkers
 
-    check_batches(Zoo.open(zoo_folder), config, resources.workers)
     on_gpu = resources.gpus_per_worker > 0
     storage = (run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
@@ -90,12 +89,20 @@ def launch_training(
     except KeyboardInterrupt:
         ray.shutdown()  # the workers end, and write no more
         raise
-    except TrainingFailedError as error:
-        raise WorkError(f"training of {run} failed: {last_line(error)}") from error
+    except (TrainingFailedError, ray.exceptions.RayError) as error:
+        raise WorkError(
+            f"training of {run} failed: {reason(cause_of(error))}; run the same command again to go on"
+        ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     if diverged is not None:
-        raise WorkError(divergence(run, diverged))
+        raise DivergenceError(divergence(run, diverged))
+
+
+def cause_of(error: Exception) -> Exception:
+    """What a worker or the controller of Ray Train failed with, without what Ray puts around it."""
+    failures = getattr(error, "worker_failures", {}).values()
+    return next(iter(failures), getattr(error, "controller_failure", error))
 
 
 def divergence(run: Path, epoch: int) -> str:
@@ -110,13 +117,6 @@ def divergence(run: Path, epoch: int) -> str:
         f"training of {run} diverged: in epoch {epoch} the loss is no longer finite; {kept}; "
         "train with a smaller training.learning_rate into another --out"
     )
-
-
-def last_line(error: Exception) -> str:
-    """What a worker raised, without the traceback that Ray puts before it."""
-    failures = getattr(error, "worker_failures", {})
-    cause = next(iter(failures.values()), error)
-    return str(cause).strip().splitlines()[-1]
 
 
 def train_worker(spec: dict[str, Any]) -> int | None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ import pytest
 from cluster import scratch
 from cluster.orphans import MARK, marked
 from cluster.scratch import scratch_folder
-from cluster.session import CLUSTER, ray_session
+from cluster.session import CLUSTER, ray_session, require_started, sentences
 
 COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
 
@@ -173,6 +174,21 @@ def test_where_no_folder_can_be_made_a_sentence_says_so(monkeypatch):
         scratch_folder(),
     ):
         pass
+
+
+def test_however_ray_fails_it_is_a_sentence():
+    from ray.exceptions import OutOfDiskError, RaySystemError
+
+    for error in (OutOfDiskError("no room\nTip: Use `df`"), RaySystemError("no room")):
+        with (
+            pytest.raises(ConnectionError, match=r"^Ray failed \(.*no room\): run the same"),
+            sentences(),
+        ):
+            raise error
+    connection = Future()
+    connection.set_exception(Exception("timed out during startup.\nAdvice"))
+    with pytest.raises(ConnectionError, match=r"cannot start .*\(timed out during startup\.\)$"):
+        require_started(connection)
 
 
 def test_more_gpus_than_there_are_is_said_at_once():

@@ -3,13 +3,17 @@
 import json
 import os
 import re
+import shutil
 import signal
 import time
+from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from flows.recipes import smoke
+from pipeline.errors import DivergenceError
 from tests.conftest import dwszoo, start_dwszoo
 
 
@@ -182,3 +186,31 @@ def test_deepspeeds_zero_trains(built_zoo, tmp_path):
     result = dwszoo("train", "smoke", *settings, "--zoo", built_zoo, "--out", tmp_path)
     assert result.code == 0, result.err
     assert metrics_of(tmp_path)[0]["train_loss"] < 3
+
+
+def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
+    smoke_run, tmp_path, monkeypatch
+):
+    from flows import run as flow
+    from flows import stages
+
+    folder, train = tmp_path / "run", stages.train
+    shutil.copytree(smoke_run.folder, folder, symlinks=True)
+    shutil.rmtree(folder / "baseline")
+    (folder / "report" / "index.html").unlink()
+
+    def diverge(zoo, run, *rest):
+        if run.name == "baseline":
+            raise DivergenceError(f"training of {run} diverged")
+        return train(zoo, run, *rest)
+
+    monkeypatch.setattr(stages, "train", diverge)
+    monkeypatch.setattr(flow, "ray_session", lambda *_, start: nullcontext())
+    with pytest.raises(DivergenceError) as caught:
+        flow.run_recipe(smoke(), folder, tracked=False)
+    page = folder / "report" / "index.html"
+    assert str(caught.value) == (
+        f"training of {folder / 'baseline'} diverged; {page} reports what was trained before that"
+    )
+    assert "DWSNet test accuracy" in page.read_text()
+    assert "flat MLP test accuracy" not in page.read_text()

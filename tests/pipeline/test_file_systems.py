@@ -87,3 +87,30 @@ def test_a_run_that_ray_cannot_be_told_of_is_refused(zoo, tmp_path):
     with pytest.raises(InputError, match=r"set LC_ALL=C\.UTF-8 or choose another --out"):
         claim(run, zoo.record, smoke().training)
     assert not list(run.iterdir())
+
+
+def test_a_folder_in_which_nothing_was_written_goes_again_and_one_that_was_there_stays(tmp_path):
+    (tmp_path / "old").mkdir()
+    for folder in (tmp_path / "new" / "deep", tmp_path / "old"):
+        with pytest.raises(InputError, match="refused"), exclusive(folder):
+            raise InputError("refused")
+    with exclusive(tmp_path / "used"):
+        write_atomic(tmp_path / "used" / "zoo.json", b"{}")
+    assert {path.name for path in tmp_path.iterdir()} == {"old", "used"}
+    assert (tmp_path / "used" / "zoo.json").is_file()
+
+
+def test_a_folder_that_goes_while_another_process_takes_it_is_made_again(tmp_path, monkeypatch):
+    folder, flock = tmp_path / "new", fcntl.flock
+
+    def late(descriptor, operation):
+        monkeypatch.undo()
+        (folder / ".lock").unlink()
+        folder.rmdir()
+        flock(descriptor, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with exclusive(folder):
+        write_atomic(folder / "zoo.json", b"{}")
+        with pytest.raises(InputError, match="in use by another"), exclusive(folder):
+            pass

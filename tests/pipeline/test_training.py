@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +20,7 @@ from flows.recipes import smoke
 from flows.stages import claim
 from pipeline.archive.zoo import column
 from pipeline.config import ModelConfig, TrainingConfig, identity_of_model
-from pipeline.errors import InputError
+from pipeline.errors import InputError, WorkError
 from pipeline.tasks.classification import (
     BASELINES,
     adapt_to,
@@ -30,7 +31,7 @@ from pipeline.tasks.classification import (
 from pipeline.training.checkpoint import EpochMetrics, best_epoch, load_best
 from pipeline.training.engine import deepspeed_config, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
-from pipeline.training.launch import check_batches
+from pipeline.training.launch import check_batches, launch_training
 from pipeline.training.loader import epoch_batches, num_batches, split_batches
 from tests.pipeline.foreign import bring_in, save
 
@@ -92,6 +93,52 @@ def test_batches_that_cannot_be_are_refused(zoo):
         InputError, match="batch_size must be at most the 282 members of the train split, got 5000"
     ):
         check_batches(zoo, config.model_copy(update={"batch_size": 5000}), 2)
+
+
+def test_before_the_first_checkpoint_the_training_of_a_run_may_change_but_not_its_zoo(
+    zoo, tmp_path
+):
+    training = smoke().training
+    other = training.model_copy(update={"batch_size": 16})
+    claim(tmp_path, zoo.record, training)
+    claim(tmp_path, zoo.record, other)
+    signals = zoo.record.signals.model_copy(update={"digest": "another"})
+    elsewhere = zoo.record.model_copy(update={"signals": signals})
+    with pytest.raises(InputError, match="another configuration"):
+        claim(tmp_path, elsewhere, other)
+    (tmp_path / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    claim(tmp_path, zoo.record, other)
+    with pytest.raises(InputError, match=r"training\.batch_size"):
+        claim(tmp_path, zoo.record, training)
+
+
+def ray_failures():
+    from ray import exceptions
+    from ray.train import ControllerError, WorkerGroupError
+
+    out_of_memory = exceptions.OutOfMemoryError("The node ran low on memory.\nRefer to the docs")
+    raised = exceptions.RayError('ray::f()\n  File "f.py", line 1\nKeyError: 3')
+    return [
+        (out_of_memory, "The node ran low on memory."),
+        (exceptions.ActorDiedError(), "The actor died unexpectedly before finishing this task."),
+        (exceptions.LocalRayletDiedError(), "The task's local raylet died. Check raylet.out"),
+        (ControllerError(out_of_memory), "The node ran low on memory."),
+        (WorkerGroupError("...", {1: out_of_memory}), "The node ran low on memory."),
+        (WorkerGroupError("...", {0: raised}), "KeyError: 3"),
+    ]
+
+
+def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, monkeypatch):
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    for error, reason in ray_failures():
+        monkeypatch.setattr(DataParallelTrainer, "fit", Mock(side_effect=error))
+        with pytest.raises(WorkError) as caught:
+            launch_training(
+                built_zoo, tmp_path, smoke().training, smoke().resources, lambda run: None
+            )
+        assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
+        assert "\n" not in str(caught.value)
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero():
