@@ -240,14 +240,17 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         ) from error
     file = run / "config.json"
     content = {"zoo": record.zoo_identity(), "training": training.identity()}
-    written = _identity_of_run(read_json(file)) if file.exists() else {}
+    if not file.exists():
+        write_json(file, content)
+        return
+    written = _identity_of_run(read_json(file))
     free = {} if latest(run) else {"training": content["training"]}
-    if written and (fields := differences(written | free, content)):
+    if fields := differences(written | free, content):
         raise InputError(
             f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
             "choose another --out or undo the change"
         )
-    if written != content:
+    if differences(written, content):
         write_json(file, content)
 
 
