@@ -99,6 +99,9 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         )
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
+        temporary = {
+            "TMPDIR": str(folder)
+        }  # where libraries leave caches, as PyTorch's inductor does
         try:
             with connected(
                 address="local",
@@ -108,7 +111,7 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
                 _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
                 runtime_env={
                     "py_executable": shlex.quote(sys.executable),  # goes through a shell
-                    "env_vars": WORKER_ENVIRONMENT | sockets,
+                    "env_vars": WORKER_ENVIRONMENT | sockets | temporary,
                 },
             ):
                 yield

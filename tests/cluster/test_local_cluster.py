@@ -18,7 +18,7 @@ from cluster.session import CLUSTER, ray_session, require_started, sentences
 COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
 
 SESSION = """
-import json, os, signal, psutil
+import json, os, psutil, signal, tempfile
 from cluster.session import CLUSTER, ray_session
 from cluster.orphans import marked
 
@@ -34,6 +34,7 @@ handler = signal.getsignal(signal.SIGTERM)
 with ray_session(2):
     import ray
     seen = ray.get(ray.remote(look).remote(0))
+    ray.get(ray.remote(tempfile.mkdtemp).remote())
     folder = os.environ[CLUSTER]
     mode = os.stat(folder).st_mode & 0o777
     processes = marked(CLUSTER, folder)
@@ -77,7 +78,8 @@ def session(tmp_path_factory):
         timeout=200,
     )
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout) | {"environment": environment, "work": work}
+    places = {"environment": environment, "work": work, "temporary": deep}
+    return json.loads(result.stdout) | places
 
 
 def test_workers_import_what_the_driver_imports(session):
@@ -98,6 +100,7 @@ def test_everything_listens_on_the_loopback_interface_alone(session):
 def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
     assert session["mode"] == 0o700
     assert session["left"] == [[], False]
+    assert not list(session["temporary"].iterdir())
 
 
 def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
