@@ -24,6 +24,7 @@ WORKER_ENVIRONMENT = {
     # What a worker runs in processes of its own does not import from the folder that it happens to be in.
     "PYTHONSAFEPATH": "1",
 }
+LOOPBACK_SECONDS = 5.0
 CLUSTER = "DWSZOO_CLUSTER"
 """Names the folder of a local cluster in the environment of its processes."""
 
@@ -99,9 +100,8 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         )
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
-        temporary = {
-            "TMPDIR": str(folder)
-        }  # where libraries leave caches, as PyTorch's inductor does
+        # Where libraries leave caches, as PyTorch's inductor does.
+        temporary = {"TMPDIR": str(folder)}
         try:
             with connected(
                 address="local",
@@ -120,7 +120,15 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
 
 
 def loopback_interface() -> str:
-    """Its name: lo on Linux, lo0 on macOS."""
+    """Its name: lo on Linux, lo0 on macOS. Raises ConnectionError where nothing can be reached over it."""
+    try:
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            socket.create_connection(server.getsockname(), LOOPBACK_SECONDS).close()
+    except OSError as error:
+        raise ConnectionError(
+            f"the loopback interface of this machine does not work ({error.strerror or error}), over which workers talk: "
+            "bring it up, as `ip link set lo up` does"
+        ) from error
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
 

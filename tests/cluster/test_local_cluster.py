@@ -13,7 +13,7 @@ import pytest
 from cluster import scratch
 from cluster.orphans import MARK, marked
 from cluster.scratch import scratch_folder
-from cluster.session import CLUSTER, ray_session, require_started, sentences
+from cluster.session import CLUSTER, loopback_interface, ray_session, require_started, sentences
 
 COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
 
@@ -192,6 +192,20 @@ def test_however_ray_fails_it_is_a_sentence():
     connection.set_exception(Exception("timed out during startup.\nAdvice"))
     with pytest.raises(ConnectionError, match=r"cannot start .*\(timed out during startup\.\)$"):
         require_started(connection)
+
+
+def test_a_machine_without_a_loopback_interface_is_said_at_once():
+    code = "from cluster.session import loopback_interface as name; print(name())"
+    result = subprocess.run(
+        ["unshare", "-r", "-n", sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare" in result.stderr:
+        pytest.skip(f"no private networks here: {result.stderr.strip()}")
+    assert "ConnectionError: the loopback interface of this machine does not work" in result.stderr
+    assert loopback_interface().startswith("lo")
 
 
 def test_more_gpus_than_there_are_is_said_at_once():
