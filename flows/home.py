@@ -8,10 +8,12 @@ from pathlib import Path
 
 from cluster.scratch import scratch_folder
 
+INDUCTOR = "TORCHINDUCTOR_CACHE_DIR"
 CACHES = {
     "XDG_CACHE_HOME": ".cache",
     "MPLCONFIGDIR": ".config/matplotlib",
     "TRITON_HOME": ".",
+    INDUCTOR: ".cache/torchinductor",
 }
 """Variables that say where a cache is, and where in HOME it is without them."""
 ROOM = 2**20
@@ -30,6 +32,8 @@ def usable_home() -> Iterator[None]:
     if has_home:
         os.environ["HOME"] = home  # not all libraries ask the password file where it is not set
         if all(has_room(os.environ.get(name) or f"{home}/{CACHES[name]}") for name in CACHES):
+            # PyTorch itself would leave it in TMPDIR, and makes it when a model is built.
+            os.environ.setdefault(INDUCTOR, f"{home}/{CACHES[INDUCTOR]}")
             yield
             return
     with scratch_folder() as folder:

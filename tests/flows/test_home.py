@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.home import CACHES, usable_home
+from flows.home import CACHES, INDUCTOR, usable_home
 
 
 @pytest.fixture
@@ -67,8 +67,12 @@ def test_a_home_that_is_one_stays_as_it_is(environment, tmp_path):
     (tmp_path / "home").mkdir()
     environment["HOME"] = str(tmp_path / "home")
     with usable_home():
-        assert inside() == {"HOME": tmp_path / "home"}
+        assert inside() == {
+            "HOME": tmp_path / "home",
+            INDUCTOR: tmp_path / "home" / ".cache" / "torchinductor",
+        }
         assert not list((tmp_path / "home").iterdir())
+    del environment[INDUCTOR]
     (tmp_path / "home" / ".cache").symlink_to("/proc")
     with usable_home():
         assert inside()["HOME"] == tmp_path / "home"
