@@ -214,7 +214,7 @@ def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_f
         result = dwszoo(*arguments, "--out", zoo)
         assert result.code == 3, result.err
         assert (
-            f"1 of 20 images will have no INR; the first: image {broken} cannot be decoded"
+            "1 of 20 signals of images cannot be read and are left out: b/3.png cannot be decoded"
             in result.err
         )
         assert message in result.out

@@ -43,11 +43,11 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
     process = start_dwszoo(*BUILD, zoo)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
-        ready = started_by(process.pid) if when == "starting" else list(zoo.glob("catalog/*"))
+        ready = started_by(process.pid) if when == "starting" else list(zoo.glob("catalog/[!.]*"))
         if ready:
             break
         time.sleep(0.05)
-    committed = {path: path.read_bytes() for path in zoo.glob("catalog/*")}
+    committed = {path: path.read_bytes() for path in zoo.glob("catalog/[!.]*")}
     (os.killpg if to_all else os.kill)(process.pid, signum)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum
@@ -64,10 +64,10 @@ import ctypes
 from flows import interruption
 interruption.SECONDS = 0.5
 interruption.handle_signals()
+lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
+lock(mutex)
 print("ready", flush=True)
-mutex = ctypes.create_string_buffer(64)
-while True:
-    ctypes.CDLL(None).pthread_mutex_lock(mutex)  # the second time in vain, whatever signals come
+lock(mutex)  # the second time in vain, whatever signals come
 """
 
 
@@ -80,6 +80,7 @@ def test_a_command_that_is_stuck_in_compiled_code_ends_in_time(signum):
         text=True,
     )
     process.stdout.readline()
+    time.sleep(0.5)  # until it is stuck
     process.send_signal(signum)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (128 + signum, interruption.SENTENCE)
