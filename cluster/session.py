@@ -98,6 +98,7 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         require_resources(
             "this machine", num_workers, gpus_per_worker, CPU=num_workers, GPU=num_gpus
         )
+        os.environ.pop("RAY_OVERRIDE_RESOURCES", None)  # a node of another cluster has it
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
         # Where libraries leave caches, as PyTorch's inductor does.

@@ -49,7 +49,8 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """What a session found: in a folder full of traps, with an interpreter and a TMPDIR on awkward paths."""
+    """What a session found: in a folder full of traps, with an interpreter and a TMPDIR on awkward paths, on a node of
+    another cluster."""
     import json
 
     folder = tmp_path_factory.mktemp("session")
@@ -63,15 +64,15 @@ def session(tmp_path_factory):
     script.write_text(SESSION)
     environment = folder / "an environment (its path & more)"
     environment.mkdir()
-    shutil.copytree(
-        Path(sys.prefix) / "bin", environment / "bin", symlinks=True, copy_function=os.link
-    )
+    shutil.copytree(Path(sys.prefix) / "bin", environment / "bin", symlinks=True)
     (environment / "lib").symlink_to(Path(sys.prefix) / "lib")
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
     result = subprocess.run(
         [environment / "bin" / "python", script],
         cwd=work,
-        env=os.environ | {"TMPDIR": str(deep), "PYTHONPATH": os.pathsep.join(sys.path[1:])},
+        env=os.environ
+        | {"TMPDIR": str(deep), "PYTHONPATH": os.pathsep.join(sys.path[1:])}
+        | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'},
         capture_output=True,
         text=True,
         check=False,
