@@ -292,6 +292,7 @@ def test_the_skip_is_written_down_and_older_files_had_none(zoo, tmp_path):
         run = tmp_path / str(num_layers)
         run.mkdir()
         claim(run, zoo.record, config)
+        (run / "checkpoints" / "epoch-0001").mkdir(parents=True)
         content = json.loads((run / "config.json").read_bytes())
         del content["training"]["model"]["skip"]
         (run / "config.json").write_text(json.dumps(content))
@@ -317,6 +318,7 @@ def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog)
         "pipeline.training.launch.launch_training", lambda *_: warned.append(caplog.text)
     )
     recipe = smoke()
-    stages.train(tmp_path / "zoo", tmp_path / "run", recipe.training, recipe.resources)
+    training = recipe.training.model_copy(update={"batch_size": 8})
+    stages.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
     (text,) = warned
     assert "'layer0' of its networks had a single entry and not 784" in text
