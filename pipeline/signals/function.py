@@ -82,17 +82,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
             f"{what} must return labels 0 to {len(signals.class_names) - 1}, or {NO_LABEL} for none, found {labels.min()} to "
             f"{labels.max()}"
         )
-    splits = {name: getattr(signals, name) for name in ("held_out", "validation")}
-    splits = {name: np.asarray(split) for name, split in splits.items() if split is not None}
-    for name, split in splits.items():
-        if split.dtype != bool or split.shape != labels.shape:
-            raise InputError(
-                f"{what} must return {name} as {len(values)} truth values, found {split.dtype} {split.shape}"
-            )
-    if len(splits) == 2 and (splits["held_out"] & splits["validation"]).any():
-        raise InputError(
-            f"{what} must return held_out and validation that have no signal in common"
-        )
+    splits = check_splits(what, signals, len(values))
     values = values.astype(np.float32)
     with np.errstate(invalid="ignore"):
         if (values < 0).any() or (values > 1).any():
@@ -124,3 +114,19 @@ def check_signals(what: str, signals: Signals) -> Signals:
         failures={i: str(failures.get(i, "has values that are not finite")) for i in broken},
         **splits,
     )
+
+
+def check_splits(what: str, signals: Signals, count: int) -> dict[str, np.ndarray]:
+    """The splits that the signals have, by name: `(count,)` truth values. Raises InputError for others."""
+    splits = {name: getattr(signals, name) for name in ("held_out", "validation")}
+    splits = {name: np.asarray(split) for name, split in splits.items() if split is not None}
+    for name, split in splits.items():
+        if split.dtype != bool or split.shape != (count,):
+            raise InputError(
+                f"{what} must return {name} as {count} truth values, found {split.dtype} {split.shape}"
+            )
+    if len(splits) == 2 and (splits["held_out"] & splits["validation"]).any():
+        raise InputError(
+            f"{what} must return held_out and validation that have no signal in common"
+        )
+    return splits
