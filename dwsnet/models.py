@@ -85,7 +85,8 @@ class DWSNet(nn.Module):
         )
         gains = [num_layers**-0.5 if skip and i else 1.0 for i in range(num_layers)]
         self.norms = nn.ModuleList(NORMS[norm](space, channels, gain) for gain in gains)
-        self.dropout, self.skip, self.checkpoint = nn.Dropout(dropout), skip, checkpoint
+        self.channels, self.dropout = channels, nn.Dropout(dropout)
+        self.skip, self.checkpoint = skip, checkpoint
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... in_channels"]]

@@ -1,0 +1,62 @@
+"""The DWSNet as an encoder: standardise, equivariant trunk, invariant layer."""
+
+from collections.abc import Mapping
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dwsnet.encoders.encoder import Encoder
+from dwsnet.linear import InvariantLinear
+from dwsnet.models import DWSNet, ReadState
+from dwsnet.state import check_counts
+from dwsnet.weight_space import WeightSpace
+
+
+class DWSNetEncoder(Encoder):
+    """Equivariant layers over the weight space, pooled by the invariant layer (Navon et al. 2023).
+
+    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it as
+    it is. `trunk` are further arguments of `DWSNet`.
+    """
+
+    def __init__(
+        self,
+        space: WeightSpace,
+        width: int,
+        channels: int,
+        num_layers: int,
+        canonical_signs: bool = False,
+        **trunk: int | float | str | bool,
+    ):
+        super().__init__()
+        check_counts(width=width)
+        self.space, self.width = space, width
+        self.read = ReadState(space, canonical_signs)
+        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
+        self.invariant = InvariantLinear(space, channels, width, trunk.get("pooling", "mean"))
+
+    def calibrate(
+        self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
+    ) -> "DWSNetEncoder":
+        self.read.standardize.set(statistics)
+        return self
+
+    def features(self) -> nn.Module:
+        return DWSNetFeatures(self.read, self.trunk)
+
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
+        return self.invariant(self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state))))
+
+
+class DWSNetFeatures(nn.Module):
+    """Equivariant features of every entry."""
+
+    def __init__(self, read: ReadState, trunk: DWSNet):
+        super().__init__()
+        self.space, self.channels = read.space, trunk.channels
+        self.read, self.trunk = read, trunk
+
+    def forward(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
+        return self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))

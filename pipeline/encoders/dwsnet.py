@@ -1,0 +1,51 @@
+"""The DWSNet, as configuration."""
+
+from typing import Any, ClassVar, Literal
+
+from pydantic import Field, PositiveInt
+
+from dwsnet.encoders import DWSNetEncoder
+from dwsnet.models import DEEP
+from dwsnet.weight_space import WeightSpace
+from pipeline.encoders.encoder import EncoderConfig
+
+
+class DWSNetConfig(EncoderConfig):
+    title: ClassVar[str] = "DWSNet"
+
+    kind: Literal["dwsnet"] = "dwsnet"
+    """Equivariant layers over the weight space (Navon et al. 2023)."""
+    channels: PositiveInt = 32
+    """Feature channels of each equivariant layer."""
+    num_layers: PositiveInt = 4
+    """Equivariant layers."""
+    num_heads: int = Field(0, ge=0)
+    """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0: affine layers alone."""
+    pooling: Literal["mean", "sum", "max", "attention"] = "mean"
+    """How equivariant layers pool over neurons."""
+    skip: bool | None = None
+    """Add each equivariant layer's input to its output; null: from six layers on."""
+    width: PositiveInt = 256
+    """Numbers in the vector that a network becomes."""
+    canonical_signs: bool = False
+    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
+
+    def identity(self) -> dict[str, Any]:
+        """With the skip that the depth decides: a file says what is, whatever the rule will be."""
+        skip = self.num_layers >= DEEP if self.skip is None else self.skip
+        return super().identity() | {"skip": skip}
+
+    def build(self, space: WeightSpace) -> DWSNetEncoder:
+        return DWSNetEncoder(
+            space,
+            self.width,
+            self.channels,
+            self.num_layers,
+            self.canonical_signs,
+            num_heads=self.num_heads,
+            pooling=self.pooling,
+            skip=self.skip,
+        )
+
+    def resized(self, size: int) -> "DWSNetConfig":
+        return self.model_copy(update={"channels": size})

@@ -1,0 +1,177 @@
+"""The seam between what can be learned and how it is trained: training knows a task as `Task` alone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from pipeline.archive.shard import Block
+from pipeline.archive.zoo import Zoo
+from pipeline.config import Config
+
+
+@dataclass(frozen=True)
+class Monitor:
+    """The metric by which the best epoch is chosen."""
+
+    metric: str
+    more_is_better: bool = True
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Members that are learned from together, or scored together."""
+
+    state: Block
+    """Stacked state dicts: `(batch, *spec.shape)` float32 by tensor name."""
+    columns: Mapping[str, Tensor | list[Any]]
+    """The task's catalog columns: `(batch,)` int64, or float32 with NaN where a number is null; of other types a list. A
+    column of integers that has nulls has -1 there."""
+    positions: Tensor
+    """`(batch,)` int64: rows of the catalog."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def take(self, index: Tensor) -> "Batch":
+        """The members at `index`, in that order."""
+        return Batch(
+            {name: tensor[index] for name, tensor in self.state.items()},
+            {
+                name: values[index]
+                if isinstance(values, Tensor)
+                else [values[i] for i in index.tolist()]
+                for name, values in self.columns.items()
+            },
+            self.positions[index],
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        return Batch(
+            {name: tensor.to(device) for name, tensor in self.state.items()},
+            {
+                name: values.to(device) if isinstance(values, Tensor) else values
+                for name, values in self.columns.items()
+            },
+            self.positions.to(device),
+        )
+
+    def with_state(self, state: Block) -> "Batch":
+        """The same members with other weights: augmented ones."""
+        return replace(self, state=state)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture of the report."""
+
+    file: str
+    """Its name, ending in .svg or .png."""
+    text: str
+    """The sentence above it."""
+    draw: Callable[[Path], None]
+    """Draws it into a file."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a task may make its figures from: the best model, on the test split."""
+
+    zoo: Zoo
+    model: nn.Module
+    """In evaluation mode, with what `Task.attach` gave it."""
+    prepared: Mapping[str, Any]
+    table: pa.Table
+    """Of predictions, one row a member: the catalog's naming columns, then those of `Task.predictions`."""
+
+
+class Task(Protocol):
+    """What can be learned from a zoo. A task of your own is an object with these parts, or a subclass of `TaskConfig`.
+
+    `columns`, `group`, `monitor`, `check`, `prepare`, `build`, `loss`, `sums`, `metrics` and `predictions` are needed; the
+    others are as in `TaskConfig` where they are missing.
+    """
+
+    columns: tuple[str, ...]
+    """Catalog columns that come along with each batch."""
+    group: int
+    """Members of one signal that come together, one after another: 2 for pairs of views, else 1."""
+    monitor: Monitor
+
+    def check(self, zoo: Zoo) -> None:
+        """Raises InputError, in one sentence, where this zoo cannot teach the task.
+
+        Asked before anything is fitted too, with a zoo of which there is only the record and the schema of its catalog.
+        """
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        """Facts of the train split, as JSON: names of classes, mean and standard deviation of targets. Kept in model.json."""
+
+    def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
+        """The model: a head on the encoder. Its parameters are drawn from torch's generator."""
+
+    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+        """Give the model, as buffers that are not persistent, what `loss` and `sums` need beside the batch: images, a grid.
+
+        Called once in each process, before training and before scoring, and not for mere predictions.
+        """
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        """The mean loss over a batch. `keys` `(batch,)` int64 are the members' own for augmentation in this epoch."""
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """What adds up over batches and ranks to all that `metrics` needs."""
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Metrics of a split, `monitor.metric` and 'loss' among them."""
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        """What `predictions` is made from: the model's answer to the state dicts of a batch."""
+
+    def predictions(self, outputs: Any) -> Mapping[str, Any]:
+        """Columns of a table, one entry a member of the batch; members whose numbers are not finite become null."""
+
+    def scores(self, table: pa.Table) -> dict[str, Any]:
+        """Metrics that need all members of a split at once, from the table of predictions: JSON values."""
+
+    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
+        """Pictures of the report."""
+
+
+class TaskConfig(Config):
+    """A task of ours: its fields are the configuration, its methods the task. The parts that many tasks do not need."""
+
+    group: ClassVar[int] = 1
+
+    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+        pass
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+        return model(batch.state)
+
+    def scores(self, table: pa.Table) -> dict[str, Any]:
+        return {}
+
+    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
+        return ()
+
+
+def batch_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Tensor | list[Any]]:
+    """Catalog columns as a `Batch` has them."""
+    return {name: _as_batch(table[name]) for name in names}
+
+
+def _as_batch(column: pa.ChunkedArray) -> Tensor | list[Any]:
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        values = column.cast(pa.int64(), safe=False).fill_null(-1).to_numpy()
+        return torch.from_numpy(np.ascontiguousarray(values).copy())
+    if pa.types.is_floating(kind):
+        values = column.cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
+        return torch.from_numpy(np.ascontiguousarray(values).copy())
+    return column.to_pylist()
