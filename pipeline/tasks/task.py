@@ -79,6 +79,17 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Table:
+    """A table of the report."""
+
+    text: str
+    """The sentence above it."""
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    """Cells as they are shown."""
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a task may make its figures from: the best model, on the test split."""
 
@@ -128,7 +139,11 @@ class Task(Protocol):
         """What adds up over batches and ranks to all that `metrics` needs."""
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics of a split, `monitor.metric` and 'loss' among them."""
+        """Metrics of a split, `monitor.metric` and 'loss' among them.
+
+        `trivial_NAME` is metric NAME of the best answer that does not look at the weights: the most frequent class, the mean,
+        the network as it was. Reports show both together. What ends in `accuracy` is a share, shown in percent.
+        """
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
         """What `predictions` is made from: the model's answer to the state dicts of a batch."""
@@ -139,8 +154,10 @@ class Task(Protocol):
     def scores(self, table: pa.Table) -> dict[str, Any]:
         """Metrics that need all members of a split at once, from the table of predictions: JSON values."""
 
-    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
-        """Pictures of the report."""
+    def figures(
+        self, metrics: Mapping[str, Any], evaluation: Evaluation
+    ) -> Sequence[Figure | Table]:
+        """Pictures and tables of the report, in order; training curves it has for every task."""
 
 
 class TaskConfig(Config):
@@ -157,7 +174,9 @@ class TaskConfig(Config):
     def scores(self, table: pa.Table) -> dict[str, Any]:
         return {}
 
-    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
+    def figures(
+        self, metrics: Mapping[str, Any], evaluation: Evaluation
+    ) -> Sequence[Figure | Table]:
         return ()
 
 
