@@ -148,8 +148,8 @@ def zoo_render(options: Namespace):
     """Draw originals beside the reconstructions of their INRs, or how accurate classifiers are and why."""
     from pipeline.archive.files import file_kind
     from pipeline.archive.zoo import Zoo
+    from pipeline.figures.picture import KINDS
     from pipeline.report.accuracies import ACCURACY, draw_accuracies
-    from pipeline.report.figure import KINDS
     from pipeline.report.pictures import draw_reconstructions
 
     file_kind(options.out, *KINDS)

@@ -10,7 +10,7 @@ from pipeline.archive.classifiers import image_splits
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ClassifierZooConfig
 from pipeline.errors import InputError
-from pipeline.report.figure import BLUE, GREY, ORANGE, mark_partial, picture
+from pipeline.figures.picture import BLUE, GREY, ORANGE, mark_partial, picture
 from pipeline.signals import load_signals
 
 ACCURACY = "test_accuracy"

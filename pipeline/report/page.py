@@ -21,9 +21,10 @@ from pipeline.config import (
     identity_of_model,
 )
 from pipeline.errors import ArchiveError, InputError
+from pipeline.figures.confusion import draw_confusion
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
-from pipeline.report.scores import draw_confusion, draw_curves
+from pipeline.report.scores import draw_curves
 from pipeline.tasks.classification import majority
 from pipeline.training.checkpoint import EpochMetrics, read_history
 

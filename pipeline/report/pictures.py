@@ -12,7 +12,7 @@ import torch
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.figure import BLUE, GREY, ORANGE, caption, mark_partial, picture
+from pipeline.figures.picture import BLUE, GREY, ORANGE, caption, mark_partial, picture
 from pipeline.signals import Signals, coordinates, load_signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3

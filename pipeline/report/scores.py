@@ -1,15 +1,10 @@
-"""Pictures of training: losses and accuracies by epoch, and what a model takes for what."""
+"""Pictures of training: losses and accuracies by epoch."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.report.figure import BLUE, GREY, ORANGE, caption, picture
+from pipeline.figures.picture import BLUE, GREY, ORANGE, picture
 from pipeline.training.checkpoint import EpochMetrics
-
-LABEL_WIDTH, MANY_CLASSES = 28, 24
-"""Characters of a class name beside the confusion matrix, and classes up to which its cells are large."""
 
 
 def draw_curves(runs: dict[str, Sequence[EpochMetrics]], majority_accuracy: float, path: Path):
@@ -48,31 +43,3 @@ def draw_curves(runs: dict[str, Sequence[EpochMetrics]], majority_accuracy: floa
             axes.set_ylabel(label)
             axes.legend(fontsize=8)
             axes.xaxis.get_major_locator().set_params(integer=True)
-
-
-def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
-    """True classes as rows, predicted ones as columns, each cell the share of its row in percent.
-
-    Grows with the number of classes, so that each name can be read.
-    """
-    counts = np.array(confusion, float)
-    shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
-    names = [caption(name, LABEL_WIDTH) for name in class_names]
-    if len(set(names)) < len(names):
-        names = [f"{number} {name}" for number, name in enumerate(names)]
-    longest = max(map(len, names))
-    is_small = len(names) <= MANY_CLASSES
-    cell, font, least = (0.42, 8, 0.5) if is_small else (0.24, 6, 5)
-    size = max(3.0, cell * len(names)) + 0.6 + 0.09 * longest
-    with picture(path, size, size) as figure:
-        axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
-        places = range(len(names))
-        axes.set_xticks(places, names, rotation=90 if longest > 3 else 0, fontsize=8)
-        axes.set_yticks(places, names, fontsize=8)
-        axes.set_xlabel("predicted")
-        axes.set_ylabel("true")
-        for row, place in zip(*np.nonzero(shares >= least), strict=True):
-            colour = "white" if shares[row, place] > 50 else "#333"
-            style = {"ha": "center", "va": "center", "fontsize": font, "color": colour}
-            axes.text(place, row, f"{shares[row, place]:.0f}", in_layout=False, **style)

@@ -15,11 +15,11 @@ from pipeline.archive.summary import in_words
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
+from pipeline.figures.confusion import draw_confusion
+from pipeline.figures.picture import caption, picture
 from pipeline.report.accuracies import draw_dependence
-from pipeline.report.figure import caption, picture
 from pipeline.report.page import isolated
 from pipeline.report.pictures import choose, draw_reconstructions, render
-from pipeline.report.scores import draw_confusion
 from pipeline.signals import load_signals
 from tests.pipeline.foreign import bring_in, mnist_tree
 

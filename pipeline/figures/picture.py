@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from pipeline.archive.files import file_kind, write_atomic
 from pipeline.archive.summary import shown
 from pipeline.archive.zoo import Zoo
-from pipeline.report.fonts import set_fonts
+from pipeline.figures.fonts import set_fonts
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
 STYLE = {
