@@ -68,9 +68,14 @@ def fingerprint(identity: Any) -> str:
 
 
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
-    """The fields that differ between two nested identities: `fit.max_steps: was 200, is 300`."""
+    """The fields that differ between two nested identities: `fit.max_steps: was 200, is 300`.
+
+    Of groups of two kinds only `kind` and the fields that both have.
+    """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
+        if "kind" in old and "kind" in new and old["kind"] != new["kind"]:
+            keys = [key for key in old if key in new]
         return [
             line
             for key in keys

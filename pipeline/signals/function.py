@@ -1,14 +1,10 @@
 """Signals that a function of the user's makes, named as package.module:function."""
 
-import importlib
-import sys
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError
+from pipeline.functions import find_function
 from pipeline.signals.labels import NO_LABEL, array_labels, class_labels
 from pipeline.signals.signals import Signals
 
@@ -20,7 +16,7 @@ def load_function(source: str, size: int | None) -> Signals:
     classes are called, or None; the same ones each time. What the user's code raises is not caught. Raises InputError where
     there is no such function or it returns something else.
     """
-    made = find_function(source)(size)
+    made = find_function(source, "signals.source")(size)
     if isinstance(made, Signals):
         return check_signals(source, made)
     if not isinstance(made, tuple) or len(made) != 2:
@@ -37,26 +33,6 @@ def load_function(source: str, size: int | None) -> Signals:
     count = len(values) if values.ndim else 0
     labels = pa.nulls(count) if made[1] is None else array_labels(what, np.asarray(made[1]), count)
     return check_signals(source, Signals(source, values, *class_labels(what, [labels])))
-
-
-def find_function(source: str) -> Any:
-    name, _, attribute = source.partition(":")
-    if str(Path.cwd()) not in sys.path:
-        sys.path.append(str(Path.cwd()))
-    try:
-        module = importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
-            raise  # a module that the user's own one needs
-        raise InputError(
-            f"signals.source names {source}: there is no module {error.name!r} in {Path.cwd()} or installed"
-        ) from error
-    function = getattr(module, attribute, None)
-    if not callable(function):
-        raise InputError(
-            f"signals.source names {source}: module {name!r} has no function {attribute!r}"
-        )
-    return function
 
 
 def check_signals(what: str, signals: Signals) -> Signals:

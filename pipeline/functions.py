@@ -1,0 +1,92 @@
+"""Code of the user's own, named as package.module:function: the only code that a configuration can name."""
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, JsonValue, field_validator
+from pydantic_core import PydanticCustomError
+
+from pipeline.config import FUNCTION, Config
+from pipeline.errors import InputError
+
+
+def find_function(name: str, field: str) -> Callable[..., Any]:
+    """The function that `field` names as package.module:function; the module may lie in the working directory.
+
+    Raises InputError where there is none. What the module raises when it is imported is not caught.
+    """
+    module_name, _, attribute = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # a module that the user's own one needs
+        raise InputError(
+            f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or installed"
+        ) from error
+    function = getattr(module, attribute, None)
+    if not callable(function):
+        raise InputError(
+            f"{field} names {name}: module {module_name!r} has no function {attribute!r}"
+        )
+    return function
+
+
+class Own(Config):
+    """What the user's own function makes, where a union has nothing that will do."""
+
+    kind: str
+    """A function of yours as package.module:function."""
+    options: dict[str, JsonValue] = Field({})
+    """Keyword arguments that the function is called with."""
+
+    @field_validator("kind")
+    @classmethod
+    def name_a_function(cls, kind: str) -> str:
+        if FUNCTION.fullmatch(kind):
+            return kind
+        raise PydanticCustomError("function", "input should be package.module:function")
+
+    @property
+    def module(self) -> str:
+        return self.kind.partition(":")[0]
+
+    def make(self, field: str, trusted: Collection[str], *parts: str) -> Any:
+        """What the function returns, which must have these `parts`. Called only if its module is one of `trusted`.
+
+        Raises InputError, about the configuration's `field`, where it is not, where there is no such
+        function, where it does not take the options, or where what it returns lacks a part.
+        """
+        if self.module not in trusted:
+            raise InputError(
+                f"{field} is made by {self.kind}, code that is run only if you trust it: "
+                f"look at it, then add `--trust {self.module}`"
+            )
+        function = find_function(self.kind, f"{field}.kind")
+        try:
+            inspect.signature(function).bind(**self.options)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"{field}.options must suit {self.kind}: {error}") from error
+        made = function(**self.options)
+        if missing := [part for part in parts if not hasattr(made, part)]:
+            raise InputError(
+                f"{self.kind} must return something with {', '.join(parts)} for {field}, found "
+                f"{type(made).__name__} without {', '.join(missing)}"
+            )
+        return made
+
+
+def modules_named(config: Config) -> frozenset[str]:
+    """Modules of the functions by which a configuration is completed: trusted if the caller wrote it."""
+    if isinstance(config, Own):
+        return frozenset({config.module})
+    values = (getattr(config, name) for name in type(config).model_fields)
+    return frozenset().union(
+        *(modules_named(value) for value in values if isinstance(value, Config))
+    )
