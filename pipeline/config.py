@@ -94,9 +94,12 @@ class SignalsConfig(Config):
     source: str = "digits"
     """'digits': scikit-learn's, 8x8; 'folder': images, in one subfolder a class or in none; 'parquet': a Parquet file, or a
     folder of them in the Hugging Face layout; 'idx': a folder of IDX files; 'npz': an NPZ file; 'sines', 'waves': 10,000
-    waves sin(bx) or a sin(bx), whose class is a band of frequencies; 'distances', 'occupancy': signed distances to, or
-    occupancy of, 4,000 solid shapes, whose class is the kind of shape. Or a function of yours as package.module:function: it
-    takes `size` and returns values (signals, *grid, channels) in [0, 1] with their labels (signals,), or None for those."""
+    waves sin(bx) or a sin(bx), whose class is a band of frequencies, with frequency and amplitude as
+    facts; 'distances', 'occupancy': signed distances to, or occupancy of, 4,000 solid shapes, whose
+    class is the kind of shape, with scale and centre as facts. Or a function of yours as
+    package.module:function: it takes `size` and returns values (signals, *grid, channels) in [0, 1]
+    with their labels (signals,), or None for those, and perhaps a dict of facts: numbers (signals,),
+    by name."""
     path: Annotated[Path | None, LOCATION] = None
     """Where the source lies: for images from files."""
     image_column: Annotated[str | None, LOCATION] = None
@@ -104,6 +107,9 @@ class SignalsConfig(Config):
     label_column: Annotated[str | None, LOCATION] = None
     """Column of Parquet files with the classes, '' for none; null: 'label', or the only one that is called or described as
     one."""
+    fact_columns: Annotated[tuple[str, ...], LOCATION] = ()
+    """Numeric columns of Parquet files that become facts of the signals: columns of the catalog, as
+    frequency and amplitude of waves are."""
     size: PositiveInt | None = None
     """Points along each side of the grid. Encoded images are resized; null keeps them, then all must be of one size; null
     is 2,000 points for waves and 16 for shapes."""

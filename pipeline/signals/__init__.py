@@ -41,6 +41,10 @@ def load_signals(config: SignalsConfig) -> Signals:
 
     Raises InputError where the source cannot be read, or more than `config.max_unreadable` of its signals cannot.
     """
+    if config.fact_columns and config.source != "parquet":
+        raise InputError(
+            f"signals.fact_columns names columns of Parquet files, which source {config.source!r} does not have: set it to []"
+        )
     if config.is_function:
         signals = load_function(config.source, config.size)
     else:

@@ -1,6 +1,6 @@
 """Signals by formula: waves on a line and solid shapes in space. Signal `i` is a function of `i` alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import pairwise
 
 import numpy as np
@@ -10,7 +10,10 @@ from pipeline.signals.signals import Signals, coordinates
 NUM_WAVES, NUM_BANDS, WAVE_POINTS = 10_000, 8, 2000
 FREQUENCIES, AMPLITUDES = (0.5, 10.0), (0.1, 1.0)
 """Both uniform: cycles over [-pi, pi], and the height of a wave."""
+RANGE = 10.0
+"""Waves of the self-supervised experiment lie in [-RANGE, RANGE]."""
 NUM_SHAPES, SHAPE_POINTS = 4_000, 16
+CENTRE = ("centre_x", "centre_y", "centre_z")
 SEED = 7
 
 
@@ -22,24 +25,38 @@ def wave_parameters(count: int = NUM_WAVES) -> tuple[np.ndarray, np.ndarray]:
 
 
 def load_sines(size: int | None) -> Signals:
-    """sin(bx), as in the frequency regression of Navon et al. 2023."""
+    """sin(bx), as in the frequency regression of Navon et al. 2023. Fact: `frequency`, b."""
     _, frequency = wave_parameters()
-    return waves("sines", np.ones(NUM_WAVES), frequency, size or WAVE_POINTS)
+    facts = {"frequency": frequency}
+    return waves("sines", np.ones(NUM_WAVES), frequency, size or WAVE_POINTS, facts)
 
 
 def load_waves(size: int | None) -> Signals:
-    """a sin(bx), as in the self-supervised experiment of Navon et al. 2023."""
-    return waves("waves", *wave_parameters(), size or WAVE_POINTS)
+    """a sin(bx), as in the self-supervised experiment of Navon et al. 2023.
+
+    Facts: `frequency`, b; and `amplitude`, from 1 to 10, of the wave in the units of the experiment,
+    which draws both from U(0, 10): the values are (1 + wave / 10) / 2.
+    """
+    height, frequency = wave_parameters()
+    facts = {"amplitude": RANGE * height, "frequency": frequency}
+    return waves("waves", height, frequency, size or WAVE_POINTS, facts)
 
 
-def waves(name: str, amplitude: np.ndarray, frequency: np.ndarray, points: int) -> Signals:
+def waves(
+    name: str,
+    amplitude: np.ndarray,
+    frequency: np.ndarray,
+    points: int,
+    facts: Mapping[str, np.ndarray],
+) -> Signals:
     """(1 + a sin(bx)) / 2 for x in [-pi, pi]; the class is the band of the frequency."""
     x = np.pi * coordinates((points,)).T
     values = np.empty((len(frequency), points, 1), np.float32)
     values[..., 0] = (1 + amplitude[:, None] * np.sin(frequency[:, None] * x)) / 2
     edges = np.linspace(*FREQUENCIES, NUM_BANDS + 1)
     names = tuple(f"b {low:.1f} to {high:.1f}" for low, high in pairwise(edges))
-    return Signals(name, values, np.searchsorted(edges, frequency, side="right") - 1, names)
+    labels = np.searchsorted(edges, frequency, side="right") - 1
+    return Signals(name, values, labels, names, facts=facts, by_formula=True)
 
 
 def sphere(points: np.ndarray) -> np.ndarray:
@@ -85,16 +102,27 @@ def load_occupancy(size: int | None) -> Signals:
 
 
 def shapes(name: str, points: int, value: Callable[[np.ndarray], np.ndarray]) -> Signals:
-    """Values on a cube of so many points a side; the class is the kind of shape."""
+    """Values on a cube of so many points a side; the class is the kind of shape.
+
+    Facts: `scale`, about how far the shape reaches; and its centre, `centre_x`, `centre_y` and
+    `centre_z`, along the first, second and third axis of the grid. Both in coordinates from -1 to 1.
+    """
     grid = coordinates((points,) * 3).astype(np.float64)
     labels = np.random.default_rng([SEED, 2]).permutation(NUM_SHAPES) % len(SHAPES)
     values = np.empty((NUM_SHAPES, len(grid)), np.float32)
+    scales, centres = np.empty(NUM_SHAPES), np.empty((NUM_SHAPES, 3))
     for i, label in enumerate(labels):
         drawn = np.random.default_rng([SEED, 1, i])
         turn, _ = np.linalg.qr(drawn.standard_normal((3, 3)))
-        scale, centre = drawn.uniform(0.4, 0.7), drawn.uniform(-0.25, 0.25, 3)
+        scales[i], centres[i] = drawn.uniform(0.4, 0.7), drawn.uniform(-0.25, 0.25, 3)
+        scale, centre = scales[i], centres[i]
         values[i] = value(scale * SHAPES[label]((grid - centre) @ turn / scale))
     names = tuple(shape.__name__ for shape in SHAPES)
     return Signals(
-        name, values.reshape(NUM_SHAPES, points, points, points, 1), labels.astype(np.int64), names
+        name,
+        values.reshape(NUM_SHAPES, points, points, points, 1),
+        labels.astype(np.int64),
+        names,
+        facts={"scale": scales} | dict(zip(CENTRE, centres.T.copy(), strict=True)),
+        by_formula=True,
     )

@@ -5,6 +5,7 @@ import pyarrow as pa
 
 from pipeline.errors import InputError
 from pipeline.functions import find_function
+from pipeline.signals.facts import check_facts
 from pipeline.signals.labels import NO_LABEL, array_labels, class_labels
 from pipeline.signals.signals import Signals
 
@@ -13,15 +14,16 @@ def load_function(source: str, size: int | None) -> Signals:
     """Call the function once with `size`; the module may lie in the working directory.
 
     It returns `Signals`, or values `(signals, *grid, channels)` and labels `(signals,)`: texts or whole numbers, by which
-    classes are called, or None; the same ones each time. What the user's code raises is not caught. Raises InputError where
-    there is no such function or it returns something else.
+    classes are called, or None; and perhaps facts, a dict of numeric columns `(signals,)`; the same ones each time. What the
+    user's code raises is not caught. Raises InputError where there is no such function or it returns something else.
     """
     made = find_function(source, "signals.source")(size)
     if isinstance(made, Signals):
         return check_signals(source, made)
-    if not isinstance(made, tuple) or len(made) != 2:
+    if not isinstance(made, tuple) or len(made) not in (2, 3):
+        found = f"{len(made)} of these" if isinstance(made, tuple) else type(made).__name__
         raise InputError(
-            f"{source} must return Signals or a tuple (values, labels), found {type(made).__name__}"
+            f"{source} must return Signals or a tuple (values, labels) or (values, labels, facts), found {found}"
         )
     what = f"the labels of {source}"
     try:
@@ -32,7 +34,9 @@ def load_function(source: str, size: int | None) -> Signals:
         ) from error
     count = len(values) if values.ndim else 0
     labels = pa.nulls(count) if made[1] is None else array_labels(what, np.asarray(made[1]), count)
-    return check_signals(source, Signals(source, values, *class_labels(what, [labels])))
+    facts = made[2] if len(made) == 3 else {}
+    signals = Signals(source, values, *class_labels(what, [labels]), facts=facts)
+    return check_signals(source, signals)
 
 
 def check_signals(what: str, signals: Signals) -> Signals:
@@ -88,6 +92,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
         class_names,
         names=None if signals.names is None else tuple(str(name) for name in signals.names),
         failures={i: str(failures.get(i, "has values that are not finite")) for i in broken},
+        facts=check_facts(what, signals.facts, len(values)),
         **splits,
     )
 

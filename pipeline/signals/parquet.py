@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ import pyarrow.parquet as pq
 from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
 from pipeline.signals.columns import class_names, find_image_column, find_label_column, images_in
+from pipeline.signals.facts import check_names, fact
 from pipeline.signals.files import find_files, only_suffixes, without_copies
 from pipeline.signals.images import decode_images, image_signals
 from pipeline.signals.labels import NO_LABEL, class_labels
@@ -32,6 +34,8 @@ class Part(NamedTuple):
     labels: pa.ChunkedArray
     names: tuple[str, ...]
     """Of the classes, where the metadata says them."""
+    facts: tuple[pa.ChunkedArray, ...]
+    """The columns of config.fact_columns."""
 
 
 def load_parquet(path: Path, config: SignalsConfig) -> Signals:
@@ -42,6 +46,7 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
     several configurations, and where there are other splits but no train split. A file that cannot be read fails as one row
     would.
     """
+    check_names("signals.fact_columns", config.fact_columns)
     root = path if path.is_dir() else path.parent
     taken = Taken(root)
     files = find_tables(path, taken) if path.is_dir() else [(path, None)]
@@ -60,7 +65,7 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
     ]
     row_names += [name_below(root, file) for file in broken]
     images = chain((image for part in parts for image in images_in(part.images)), broken.values())
-    return image_signals(
+    signals = image_signals(
         path.resolve().name if path.is_dir() else path.stem,
         row_names,
         decode_images(row_names, images, config.size),
@@ -69,6 +74,15 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
         splits + [split for file, split in files if file in broken],
         str(taken),
     )
+    unknown = pa.nulls(len(broken))
+    facts = {
+        column: fact(
+            f"the column {column!r} (signals.fact_columns)",
+            [*(part.facts[place] for part in parts), unknown],
+        )
+        for place, column in enumerate(config.fact_columns)
+    }
+    return replace(signals, facts=facts)
 
 
 def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
@@ -126,7 +140,7 @@ def read_parts(
 
 
 def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken) -> Part | None:
-    """The two columns of a file; None where it has no rows. Raises InputError where it cannot be read or lacks them."""
+    """The columns of a file; None where it has no rows. Raises InputError where it cannot be read or lacks them."""
     if not os.path.isfile(file):  # to open a pipe is to wait for a writer
         raise InputError(f"{file} cannot be read as Parquet (not a file): replace it")
     try:
@@ -134,10 +148,14 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
             schema = content.schema_arrow
             image = find_image_column(file, schema, config.image_column)
             label = find_label_column(file, schema, config.label_column)
-            columns = [name for name in (image, label) if name is not None]
+            columns = [name for name in (image, label, *config.fact_columns) if name is not None]
+            if missing := [name for name in columns if name not in schema.names]:
+                raise InputError(
+                    f"{file} must have the column {missing[0]!r} that signals.fact_columns names, found {schema.names}"
+                )
             if twice := [name for name in columns if schema.names.count(name) > 1]:
                 raise InputError(f"{file} must have one column {twice[0]!r}, found several")
-            table = content.read(columns=columns, use_threads=False)
+            table = content.read(columns=[*dict.fromkeys(columns)], use_threads=False)
             table.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
@@ -147,7 +165,8 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
         return None
     labels = pa.chunked_array([pa.nulls(len(table))]) if label is None else table[label]
     names = () if label is None else class_names(schema, label)
-    return Part(file, split, (image, label), table[image], labels, names)
+    facts = tuple(table[name] for name in config.fact_columns)
+    return Part(file, split, (image, label), table[image], labels, names, facts)
 
 
 def with_classes(

@@ -1,4 +1,4 @@
-"""Signals on a common grid, with labels."""
+"""Signals on a common grid, with labels and facts."""
 
 import hashlib
 from collections.abc import Mapping
@@ -31,6 +31,11 @@ class Signals:
     """`(signals,)` bool: the source's own validation split, where it has one."""
     taken: str = ""
     """What the source was taken as, and what of it was left out and why, in one line."""
+    facts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Numbers that are known of each signal, by name: `(signals,)` int64, or float64 with NaN where
+    one is not known."""
+    by_formula: bool = False
+    """Whether one formula gives values and facts: then the digest of the values is enough."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -44,7 +49,11 @@ class Signals:
         return self.values.shape[-1]
 
     def digest(self) -> str:
-        """sha256 over values, labels, class names and splits: equal digests mean equal signals, wherever they lie."""
+        """sha256 over values, labels, class names, splits and facts: equal digests mean equal signals,
+        wherever they lie.
+
+        Without facts that are not by formula, it is what it was before there were any.
+        """
         digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
         digest.update(np.ascontiguousarray(self.labels, np.int64).tobytes())
@@ -52,6 +61,8 @@ class Signals:
             digest.update(self.held_out.tobytes())
         if self.validation is not None:
             digest.update(b"validation" + self.validation.tobytes())
+        for name, numbers in () if self.by_formula else sorted(self.facts.items()):
+            digest.update(f"fact {name} {numbers.dtype}".encode() + numbers.tobytes())
         return digest.hexdigest()
 
     def take(self, limit: int) -> "Signals":
@@ -66,6 +77,7 @@ class Signals:
             held_out=None if self.held_out is None else self.held_out[index],
             validation=None if self.validation is None else self.validation[index],
             names=None if self.names is None else tuple(self.names[i] for i in index),
+            facts={name: numbers[index] for name, numbers in self.facts.items()},
             failures={
                 place: self.failures[i]
                 for place, i in enumerate(index.tolist())

@@ -1,5 +1,7 @@
 """Waves and shapes are what their formulas say, and every picture of them can be drawn."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -25,6 +27,40 @@ def test_waves_are_their_formula_and_their_class_is_the_band_of_the_frequency(so
     width = (high - low) / len(signals.class_names)
     assert ((frequency - low) // width == signals.labels).all()
     assert np.unique(signals.labels).tolist() == list(range(8))
+
+
+def test_facts_of_waves_are_what_can_be_measured_on_them():
+    """The amplitude in units of which the values' whole range is 20, the frequency in periods over [-pi, pi]."""
+    signals = load_signals(SignalsConfig(source="waves", size=2000, limit=200))
+    facts = signals.facts
+    height = np.ptp(signals.values[..., 0], axis=1)
+    long = facts["frequency"] > 1  # half a period of the others does not reach both peaks
+    np.testing.assert_allclose(facts["amplitude"][long], 10 * height[long], rtol=1e-3)
+    x = np.linspace(-np.pi, np.pi, 2000)
+    sine = np.sin(facts["frequency"][:, None] * x)
+    np.testing.assert_allclose(
+        20 * signals.values[..., 0] - 10, facts["amplitude"][:, None] * sine, atol=1e-4
+    )
+    assert [*load_signals(SignalsConfig(source="sines", size=4)).facts] == ["frequency"]
+
+
+def test_facts_of_shapes_say_where_they_are_and_how_large():
+    signals = load_signals(SignalsConfig(source="occupancy", size=24, limit=60))
+    inside = signals.values.reshape(60, -1)
+    centre = inside @ coordinates((24,) * 3) / inside.sum(1, keepdims=True)
+    found = np.stack([signals.facts[f"centre_{axis}"] for axis in "xyz"], 1)
+    np.testing.assert_allclose(found, centre, atol=0.05)
+    spheres = signals.labels == signals.class_names.index("sphere")
+    volume = 4 / 3 * np.pi * signals.facts["scale"][spheres] ** 3
+    np.testing.assert_allclose(inside[spheres].sum(1) * (2 / 23) ** 3, volume, rtol=0.05)
+
+
+@pytest.mark.parametrize("source", ["sines", "waves", "distances", "occupancy"])
+def test_formulas_have_the_digests_that_they_had_before_there_were_facts(source):
+    signals = load_signals(SignalsConfig(source=source, size=4, limit=20))
+    assert signals.facts
+    assert signals.digest() == replace(signals, facts={}).digest()
+    assert signals.digest() != replace(signals, by_formula=False).digest()
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=lambda shape: shape.__name__)

@@ -2,6 +2,7 @@
 
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -41,6 +42,15 @@ bright = lambda size: (2 * VALUES, LABELS)
 few = lambda size: (VALUES, LABELS[:-1])
 floating = lambda size: (VALUES, LABELS / 2)
 nameless = lambda size: Signals("steps", VALUES, LABELS, ("low", "middle"))
+NUMBERS = {"size": np.arange(40), "height": np.where(LABELS == 1, np.nan, LABELS / 2), "of_few": [None, 1] * 20}
+facts = lambda size: (VALUES, LABELS, NUMBERS)
+more = lambda size: (VALUES, LABELS, NUMBERS, NUMBERS)
+listed = lambda size: (VALUES, LABELS, [1, 2])
+worded = lambda size: (VALUES, LABELS, {"size": ["large"] * 40})
+spaced = lambda size: (VALUES, LABELS, {"a size": np.arange(40)})
+short = lambda size: (VALUES, LABELS, {"size": np.arange(39)})
+endless = lambda size: (VALUES, LABELS, {"size": np.append(np.zeros(39), np.inf)})
+too_large = lambda size: (VALUES, LABELS, {"size": np.full(40, 2**63, np.uint64)})
 half = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), np.ones(3, bool))
 """
 
@@ -88,6 +98,31 @@ def test_labels_are_texts_numbers_or_none(module):
     assert (made.held_out, made.validation.sum(), len(made.failures)) == (None, 13, 14)
 
 
+def test_facts_are_whole_numbers_or_fractions_of_which_some_may_be_unknown(module):
+    made = load_signals(SignalsConfig(source="made:facts"))
+    assert {name: str(numbers.dtype) for name, numbers in made.facts.items()} == {
+        "size": "int64",
+        "height": "float64",
+        "of_few": "float64",
+    }
+    assert made.facts["size"].tolist() == [*range(40)]
+    assert np.isnan(made.facts["height"][1::3]).all()
+    np.testing.assert_array_equal(made.facts["of_few"][:4], [np.nan, 1, np.nan, 1])
+    assert made.take(10).facts["size"].tolist() == [*range(0, 40, 4)]
+
+
+def test_facts_are_of_the_digest_where_there_are_any(module):
+    made, without = (
+        load_signals(SignalsConfig(source=f"made:{name}")) for name in ("facts", "arrays")
+    )
+    assert replace(without, name=made.name, facts={}).digest() == without.digest()
+    assert made.digest() != without.digest()
+    other = replace(made, facts=made.facts | {"size": made.facts["size"] + 1})
+    assert other.digest() != made.digest()
+    assert made.digest() == load_signals(SignalsConfig(source="made:facts")).digest()
+    assert replace(made, facts=dict(reversed(made.facts.items()))).digest() == made.digest()
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
@@ -100,8 +135,9 @@ def test_labels_are_texts_numbers_or_none(module):
         ("made:VALUES", "module 'made' has no function 'VALUES'"),
         (
             "made:a_list",
-            r"made:a_list must return Signals or a tuple \(values, labels\), found list",
+            r"made:a_list must return Signals or a tuple \(values, labels\) or \(.*, facts\), found list",
         ),
+        ("made:more", r"\(values, labels, facts\), found 4 of these"),
         ("made:flat", r"values \(signals, \*grid, channels\) .*, found float64 \(40, 6\)"),
         (
             "made:a_point",
@@ -119,6 +155,12 @@ def test_labels_are_texts_numbers_or_none(module):
         ),
         ("made:nameless", "must return labels 0 to 1, or -1 for none, found 0 to 2"),
         ("made:both", "held_out and validation that have no signal in common"),
+        ("made:listed", "made:listed must return facts as a dict of columns by name, found list"),
+        ("made:worded", "fact 'size' of made:worded must be numbers, found string"),
+        ("made:spaced", "made:spaced must name facts as variables are named, .* found 'a size'"),
+        ("made:short", r"fact 'size' of made:short must be one number for each of 40 .* \(39,\)"),
+        ("made:endless", "fact 'size' of made:endless must be finite or null, found inf at 39"),
+        ("made:too_large", "fact 'size' of made:too_large must fit int64"),
         ("made:half", r"held_out as 40 truth values, found bool \(3,\)"),
     ],
 )
