@@ -1,9 +1,10 @@
 """Reading a zoo: catalog, state dicts, blocks."""
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,14 @@ from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read
 from pipeline.archive.files import list_files, parse_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
 from pipeline.archive.network import Network
+from pipeline.archive.originals import original_signals
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
 from pipeline.archive.shard import REBUILD, Block, are_members, read_blocks
 from pipeline.errors import ArchiveError, InputError, nearest
 from pipeline.location import Location, locate
+from pipeline.signals import Signals
 
 CACHED_SHARDS = 64
 """Decoded shards that a `Zoo` keeps."""
@@ -263,6 +266,18 @@ class Zoo(Dataset[Block]):
         row = int(row)
         contract = self.record.decode.of_member(self.catalog.slice(row, 1).to_pylist()[0])
         return Network(contract, self[row], f"zoo {self.folder}")
+
+    def signals(
+        self, source: Signals | Path | str | None = None, trusted: Collection[str] = ()
+    ) -> Signals:
+        """The signals that the zoo was fitted to, in the order of their source: member `source_index` is
+        fitted to `values[source_index]`. Of a zoo of classifiers: the images that they learned.
+
+        Read from where zoo.json says, or from the path `source`; or `source` are the signals. A function
+        of the user's is called only if its module is one of `trusted`. Raises InputError where the
+        signals are not known, are not there, or are not what was fitted.
+        """
+        return original_signals(self.folder, self.record, source, trusted)
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

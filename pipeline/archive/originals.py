@@ -1,0 +1,69 @@
+"""The signals that a zoo was fitted to, as their source has them now."""
+
+from collections.abc import Collection
+from pathlib import Path
+
+from pipeline.archive.record import ZooRecord
+from pipeline.config import differences
+from pipeline.errors import InputError
+from pipeline.location import Location
+from pipeline.signals import Signals, check_signals, load_signals
+
+
+def original_signals(
+    zoo: Location,
+    record: ZooRecord,
+    source: Signals | Path | str | None = None,
+    trusted: Collection[str] = (),
+) -> Signals:
+    """The signals of a zoo, from where zoo.json says, from another path, or those given.
+
+    Raises InputError where they are not known, are not there, or are not what was fitted.
+    """
+    if (why := why_unknown(record)) is not None:
+        raise InputError(f"the signals of zoo {zoo} are not known: {why}")
+    config = record.config.signals
+    if isinstance(source, Signals):
+        signals = check_signals(config.source, source) if config.is_function else source
+    elif config.is_function and config.source.partition(":")[0] not in trusted:
+        raise InputError(
+            f"the signals of zoo {zoo} are made by {config.source}, code that is run only if you "
+            f"trust it: look at it, then add `--trust {config.source.partition(':')[0]}`"
+        )
+    else:
+        if source is not None:
+            config = config.model_copy(update={"path": Path(source)})
+        if config.path is not None and not config.path.exists():
+            raise InputError(
+                f"the signals of zoo {zoo} must lie at {config.path}, found nothing there: "
+                "put them back, or say where they lie now"
+            )
+        signals = load_signals(config)
+    require_same(zoo, record, signals)
+    return signals
+
+
+def why_unknown(record: ZooRecord) -> str | None:
+    """Why zoo.json cannot say where the signals come from; None where it can."""
+    if record.merged:
+        return "it was merged, the zoos that it was merged from know theirs"
+    if record.imported:
+        return f"it was imported from {record.imported.path}, which has networks alone"
+    return None
+
+
+def require_same(zoo: Location, record: ZooRecord, signals: Signals):
+    """Raises InputError, and says what differs, where these are not the signals that were fitted."""
+    digest, known = signals.digest(), record.signals
+    if digest == known.digest:
+        return
+    names = ("grid", "num_channels", "class_names")
+    was = {"num_signals": known.num_signals} | {name: getattr(known, name) for name in names}
+    found = {"num_signals": len(signals)} | {name: getattr(signals, name) for name in names}
+    what = differences(was, found) or [
+        f"values, labels, splits or facts: their digest was {known.digest}, is {digest}"
+    ]
+    raise InputError(
+        f"the signals of zoo {zoo} have changed since it was built ({'; '.join(what)}): "
+        "put the originals back"
+    )
