@@ -46,10 +46,8 @@ def original_signals(
 def why_unknown(record: ZooRecord) -> str | None:
     """Why zoo.json cannot say where the signals come from; None where it can."""
     if record.merged:
-        return "it was merged, the zoos that it was merged from know theirs"
-    if record.imported:
-        return f"it was imported from {record.imported.path}, which has networks alone"
-    return None
+        return "the zoo was merged, those that it was merged from know theirs"
+    return "the zoo was imported" if record.imported else None
 
 
 def require_same(zoo: Location, record: ZooRecord, signals: Signals):

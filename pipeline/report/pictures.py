@@ -9,11 +9,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
+from pipeline.archive.originals import why_unknown
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ZooConfig
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, caption, mark_partial, picture
-from pipeline.signals import Signals, coordinates, load_signals
+from pipeline.signals import Signals, coordinates
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
 COLUMN_WIDTH = 12
@@ -41,7 +42,7 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
     columns, grid = choose(zoo), grid_of(zoo)
     why = None if signals is not None else why_not_drawn(zoo)
     if why is None:
-        signals = check(zoo, signals or load_signals(zoo.record.config.signals))
+        signals = zoo.signals(signals)
     first = int(signals is not None)
     num_rows = first + max(len(each.rows) for each in columns)
     with picture(path, max(4.0, 1.05 * len(columns) + 0.6), 1.3 * num_rows) as figure:
@@ -67,25 +68,13 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
 
 def why_not_drawn(zoo: Zoo) -> str | None:
     """Why the record does not say what the signals were; None where it does."""
-    if zoo.record.merged:
-        return "without originals: the zoo was merged, those that it was merged from know theirs"
-    if zoo.record.imported:
+    if (why := why_unknown(zoo.record)) is not None:
         order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
-        return f"without originals: the zoo was imported{order}"
+        return f"without originals: {why}{order}"
     source = zoo.record.config.signals
     if source.is_function:
         return f"without originals: no code is run because an archive names it ({source.source})"
     return None
-
-
-def check(zoo: Zoo, signals: Signals) -> Signals:
-    """Raises InputError where these are not the signals that the zoo was fitted to."""
-    if signals.digest() != zoo.record.signals.digest:
-        raise InputError(
-            f"the signals of zoo {zoo.folder} have changed since it was built: expected digest "
-            f"{zoo.record.signals.digest}, found {signals.digest()}; put the originals back"
-        )
-    return signals
 
 
 def grid_of(zoo: Zoo) -> tuple[int, ...]:

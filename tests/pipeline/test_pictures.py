@@ -217,7 +217,7 @@ def test_a_folder_is_not_named_as_a_file(tmp_path, capsys, command, name):
 def test_a_character_that_no_font_has_is_drawn_as_its_code(tmp_path, monkeypatch, caplog):
     from matplotlib.figure import Figure
 
-    from pipeline.report import fonts
+    from pipeline.figures import fonts
 
     monkeypatch.setattr(fonts.font_manager, "findSystemFonts", list)
     figure = Figure()
