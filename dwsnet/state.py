@@ -1,6 +1,7 @@
 """Reading what comes from outside: every mistake is one sentence that names the tensor and both shapes."""
 
 from collections.abc import Mapping, Sequence
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -48,6 +49,12 @@ def write_state(
     """What `read_state` reads: tensors `(batch, *spec.shape)` as state dicts store them, by name."""
     check_tensors(space, tensors, ())
     return {spec.name: stored(spec, x) for spec, x in zip(space.tensors, tensors, strict=True)}
+
+
+def unpack(space: WeightSpace, rows: Float[Tensor, "batch parameters"]) -> list[Tensor]:
+    """Views `(batch, *spec.shape)` into rows of parameters that lie in the order of the space's tensors."""
+    parts = rows.split([prod(spec.shape) for spec in space.tensors], dim=1)
+    return [part.unflatten(1, spec.shape) for spec, part in zip(space.tensors, parts, strict=True)]
 
 
 def stored(spec: TensorSpec, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

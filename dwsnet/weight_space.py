@@ -149,6 +149,23 @@ class WeightSpace:
         (out, in, positions...): what else layers do with neurons only a module can tell."""
         return cls.chain(layers_of_state_dict(state))
 
+    @classmethod
+    def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> "WeightSpace":
+        """As `from_state_dict`, by the shapes of the tensors.
+
+        Raises ValueError where they are not `LAYER.weight` and `LAYER.bias` of one chain.
+        """
+        shapes = {name: tuple(shape) for name, shape in shapes.items()}
+        layers = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
+        space = cls.chain(
+            [(name, shapes[f"{name}.weight"], f"{name}.bias" in shapes) for name in layers]
+        )
+        if {spec.name: spec.shape for spec in space.tensors} != shapes:
+            raise ValueError(
+                f"tensors must be weights and biases of a chain of layers, found {shapes}"
+            )
+        return space
+
     @property
     def hidden(self) -> dict[str, int]:
         """Size of each hidden axis, by name, in order of first appearance."""

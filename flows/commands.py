@@ -93,9 +93,9 @@ def zoo_build(options: Namespace) -> int:
     from cluster.session import ray_session
     from flows import stages
     from flows.progress import figure
-    from pipeline.archive.build import pending_shards
     from pipeline.archive.files import exclusive
-    from pipeline.archive.kinds import kind_of
+    from pipeline.archive.write import pending_shards
+    from pipeline.zoos import KINDS
 
     recipe = resolve_recipe(options.recipe, options.settings)
     with exclusive(options.out):
@@ -110,7 +110,7 @@ def zoo_build(options: Namespace) -> int:
     if summary is None:
         print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
     else:
-        name = kind_of(recipe.zoo).MEMBERS
+        name = KINDS[recipe.zoo.kind].members
         fitted = f"{summary.num_members:,} {name} fitted at {figure(summary.rate)} {name}/s"
         print(f"{options.out}: {fitted}, {summary.num_failed} failed")
     return tell_failed(options.out)

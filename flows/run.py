@@ -18,10 +18,11 @@ from prefect.context import FlowRunContext
 
 from cluster.session import ray_session
 from flows import stages
-from pipeline.archive.build import ZooPlan, pending_shards
 from pipeline.archive.files import write_json
+from pipeline.archive.write import pending_shards
 from pipeline.config import Recipe, TrainingConfig
 from pipeline.errors import DivergenceError
+from pipeline.zoos.build import ZooPlan
 
 logger = logging.getLogger(__name__)
 

@@ -6,24 +6,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 from flows.progress import Progress, show_line
-from pipeline.archive.build import (
-    ShardSummary,
-    ZooPlan,
-    fit_shard,
-    pending_shards,
-    plan_zoo,
-    seal_zoo,
-    unseal_zoo,
-)
 from pipeline.archive.files import read_json, write_atomic, write_json
-from pipeline.archive.kinds import kind_of
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import (
     AnyZooConfig,
@@ -37,6 +27,8 @@ from pipeline.config import (
 )
 from pipeline.errors import ArchiveError, InputError, WorkError, reason
 from pipeline.location import Location, RemotePath
+from pipeline.zoos import ZooKind
+from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
 
 
 @dataclass(frozen=True)
@@ -75,13 +67,13 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     pending = pending_shards(zoo)
     if not pending:
         return None
-    kind, device = kind_of(plan.record.config), "cuda" if resources.gpus_per_worker else "cpu"
+    kind, device = plan.kind, "cuda" if resources.gpus_per_worker else "cpu"
     if is_local():
         require_device(device)
-    kind.prepare(plan.record.config, plan.signals, device)
+    kind.prepare(device)
     unseal_zoo(zoo)
     shards = [shard for shard in plan.shards if shard.name in pending]
-    bar, start, errors = FitBar(kind, shards), time.perf_counter(), {}
+    bar, start, errors = FitBar(type(kind), shards), time.perf_counter(), {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
     for shard, result in run_tasks(
         fit_shard,
@@ -108,9 +100,9 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
 class FitBar:
     """The bar of a fit, over the members of shards that are finished and of those under way."""
 
-    def __init__(self, kind: ModuleType, shards: list[ShardPlan]):
+    def __init__(self, kind: type[ZooKind], shards: list[ShardPlan]):
         self.kind = kind
-        self.bar = Progress("fit", sum(len(shard.source_index) for shard in shards), kind.MEMBERS)
+        self.bar = Progress("fit", sum(len(shard.source_index) for shard in shards), kind.members)
         self.members, self.fitted, self.failed, self.quality_sum = 0, 0, 0, 0.0
         self.num_shards, self.failed_shards = len(shards), 0
         self.under_way: dict[str, int] = {}
@@ -138,7 +130,7 @@ class FitBar:
     def _show(self):
         notes = []
         if self.fitted:
-            notes.append(f"mean {self.kind.tell(self.mean_quality)}")
+            notes.append(f"mean {self.kind.in_words(self.mean_quality)}")
         elif not self.members and not self.failed_shards:
             notes.append("the first shards are under way")
         if self.failed:

@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Tag,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -26,6 +28,8 @@ from pipeline.distributions import LARGEST, distribution
 
 LOCATION = "location"
 """Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
+KIND = "kind"
+"""Marks a field that says which kind of configuration this is where the other fields say so too: not fingerprinted."""
 
 
 ExchangeFormat = Literal["dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset"]
@@ -51,7 +55,7 @@ class Config(Frozen):
         """The fields that decide the bytes, nested as the configuration is."""
         fields = {}
         for name, field in type(self).model_fields.items():
-            if LOCATION not in field.metadata:
+            if LOCATION not in field.metadata and KIND not in field.metadata:
                 value = getattr(self, name)
                 fields[name] = value.identity() if isinstance(value, Config) else value
         return fields
@@ -164,6 +168,8 @@ class FitConfig(Config):
 
 
 class ZooConfig(Config):
+    kind: Annotated[Literal["inrs"], KIND] = "inrs"
+    """A zoo of INRs."""
     seed: int = Field(0, ge=0)
     """Decides splits and initialisations: a member's seed derives from (seed, source index, view), or with
     inr.shared_init from (seed, view)."""
@@ -219,6 +225,8 @@ class HyperparametersConfig(Config):
 
 
 class ClassifierZooConfig(Config):
+    kind: Annotated[Literal["classifiers"], KIND] = "classifiers"
+    """A zoo of classifiers."""
     seed: int = Field(0, ge=0)
     """Decides all: the split of the runs, the split of the images, and with its number what each run draws."""
     signals: SignalsConfig = SignalsConfig()
@@ -244,8 +252,18 @@ class ClassifierZooConfig(Config):
     """Members in a block: one sample of the WebDataset archive."""
 
 
-AnyZooConfig = ZooConfig | ClassifierZooConfig
-"""What a zoo is built by: `pipeline.archive.kinds` has a module for each."""
+def zoo_kind(content: Any) -> str | None:
+    """The kind of zoo that a configuration is of. What was written before it named its kind has a `network` or has none."""
+    if isinstance(content, dict):
+        return content.get("kind", "classifiers" if "network" in content else "inrs")
+    return getattr(content, "kind", None)
+
+
+AnyZooConfig = Annotated[
+    Annotated[ZooConfig, Tag("inrs")] | Annotated[ClassifierZooConfig, Tag("classifiers")],
+    Discriminator(zoo_kind),
+]
+"""What a zoo is built by, chosen by its `kind`: `pipeline.zoos` has a file for each."""
 
 
 class ImportConfig(Config):

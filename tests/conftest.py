@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from flows.recipes import smoke
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 QUIET = {
     "DO_NOT_TRACK": "1",

@@ -48,8 +48,8 @@ def test_imports_point_one_way(path):
             )
 
 
-def files_imported(path: Path) -> set[Path]:
-    """Our files that a file imports, anywhere in it."""
+def modules_imported(path: Path) -> set[Path]:
+    """Our files and packages that a file imports, anywhere in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
@@ -58,16 +58,63 @@ def files_imported(path: Path) -> set[Path]:
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
+        places = (ROOT / name.replace(".", "/") for name in names)
         found |= {
-            file for name in names if (file := ROOT / f"{name.replace('.', '/')}.py").exists()
+            file
+            for place in places
+            for file in (place.with_name(f"{place.name}.py"), place / "__init__.py")
+            if file.exists()
         }
     return found
+
+
+def files_imported(path: Path) -> set[Path]:
+    """Our files that a file imports, without the packages around them."""
+    return {file for file in modules_imported(path) if file.name != "__init__.py"}
 
 
 def test_no_file_imports_what_imports_it():
     graph = {path: files_imported(path) for path in FILES}
     assert sum(map(len, graph.values())) > 100
     TopologicalSorter(graph).prepare()  # raises CycleError
+
+
+LAYERS = (
+    *("errors", "distributions", "location", "progress", "config", "signals", "decode", "archive"),
+    *("fit", "zoos", "exchange", "encoders", "tasks", "training", "report"),
+)
+"""Parts of `pipeline`: each imports only those before it."""
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(ROOT / "pipeline").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "pipeline").rglob("*.py")), ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_the_parts_of_the_pipeline_import_what_lies_before_them(path):
+    if path == ROOT / "pipeline" / "__init__.py":
+        return
+    places = [
+        LAYERS.index(layer(file))
+        for file in modules_imported(path)
+        if file.is_relative_to(ROOT / "pipeline")
+    ]
+    assert max(places, default=0) <= LAYERS.index(layer(path))
+
+
+FITTING = ("pipeline.fit", "pipeline.zoos", "triton", "deepspeed", "ray", "prefect", "sklearn")
+
+
+def test_a_zoo_is_opened_without_a_fitter(built_zoo):
+    code = (
+        "import sys; from pipeline.archive import Zoo; "
+        "zoo = Zoo.open(sys.argv[1]); zoo.catalog, zoo[0], zoo.module(0), zoo.statistics; "
+        f"print([name for name in sys.modules if name.startswith({FITTING})])"
+    )
+    command = [sys.executable, "-c", code, str(built_zoo)]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_the_rules_see_every_package():

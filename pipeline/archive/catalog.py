@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,96 +13,6 @@ from pipeline.archive.files import sha256, write_atomic
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
 
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False, metadata={"doc": "source index and view"}),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("shard", pa.string(), nullable=False),
-        pa.field(
-            "block",
-            pa.int32(),
-            metadata={"doc": "position of the block in its shard; null for a failed member"},
-        ),
-        pa.field(
-            "row", pa.int32(), metadata={"doc": "position in its block; null for a failed member"}
-        ),
-        pa.field(
-            "source_index",
-            pa.int64(),
-            nullable=False,
-            metadata={"doc": "position of the signal in its source"},
-        ),
-        pa.field(
-            "source_name",
-            pa.string(),
-            metadata={
-                "doc": "where the signal lies: path of its file below the source, with ':ROW' where "
-                "a file holds many; null where signals are made and do not lie anywhere",
-                "since": "3",
-            },
-        ),
-        pa.field(
-            "view", pa.int32(), nullable=False, metadata={"doc": "which of the signal's INRs"}
-        ),
-        pa.field(
-            "label",
-            pa.int64(),
-            metadata={"doc": "class of the signal; null where it has none, before version 3 never"},
-        ),
-        pa.field(
-            "seed",
-            pa.uint64(),
-            nullable=False,
-            metadata={"doc": "key of the member's random numbers"},
-        ),
-        pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
-        pa.field(
-            "stop_reason",
-            pa.string(),
-            nullable=False,
-            metadata={"doc": "'target', 'max_steps', 'diverged' or 'unreadable'"},
-        ),
-        pa.field(
-            "failure",
-            pa.string(),
-            metadata={"doc": "why its signal could not be read; else null", "since": "3"},
-        ),
-        pa.field("steps", pa.int64(), nullable=False, metadata={"doc": "Adam steps done"}),
-        pa.field(
-            "psnr", pa.float32(), metadata={"doc": "dB on the grid, of the weights as stored"}
-        ),
-        pa.field(
-            "psnr_off_grid",
-            pa.float32(),
-            metadata={
-                "doc": "dB at the centres of the grid's cells, against the mean of their corners",
-                "since": "2",
-            },
-        ),
-    ]
-)
-"""Columns of a zoo that was fitted here. A column that a later schema version added has the number as `since`: it is null
-where an older version wrote the part."""
-IMPORTED = pa.schema(
-    [
-        *(SCHEMA.field(name) for name in ("key", "split", "shard", "block", "row")),
-        pa.field(
-            "source_index",
-            pa.int64(),
-            nullable=False,
-            metadata={"doc": "number of the signal or the run"},
-        ),
-        pa.field("view", pa.int32(), nullable=False, metadata={"doc": "which of its members"}),
-        pa.field("label", pa.int64()),
-        pa.field("status", pa.string(), nullable=False, metadata={"doc": "'ok' or 'failed'"}),
-        pa.field(
-            "stop_reason",
-            pa.string(),
-            metadata={"doc": "what the source says, or why there are no weights"},
-        ),
-    ]
-)
-"""Columns of every imported zoo; those of the source follow."""
 MARK = b"dwszoo.shard"
 REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes its shard again"
 
@@ -138,39 +48,12 @@ def not_committed(folder: Location, shard: str) -> str:
     )
 
 
-def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The schema of an imported zoo, by the Arrow types of the columns of its source. Raises ValueError for an unknown type."""
-    return pa.schema(
-        [*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())]
-    )
-
-
-def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All columns of several zoos; those that one of them lacks may be null. Raises ValueError for a column of two types."""
-    fields: dict[str, pa.Field] = {}
-    for schema in schemas:
-        for field in schema:
-            known = fields.setdefault(field.name, field)
-            if known.type != field.type:
-                raise ValueError(
-                    f"column {field.name!r} must be of one type, found {known.type} and {field.type}"
-                )
-            fields[field.name] = known.with_nullable(known.nullable or field.nullable)
-    shared = set.intersection(*(set(schema.names) for schema in schemas))
-    return pa.schema(
-        [
-            field.with_nullable(field.nullable or field.name not in shared)
-            for field in fields.values()
-        ]
-    )
-
-
 def write_part(
     folder: Location,
     shard: str,
     columns: Mapping[str, np.ndarray | pa.Array | list],
     mark: ShardMark,
-    schema: pa.Schema = SCHEMA,
+    schema: pa.Schema,
 ):
     """Commit a shard: its rows and its checksum, with a checksum on every page."""
     metadata = {MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode()}
@@ -183,8 +66,8 @@ def write_part(
 def read_part(
     folder: Location,
     shard: str,
+    schema: pa.Schema,
     checksum: str | None = None,
-    schema: pa.Schema = SCHEMA,
     num_members: int | None = None,
 ) -> CatalogPart:
     """Raises ArchiveError where the part is missing, damaged or of another shard.

@@ -13,12 +13,12 @@ from itertools import accumulate
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archive.build import claim_zoo, commit_blocks
-from pipeline.archive.catalog import merged_schema
 from pipeline.archive.files import sha256
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
+from pipeline.archive.schemas import merged_schema
 from pipeline.archive.seal import SEAL
+from pipeline.archive.write import claim_zoo, commit_blocks
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import MergeConfig, fingerprint
 from pipeline.errors import InputError

@@ -1,17 +1,14 @@
 """`zoo.json`: what a zoo is, and all that one needs to run its members."""
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import imported_schema, merged_schema
 from pipeline.archive.files import read_json, write_json
-from pipeline.archive.kinds import kind_of
-from pipeline.archive.network import DecodeContract
-from pipeline.archive.plan import SPLITS, ShardPlan
+from pipeline.archive.plan import SPLITS
+from pipeline.archive.schemas import SCHEMAS, imported_schema, merged_schema
 from pipeline.config import (
     AnyZooConfig,
     ClassifierZooConfig,
@@ -20,9 +17,9 @@ from pipeline.config import (
     MergeConfig,
     fingerprint,
 )
+from pipeline.decode import DecodeContract
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
-from pipeline.signals import Signals
 
 SCHEMA_VERSION = 3
 """2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null. Zoos of
@@ -95,7 +92,7 @@ class ZooRecord(Frozen):
     @field_validator("tensors")
     @classmethod
     def make_up_a_space(cls, tensors: dict[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-        space_of(tensors)
+        WeightSpace.from_shapes(tensors)
         return tensors
 
     @model_validator(mode="after")
@@ -119,9 +116,9 @@ class ZooRecord(Frozen):
         """Columns of the catalog."""
         if self.merged:
             return merged_schema([record.schema for record in self.merged])
-        return (
-            imported_schema(self.imported.columns) if self.imported else kind_of(self.config).SCHEMA
-        )
+        if self.imported:
+            return imported_schema(self.imported.columns)
+        return SCHEMAS[self.config.kind]
 
     @property
     def architecture(self) -> str:
@@ -131,7 +128,7 @@ class ZooRecord(Frozen):
 
     @property
     def space(self) -> WeightSpace:
-        return space_of(self.tensors)
+        return WeightSpace.from_shapes(self.tensors)
 
     @property
     def sources(self) -> str:
@@ -144,60 +141,6 @@ class ZooRecord(Frozen):
     def zoo_identity(self) -> dict[str, Any]:
         """What the fingerprint is taken of."""
         return self.config.identity() | {"signals digest": self.signals.digest}
-
-
-def space_of(shapes: Mapping[str, Sequence[int]]) -> WeightSpace:
-    """The weight space of a chain of layers, by the shapes of its tensors in state dict order.
-
-    Raises ValueError where they are not `LAYER.weight` and `LAYER.bias` of one chain.
-    """
-    weights = {
-        name.removesuffix(".weight"): tuple(shape)
-        for name, shape in shapes.items()
-        if name.endswith(".weight")
-    }
-    space = WeightSpace.chain(
-        [(layer, shape, f"{layer}.bias" in shapes) for layer, shape in weights.items()]
-    )
-    if {spec.name: spec.shape for spec in space.tensors} != {
-        name: tuple(shape) for name, shape in shapes.items()
-    }:
-        raise ValueError(
-            f"tensors must be weights and biases of a chain of layers, found {dict(shapes)}"
-        )
-    return space
-
-
-def make_record(config: AnyZooConfig, signals: Signals, shards: list[ShardPlan]) -> ZooRecord:
-    if config.signals.path is not None:  # later commands may be run elsewhere
-        config = config.model_copy(
-            update={
-                "signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})
-            }
-        )
-    kind = kind_of(config)
-    return ZooRecord(
-        format="dwszoo",
-        schema_version=SCHEMA_VERSION,
-        fingerprint=fingerprint(config.identity() | {"signals digest": signals.digest()}),
-        config=config,
-        signals=SignalsRecord(
-            name=signals.name,
-            num_signals=len(signals),
-            digest=signals.digest(),
-            grid=signals.grid,
-            num_channels=signals.num_channels,
-            class_names=signals.class_names,
-            unreadable={signals.called(i): reason for i, reason in signals.failures.items()},
-        ),
-        tensors={spec.name: spec.shape for spec in kind.weight_space(config, signals).tensors},
-        decode=kind.decode_contract(config, signals),
-        shards=tuple(
-            ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index))
-            for shard in shards
-        ),
-        classes=kind.class_counts(signals, shards),
-    )
 
 
 def write_record(folder: Location, record: ZooRecord):

@@ -19,11 +19,11 @@ import torch
 import webdataset
 from torch import Tensor
 
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import ShardMark
 from pipeline.archive.files import read_array, sha256
 from pipeline.errors import ArchiveError
-from pipeline.fit.siren import unpack
 from pipeline.location import Location
 
 Block = dict[str, Tensor]

@@ -17,12 +17,12 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read_part, shard_path
 from pipeline.archive.files import list_files, parse_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
-from pipeline.archive.network import Network
 from pipeline.archive.originals import original_signals
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
 from pipeline.archive.shard import REBUILD, Block, are_members, read_blocks
+from pipeline.decode import Network
 from pipeline.errors import ArchiveError, InputError, nearest
 from pipeline.location import Location, locate
 from pipeline.signals import Signals
@@ -107,7 +107,7 @@ class Zoo(Dataset[Block]):
         if shard.name not in self._names:
             raise ArchiveError(not_committed(self.folder, shard.name))
         checksum = self.seal.catalog.get(shard.name) if self.is_sealed else None
-        return read_part(self.folder, shard.name, checksum, self.record.schema, shard.num_members)
+        return read_part(self.folder, shard.name, self.record.schema, checksum, shard.num_members)
 
     @cached_property
     def catalog(self) -> pa.Table:

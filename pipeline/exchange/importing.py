@@ -12,8 +12,6 @@ import pyarrow as pa
 import torch
 from pydantic import ValidationError
 
-from pipeline.archive.build import claim_zoo, commit_shard
-from pipeline.archive.network import DecodeContract
 from pipeline.archive.record import (
     SCHEMA_VERSION,
     ImportRecord,
@@ -22,7 +20,9 @@ from pipeline.archive.record import (
     ZooRecord,
 )
 from pipeline.archive.shard import Members
+from pipeline.archive.write import claim_zoo, commit_shard
 from pipeline.config import Frozen, ImportConfig, fingerprint
+from pipeline.decode import DecodeContract
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import SIDECAR
 from pipeline.exchange.formats import FORMATS

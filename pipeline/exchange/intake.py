@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archive.catalog import IMPORTED
 from pipeline.archive.plan import SPLITS
+from pipeline.archive.schemas import IMPORTED
 from pipeline.config import ImportConfig
 from pipeline.errors import InputError
 from pipeline.exchange.outgoing import SAFE

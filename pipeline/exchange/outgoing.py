@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import numpy as np
 import pyarrow as pa
 
-from pipeline.archive.catalog import IMPORTED
 from pipeline.archive.plan import SPLITS
+from pipeline.archive.schemas import IMPORTED
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.exchange.rows import PLACE

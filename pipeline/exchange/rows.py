@@ -7,9 +7,9 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archive.kinds import KINDS
+from pipeline.archive.schemas import SCHEMAS
 
-KNOWN_TYPES = {field.name: field.type for kind in KINDS.values() for field in kind.SCHEMA}
+KNOWN_TYPES = {field.name: field.type for schema in SCHEMAS.values() for field in schema}
 """Types of the columns that our catalogs have; text formats do not state them."""
 SPLIT_NAMES = {
     "train": "train",

@@ -13,12 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
 from pipeline.errors import InputError
 from pipeline.fit.gpu import load_gpu_kernel
 from pipeline.fit.kernel import load_kernel
-from pipeline.fit.siren import init_rows, psnr, render, unpack
+from pipeline.fit.siren import init_rows, psnr, render
 from pipeline.progress import Advance, untold
 
 CHUNK = {"cpu": 64, "cuda": 1024}

@@ -1,7 +1,4 @@
-"""SIREN networks (Sitzmann et al. 2020), many at once: layout, initialisation, forward pass.
-
-All parameters of a member lie in one row, layer by layer, weight before bias; `unpack` gives views of the tensors.
-"""
+"""SIREN networks (Sitzmann et al. 2020), many at once: initialisation, forward pass."""
 
 from math import prod, sqrt
 
@@ -17,12 +14,6 @@ from pipeline.fit.seeds import uniform
 def inr_space(config: InrConfig, num_dims: int, num_channels: int) -> WeightSpace:
     """The weight space of an INR from `num_dims` coordinates to `num_channels` values."""
     return WeightSpace.mlp((num_dims, *config.hidden, num_channels))
-
-
-def unpack(space: WeightSpace, rows: Tensor) -> list[Tensor]:
-    """Views `(members, *spec.shape)` into `rows` `(members, parameters)`, in the order of the space's tensors."""
-    parts = rows.split([prod(spec.shape) for spec in space.tensors], dim=1)
-    return [part.unflatten(1, spec.shape) for spec, part in zip(space.tensors, parts, strict=True)]
 
 
 def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor:

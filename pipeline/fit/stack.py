@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
-from pipeline.fit.siren import unpack
 
 KERNEL = 3
 Activations = Sequence[tuple[slice, str]]

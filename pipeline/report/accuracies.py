@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.archive.classifiers import image_splits
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ClassifierZooConfig
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, mark_partial, picture
 from pipeline.signals import load_signals
+from pipeline.zoos.splits import image_splits
 
 ACCURACY = "test_accuracy"
 HYPERPARAMETERS = (

@@ -17,7 +17,7 @@ from torch import nn
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, sha256, write_atomic, write_json
-from pipeline.archive.record import ZooRecord, space_of
+from pipeline.archive.record import ZooRecord
 from pipeline.config import ModelConfig, identity_of_model
 from pipeline.errors import ArchiveError, InputError
 from pipeline.tasks.classification import build_model
@@ -151,7 +151,7 @@ def load_best(run: Path) -> TrainedModel:
             raise ValueError(
                 f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}"
             )
-        space = space_of(card["zoo"]["tensors"])
+        space = WeightSpace.from_shapes(card["zoo"]["tensors"])
         model = build_model(
             ModelConfig(**identity_of_model(card["model"])), space, len(card["class_names"])
         )

@@ -16,13 +16,13 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
 
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.network import DecodeContract, ImageContract, Network
 from pipeline.config import ClassifierZooConfig, HyperparametersConfig
+from pipeline.decode import DecodeContract, ImageContract, Network
 from pipeline.fit.classifiers import train_runs
 from pipeline.fit.lessons import Lessons, epoch_order, order_keys
 from pipeline.fit.runs import Runs, draw_runs, initial_rows
-from pipeline.fit.siren import unpack
 from pipeline.fit.stack import Stack
 
 HYPERPARAMETERS = HyperparametersConfig(

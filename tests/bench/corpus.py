@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from dwsnet.state import unpack
 from flows.recipes import RECIPES
 from pipeline.fit.adam import Fit, fit
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import inr_space, unpack
+from pipeline.fit.siren import inr_space
 from pipeline.signals import Signals, coordinates, load_signals
 
 RELEASED = {

@@ -14,11 +14,11 @@ import numpy as np
 from cluster.fanout import run_tasks
 from cluster.session import ray_session
 from flows.recipes import digits
-from pipeline.archive.build import fit_shard, plan_zoo
 from pipeline.archive.plan import ShardPlan
 from pipeline.config import ZooConfig
 from pipeline.progress import Advance
 from pipeline.signals import Signals
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 NUM_SHARDS = 10_000
 

@@ -39,10 +39,11 @@ from torch import Tensor
 from torch.nn import functional
 
 from dwsnet.compiled import FLAGS
+from dwsnet.state import unpack
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, psnr, render, unpack
+from pipeline.fit.siren import init_rows, inr_space, psnr, render
 from pipeline.signals import coordinates
 
 INR = InrConfig()

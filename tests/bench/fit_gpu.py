@@ -14,11 +14,12 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from dwsnet.state import unpack
 from flows.recipes import dws_mnist
-from pipeline.archive.inrs import channels_first
 from pipeline.fit import adam
-from pipeline.fit.siren import init_rows, psnr, render, unpack
+from pipeline.fit.siren import init_rows, psnr, render
 from pipeline.signals import load_signals
+from pipeline.zoos.inrs import channels_first
 from tests.bench import fit
 
 CONTENDERS = {

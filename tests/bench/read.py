@@ -36,14 +36,15 @@ import webdataset
 from torch import Tensor
 
 from dwsnet import WeightSpace
-from pipeline.archive.build import claim_zoo, commit_shard, seal_zoo
-from pipeline.archive.inrs import plan_shards
-from pipeline.archive.record import make_record
+from dwsnet.state import unpack
+from pipeline.archive.schemas import INRS
 from pipeline.archive.shard import Members
+from pipeline.archive.write import claim_zoo, commit_shard, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import InrConfig, SignalsConfig, ZooConfig
-from pipeline.fit.siren import unpack
 from pipeline.signals import Signals
+from pipeline.zoos.build import make_record
+from pipeline.zoos.inrs import Inrs
 
 NUM_MEMBERS, NUM_SAMPLES, NUM_FILES = 40_000, 10_000, 2_000
 SECONDS, REPEATS = 2.0, 3
@@ -60,8 +61,9 @@ def make_zoo(folder: Path, rows: Tensor) -> Zoo:
     signals = Signals(
         "none", np.zeros((len(rows), 2, 2, 1), np.float32), np.zeros(len(rows), np.int64), ("one",)
     )
-    shards = plan_shards(config, signals)
-    claim_zoo(folder, make_record(config, signals, shards))
+    kind = Inrs(config, signals)
+    shards = kind.plan_shards()
+    claim_zoo(folder, make_record(kind, shards))
     for shard in shards:
         count = len(shard.source_index)
         columns = {
@@ -76,7 +78,7 @@ def make_zoo(folder: Path, rows: Tensor) -> Zoo:
         }
         keys = [f"{source:08d}" for source in shard.source_index]
         members = Members(keys, rows[shard.source_index], np.ones(count, bool), columns)
-        commit_shard(folder, shard.name, members, SPACE, config.block_size)
+        commit_shard(folder, shard.name, members, SPACE, config.block_size, INRS)
     return seal_zoo(folder)
 
 

@@ -23,7 +23,7 @@ from cluster.session import CLUSTER, ray_session
 from cluster.orphans import marked
 
 def look(number):
-    import cluster.fanout, json, numpy, os, pipeline.archive.build, signal, sys, torch
+    import cluster.fanout, json, numpy, os, pipeline.zoos.build, signal, sys, torch
     ours = [cluster, pipeline, numpy, torch, json, signal]
     return sys.executable, os.getcwd(), [os.path.realpath(module.__file__) for module in ours]
 

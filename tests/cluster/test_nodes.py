@@ -7,7 +7,8 @@ import pytest
 from cluster.fanout import run_tasks
 from cluster.session import ray_session
 from flows.recipes import smoke
-from pipeline.archive.build import ShardSummary, fit_shard, pending_shards, plan_zoo, seal_zoo
+from pipeline.archive.write import pending_shards, seal_zoo
+from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
 from tests.conftest import contents
 
 

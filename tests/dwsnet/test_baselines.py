@@ -163,10 +163,11 @@ def test_the_widest_model_that_fits_is_taken():
 @cache
 def digit_inrs():
     """INRs of scikit-learn's digits 0 and 1: `(state, labels)` of 40 members of widths (2, 12, 10, 1)."""
+    from dwsnet.state import unpack
     from pipeline.config import FitConfig, InrConfig, SignalsConfig
     from pipeline.fit.adam import fit
     from pipeline.fit.seeds import member_keys
-    from pipeline.fit.siren import inr_space, unpack
+    from pipeline.fit.siren import inr_space
     from pipeline.signals import coordinates, load_signals
 
     signals = load_signals(SignalsConfig())

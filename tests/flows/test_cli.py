@@ -13,8 +13,9 @@ from pyarrow import csv
 
 from flows import stages
 from flows.cli import main
-from pipeline.archive.build import fit_shard, seal_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.zoos.build import fit_shard
 from tests.conftest import contents, dwszoo
 
 
@@ -240,8 +241,9 @@ def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys
 
 def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
     from flows.recipes import smoke
-    from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+    from pipeline.archive.write import seal_zoo
     from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+    from pipeline.zoos.build import fit_shard, plan_zoo
 
     config = ZooConfig(
         signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1)

@@ -16,9 +16,10 @@ from flows.overrides import resolve_recipe
 from flows.recipes import smoke
 from flows.stages import archive, fit_zoo
 from pipeline.archive import catalog, files
-from pipeline.archive.build import ShardSummary, fit_shard, pending_shards, plan_zoo
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
+from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
 from tests.conftest import contents, dwszoo, start_dwszoo
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--out"]

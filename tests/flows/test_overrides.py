@@ -27,7 +27,7 @@ def test_a_setting_replaces_one_field():
         (
             "digits",
             "zoo.view=3",
-            r"there is no field 'zoo\.view': the fields of 'zoo' are seed, signals, views, .*; did you mean 'zoo\.views'\?",
+            r"there is no field 'zoo\.view': the fields of 'zoo' are kind, seed, signals, .*; did you mean 'zoo\.views'\?",
         ),
         (
             "digits",

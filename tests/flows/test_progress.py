@@ -6,9 +6,9 @@ import pytest
 
 from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, figure
 from flows.stages import FitBar
-from pipeline.archive import inrs
-from pipeline.archive.build import ShardSummary
 from pipeline.archive.plan import ShardPlan
+from pipeline.zoos.build import ShardSummary
+from pipeline.zoos.inrs import Inrs
 
 
 class Terminal(io.StringIO):
@@ -113,7 +113,7 @@ def test_the_bar_of_a_fit_counts_shards_under_way_and_none_that_failed():
         ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int))
         for number in range(2)
     )
-    bar, seen = FitBar(inrs, [one, other]), []
+    bar, seen = FitBar(Inrs, [one, other]), []
     for step in (
         lambda: bar.hear(one, 30),
         lambda: bar.hear(other, 80),
@@ -134,7 +134,7 @@ def test_the_bar_of_a_fit_that_failed_is_empty():
         ShardPlan(f"train-{number:06d}", "train", np.arange(100), np.zeros(100, int))
         for number in range(2)
     ]
-    bar = FitBar(inrs, shards)
+    bar = FitBar(Inrs, shards)
     for shard in shards:
         bar.hear(shard, 90)
         bar.finish(shard, OSError("the disk is gone"))

@@ -15,12 +15,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from dwsnet import WeightSpace
 from dwsnet.models import DWSNetClassifier
 from flows.recipes import digits
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import TrainingConfig
 from pipeline.tasks import classification
 from pipeline.training.engine import learning_rate_factor
 from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.bench.fit_gpu import seconds
 from tests.gpu.row import GPU, Row
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.archive.build import seal_zoo
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat, ImportConfig
 from pipeline.exchange.importing import import_shard, plan_import

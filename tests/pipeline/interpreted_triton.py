@@ -11,11 +11,12 @@ import pytest
 import torch
 import triton
 
+from dwsnet.state import unpack
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam, triton_kernel
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, render, unpack
+from pipeline.fit.siren import init_rows, inr_space, render
 from pipeline.signals import coordinates
 
 assert triton.knobs.runtime.interpret

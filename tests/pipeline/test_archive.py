@@ -14,23 +14,26 @@ import pytest
 import safetensors.torch
 import torch
 import webdataset
+from pydantic import TypeAdapter, ValidationError
 from scipy.interpolate import RegularGridInterpolator
 
 from flows import stages
-from flows.recipes import smoke
+from flows.recipes import mlps, smoke
 from pipeline.archive import catalog
-from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo, unseal_zoo
 from pipeline.archive.files import write_json
-from pipeline.archive.inrs import class_counts, plan_shards
-from pipeline.archive.plan import split_sources
 from pipeline.archive.record import SCHEMA_VERSION
+from pipeline.archive.schemas import INRS
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import FitConfig, ResourcesConfig, SignalsConfig, ZooConfig
+from pipeline.config import AnyZooConfig, FitConfig, ResourcesConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr, render
 from pipeline.signals import cell_centres, coordinates, load_signals
+from pipeline.zoos.build import fit_shard, plan_zoo
+from pipeline.zoos.inrs import Inrs
+from pipeline.zoos.splits import split_sources
 
 SHARD = "train-000001"
 
@@ -146,7 +149,7 @@ def test_members_that_diverge_keep_their_row_without_weights(tmp_path):
     plan.signals.values[plan.shards[0].source_index[1]] = 1e30  # its error overflows
     summary = fit_shard(config, tmp_path, plan.signals, plan.shards[0])
     assert summary.num_failed == 1
-    rows = catalog.read_part(tmp_path, plan.shards[0].name).table.to_pylist()
+    rows = catalog.read_part(tmp_path, plan.shards[0].name, INRS).table.to_pylist()
     failed = rows.pop(1)
     assert [
         failed[name] for name in ("status", "stop_reason", "block", "psnr", "psnr_off_grid")
@@ -322,13 +325,18 @@ def test_a_newer_schema_is_refused_by_name(zoo_copy):
         Zoo.open(zoo_copy)
 
 
-LATER = [field.name for field in catalog.SCHEMA if b"since" in (field.metadata or {})]
+LATER = [field.name for field in INRS if b"since" in (field.metadata or {})]
 
 
 @pytest.fixture
 def first_version(zoo_copy) -> Path:
-    """The zoo as schema version 1 had it: without the columns that came later, and with a label that cannot be null."""
-    edit(zoo_copy, schema_version=1)
+    """The zoo as schema version 1 had it: without the columns that came later, and with a label that cannot be null.
+
+    Its configuration did not say of which kind it is.
+    """
+    config = json.loads((zoo_copy / "zoo.json").read_text())["config"]
+    assert config.pop("kind") == "inrs"
+    edit(zoo_copy, schema_version=1, config=config)
     (zoo_copy / "statistics.json").unlink()
     for file in zoo_copy.glob("catalog/*.parquet"):
         table = pq.read_table(file).drop_columns(LATER)
@@ -337,6 +345,18 @@ def first_version(zoo_copy) -> Path:
         pq.write_table(table.cast(schema), file, write_page_checksum=True)
     seal_zoo(zoo_copy)
     return zoo_copy
+
+
+@pytest.mark.parametrize("recipe", [smoke, mlps])
+def test_the_kind_of_a_zoo_is_in_its_configuration_and_not_in_its_fingerprint(recipe):
+    config, kinds = recipe().zoo, TypeAdapter(AnyZooConfig)
+    content = config.model_dump(mode="json")
+    assert kinds.validate_python(content) == config
+    older = {name: value for name, value in content.items() if name != "kind"}
+    assert kinds.validate_python(older) == config
+    assert "kind" not in config.identity()
+    with pytest.raises(ValidationError, match=r"'sculptures'.*'inrs', 'classifiers'"):
+        kinds.validate_python(content | {"kind": "sculptures"})
 
 
 def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_newest(
@@ -404,7 +424,7 @@ def test_an_empty_validation_split_is_refused_before_any_fit(tmp_path):
 def test_the_plan_depends_on_the_seed_alone():
     config = smoke().zoo
     signals = load_signals(config.signals)
-    one, same = plan_shards(config, signals), plan_shards(config, signals)
+    one, same = Inrs(config, signals).plan_shards(), Inrs(config, signals).plan_shards()
     assert all(
         np.array_equal(a.source_index, b.source_index) for a, b in zip(one, same, strict=True)
     )
@@ -418,17 +438,14 @@ def test_every_class_is_split_in_the_same_shares_and_every_signal_planned_once_a
     digits = np.array(
         [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
     )  # of each class, 1,797 in all
-    planned = {
-        split: np.array(counts)
-        for split, counts in class_counts(signals, plan_shards(config, signals)).items()
-    }
+    kind = Inrs(config, signals)
+    shards = kind.plan_shards()
+    planned = {split: np.array(counts) for split, counts in kind.class_counts(shards).items()}
     assert planned["test"].tolist() == [2 * round(number * 0.2) for number in digits]
     assert planned["validation"].tolist() == [2 * round(number * 0.1) for number in digits]
     assert sum(planned.values()).tolist() == (2 * digits).tolist()
     members = [
-        pair
-        for shard in plan_shards(config, signals)
-        for pair in zip(shard.source_index, shard.view, strict=True)
+        pair for shard in shards for pair in zip(shard.source_index, shard.view, strict=True)
     ]
     assert sorted(members) == [(source, view) for source in range(1797) for view in range(2)]
 

@@ -16,11 +16,9 @@ from torch.nn import functional as F
 
 from flows.cli import main
 from flows.recipes import cifar_binary, mlps
-from pipeline.archive import classifiers
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
-from pipeline.archive.plan import split_sources
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import (
     ClassifierConfig,
@@ -32,6 +30,9 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.signals import Signals, load_signals
 from pipeline.tasks.classification import require_classes
+from pipeline.zoos.build import fit_shard, plan_zoo
+from pipeline.zoos.classifiers import Classifiers
+from pipeline.zoos.splits import split_sources
 from tests.conftest import dwszoo
 from tests.pipeline.foreign import bring_in
 
@@ -169,7 +170,7 @@ def test_all_checkpoints_of_a_run_are_on_one_side_and_in_one_shard(
         seed=seed, num_runs=num_runs, checkpoints=tuple(checkpoints), shard_size=shard_size
     )
     config = config.model_copy(update={"hyperparameters": hyperparameters, "validation_runs": 0.2})
-    shards = classifiers.plan_shards(config, DIGITS)
+    shards = Classifiers(config, DIGITS).plan_shards()
     place = {}
     for shard in shards:
         assert len(np.unique(shard.source_index)) <= shard_size
@@ -192,7 +193,7 @@ def test_the_split_of_runs_is_not_that_of_images(mlp_zoo):
     runs = mlp_zoo.catalog.to_pandas().groupby("split")["run"].nunique().to_dict()
     assert runs == {"train": 17, "validation": 2, "test": 5}
     other = small(signals=SignalsConfig(limit=300, validation_fraction=0.3))
-    shards = [classifiers.plan_shards(config, DIGITS) for config in (small(), other)]
+    shards = [Classifiers(config, DIGITS).plan_shards() for config in (small(), other)]
     assert all(
         np.array_equal(one.source_index, two.source_index) for one, two in zip(*shards, strict=True)
     )

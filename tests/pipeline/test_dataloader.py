@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from pipeline.archive import IterableZoo, Zoo
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 README = Path(__file__).parents[2] / "README.md"
 

@@ -18,8 +18,8 @@ import webdataset
 from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat, FitConfig, ImportConfig, SignalsConfig
 from pipeline.errors import InputError
@@ -27,6 +27,7 @@ from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import import_shard, plan_import
 from pipeline.tasks.classification import require_classes
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 NUM_MEMBERS = 120
 

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from dwsnet.state import unpack
 from dwsnet.symmetry import canonical_signs, permute, random_permutation
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit.adam import fit, gradients
 from pipeline.fit.seeds import member_keys, uniform
-from pipeline.fit.siren import init_rows, inr_space, psnr, render, unpack
+from pipeline.fit.siren import init_rows, inr_space, psnr, render
 from pipeline.signals import coordinates
 
 INR = InrConfig(hidden=(7, 5))

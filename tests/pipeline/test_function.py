@@ -7,14 +7,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import Signals, load_signals
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 SOURCE = """
 from pathlib import Path

@@ -11,12 +11,13 @@ import pytest
 import torch
 
 from dwsnet.compiled import load_library
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam, kernel
 from pipeline.fit.adam import Fit, fit
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, render, unpack
+from pipeline.fit.siren import init_rows, inr_space, render
 from pipeline.signals import coordinates
 
 compiled = pytest.mark.skipif(kernel.load_kernel() is None, reason="no C++ compiler here")

@@ -10,10 +10,10 @@ import torch
 from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
-from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo
 from pipeline.archive.files import exclusive, list_files, write_atomic
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import InputError
@@ -21,6 +21,7 @@ from pipeline.location import RemotePath, locate
 from pipeline.training.checkpoint import load_best
 from pipeline.training.evaluate import write_predictions
 from pipeline.training.loader import epoch_batches
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import dwszoo
 from tests.s3 import Handler, Objects, s3_server
 

@@ -24,15 +24,16 @@ from hypothesis import strategies as st
 
 from flows.recipes import smoke
 from pipeline.archive import catalog
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.files import sha256
 from pipeline.archive.shard import decode_shard
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.training.loader import split_batches
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 SHARD = "test-000000"
 CHANGES = {

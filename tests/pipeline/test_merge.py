@@ -12,8 +12,8 @@ from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
 from pipeline.archive import merge
-from pipeline.archive.build import fit_shard, pending_shards, plan_zoo, seal_zoo
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import (
     ClassifierConfig,
@@ -28,6 +28,7 @@ from pipeline.config import (
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
 from pipeline.tasks.classification import require_classes
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 INRS = smoke().zoo.model_copy(
     update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=3), "views": 2}

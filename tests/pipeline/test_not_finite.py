@@ -18,10 +18,10 @@ from dwsnet.normalize import Standardize
 from flows import stages
 from flows.overrides import override
 from flows.recipes import mlps, smoke
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.files import json_text
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import quantiles, summarize
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import column
 from pipeline.config import FitConfig, SignalsConfig, describe
 from pipeline.errors import InputError, WorkError
@@ -30,6 +30,7 @@ from pipeline.exchange.formats import FORMATS
 from pipeline.report.pictures import picture
 from pipeline.training.checkpoint import TrainedModel, load_best
 from pipeline.training.evaluate import evaluate, write_predictions
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, ray_run
 
 

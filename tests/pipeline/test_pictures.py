@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 
 from flows.cli import main
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.summary import in_words
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
@@ -21,6 +21,7 @@ from pipeline.report.accuracies import draw_dependence
 from pipeline.report.page import isolated
 from pipeline.report.pictures import choose, draw_reconstructions, render
 from pipeline.signals import load_signals
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, mnist_tree
 
 SVG = "{http://www.w3.org/2000/svg}"

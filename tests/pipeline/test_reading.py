@@ -5,8 +5,8 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from pipeline.archive.network import Network
 from pipeline.archive.zoo import Zoo
+from pipeline.decode import Network
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import coordinates, load_signals
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import ClassifierZooConfig, HyperparametersConfig
 from pipeline.distributions import draw, ends
 from pipeline.fit.classifiers import train_runs
 from pipeline.fit.lessons import Lessons, epoch_order, order_keys
 from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs, initial_rows
-from pipeline.fit.siren import unpack
 from pipeline.fit.stack import ACTIVATIONS, Stack
 
 TORCH = {

@@ -5,11 +5,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.merge import merge_shard, plan_merge
-from pipeline.archive.plan import split_sources
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import (
     ClassifierZooConfig,
@@ -27,6 +26,8 @@ from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import NO_LABEL, Signals
 from pipeline.tasks.classification import require_classes
 from pipeline.training.loader import split_batches
+from pipeline.zoos.build import fit_shard, plan_zoo
+from pipeline.zoos.splits import split_sources
 
 VALUES = np.random.default_rng(0).random((40, 5, 5, 1)).astype(np.float32)
 LABELS = np.where(np.arange(40) < 2, NO_LABEL, np.arange(40) % 2)

@@ -11,9 +11,9 @@ import pytest
 
 from flows.recipes import mlps, smoke
 from flows.stages import merge_zoos
-from pipeline.archive.build import fit_shard, plan_zoo, seal_zoo
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import AnyZooConfig, FitConfig, InrConfig, SignalsConfig
 from pipeline.errors import ArchiveError, InputError
@@ -22,6 +22,7 @@ from pipeline.signals.decoding import decode_image
 from pipeline.signals.function import check_signals
 from pipeline.training.checkpoint import load_best
 from pipeline.training.evaluate import write_predictions
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.test_decoding import GREY, saved, text_chunk
 
 BAD = {

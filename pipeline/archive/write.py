@@ -1,72 +1,23 @@
-"""Building a zoo: plan, fit shard by shard, seal. Every step can be repeated; what is committed stays."""
+"""Writing a zoo: claim its folder, commit shards, seal. Every step can be repeated; what is committed stays."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
-from pipeline.archive.kinds import kind_of
-from pipeline.archive.plan import ShardPlan
-from pipeline.archive.record import (
-    FILE,
-    SCHEMA_VERSION,
-    ZooRecord,
-    make_record,
-    read_record,
-    write_record,
-)
+from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, read_record, write_record
 from pipeline.archive.seal import SEAL
 from pipeline.archive.shard import Block, Members, encode_shard, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import Zoo
-from pipeline.config import AnyZooConfig, differences
+from pipeline.config import differences
 from pipeline.errors import InputError
 from pipeline.location import Location
-from pipeline.progress import Advance, untold
-from pipeline.signals import Signals, check_signals, load_signals
-
-
-@dataclass(frozen=True)
-class ZooPlan:
-    record: ZooRecord
-    signals: Signals
-    shards: list[ShardPlan]
-
-
-@dataclass(frozen=True)
-class ShardSummary:
-    name: str
-    num_members: int
-    num_failed: int
-    quality_sum: float
-    """Over the members that did not fail: of the kind's `QUALITY`."""
-
-
-def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = None) -> ZooPlan:
-    """Load the signals, or take those given, fix every member, write zoo.json.
-
-    Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
-    """
-    if signals is None:
-        signals = load_signals(config.signals)
-    elif config.signals.is_function:
-        signals = check_signals(config.signals.source, signals)
-    else:
-        raise InputError(
-            f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
-        )
-    shards = kind_of(config).plan_shards(config, signals)
-    record = make_record(config, signals, shards)
-    claim_zoo(folder, record)
-    return ZooPlan(record, signals, shards)
 
 
 def claim_zoo(folder: Location, record: ZooRecord):
@@ -98,41 +49,13 @@ def pending_shards(folder: Location) -> dict[str, str]:
     return shard_problems(Zoo.open(folder))
 
 
-def fit_shard(
-    config: AnyZooConfig,
-    folder: Location,
-    signals: Signals,
-    shard: ShardPlan,
-    device: str = "cpu",
-    advance: Advance = untold,
-) -> ShardSummary:
-    """Fit the members of a shard on a device as torch names them, and commit it.
-
-    A function of config, signals and shard alone: fitting a shard again gives the same bytes.
-    """
-    torch.set_num_threads(1)
-    torch.backends.cudnn.deterministic = True
-    kind = kind_of(config)
-    members = kind.fit_members(config, signals, shard, device, advance)
-    commit_shard(
-        folder,
-        shard.name,
-        members,
-        kind.weight_space(config, signals),
-        config.block_size,
-        kind.SCHEMA,
-    )
-    quality = pc.sum(members.columns[kind.QUALITY]).as_py()
-    return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)
-
-
 def commit_shard(
     folder: Location,
     name: str,
     members: Members,
     space: WeightSpace,
     block_size: int,
-    schema: pa.Schema = catalog.SCHEMA,
+    schema: pa.Schema,
 ):
     """Commit the members of a shard: its bytes are a function of the arguments alone."""
     ok, place = members.ok, np.cumsum(members.ok) - 1

@@ -1,13 +1,12 @@
 """One member of a zoo as a torch module: the decode contract, executed."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.config import Frozen
+from pipeline.decode.contract import DecodeContract, ImageContract
 from pipeline.errors import InputError
 
 ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
@@ -18,56 +17,8 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
     "gelu": lambda z, omega: F.gelu(z),
     "linear": lambda z, omega: z,
 }
-
-
-CATALOG = "catalog"
-"""In the place of an activation: the member's own, in the column `activation` of the catalog."""
 LUMA = (0.299, 0.587, 0.114)
 """Grey of red, green and blue (ITU-R BT.601)."""
-
-
-class ImageContract(Frozen):
-    """How an image `(channels, height, width)` goes through a classifier.
-
-    Grey or not, less `mean`, over `std`; convolutions of `stride`, padded by half a kernel; their maps averaged over all
-    positions before the first linear layer. Without convolutions the image is flattened as it lies.
-    """
-
-    grey: bool
-    """Colours are turned into 0.299 red + 0.587 green + 0.114 blue first."""
-    mean: tuple[float, ...] = (0.0,)
-    """Of each channel."""
-    std: tuple[float, ...] = (1.0,)
-    stride: int = 1
-
-
-class DecodeContract(Frozen):
-    """How to turn a member's tensors back into its signal, or to run it on images; null where an import came without."""
-
-    activations: tuple[str, ...] | None
-    """One a layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
-    omega: float | tuple[float, ...] | None
-    """Of all layers, or of each hidden layer."""
-    output_offset: float | None
-    """Added to the last layer's output."""
-    coordinate_range: tuple[float, float] | None
-    """First and last coordinate of each axis, both on the grid."""
-    coordinate_order: str | None
-    value_range: tuple[float, float] | None
-    """Of what INRs return, of the images that classifiers take."""
-    image: ImageContract | None = None
-    """Of classifiers: they take images and return logits."""
-
-    def of_member(self, row: Mapping[str, Any]) -> "DecodeContract":
-        """The contract with what is the member's own, by its catalog row."""
-        own = (
-            row.get("activation") if name == CATALOG else name for name in self.activations or ()
-        )
-        return (
-            self
-            if self.activations is None
-            else self.model_copy(update={"activations": tuple(own)})
-        )
 
 
 def standardized(images: Tensor, contract: ImageContract) -> Tensor:

@@ -1,0 +1,111 @@
+"""Building a zoo: plan and fit shard by shard; `pipeline.archive.write` commits and seals."""
+
+from dataclasses import dataclass
+
+import pyarrow.compute as pc
+import torch
+
+from pipeline.archive.plan import ShardPlan
+from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
+from pipeline.archive.schemas import SCHEMAS
+from pipeline.archive.write import claim_zoo, commit_shard
+from pipeline.config import AnyZooConfig, fingerprint
+from pipeline.errors import InputError
+from pipeline.location import Location
+from pipeline.progress import Advance, untold
+from pipeline.signals import Signals, check_signals, load_signals
+from pipeline.zoos import ZooKind, kind_of
+
+
+@dataclass(frozen=True)
+class ZooPlan:
+    record: ZooRecord
+    signals: Signals
+    shards: list[ShardPlan]
+
+    @property
+    def kind(self) -> ZooKind:
+        return kind_of(self.record.config, self.signals)
+
+
+@dataclass(frozen=True)
+class ShardSummary:
+    name: str
+    num_members: int
+    num_failed: int
+    quality_sum: float
+    """Over the members that did not fail: of the kind's column `quality`."""
+
+
+def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = None) -> ZooPlan:
+    """Load the signals, or take those given, fix every member, write zoo.json.
+
+    Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
+    """
+    if signals is None:
+        signals = load_signals(config.signals)
+    elif config.signals.is_function:
+        signals = check_signals(config.signals.source, signals)
+    else:
+        raise InputError(
+            f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
+        )
+    kind = kind_of(config, signals)
+    shards = kind.plan_shards()
+    record = make_record(kind, shards)
+    claim_zoo(folder, record)
+    return ZooPlan(record, signals, shards)
+
+
+def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
+    config, signals = kind.config, kind.signals
+    if config.signals.path is not None:  # later commands may be run elsewhere
+        config = config.model_copy(
+            update={
+                "signals": config.signals.model_copy(update={"path": config.signals.path.resolve()})
+            }
+        )
+    digest = signals.digest()
+    return ZooRecord(
+        format="dwszoo",
+        schema_version=SCHEMA_VERSION,
+        fingerprint=fingerprint(config.identity() | {"signals digest": digest}),
+        config=config,
+        signals=SignalsRecord(
+            name=signals.name,
+            num_signals=len(signals),
+            digest=digest,
+            grid=signals.grid,
+            num_channels=signals.num_channels,
+            class_names=signals.class_names,
+            unreadable={signals.called(i): reason for i, reason in signals.failures.items()},
+        ),
+        tensors={spec.name: spec.shape for spec in kind.space.tensors},
+        decode=kind.decode_contract(),
+        shards=tuple(
+            ShardRecord(name=shard.name, split=shard.split, num_members=len(shard.source_index))
+            for shard in shards
+        ),
+        classes=kind.class_counts(shards),
+    )
+
+
+def fit_shard(
+    config: AnyZooConfig,
+    folder: Location,
+    signals: Signals,
+    shard: ShardPlan,
+    device: str = "cpu",
+    advance: Advance = untold,
+) -> ShardSummary:
+    """Fit the members of a shard on a device as torch names them, and commit it.
+
+    A function of config, signals and shard alone: fitting a shard again gives the same bytes.
+    """
+    torch.set_num_threads(1)
+    torch.backends.cudnn.deterministic = True
+    kind = kind_of(config, signals)
+    members = kind.fit_members(shard, device, advance)
+    commit_shard(folder, shard.name, members, kind.space, config.block_size, SCHEMAS[config.kind])
+    quality = pc.sum(members.columns[kind.quality]).as_py()
+    return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)

@@ -1,0 +1,133 @@
+"""Zoos of INRs: a member is fitted to one view of one signal."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.plan import SPLITS, ShardPlan
+from pipeline.archive.shard import Members
+from pipeline.config import InrConfig, ZooConfig
+from pipeline.decode import DecodeContract
+from pipeline.fit.adam import find_kernel, fit, psnr_at
+from pipeline.fit.seeds import member_keys
+from pipeline.fit.siren import inr_space
+from pipeline.progress import Advance
+from pipeline.signals import NO_LABEL, Signals, cell_centres, coordinates
+from pipeline.zoos.splits import split_sources
+
+
+@dataclass(frozen=True)
+class Inrs:
+    config: ZooConfig
+    signals: Signals
+    members: ClassVar[str] = "INRs"
+    quality: ClassVar[str] = "psnr"
+
+    @staticmethod
+    def in_words(quality: float) -> str:
+        return f"PSNR {quality:.1f} dB"
+
+    @property
+    def space(self) -> WeightSpace:
+        return inr_space(self.config.inr, len(self.signals.grid), self.signals.num_channels)
+
+    def decode_contract(self) -> DecodeContract:
+        inr = self.config.inr
+        return DecodeContract(
+            activations=(*("sine" for _ in inr.hidden), "linear"),
+            omega=inr.omega,
+            output_offset=inr.output_offset,
+            coordinate_range=(-1.0, 1.0),
+            coordinate_order="row-major: (y, x) for images",
+            value_range=(0.0, 1.0),
+        )
+
+    def plan_shards(self) -> list[ShardPlan]:
+        """Each view of a split's signals in an order of its own, cut into `shard_size` members."""
+        config, shards = self.config, []
+        for split_index, (split, sources) in enumerate(split_sources(config, self.signals).items()):
+            orders = [
+                np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources)
+                for view in range(config.views)
+            ]
+            source_index = np.concatenate(orders)
+            view = np.repeat(np.arange(config.views), len(sources))
+            for number, start in enumerate(range(0, len(source_index), config.shard_size)):
+                part = slice(start, start + config.shard_size)
+                shards.append(
+                    ShardPlan(f"{split}-{number:06d}", split, source_index[part], view[part])
+                )
+        return shards
+
+    def class_counts(self, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
+        num_classes = len(self.signals.class_names)
+        if not num_classes:
+            return None
+        counts = {split: np.zeros(num_classes, np.int64) for split in SPLITS}
+        for shard in shards:
+            labels = self.signals.labels[shard.source_index]
+            counts[shard.split] += np.bincount(labels[labels != NO_LABEL], minlength=num_classes)
+        return {split: tuple(count.tolist()) for split, count in counts.items()}
+
+    def prepare(self, device: str):
+        """Look for the kernel before the workers do: what is built is built once, and a warning is seen here."""
+        if device == "cpu" or torch.cuda.is_available():
+            sizes = (len(self.signals.grid), *self.config.inr.hidden, self.signals.num_channels)
+            find_kernel(sizes, device)
+
+    def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
+        config, signals, source_index = self.config, self.signals, shard.source_index
+        values = channels_first(signals.values[source_index])
+        sources = np.zeros_like(source_index) if config.inr.shared_init else source_index
+        seeds = member_keys(config.seed, sources, shard.view)
+        grid = torch.from_numpy(coordinates(signals.grid))
+        fitted = fit(self.space, config.inr, config.fit, seeds, grid, values, device, advance)
+        off_grid = psnr_off_grid(self.space, config.inr, fitted.rows, signals, source_index, device)
+        reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
+        keys = [
+            f"{source:08d}-{view:04d}"
+            for source, view in zip(source_index, shard.view, strict=True)
+        ]
+        labels = signals.labels[source_index]
+        columns = {
+            "source_index": source_index,
+            "source_name": [signals.names and signals.names[source] for source in source_index],
+            "view": shard.view.astype(np.int32),
+            "label": pa.array(labels, mask=labels == NO_LABEL),
+            "seed": seeds,
+            "stop_reason": reason.tolist(),
+            "failure": [signals.failures.get(source) for source in source_index.tolist()],
+            "steps": fitted.steps,
+            "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
+            "psnr_off_grid": pa.array(off_grid, mask=~(fitted.ok & np.isfinite(off_grid))),
+        }
+        return Members(keys, fitted.rows, fitted.ok, columns)
+
+
+def psnr_off_grid(
+    space: WeightSpace,
+    inr: InrConfig,
+    rows: torch.Tensor,
+    signals: Signals,
+    source_index: np.ndarray,
+    device: str,
+) -> np.ndarray:
+    """`(members,)` dB at the centres of the grid's cells, where no member was fitted.
+
+    The reference is the multilinear interpolation of the signal there: its edges are not sharper than the grid, so that a
+    member which draws them sharper scores low too.
+    """
+    num_dims = len(signals.grid)
+    grid = coordinates(signals.grid).reshape(1, *signals.grid, num_dims)
+    centres = torch.from_numpy(cell_centres(grid, num_dims).reshape(-1, num_dims))
+    wanted = channels_first(cell_centres(signals.values[source_index], num_dims))
+    return psnr_at(space, inr, rows, centres, wanted, device).numpy()
+
+
+def channels_first(values: np.ndarray) -> torch.Tensor:
+    """`(members, *grid, channels)` as `(members, channels, points)`."""
+    return torch.from_numpy(values).flatten(1, -2).transpose(1, 2).contiguous()

@@ -1,0 +1,50 @@
+"""What a kind of zoo is."""
+
+from typing import ClassVar, Protocol
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.plan import ShardPlan
+from pipeline.archive.shard import Members
+from pipeline.config import AnyZooConfig
+from pipeline.decode import DecodeContract
+from pipeline.progress import Advance
+from pipeline.signals import Signals
+
+
+class ZooKind(Protocol):
+    """What makes one zoo: a configuration and its signals, from the plan to the members of each shard."""
+
+    members: ClassVar[str]
+    """What the members are called."""
+    quality: ClassVar[str]
+    """Catalog column that says how good each member is."""
+    config: AnyZooConfig
+    signals: Signals
+
+    def __init__(self, config: AnyZooConfig, signals: Signals): ...
+
+    @staticmethod
+    def in_words(quality: float) -> str:
+        """A mean of the column `quality`, for people."""
+
+    @property
+    def space(self) -> WeightSpace:
+        """Of every member."""
+
+    def decode_contract(self) -> DecodeContract:
+        """How the members are run."""
+
+    def plan_shards(self) -> list[ShardPlan]:
+        """Every shard of the zoo. Raises InputError where a split would be empty."""
+
+    def class_counts(self, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
+        """How many members of each class each split will have; None where members are of no class."""
+
+    def prepare(self, device: str):
+        """Called once, before workers fit."""
+
+    def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
+        """The members of a shard, with the columns that `pipeline.archive.schemas` has for the kind.
+
+        Calls `advance` with how many more are done.
+        """

@@ -1,0 +1,56 @@
+"""Which signals are on which side: train, validation, test."""
+
+import numpy as np
+
+from pipeline.archive.plan import SPLITS
+from pipeline.config import AnyZooConfig, ClassifierZooConfig
+from pipeline.errors import InputError
+from pipeline.signals import Signals
+
+
+def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarray]:
+    """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
+
+    For a zoo of classifiers: the images that are learned, and those that losses and accuracies are taken on.
+
+    Where the source has a test or a validation split of its own, it is kept. Raises InputError where a split would be empty.
+    """
+    own = {"test": signals.held_out, "validation": signals.validation}
+    own = {split: members for split, members in own.items() if members is not None}
+    shares = {
+        "test": config.signals.test_fraction,
+        "validation": config.signals.validation_fraction,
+    }
+    by_class = np.argsort(signals.labels, kind="stable")
+    labels, starts = np.unique(signals.labels[by_class], return_index=True)
+    parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
+    for label, members in zip(labels.tolist(), np.split(by_class, starts[1:]), strict=True):
+        order = np.random.default_rng([config.seed, 1, max(label, 0)]).permutation(members)
+        rest = order
+        for theirs in own.values():
+            rest = rest[~theirs[rest]]
+        for split, share in shares.items():
+            if split in own:
+                part = order[own[split][order]]
+            else:
+                part, rest = np.split(rest, [round(len(order) * share)])
+            parts[split].append(part)
+        parts["train"].append(rest)
+    sources = {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
+    for split, part in sources.items():
+        if not len(part):
+            raise InputError(
+                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} classes with "
+                f"signals.validation_fraction {config.signals.validation_fraction} and signals.test_fraction "
+                f"{config.signals.test_fraction}; change the fractions or add signals"
+                + (f"; taken: {signals.taken}" if signals.taken else "")
+            )
+    return sources
+
+
+def image_splits(config: ClassifierZooConfig, signals: Signals) -> dict[str, np.ndarray]:
+    """The images of each split, those left out that could not be read."""
+    readable = np.isfinite(signals.values).all((1, 2, 3))
+    return {
+        split: images[readable[images]] for split, images in split_sources(config, signals).items()
+    }
