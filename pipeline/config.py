@@ -13,18 +13,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
-    Discriminator,
     Field,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Tag,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
 
 from pipeline.distributions import LARGEST, distribution
+from pipeline.unions import BY_KIND
 
 LOCATION = "location"
 """Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
@@ -252,17 +252,13 @@ class ClassifierZooConfig(Config):
     """Members in a block: one sample of the WebDataset archive."""
 
 
-def zoo_kind(content: Any) -> str | None:
-    """The kind of zoo that a configuration is of. What was written before it named its kind has a `network` or has none."""
-    if isinstance(content, dict):
-        return content.get("kind", "classifiers" if "network" in content else "inrs")
-    return getattr(content, "kind", None)
+def name_kind(content: Any) -> Any:
+    """What was written before zoos named their kind: a zoo of classifiers has a `network`."""
+    is_older = isinstance(content, dict) and "kind" not in content and "network" in content
+    return content | {"kind": "classifiers"} if is_older else content
 
 
-AnyZooConfig = Annotated[
-    Annotated[ZooConfig, Tag("inrs")] | Annotated[ClassifierZooConfig, Tag("classifiers")],
-    Discriminator(zoo_kind),
-]
+AnyZooConfig = Annotated[ZooConfig | ClassifierZooConfig, BY_KIND, BeforeValidator(name_kind)]
 """What a zoo is built by, chosen by its `kind`: `pipeline.zoos` has a file for each."""
 
 
