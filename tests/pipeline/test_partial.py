@@ -11,10 +11,12 @@ import pytest
 
 from flows.cli import main
 from flows.recipes import smoke
-from pipeline.archive import IterableZoo, Zoo, build, catalog, files
+from pipeline.archive import IterableZoo, Zoo, catalog, files
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import seal_zoo
 from pipeline.errors import InputError
+from pipeline.zoos.build import fit_shard, plan_zoo
 
 SIZES = {"train-000000": 64, "train-000001": 64, "train-000002": 64, "train-000003": 64}
 SIZES |= {"train-000004": 26, "validation-000000": 38, "test-000000": 64, "test-000001": 16}
@@ -23,10 +25,10 @@ SIZES |= {"train-000004": 26, "validation-000000": 38, "test-000000": 64, "test-
 def build_here(folder: Path):
     """The smoke zoo, shard by shard in this process."""
     config = smoke().zoo
-    plan = build.plan_zoo(config, folder)
+    plan = plan_zoo(config, folder)
     for shard in plan.shards:
-        build.fit_shard(config, folder, plan.signals, shard)
-    build.seal_zoo(folder)
+        fit_shard(config, folder, plan.signals, shard)
+    seal_zoo(folder)
 
 
 @pytest.fixture
@@ -143,7 +145,7 @@ def test_a_zoo_without_its_seal_alone_is_partial_too(zoo_copy, capsys):
 
 def test_a_zoo_with_no_shard_yet_can_be_looked_at(tmp_path, capsys):
     folder = tmp_path / "zoo"
-    build.plan_zoo(smoke().zoo, folder)
+    plan_zoo(smoke().zoo, folder)
     assert look(folder) == 0
     assert list(Zoo.open(folder)) == []
     assert main(["zoo", "info", str(folder)]) == 0
