@@ -1,0 +1,109 @@
+"""What can be done to signals: functions of `(signals, *grid, channels)` in [0, 1] that return the same.
+
+An INR is fitted to a signal after one of them (`signals.operation`), and an editor has the result of one on the original as
+its target (`task.operation`): dilate a network, or complete one that was fitted to a masked image.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from scipy import ndimage
+
+from pipeline.errors import InputError
+
+ANGLE, SIGMA, GAIN = 30.0, 1.0, 2.0
+"""Degrees of `rotate`, points of `blur`, factor of `contrast`."""
+HIDDEN = 0.5
+"""Share of each side of the grid that `mask` hides."""
+
+
+def identity(values: np.ndarray) -> np.ndarray:
+    """The signals as they are."""
+    return values
+
+
+def dilate(values: np.ndarray) -> np.ndarray:
+    """The largest value of each 3x3 neighbourhood, on a line of three points, as `cv2.dilate` with ones."""
+    return ndimage.maximum_filter(values, window(values, 3), mode="nearest")
+
+
+def erode(values: np.ndarray) -> np.ndarray:
+    """The smallest of each point and those before it along each axis, as `cv2.erode` with 2x2 ones: its anchor is (1, 1)."""
+    return ndimage.minimum_filter(values, window(values, 2), mode="nearest")
+
+
+def gradient(values: np.ndarray) -> np.ndarray:
+    """The morphological gradient over 2x2 points, as `cv2.MORPH_GRADIENT`: the largest less the smallest."""
+    return ndimage.maximum_filter(values, window(values, 2), mode="nearest") - erode(values)
+
+
+def blur(values: np.ndarray) -> np.ndarray:
+    """A Gaussian of a standard deviation of one point."""
+    sigmas = (0, *(SIGMA for _ in values.shape[1:-1]), 0)
+    return ndimage.gaussian_filter(values, sigmas, mode="nearest")
+
+
+def contrast(values: np.ndarray) -> np.ndarray:
+    """Twice as far from each signal's mean, cut to [0, 1], as Pillow's `ImageEnhance.Contrast`."""
+    mean = values.mean(tuple(range(1, values.ndim)), keepdims=True)
+    return np.clip(mean + GAIN * (values - mean), 0, 1)
+
+
+def rotate(values: np.ndarray) -> np.ndarray:
+    """Turned by 30 degrees in the plane of the first two axes, counterclockwise as an image is shown; 0 comes in.
+
+    Raises InputError where the signals have no plane.
+    """
+    if values.ndim < 4:
+        raise InputError(
+            f"operation 'rotate' turns images and volumes, found signals on a grid {values.shape[1:-1]}: "
+            "choose another operation"
+        )
+    turned = ndimage.rotate(values, ANGLE, axes=(2, 1), reshape=False, order=1, mode="constant")
+    return np.clip(turned, 0, 1)
+
+
+def mask(values: np.ndarray) -> np.ndarray:
+    """0 in a box of half of each side, at a place that is drawn for each signal from its position."""
+    masked = values.copy()
+    for position, signal in enumerate(masked):
+        rng = np.random.default_rng(position)
+        box = []
+        for size in signal.shape[:-1]:
+            hidden = round(HIDDEN * size)
+            start = rng.integers(size - hidden + 1)
+            box.append(slice(start, start + hidden))
+        signal[*box] = 0
+    return masked
+
+
+def coarsen(values: np.ndarray) -> np.ndarray:
+    """At half the resolution: the mean of each block of 2x2 points, in all of its points."""
+    for axis in range(1, values.ndim - 1):
+        starts = np.arange(0, values.shape[axis], 2)
+        counts = np.diff(starts, append=values.shape[axis])
+        shape = [-1 if dim == axis else 1 for dim in range(values.ndim)]
+        means = np.add.reduceat(values, starts, axis) / counts.astype(np.float32).reshape(shape)
+        values = np.repeat(means, counts, axis)
+    return values
+
+
+def window(values: np.ndarray, size: int) -> tuple[int, ...]:
+    """So many points along each axis of the grid, one signal and one channel."""
+    return (1, *(size for _ in values.shape[1:-1]), 1)
+
+
+OPERATIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    operation.__name__: operation
+    for operation in (
+        identity,
+        dilate,
+        erode,
+        gradient,
+        blur,
+        contrast,
+        rotate,
+        mask,
+        coarsen,
+    )
+}
