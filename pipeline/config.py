@@ -91,6 +91,10 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 SOURCES = ("digits", "folder", "parquet", "idx", "npz", "sines", "waves", "distances", "occupancy")
+Operation = Literal[
+    "identity", "dilate", "erode", "gradient", "blur", "contrast", "rotate", "mask", "coarsen"
+]
+"""What can be done to signals: `pipeline.signals.operations`."""
 FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
 
@@ -122,11 +126,22 @@ class SignalsConfig(Config):
     max_unreadable: Annotated[float, LOCATION] = Field(0.5, ge=0, le=1)
     """Share of the signals, and of the files of tables, that may be unreadable: those fail one by one; where more cannot be
     read, nothing is fitted."""
+    operation: Operation = "identity"
+    """What is done to each signal before it is fitted: nothing; 'dilate', 'erode' and 'gradient' are
+    morphology over 3x3, 2x2 and 2x2 points; 'blur', 'contrast', 'rotate'; 'mask' hides a box of half of
+    each side; 'coarsen' leaves half the resolution. An editor can be trained to undo it."""
     validation_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of each class that goes to the validation split, before any fit; where the source has a validation split, that one
     is taken instead."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of each class that goes to the test split; where the source has a test split, that one is taken instead."""
+
+    def identity(self) -> dict[str, Any]:
+        """Without an operation that does nothing: fingerprints are what they were before there were any."""
+        fields = super().identity()
+        if self.operation == "identity":
+            del fields["operation"]
+        return fields
 
     @property
     def is_function(self) -> bool:

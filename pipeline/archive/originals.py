@@ -7,7 +7,7 @@ from pipeline.archive.record import ZooRecord
 from pipeline.config import differences
 from pipeline.errors import InputError
 from pipeline.location import Location
-from pipeline.signals import Signals, check_signals, load_signals
+from pipeline.signals import Signals, check_signals, load_signals, operated
 
 
 def original_signals(
@@ -25,6 +25,7 @@ def original_signals(
     config = record.config.signals
     if isinstance(source, Signals):
         signals = check_signals(config.source, source) if config.is_function else source
+        signals = operated(signals, config.operation)
     elif config.is_function and config.source.partition(":")[0] not in trusted:
         raise InputError(
             f"the signals of zoo {zoo} are made by {config.source}, code that is run only if you "

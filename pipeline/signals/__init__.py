@@ -11,11 +11,20 @@ from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
 from pipeline.signals.function import check_signals, load_function
 from pipeline.signals.labels import NO_LABEL
+from pipeline.signals.operations import operated
 from pipeline.signals.parquet import load_parquet
 from pipeline.signals.signals import Signals, cell_centres, coordinates
 from pipeline.signals.taken import on_one_line
 
-__all__ = ["NO_LABEL", "Signals", "cell_centres", "check_signals", "coordinates", "load_signals"]
+__all__ = [
+    "NO_LABEL",
+    "Signals",
+    "cell_centres",
+    "check_signals",
+    "coordinates",
+    "load_signals",
+    "operated",
+]
 
 MADE = {
     "digits": load_digits,
@@ -37,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def load_signals(config: SignalsConfig) -> Signals:
-    """All signals that `config` names; a warning says which cannot be read, and why.
+    """All signals that `config` names, after its operation; a warning says which cannot be read, and why.
 
     Raises InputError where the source cannot be read, or more than `config.max_unreadable` of its signals cannot.
     """
@@ -56,7 +65,7 @@ def load_signals(config: SignalsConfig) -> Signals:
             "set signals.size"
         )
     check_failures(signals, config.max_unreadable)
-    return signals
+    return operated(signals, config.operation)
 
 
 def check_failures(signals: Signals, max_unreadable: float):

@@ -5,16 +5,30 @@ its target (`task.operation`): dilate a network, or complete one that was fitted
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from scipy import ndimage
 
+from pipeline.config import Operation
 from pipeline.errors import InputError
+from pipeline.signals.signals import Signals
 
 ANGLE, SIGMA, GAIN = 30.0, 1.0, 2.0
 """Degrees of `rotate`, points of `blur`, factor of `contrast`."""
 HIDDEN = 0.5
 """Share of each side of the grid that `mask` hides."""
+
+
+def operated(signals: Signals, operation: Operation) -> Signals:
+    """Signals after an operation, with their `originals`; as they are where it is 'identity' or was done already.
+
+    Raises InputError where the operation is of signals on another kind of grid.
+    """
+    if operation == "identity" or signals.originals is not None:
+        return signals
+    values = OPERATIONS[operation](signals.values)
+    return replace(signals, values=values, originals=signals.values)
 
 
 def identity(values: np.ndarray) -> np.ndarray:

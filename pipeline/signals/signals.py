@@ -34,6 +34,8 @@ class Signals:
     facts: Mapping[str, np.ndarray] = field(default_factory=dict)
     """Numbers that are known of each signal, by name: `(signals,)` int64, or float64 with NaN where
     one is not known."""
+    originals: np.ndarray | None = None
+    """`values` before the operation that was done to them; None where there was none."""
     by_formula: bool = False
     """Whether one formula gives values and facts: then the digest of the values is enough."""
 
@@ -78,6 +80,7 @@ class Signals:
             validation=None if self.validation is None else self.validation[index],
             names=None if self.names is None else tuple(self.names[i] for i in index),
             facts={name: numbers[index] for name, numbers in self.facts.items()},
+            originals=None if self.originals is None else self.originals[index],
             failures={
                 place: self.failures[i]
                 for place, i in enumerate(index.tolist())
