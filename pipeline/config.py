@@ -313,6 +313,17 @@ class MergeConfig(Config):
     """Where each lay."""
 
 
+class EditConfig(Config):
+    """Which zoo was edited, and by which model."""
+
+    zoo: tuple[str, str]
+    """Its fingerprint, and sha256 of its statistics.json, which accounts for all its bytes."""
+    model: str
+    """sha256 of the model's weights and of what it is built by."""
+    paths: Annotated[tuple[str, str], LOCATION]
+    """Where the zoo lay, and the run that trained the model."""
+
+
 class ModelConfig(Config):
     kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = (
         "dwsnet"

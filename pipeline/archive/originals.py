@@ -22,7 +22,7 @@ def original_signals(
     """
     if (why := why_unknown(record)) is not None:
         raise InputError(f"the signals of zoo {zoo} are not known: {why}")
-    config = record.config.signals
+    config = record.origin.config.signals
     if isinstance(source, Signals):
         signals = check_signals(config.source, source) if config.is_function else source
         signals = operated(signals, config.operation)
@@ -46,9 +46,9 @@ def original_signals(
 
 def why_unknown(record: ZooRecord) -> str | None:
     """Why zoo.json cannot say where the signals come from; None where it can."""
-    if record.merged:
+    if record.origin.merged:
         return "the zoo was merged, those that it was merged from know theirs"
-    return "the zoo was imported" if record.imported else None
+    return "the zoo was imported" if record.origin.imported else None
 
 
 def require_same(zoo: Location, record: ZooRecord, signals: Signals):

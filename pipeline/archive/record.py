@@ -8,10 +8,11 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.plan import SPLITS
-from pipeline.archive.schemas import SCHEMAS, imported_schema, merged_schema
+from pipeline.archive.schemas import SCHEMAS, edited_schema, imported_schema, merged_schema
 from pipeline.config import (
     AnyZooConfig,
     ClassifierZooConfig,
+    EditConfig,
     Frozen,
     ImportConfig,
     MergeConfig,
@@ -76,8 +77,8 @@ class ZooRecord(Frozen):
     schema_version: int
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
-    config: AnyZooConfig | ImportConfig | MergeConfig
-    """What it was built, imported or merged by."""
+    config: AnyZooConfig | ImportConfig | MergeConfig | EditConfig
+    """What it was built, imported, merged or edited by."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor of a member, in state dict order."""
@@ -88,6 +89,8 @@ class ZooRecord(Frozen):
     imported: ImportRecord | None = None
     merged: tuple["ZooRecord", ...] = ()
     """What the zoos were that it was merged from."""
+    edited: "ZooRecord | None" = None
+    """What the zoo was before a model edited its members."""
 
     @field_validator("tensors")
     @classmethod
@@ -97,9 +100,9 @@ class ZooRecord(Frozen):
 
     @model_validator(mode="after")
     def is_of_one_piece(self) -> "ZooRecord":
-        kinds = (isinstance(self.config, ImportConfig), isinstance(self.config, MergeConfig))
-        if kinds != (self.imported is not None, bool(self.merged)):
-            raise ValueError("config, imported and merged must be of one kind of zoo")
+        made_from = {ImportConfig: self.imported, MergeConfig: self.merged, EditConfig: self.edited}
+        if any(isinstance(self.config, kind) != bool(what) for kind, what in made_from.items()):
+            raise ValueError("config, imported, merged and edited must be of one kind of zoo")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("every shard must have a name of its own")
         if any(
@@ -116,6 +119,8 @@ class ZooRecord(Frozen):
         """Columns of the catalog."""
         if self.merged:
             return merged_schema([record.schema for record in self.merged])
+        if self.edited:
+            return edited_schema(self.edited.schema)
         if self.imported:
             return imported_schema(self.imported.columns)
         return SCHEMAS[self.config.kind]
@@ -133,10 +138,17 @@ class ZooRecord(Frozen):
     @property
     def sources(self) -> str:
         """Zoos that have it in common mean the same source by the same `source_index`: a signal, or a run that begins alike."""
+        if self.edited:
+            return self.edited.sources
         if self.imported and self.imported.sources:
             return self.imported.sources
         is_run = isinstance(self.config, ClassifierZooConfig)
         return f"{self.signals.digest} {self.config.seed}" if is_run else self.signals.digest
+
+    @property
+    def origin(self) -> "ZooRecord":
+        """The zoo whose members these were before any was edited: itself where none was."""
+        return self.edited.origin if self.edited else self
 
     def zoo_identity(self) -> dict[str, Any]:
         """What the fingerprint is taken of."""

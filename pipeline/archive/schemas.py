@@ -1,4 +1,4 @@
-"""Columns of the catalog: of zoos that were fitted here by their kind, of imported and of merged ones."""
+"""Columns of the catalog: of zoos that were fitted here by their kind, of imported, merged and edited ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -132,6 +132,12 @@ CLASSIFIERS = pa.schema(
 """Columns of a zoo of classifiers that was trained here."""
 SCHEMAS = {"inrs": INRS, "classifiers": CLASSIFIERS}
 """By the kind of the configuration that a zoo is built by."""
+MEASURED = (
+    "psnr",
+    "psnr_off_grid",
+    *(f"{split}_{score}" for split in SPLITS for score in ("loss", "accuracy")),
+)
+"""Columns that say what a member computes: not so of its weights any more once they are changed."""
 IMPORTED = pa.schema(
     [
         *(INRS.field(name) for name in ("key", "split", "shard", "block", "row")),
@@ -179,3 +185,8 @@ def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
             for field in fields.values()
         ]
     )
+
+
+def edited_schema(schema: pa.Schema) -> pa.Schema:
+    """All columns of the zoo that was edited but those that its members' weights were measured for."""
+    return pa.schema([field for field in schema if field.name not in MEASURED])

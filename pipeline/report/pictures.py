@@ -71,7 +71,7 @@ def why_not_drawn(zoo: Zoo) -> str | None:
     if (why := why_unknown(zoo.record)) is not None:
         order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
         return f"without originals: {why}{order}"
-    source = zoo.record.config.signals
+    source = zoo.record.origin.config.signals
     if source.is_function:
         return f"without originals: no code is run because an archive names it ({source.source})"
     return None

@@ -13,7 +13,7 @@ from pipeline.config import AnyZooConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.progress import Advance, untold
-from pipeline.signals import Signals, check_signals, load_signals
+from pipeline.signals import Signals, check_signals, load_signals, operated
 from pipeline.zoos import ZooKind, kind_of
 
 
@@ -46,6 +46,7 @@ def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = N
         signals = load_signals(config.signals)
     elif config.signals.is_function:
         signals = check_signals(config.signals.source, signals)
+        signals = operated(signals, config.signals.operation)
     else:
         raise InputError(
             f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"

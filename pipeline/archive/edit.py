@@ -1,0 +1,104 @@
+"""Editing a zoo: each of its shards becomes a shard, in the same split, of the same members with other weights.
+
+Keys, splits and columns are carried over, without those that told what the weights computed. A member that had no weights
+has none.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from pipeline.archive.files import sha256
+from pipeline.archive.plan import SPLITS
+from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, ZooRecord
+from pipeline.archive.seal import SEAL
+from pipeline.archive.shard import Block
+from pipeline.archive.write import claim_zoo, commit_blocks
+from pipeline.archive.zoo import Zoo
+from pipeline.config import EditConfig, fingerprint
+from pipeline.errors import InputError, WorkError
+from pipeline.location import Location
+
+
+@dataclass(frozen=True)
+class Editor:
+    """What maps networks to networks, and where it comes from."""
+
+    edit: Callable[[Block], Block]
+    """Stacked state dicts to stacked state dicts: each member by itself, and the same each time."""
+    sha256: str
+    """Of all that decides what `edit` does."""
+    path: str
+    """Of the run that trained it."""
+
+
+@dataclass(frozen=True)
+class EditPlan:
+    record: ZooRecord
+    zoo: Zoo
+    editor: Editor
+
+
+def plan_edit(zoo: Zoo, editor: Editor, folder: Location) -> EditPlan:
+    """Look at what becomes of a member, fix every shard, write zoo.json.
+
+    Raises InputError where no member has weights, and where `folder` holds another zoo, ArchiveError where the zoo is not
+    finished.
+    """
+    zoo.require_finished()
+    first = next((block for split in SPLITS for block, _ in zoo.blocks(split)), None)
+    if first is None:
+        raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
+    edited = apply(editor, {name: tensor[:1] for name, tensor in first.items()}, "the first member")
+    config = EditConfig(
+        zoo=(zoo.record.fingerprint, sha256((zoo.folder / SEAL).read_bytes())),
+        model=editor.sha256,
+        paths=(str(zoo.folder.resolve()), editor.path),
+    )
+    digest = zoo.record.signals.digest
+    record = ZooRecord(
+        format="dwszoo",
+        schema_version=SCHEMA_VERSION,
+        fingerprint=fingerprint(config.identity() | {"signals digest": digest}),
+        config=config,
+        signals=zoo.record.signals,
+        tensors={name: tuple(tensor.shape[1:]) for name, tensor in edited.items()},
+        decode=zoo.record.decode,
+        shards=tuple(
+            ShardRecord(name=shard.name, split=shard.split, num_members=shard.num_members)
+            for shard in zoo.record.shards
+        ),
+        classes=zoo.record.classes,
+        edited=zoo.record,
+    )
+    claim_zoo(folder, record)
+    return EditPlan(record, zoo, editor)
+
+
+def edit_shard(plan: EditPlan, folder: Location, name: str) -> int:
+    """Commit a shard; returns how many members it has. A function of the zoo and the editor alone.
+
+    Raises ArchiveError where the shard that it is made of is damaged, WorkError where edited weights are not finite.
+    """
+    part = plan.zoo.parts[name]
+    blocks = [
+        (apply(plan.editor, block, f"shard {name}"), keys)
+        for block, keys in plan.zoo.read_shard(name, part)
+    ]
+    columns = {column: part.table[column] for column in plan.record.schema.names}
+    commit_blocks(folder, name, blocks, columns, plan.record.schema)
+    return len(part.table)
+
+
+def apply(editor: Editor, block: Block, what: str) -> Block:
+    torch.set_num_threads(1)  # the last bits of a sum depend on how many there are
+    with torch.no_grad():
+        edited = {name: tensor.contiguous() for name, tensor in editor.edit(block).items()}
+    for name, tensor in edited.items():
+        if not tensor.isfinite().all():
+            raise WorkError(
+                f"the model of {editor.path} must give finite weights, found NaN or infinity in "
+                f"{name} of {what}: train it with a smaller learning rate"
+            )
+    return edited
