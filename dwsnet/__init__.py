@@ -1,10 +1,11 @@
 """Equivariant networks for deep weight spaces (Navon et al., ICML 2023): torch alone, useful on its own."""
 
+from dwsnet.classification import DWSNetClassifier
 from dwsnet.downsample import DownsampledLinear
 from dwsnet.editing import DWSNetEditor
 from dwsnet.incidence import num_free_biases, num_free_parameters
 from dwsnet.linear import EquivariantLinear, EquivariantMLP, InvariantLinear
-from dwsnet.models import DWSNet, DWSNetClassifier
+from dwsnet.models import DWSNet
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.symmetry import permute, random_permutation

@@ -1,25 +1,20 @@
-"""Networks in, networks out: the weight-output model."""
+"""Networks in, networks out: a DWSNet with a head, in a folder of its own."""
 
-from collections.abc import Mapping
+import torch
+from torch import Tensor
 
-from jaxtyping import Float
-from torch import Tensor, nn
-
-from dwsnet.models import NO_SKIP, DWSNet, ReadState
+from dwsnet.classification import NO_SKIP, under
+from dwsnet.encoders.dwsnet import DWSNetFeatures
+from dwsnet.heads import WeightsHead
+from dwsnet.models import DWSNet, ReadState
 from dwsnet.pretrained import Pretrained
-from dwsnet.state import check_counts, stored
-from dwsnet.weight_space import TensorSpec, WeightSpace
+from dwsnet.weight_space import WeightSpace
 
 
-class DWSNetEditor(Pretrained):
-    """Maps networks to networks: v - dv, where dv starts near zero, so an untrained editor returns nearly its input.
+class DWSNetEditor(Pretrained, WeightsHead):
+    """Maps networks to networks: `DWSNetFeatures`, `WeightsHead`, which says what `expansion` and `init_scale` are.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly. With `expansion` k > 1
-    (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot express all operators on functions) every
-    hidden axis of the output is k times as long: `k` copies of each neuron with their outgoing weights divided by k,
-    which is the same function, minus a dv of its own for every entry. Neuron `i` becomes neurons `i k` to `i k + k - 1`.
-    Raises ValueError where the space does not say which tensor computes an axis and which sums over it (`TensorSpec.roles`).
-    `init_scale` is the spread of dv's first weights (the official code's for weight outputs); `trunk` are further arguments
+    Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly. `trunk` are further arguments
     of `DWSNet`.
     """
 
@@ -32,54 +27,27 @@ class DWSNetEditor(Pretrained):
         num_layers: int,
         expansion: int = 1,
         init_scale: float = 1e-4,
-        **trunk: int | float | str | bool,
+        **trunk: int | float | str | bool | None,
     ):
-        super().__init__()
-        check_counts(expansion=expansion)
+        read = ReadState(space, canonical_signs=False)
+        features = DWSNetFeatures(read, DWSNet(space, 1, channels, num_layers, **trunk))
+        super().__init__(features, expansion, init_scale)
         self.config = {
             "channels": channels,
             "num_layers": num_layers,
             "expansion": expansion,
             "init_scale": init_scale,
             **trunk,
+            "skip": features.trunk.skip,
         }
-        if expansion > 1:
-            space.check_roles()
-        self.space, self.expansion = space, expansion
-        self.read = ReadState(space, canonical_signs=False)
-        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
-        self.config["skip"] = self.trunk.skip
-        self.heads = nn.ModuleList(
-            nn.Linear(channels, expansion ** len(spec.hidden)) for spec in space.tensors
-        )
-        for head in self.heads:
-            nn.init.normal_(head.weight, std=init_scale)
-            nn.init.zeros_(head.bias)
 
-    def forward(self, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "batch ..."]]:
-        features = self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))
-        result = {}
-        for spec, x, head, std in zip(
-            self.space.tensors, features, self.heads, self.read.standardize.std, strict=True
-        ):
-            change = head(x) * std
-            network = state[spec.name].reshape(x.shape[0], *spec.shape, 1)
-            result[spec.name] = stored(spec, self._expanded(spec, network - change))
-        return result
+    @property
+    def read(self) -> ReadState:
+        return self.features.read
 
-    def _expanded(
-        self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]
-    ) -> Float[Tensor, "batch ..."]:
-        """The copies moved into the hidden axes, and over k for each that the tensor sums over."""
-        k, hidden = (
-            self.expansion,
-            [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden],
-        )
-        x = copies.unflatten(-1, (k,) * len(hidden)) if hidden else copies.squeeze(-1)
-        # from (batch, axes..., k of each hidden axis) to (batch, axes with k behind each hidden one)
-        order = [0]
-        for dim in range(1, len(spec.axes) + 1):
-            order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]
-        sizes = [axis.size * k if axis.hidden else axis.size for axis in spec.axes]
-        summed = [name for name in spec.hidden if spec.role(name) == "in"]
-        return x.permute(order).reshape(x.shape[0], *sizes) / k ** len(summed)
+    @classmethod
+    def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Folders from before there were scales have none: they were 1."""
+        state = under("features", ("read", "trunk"), state)
+        count = sum(name.startswith("heads.") and name.endswith(".weight") for name in state)
+        return {"scale": torch.ones(count)} | state

@@ -1,4 +1,4 @@
-"""Networks whose input is the parameters of other networks."""
+"""What reads state dicts, and the equivariant trunk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,9 +12,8 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dwsnet.derivatives import is_transformed
-from dwsnet.linear import EquivariantLinear, InvariantLinear
+from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
-from dwsnet.pretrained import Pretrained
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.state import check_counts, check_like, read_state
 from dwsnet.symmetry import canonical_signs
@@ -24,8 +23,6 @@ NORMS = {"batch": BatchNorm, "member": MemberNorm}
 DEEP = 6
 """Layers from which on there are skips by default: without them most of what is in the features of a member is the same for
 all of its neurons there (`tests/dwsnet/test_start.py`)."""
-NO_SKIP = {"skip": False}
-"""The default before there was one for each depth."""
 
 
 class ReadState(nn.Module):
@@ -36,12 +33,14 @@ class ReadState(nn.Module):
         self.space, self.canonical_signs = space, canonical_signs
         self.standardize = Standardize(space)
 
-    def forward(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
+    def entries(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
+        """The tensors before they are standardised."""
         tensors = read_state(self.space, state)
         check_like(self.space, tensors, self.standardize.mean)
-        return self.standardize(
-            canonical_signs(self.space, tensors) if self.canonical_signs else tensors
-        )
+        return canonical_signs(self.space, tensors) if self.canonical_signs else tensors
+
+    def forward(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
+        return self.standardize(self.entries(state))
 
 
 class DWSNet(nn.Module):
@@ -137,57 +136,5 @@ def _call(module: nn.Module, tensors: dict[str, Tensor], *arguments):
     return functional_call(module, tensors, arguments)
 
 
-class DWSNetClassifier(Pretrained):
-    """Classifies networks, or regresses or embeds them where `num_classes` counts values: standardise, equivariant trunk,
-    invariant layer with the trunk's pooling, one hidden layer.
-
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`; permuting hidden
-    neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
-    """
-
-    earlier = NO_SKIP
-
-    def __init__(
-        self,
-        space: WeightSpace,
-        num_classes: int,
-        channels: int,
-        num_layers: int,
-        head_width: int,
-        dropout: float = 0.0,
-        canonical_signs: bool = False,
-        **trunk: int | float | str | bool,
-    ):
-        super().__init__()
-        self.config = {
-            "num_classes": num_classes,
-            "channels": channels,
-            "num_layers": num_layers,
-            "head_width": head_width,
-            "dropout": dropout,
-            "canonical_signs": canonical_signs,
-            **trunk,
-        }
-        check_counts(num_classes=num_classes, head_width=head_width)
-        self.read = ReadState(space, canonical_signs)
-        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
-        self.config["skip"] = self.trunk.skip
-        self.invariant = InvariantLinear(space, channels, head_width, trunk.get("pooling", "mean"))
-        self.head = nn.Sequential(
-            nn.GELU(), nn.Dropout(dropout), nn.Linear(head_width, num_classes)
-        )
-
-    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch classes"]:
-        features = tuple(x.unsqueeze(-1) for x in self.read(state))
-        return self.head(self.invariant(self.trunk(features)))
-
-
 def num_parameters(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
-
-
-def flatten_state(
-    tensors: Sequence[Float[Tensor, "batch ..."]],
-) -> Float[Tensor, "batch parameters"]:
-    """All entries of each member in one row."""
-    return torch.cat([x.flatten(1) for x in tensors], 1)

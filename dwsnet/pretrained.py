@@ -98,15 +98,21 @@ def build(
 
 
 class Pretrained(nn.Module):
-    """A model that reads state dicts of `self.read.space` and is made from that space and `self.config`, JSON values all."""
+    """A model that reads state dicts of `space` and is made from that space and `config`, JSON values all."""
 
+    space: WeightSpace
     config: dict[str, Any]
     earlier: ClassVar[dict[str, Any]] = {}
     """What arguments were where a folder does not say, since it is older than they are."""
 
+    @classmethod
+    def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors of a folder, which may be an older one, by the names that they have now."""
+        return state
+
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, which is made where there is none."""
-        write_folder(folder, type(self), self.read.space, self.config, self.state_dict())
+        write_folder(folder, type(self), self.space, self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
@@ -116,5 +122,5 @@ class Pretrained(nn.Module):
         """
         space, arguments, state = read_folder(folder, cls)
         model = build(cls, folder, space, cls.earlier | arguments)
-        load_tensors(model, state, str(Path(folder) / TENSORS), assign=True)
+        load_tensors(model, cls.renamed(state), str(Path(folder) / TENSORS), assign=True)
         return model.eval()

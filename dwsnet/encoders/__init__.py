@@ -2,5 +2,18 @@
 
 from dwsnet.encoders.dwsnet import DWSNetEncoder
 from dwsnet.encoders.encoder import Encoder
+from dwsnet.encoders.flat import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
+from dwsnet.encoders.inr2vec import INR2VecEncoder
+from dwsnet.encoders.statistics import StatisticsEncoder
+from dwsnet.encoders.transformer import TransformerEncoder
 
-__all__ = ["DWSNetEncoder", "Encoder"]
+__all__ = [
+    "AlignedMLPEncoder",
+    "AugmentedMLPEncoder",
+    "DWSNetEncoder",
+    "Encoder",
+    "FlatMLPEncoder",
+    "INR2VecEncoder",
+    "StatisticsEncoder",
+    "TransformerEncoder",
+]

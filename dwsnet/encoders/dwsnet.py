@@ -5,14 +5,13 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dwsnet.encoders.encoder import Encoder
+from dwsnet.encoders.encoder import ReadingEncoder
 from dwsnet.linear import InvariantLinear
 from dwsnet.models import DWSNet, ReadState
-from dwsnet.state import check_counts
 from dwsnet.weight_space import WeightSpace
 
 
-class DWSNetEncoder(Encoder):
+class DWSNetEncoder(ReadingEncoder):
     """Equivariant layers over the weight space, pooled by the invariant layer (Navon et al. 2023).
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it as
@@ -26,20 +25,11 @@ class DWSNetEncoder(Encoder):
         channels: int,
         num_layers: int,
         canonical_signs: bool = False,
-        **trunk: int | float | str | bool,
+        **trunk: int | float | str | bool | None,
     ):
-        super().__init__()
-        check_counts(width=width)
-        self.space, self.width = space, width
-        self.read = ReadState(space, canonical_signs)
+        super().__init__(space, width, canonical_signs)
         self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
         self.invariant = InvariantLinear(space, channels, width, trunk.get("pooling", "mean"))
-
-    def calibrate(
-        self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
-    ) -> "DWSNetEncoder":
-        self.read.standardize.set(statistics)
-        return self
 
     def features(self) -> nn.Module:
         return DWSNetFeatures(self.read, self.trunk)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dwsnet.models import ReadState
+from dwsnet.state import check_counts
 from dwsnet.weight_space import WeightSpace
 
 
@@ -24,7 +26,8 @@ class Encoder(nn.Module):
         """This encoder, its parameters shared, with features in place of the vector.
 
         The module takes stacked state dicts and returns a tuple of `(batch, *spec.shape, channels)`, one a tensor; it has
-        the attributes `space` and `channels`. Raises ValueError where there are no features of every entry.
+        the attributes `space`, `channels` and `read`, the `ReadState` whose `entries` the features are of. Raises
+        ValueError where there are no features of every entry.
         """
         raise ValueError(
             f"{type(self).__name__} gives one vector a network and no features of its entries"
@@ -32,3 +35,19 @@ class Encoder(nn.Module):
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
         raise NotImplementedError
+
+
+class ReadingEncoder(Encoder):
+    """An encoder that begins with `ReadState`: each tensor is standardised by its mean and std over the train split."""
+
+    def __init__(self, space: WeightSpace, width: int, canonical_signs: bool):
+        super().__init__()
+        check_counts(width=width)
+        self.space, self.width = space, width
+        self.read = ReadState(space, canonical_signs)
+
+    def calibrate(
+        self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
+    ) -> "ReadingEncoder":
+        self.read.standardize.set(statistics)
+        return self

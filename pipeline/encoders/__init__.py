@@ -1,8 +1,25 @@
 """Families of encoders as configurations, one file each; `AnyEncoder` is what a recipe chooses from, by `kind`."""
 
+from typing import Annotated
+
 from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.encoder import EncoderConfig
+from pipeline.encoders.flat import AlignedMLPConfig, AugmentedMLPConfig, FlatMLPConfig
+from pipeline.encoders.inr2vec import INR2VecConfig
+from pipeline.encoders.sizing import sized
+from pipeline.encoders.statistics import StatisticsConfig
+from pipeline.encoders.transformer import TransformerConfig
+from pipeline.unions import BY_KIND
 
-AnyEncoder = DWSNetConfig
+AnyEncoder = Annotated[
+    DWSNetConfig
+    | FlatMLPConfig
+    | AugmentedMLPConfig
+    | AlignedMLPConfig
+    | INR2VecConfig
+    | TransformerConfig
+    | StatisticsConfig,
+    BY_KIND,
+]
 
-__all__ = ["AnyEncoder", "DWSNetConfig", "EncoderConfig"]
+__all__ = ["AnyEncoder", "DWSNetConfig", "EncoderConfig", "sized"]

@@ -7,11 +7,12 @@ from pydantic import Field, PositiveInt
 from dwsnet.encoders import DWSNetEncoder
 from dwsnet.models import DEEP
 from dwsnet.weight_space import WeightSpace
-from pipeline.encoders.encoder import EncoderConfig
+from pipeline.encoders.encoder import ReadingConfig
 
 
-class DWSNetConfig(EncoderConfig):
+class DWSNetConfig(ReadingConfig):
     title: ClassVar[str] = "DWSNet"
+    sizes: ClassVar[tuple[str, ...]] = ("channels",)
 
     kind: Literal["dwsnet"] = "dwsnet"
     """Equivariant layers over the weight space (Navon et al. 2023)."""
@@ -27,8 +28,6 @@ class DWSNetConfig(EncoderConfig):
     """Add each equivariant layer's input to its output; null: from six layers on."""
     width: PositiveInt = 256
     """Numbers in the vector that a network becomes."""
-    canonical_signs: bool = False
-    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
 
     def identity(self) -> dict[str, Any]:
         """With the skip that the depth decides: a file says what is, whatever the rule will be."""
@@ -46,6 +45,3 @@ class DWSNetConfig(EncoderConfig):
             pooling=self.pooling,
             skip=self.skip,
         )
-
-    def resized(self, size: int) -> "DWSNetConfig":
-        return self.model_copy(update={"channels": size})

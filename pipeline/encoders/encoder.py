@@ -12,11 +12,17 @@ class EncoderConfig(Config):
 
     title: ClassVar[str]
     """What reports call the family."""
+    sizes: ClassVar[tuple[str, ...]] = ()
+    """Fields that follow from a number of parameters where one is asked for: 1 is the smallest each can be. The first goes
+    as far as it can, those after it take up what is left."""
 
     def build(self, space: WeightSpace) -> Encoder:
         """An encoder of networks of this space; its parameters are drawn from torch's generator."""
         raise NotImplementedError
 
-    def resized(self, size: int) -> "EncoderConfig":
-        """The same encoder with more parameters, the larger `size` is; 1 is the smallest there can be."""
-        raise NotImplementedError
+
+class ReadingConfig(EncoderConfig):
+    """A family whose encoders begin with `dwsnet.models.ReadState`."""
+
+    canonical_signs: bool = False
+    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""

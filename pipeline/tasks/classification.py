@@ -5,32 +5,20 @@ import logging
 import numpy as np
 import pyarrow.compute as pc
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.baselines import (
-    AlignedMLPClassifier,
-    AugmentedMLPClassifier,
-    FlatMLPClassifier,
-    INR2VecClassifier,
-    TransformerClassifier,
-)
 from dwsnet.downsample import narrowed
-from dwsnet.models import DWSNetClassifier, num_parameters
+from dwsnet.heads import ValuesHead
+from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ModelConfig
+from pipeline.encoders import AnyEncoder, DWSNetConfig, EncoderConfig, sized
 from pipeline.errors import InputError
 from pipeline.location import Location
-
-BASELINES = {
-    "mlp": FlatMLPClassifier,
-    "mlp-augmented": AugmentedMLPClassifier,
-    "mlp-aligned": AlignedMLPClassifier,
-    "inr2vec": INR2VecClassifier,
-    "transformer": TransformerClassifier,
-}
 
 LARGE_MODEL = 1_000_000
 """Parameters from which a wide fixed axis is warned of."""
@@ -39,23 +27,27 @@ logger = logging.getLogger(__name__)
 
 def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn.Module:
     """A classifier of stacked state dicts. A baseline is as large as the DWSNet of the same configuration."""
-    model = DWSNetClassifier(
-        space,
-        num_classes,
+
+    def model(encoder: EncoderConfig) -> nn.Module:
+        return ValuesHead(encoder.build(space), num_classes, config.dropout)
+
+    encoder = DWSNetConfig(
         channels=config.channels,
         num_layers=config.num_layers,
-        head_width=config.head_width,
-        dropout=config.dropout,
-        canonical_signs=config.canonical_signs,
         num_heads=config.num_heads,
         pooling=config.pooling,
         skip=config.has_skips,
+        width=config.head_width,
+        canonical_signs=config.canonical_signs,
     )
-    if config.kind in BASELINES:
-        return BASELINES[config.kind](
-            space, num_classes, num_parameters(model), config.canonical_signs
-        )
-    return model
+    if config.kind == "dwsnet":
+        return model(encoder)
+    chosen = TypeAdapter(AnyEncoder).validate_python(
+        {"kind": config.kind, "canonical_signs": config.canonical_signs}
+    )
+    with torch.device("meta"):
+        limit = num_parameters(model(encoder))
+    return model(sized(chosen, model, limit))
 
 
 def warn_of_wide_axes(config: ModelConfig, space: WeightSpace, num_classes: int):
@@ -84,10 +76,8 @@ def warn_of_wide_axes(config: ModelConfig, space: WeightSpace, num_classes: int)
 
 def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
     """The model with what it takes from the train split: statistics that standardise, a network to align to."""
-    model.read.standardize.set(zoo.statistics)
-    if isinstance(model, AlignedMLPClassifier):
-        block, _ = next(zoo.blocks("train"))
-        model.align_to(block)
+    block, _ = next(zoo.blocks("train"))
+    model.encoder.calibrate(zoo.statistics, block)
     return model
 
 

@@ -19,13 +19,12 @@ from dwsnet import (
     Standardize,
     WeightSpace,
     augment,
-    baselines,
     canonical,
+    encoders,
     permute,
     symmetry,
 )
 from dwsnet.align import match_weights
-from dwsnet.baselines.statistics import tensor_statistics
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -91,16 +90,19 @@ VALUES = {
         r"'layers.0.bias'.*must be finite.*member 0",
     ),
 }
+STATISTICS = {spec.name: {"mean": 0.0, "std": 1.0} for spec in SPACE.tensors}
 MODELS = {
     "classifier": DWSNetClassifier(SPACE, 10, channels=4, num_layers=1, head_width=8),
     "editor": DWSNetEditor(SPACE, 4, 1),
-    "flat": baselines.FlatMLPClassifier(SPACE, 3, 5000),
-    "augmented": baselines.AugmentedMLPClassifier(SPACE, 3, 5000),
-    "aligned": baselines.AlignedMLPClassifier(SPACE, 3, 5000).align_to(state()),
-    "reference": baselines.AlignedMLPClassifier(SPACE, 3, 5000).align_to,
-    "inr2vec": baselines.INR2VecClassifier(SPACE, 3, 5000),
-    "transformer": baselines.TransformerClassifier(SPACE, 3, 5000),
-    "statistics": partial(tensor_statistics, SPACE),
+    "flat": encoders.FlatMLPEncoder(SPACE, 8),
+    "flat features": encoders.FlatMLPEncoder(SPACE, 8).features(),
+    "augmented": encoders.AugmentedMLPEncoder(SPACE, 8),
+    "aligned": encoders.AlignedMLPEncoder(SPACE, 8).calibrate(STATISTICS, state()),
+    "reference": partial(encoders.AlignedMLPEncoder(SPACE, 8).calibrate, STATISTICS),
+    "inr2vec": encoders.INR2VecEncoder(SPACE, 8),
+    "row features": encoders.INR2VecEncoder(SPACE, 8).features(),
+    "transformer": encoders.TransformerEncoder(SPACE, 2),
+    "statistics": encoders.StatisticsEncoder(SPACE, 8),
 }
 ACTIONS = {
     "permute": lambda x: permute(SPACE, x, symmetry.random_permutation(SPACE, RNG)),

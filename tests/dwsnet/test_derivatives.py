@@ -22,12 +22,14 @@ from dwsnet import (
     WeightSpace,
     equivariant_map,
 )
-from dwsnet.baselines import (
-    AlignedMLPClassifier,
-    FlatMLPClassifier,
-    INR2VecClassifier,
-    TransformerClassifier,
+from dwsnet.encoders import (
+    AlignedMLPEncoder,
+    FlatMLPEncoder,
+    INR2VecEncoder,
+    StatisticsEncoder,
+    TransformerEncoder,
 )
+from dwsnet.heads import ValuesHead, WeightsHead
 from dwsnet.testing import random_features
 
 SPACE = WeightSpace.mlp((2, 4, 3, 1))
@@ -221,15 +223,46 @@ def random_state(seed: int, batch: int) -> dict[str, torch.Tensor]:
     }
 
 
+class Edited(torch.nn.Module):
+    """All entries of edited networks in one row."""
+
+    def __init__(self, features: torch.nn.Module):
+        super().__init__()
+        self.head = WeightsHead(features, init_scale=0.1)
+
+    def forward(self, state):
+        return torch.cat([x.flatten(1) for x in self.head(state).values()], 1)
+
+
+ENCODERS = {
+    "flat": lambda: FlatMLPEncoder(SPACE, 5),
+    "aligned": lambda: AlignedMLPEncoder(SPACE, 5),
+    "inr2vec": lambda: INR2VecEncoder(SPACE, 4),
+    "transformer": lambda: TransformerEncoder(SPACE, 1),
+    "statistics": lambda: StatisticsEncoder(SPACE, 5),
+}
+HEADS = {
+    "vector": lambda encoder: ValuesHead(encoder, 3),
+    "features": lambda encoder: Edited(encoder.features()),
+}
+
+
 @pytest.mark.parametrize(
-    "kind", [FlatMLPClassifier, AlignedMLPClassifier, INR2VecClassifier, TransformerClassifier]
+    ("encoder", "head"),
+    [
+        pytest.param(ENCODERS[encoder], HEADS[head], id=f"{encoder}-{head}")
+        for encoder in ENCODERS
+        for head in HEADS
+        if (encoder, head) != ("statistics", "features")
+    ],
 )
-def test_baselines_have_every_derivative_too(kind):
+def test_baselines_have_every_derivative_too(encoder, head):
     torch.manual_seed(0)
-    models = [kind(SPACE, 3, 600).double().eval() for _ in range(2)]
-    for seed, model in enumerate(models):
-        if kind is AlignedMLPClassifier:
-            model.align_to(random_state(seed, 1))
+    statistics = {spec.name: {"mean": 0.1, "std": 1.5} for spec in SPACE.tensors}
+    encoders = [
+        encoder().double().calibrate(statistics, random_state(seed, 6)) for seed in range(2)
+    ]
+    models = [head(one).double().eval() for one in encoders]
     model, state = models[0], random_state(2, 4)
     parameters = dict(model.named_parameters())
 

@@ -75,7 +75,7 @@ def test_a_diagonal_model_is_kept(tmp_path):
     model.save_pretrained(tmp_path)
     again = DWSNetClassifier.from_pretrained(tmp_path)
     state = {spec.name: torch.randn(2, *spec.shape) for spec in space.tensors}
-    assert again.trunk.layers[1].joined.logical_not().any()
+    assert again.encoder.trunk.layers[1].joined.logical_not().any()
     assert torch.allclose(again(state), model(state), atol=1e-6)
 
 

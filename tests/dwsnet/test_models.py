@@ -4,6 +4,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -13,7 +14,6 @@ from dwsnet import (
     DWSNetEditor,
     TensorSpec,
     WeightSpace,
-    baselines,
     permute,
     random_permutation,
 )
@@ -77,11 +77,7 @@ def test_a_saved_classifier_comes_back_the_same(tmp_path, options):
 
 MODELS = {
     "editor": lambda: DWSNetEditor(SPACE, 4, 2, expansion=2, num_heads=2),
-    "flat": lambda: baselines.FlatMLPClassifier(SPACE, 3, 5000),
-    "augmented": lambda: baselines.AugmentedMLPClassifier(SPACE, 3, 5000, canonical_signs=True),
-    "aligned": lambda: baselines.AlignedMLPClassifier(SPACE, 3, 5000).align_to(float_state()),
-    "inr2vec": lambda: baselines.INR2VecClassifier(SPACE, 3, 5000),
-    "transformer": lambda: baselines.TransformerClassifier(SPACE, 3, 5000),
+    "classifier": lambda: DWSNetClassifier(SPACE, 3, 4, 2, 8, canonical_signs=True),
 }
 
 
@@ -93,6 +89,23 @@ def float_state() -> dict[str, Tensor]:
 def test_every_model_comes_back_from_disk_the_same(tmp_path, build):
     model = build().eval()
     model.save_pretrained(tmp_path)
+    found, expected = type(model).from_pretrained(tmp_path)(float_state()), model(float_state())
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
+def test_folders_from_before_encoders_and_heads_are_read(tmp_path, build):
+    """Tensors had the names that they have within the encoder now; editors had no learned scales."""
+    model = build().eval()
+    model.save_pretrained(tmp_path)
+    file = tmp_path / "model.safetensors"
+    older = {
+        name.removeprefix("encoder.").removeprefix("features."): tensor
+        for name, tensor in load_file(file).items()
+        if name != "scale"
+    }
+    assert "read.standardize.mean" in older
+    save_file(older, file)
     found, expected = type(model).from_pretrained(tmp_path)(float_state()), model(float_state())
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -121,9 +134,12 @@ def test_a_folder_that_was_changed_is_refused_in_one_sentence(tmp_path):
         ),
         (
             text.replace('"num_layers": 2', '"num_layers": 3'),
-            r"must have tensor 'trunk.layers.2.weights.0' of shape .* found none",
+            r"must have tensor 'encoder.trunk.layers.2.weights.0' of shape .* found none",
         ),
-        (text.replace('"num_layers": 2', '"num_layers": 1'), r"found also 'trunk.*' of shape"),
+        (
+            text.replace('"num_layers": 2', '"num_layers": 1'),
+            r"found also 'encoder.trunk.*' of shape",
+        ),
     ):
         config.write_text(changed)
         with pytest.raises(ValueError, match=message):
@@ -212,7 +228,7 @@ def test_models_compile_without_graph_breaks(options):
     found = compiled(random_state())
     assert torch.allclose(found, expected, atol=1e-10)
     found.sum().backward()
-    gradient = model.trunk.layers[0].weights[0].grad.clone()
+    gradient = model.encoder.trunk.layers[0].weights[0].grad.clone()
     model.zero_grad()
     model(random_state()).sum().backward()
-    assert torch.allclose(gradient, model.trunk.layers[0].weights[0].grad, atol=1e-10)
+    assert torch.allclose(gradient, model.encoder.trunk.layers[0].weights[0].grad, atol=1e-10)

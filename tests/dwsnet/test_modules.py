@@ -22,8 +22,9 @@ from dwsnet import (
     MemberNorm,
     WeightSpace,
 )
-from dwsnet.baselines import FlatMLPClassifier, INR2VecClassifier, TransformerClassifier
 from dwsnet.canonical import canonical_phases, canonical_scales
+from dwsnet.encoders import FlatMLPEncoder, INR2VecEncoder, StatisticsEncoder, TransformerEncoder
+from dwsnet.heads import WeightsHead
 from dwsnet.symmetry import canonical_signs
 
 SPACE = WeightSpace.mlp((2, 5, 4, 1))
@@ -160,7 +161,7 @@ class Canonical(torch.nn.Module):
         Canonical(),
         DWSNetEditor(SPACE, 4, 2, expansion=2),
         DWSNetClassifier(SPACE, 3, 4, 2, 8, canonical_signs=True, num_heads=2, pooling="sum"),
-        TransformerClassifier(SPACE, 3, 2000),
+        TransformerEncoder(SPACE, 2),
     ],
     ids=["canonical", "editor", "classifier", "transformer"],
 )
@@ -228,8 +229,10 @@ def test_a_recomputed_step_sees_the_parameters_that_it_was_called_with():
     [
         DWSNetClassifier(SPACE, 3, 4, 2, 8),
         DWSNetEditor(SPACE, 4, 2),
-        FlatMLPClassifier(SPACE, 3, 5000),
-        INR2VecClassifier(SPACE, 3, 5000),
+        FlatMLPEncoder(SPACE, 8),
+        WeightsHead(FlatMLPEncoder(SPACE, 8).features()),
+        INR2VecEncoder(SPACE, 8),
+        StatisticsEncoder(SPACE, 8),
     ],
     ids=lambda model: type(model).__name__,
 )

@@ -12,8 +12,8 @@ from torch import Tensor
 from dwsnet import Axis, DWSNetEditor, TensorSpec, WeightSpace
 from dwsnet.align import match_weights
 from dwsnet.augment import flip_signs, move_picture
-from dwsnet.baselines.rows import to_rows
 from dwsnet.canonical import canonical_phases, canonical_scales
+from dwsnet.encoders.rows import to_rows
 from dwsnet.pretrained import space_as_json, space_from_json
 from dwsnet.symmetry import (
     canonical_signs,

@@ -91,7 +91,7 @@ def test_sums_of_wide_networks_fit_into_half_precision():
     model = DWSNetClassifier(space, 10, 2, 2, 16, pooling="sum", norm="member").half()
     state = {spec.name: torch.randn(1, *spec.shape).half() for spec in space.tensors}
     with torch.no_grad():
-        features = model.trunk(tuple(x.unsqueeze(-1) for x in model.read(state)))
+        features = model.encoder.trunk(tuple(x.unsqueeze(-1) for x in model.read(state)))
         assert features[2].double().sum((1, 2)).max() > torch.finfo(torch.float16).max
         assert model(state).isfinite().all()
 
@@ -153,8 +153,8 @@ def test_the_default_skip_is_written_down_and_older_folders_had_none(tmp_path, n
     model = DWSNetClassifier(space, 2, 2, num_layers, 4)
     assert model.config["skip"] is skip
     model.save_pretrained(tmp_path)
-    assert DWSNetClassifier.from_pretrained(tmp_path).trunk.skip is skip
+    assert DWSNetClassifier.from_pretrained(tmp_path).encoder.trunk.skip is skip
     config = tmp_path / "config.json"
     config.write_text(config.read_text().replace(f',\n  "skip": {str(skip).lower()}', ""))
     assert "skip" not in config.read_text()
-    assert DWSNetClassifier.from_pretrained(tmp_path).trunk.skip is False
+    assert DWSNetClassifier.from_pretrained(tmp_path).encoder.trunk.skip is False

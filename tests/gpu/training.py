@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
-from dwsnet import WeightSpace
-from dwsnet.models import DWSNetClassifier
+from dwsnet import DWSNetClassifier, WeightSpace
 from flows.recipes import digits
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo

@@ -1,4 +1,4 @@
-"""Seven statistics of each tensor and gradient boosting: cheap, invariant, and hard to beat on classifier zoos."""
+"""Gradient boosting on statistics of tensors: what models of networks are compared with, without any training in torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,20 +9,10 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from dwsnet.encoders.statistics import NUM_STATISTICS, tensor_statistics
 from dwsnet.pretrained import build, read_folder, write_folder
 from dwsnet.state import read_state
 from dwsnet.weight_space import WeightSpace
-
-QUANTILES = (0.0, 0.25, 0.5, 0.75, 1.0)
-
-
-def tensor_statistics(space: WeightSpace, state: Mapping[str, Tensor]) -> np.ndarray:
-    """`(batch, 7 * tensors)` float64: mean, variance and the five quantiles of each tensor (Unterthiner et al. 2020)."""
-    columns = []
-    for tensor in read_state(space, state):
-        entries = tensor.detach().cpu().double().flatten(1).numpy()
-        columns += [entries.mean(1), entries.var(1), *np.quantile(entries, QUANTILES, axis=1)]
-    return np.stack(columns, 1)
 
 
 class BoostedStatistics:
@@ -46,7 +36,11 @@ class BoostedStatistics:
 
     def fit(self, state: Mapping[str, Tensor], targets: ArrayLike) -> "BoostedStatistics":
         """Learn `targets` `(batch,)` from stacked state dicts."""
-        return self._fit(tensor_statistics(self.space, state), np.asarray(targets))
+        return self._fit(self._statistics(state), np.asarray(targets))
+
+    def _statistics(self, state: Mapping[str, Tensor]) -> np.ndarray:
+        tensors = [x.detach().cpu().double() for x in read_state(self.space, state)]
+        return tensor_statistics(tensors).numpy()
 
     def _fit(self, statistics: np.ndarray, targets: np.ndarray) -> "BoostedStatistics":
         if targets.shape != statistics.shape[:1]:
@@ -63,7 +57,7 @@ class BoostedStatistics:
             raise ValueError(
                 "boosted statistics must learn from networks and targets before they predict: call fit first"
             )
-        return self.boosting.predict(tensor_statistics(self.space, state))
+        return self.boosting.predict(self._statistics(state))
 
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, as the other models do."""
@@ -93,7 +87,7 @@ class BoostedStatistics:
         labels = np.asarray(arguments.pop("labels", []))
         model = build(cls, folder, space, arguments)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        count, columns = len(tensors.get("targets", ())), (2 + len(QUANTILES)) * len(space.tensors)
+        count, columns = len(tensors.get("targets", ())), NUM_STATISTICS * len(space.tensors)
         if shapes != {"statistics": (count, columns), "targets": (count,)}:
             raise ValueError(
                 f"{folder} must hold statistics of shape (networks, {columns}) and targets, found {shapes}"

@@ -1,0 +1,65 @@
+"""Networks in, classes or values out: a DWSNet with a head, in a folder of its own."""
+
+from torch import Tensor
+
+from dwsnet.encoders.dwsnet import DWSNetEncoder
+from dwsnet.heads import ValuesHead
+from dwsnet.models import ReadState
+from dwsnet.pretrained import Pretrained
+from dwsnet.state import check_counts
+from dwsnet.weight_space import WeightSpace
+
+NO_SKIP = {"skip": False}
+"""The default before there was one for each depth."""
+
+
+class DWSNetClassifier(Pretrained, ValuesHead):
+    """Classifies networks, or regresses or embeds them where `num_classes` counts values: `DWSNetEncoder` of width
+    `head_width`, `ValuesHead`.
+
+    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`; permuting hidden
+    neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
+    """
+
+    earlier = NO_SKIP
+
+    def __init__(
+        self,
+        space: WeightSpace,
+        num_classes: int,
+        channels: int,
+        num_layers: int,
+        head_width: int,
+        dropout: float = 0.0,
+        canonical_signs: bool = False,
+        **trunk: int | float | str | bool | None,
+    ):
+        check_counts(num_classes=num_classes, head_width=head_width)
+        encoder = DWSNetEncoder(space, head_width, channels, num_layers, canonical_signs, **trunk)
+        super().__init__(encoder, num_classes, dropout)
+        self.config = {
+            "num_classes": num_classes,
+            "channels": channels,
+            "num_layers": num_layers,
+            "head_width": head_width,
+            "dropout": dropout,
+            "canonical_signs": canonical_signs,
+            **trunk,
+            "skip": encoder.trunk.skip,
+        }
+
+    @property
+    def read(self) -> ReadState:
+        return self.encoder.read
+
+    @classmethod
+    def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        return under("encoder", ("read", "trunk", "invariant"), state)
+
+
+def under(parent: str, children: tuple[str, ...], state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of modules that were the model's own and are children of its `parent` now."""
+    return {
+        f"{parent}.{name}" if name.partition(".")[0] in children else name: tensor
+        for name, tensor in state.items()
+    }

@@ -1,0 +1,22 @@
+"""An MLP on statistics of tensors, as configuration."""
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from dwsnet.encoders import StatisticsEncoder
+from dwsnet.weight_space import WeightSpace
+from pipeline.encoders.encoder import ReadingConfig
+
+
+class StatisticsConfig(ReadingConfig):
+    title: ClassVar[str] = "statistics"
+    sizes: ClassVar[tuple[str, ...]] = ("width",)
+
+    kind: Literal["statistics"] = "statistics"
+    """An MLP on the mean, the variance and five quantiles of each tensor (Unterthiner et al. 2020)."""
+    width: PositiveInt = 256
+    """Of its two hidden layers, the second of which is the vector that a network becomes."""
+
+    def build(self, space: WeightSpace) -> StatisticsEncoder:
+        return StatisticsEncoder(space, self.width, self.canonical_signs)

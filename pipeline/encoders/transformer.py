@@ -1,0 +1,24 @@
+"""The transformer over rows, as configuration."""
+
+from typing import ClassVar, Literal
+
+from pydantic import PositiveInt
+
+from dwsnet.encoders import TransformerEncoder
+from dwsnet.weight_space import WeightSpace
+from pipeline.encoders.encoder import ReadingConfig
+
+
+class TransformerConfig(ReadingConfig):
+    title: ClassVar[str] = "transformer"
+    sizes: ClassVar[tuple[str, ...]] = ("head_dim", "feedforward")
+
+    kind: Literal["transformer"] = "transformer"
+    """Four layers of attention among the rows of neurons (Schuerholt et al. 2021)."""
+    head_dim: PositiveInt = 16
+    """Of each of the four heads; tokens, and the vector that a network becomes, are four times as wide."""
+    feedforward: PositiveInt | None = None
+    """Width of the layers after attention; null: twice as wide as tokens."""
+
+    def build(self, space: WeightSpace) -> TransformerEncoder:
+        return TransformerEncoder(space, self.head_dim, self.feedforward, self.canonical_signs)
