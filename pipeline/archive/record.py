@@ -4,6 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 from pydantic import Field, NonNegativeInt, ValidationError, field_validator, model_validator
+from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, write_json
@@ -18,7 +19,7 @@ from pipeline.config import (
     MergeConfig,
     fingerprint,
 )
-from pipeline.decode import DecodeContract
+from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
@@ -134,6 +135,10 @@ class ZooRecord(Frozen):
     @property
     def space(self) -> WeightSpace:
         return WeightSpace.from_shapes(self.tensors)
+
+    def coordinates(self) -> Tensor:
+        """`(points, dims)` float32: where the members, INRs, were fitted, in the order of the grid."""
+        return coordinates_of(self.decode, self.signals.grid)
 
     @property
     def sources(self) -> str:

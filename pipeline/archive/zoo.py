@@ -22,7 +22,7 @@ from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
 from pipeline.archive.shard import REBUILD, Block, are_members, read_blocks
-from pipeline.decode import Network
+from pipeline.decode import Decoder, Network
 from pipeline.errors import ArchiveError, InputError, nearest
 from pipeline.location import Location, locate
 from pipeline.signals import Signals
@@ -264,8 +264,16 @@ class Zoo(Dataset[Block]):
         if row.ndim:
             raise TypeError(f"one member is a module, got {index!r}")
         row = int(row)
-        contract = self.record.decode.of_member(self.catalog.slice(row, 1).to_pylist()[0])
-        return Network(contract, self[row], f"zoo {self.folder}")
+        activation = self.catalog.slice(row, 1).to_pylist()[0].get("activation")
+        return Network(self.decoder, self[row], activation)
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """Runs members of the zoo, many at once: `zoo.decoder(state, inputs)`.
+
+        Raises InputError where the zoo does not say how to run its members.
+        """
+        return Decoder(self.record.decode, self.space, f"zoo {self.folder}")
 
     def signals(
         self, source: Signals | Path | str | None = None, trusted: Collection[str] = ()

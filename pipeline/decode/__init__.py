@@ -1,6 +1,15 @@
 """Running members of any zoo as functions, from what its record says of them."""
 
 from pipeline.decode.contract import CATALOG, DecodeContract, ImageContract
-from pipeline.decode.network import Network, standardized
+from pipeline.decode.decoder import Decoder, coordinates_of, standardized
+from pipeline.decode.network import Network
 
-__all__ = ["CATALOG", "DecodeContract", "ImageContract", "Network", "standardized"]
+__all__ = [
+    "CATALOG",
+    "DecodeContract",
+    "Decoder",
+    "ImageContract",
+    "Network",
+    "coordinates_of",
+    "standardized",
+]

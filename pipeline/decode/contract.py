@@ -1,8 +1,5 @@
 """What an archive says about running its members: the decode contract."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from pipeline.config import Frozen
 
 CATALOG = "catalog"
@@ -40,14 +37,3 @@ class DecodeContract(Frozen):
     """Of what INRs return, of the images that classifiers take."""
     image: ImageContract | None = None
     """Of classifiers: they take images and return logits."""
-
-    def of_member(self, row: Mapping[str, Any]) -> "DecodeContract":
-        """The contract with what is the member's own, by its catalog row."""
-        own = (
-            row.get("activation") if name == CATALOG else name for name in self.activations or ()
-        )
-        return (
-            self
-            if self.activations is None
-            else self.model_copy(update={"activations": tuple(own)})
-        )

@@ -12,9 +12,10 @@ import torch
 from pipeline.archive.originals import why_unknown
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ZooConfig
+from pipeline.decode import coordinates_of
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, caption, mark_partial, picture
-from pipeline.signals import Signals, coordinates
+from pipeline.signals import Signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
 COLUMN_WIDTH = 12
@@ -128,13 +129,9 @@ def quality(zoo: Zoo, row: int) -> str:
 
 def render(zoo: Zoo, row: int, grid: Sequence[int]) -> np.ndarray:
     """`(*grid, channels)`: what a member returns on a grid over its coordinates."""
-    contract, points = zoo.record.decode, torch.from_numpy(coordinates(tuple(grid)))
-    low, high = contract.coordinate_range or (-1.0, 1.0)
-    points = low + (points + 1) * (high - low) / 2
-    if len(grid) == 2 and "(x, y)" in (contract.coordinate_order or ""):
-        points = points.flip(-1)
     with torch.no_grad():
-        return zoo.module(row)(points).reshape(*grid, -1).numpy()
+        values = zoo.module(row)(coordinates_of(zoo.record.decode, grid))
+    return values.reshape(*grid, -1).numpy()
 
 
 def show(

@@ -94,11 +94,11 @@ class Signals:
         return str(index) if self.names is None else self.names[index]
 
 
-def coordinates(grid: tuple[int, ...]) -> np.ndarray:
-    """`(points, dims)` float32 in [-1, 1], both ends included, row-major: for images (y, x) of each pixel."""
+def coordinates(grid: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> np.ndarray:
+    """`(points, dims)` float32 in [low, high], both ends included, row-major: for images (y, x) of each pixel."""
     if min(grid) < 2:
         raise InputError(f"a signal's grid needs at least two points a side, got {grid}")
-    axes = [np.linspace(-1, 1, size, dtype=np.float32) for size in grid]
+    axes = [np.linspace(low, high, size, dtype=np.float32) for size in grid]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))
 
 

@@ -9,6 +9,7 @@ time: on a machine that others use, clocks tell little.
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,7 +20,6 @@ from torch.nn import functional
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import ClassifierZooConfig, HyperparametersConfig
-from pipeline.decode import DecodeContract, ImageContract, Network
 from pipeline.fit.classifiers import train_runs
 from pipeline.fit.lessons import Lessons, epoch_order, order_keys
 from pipeline.fit.runs import Runs, draw_runs, initial_rows
@@ -42,6 +42,20 @@ CASES = [
     ("CNN 16-16-16", 128, 48, 4),
 ]
 """Architecture, batch size, runs, epochs."""
+
+
+class Sine(nn.Module):
+    def forward(self, values: Tensor) -> Tensor:
+        return values.sin()
+
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": nn.ReLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+    "sine": Sine,
+}
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": torch.optim.SGD,
     "momentum": lambda parameters, **options: torch.optim.SGD(parameters, momentum=0.9, **options),
@@ -65,20 +79,18 @@ def digits() -> Lessons:
 
 
 def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
-    state = {
-        spec.name: tensor[0]
-        for spec, tensor in zip(space.tensors, unpack(space, row[None]), strict=True)
-    }
-    contract = DecodeContract(
-        activations=(*[activation] * (len(state) // 2 - 1), "linear"),
-        omega=1.0,
-        output_offset=None,
-        coordinate_range=None,
-        coordinate_order=None,
-        value_range=None,
-        image=ImageContract(grey=False, stride=2),
-    )
-    return Network(contract, state, "the benchmark")
+    tensors = [tensor[0] for tensor in unpack(space, row[None])]
+    modules: list[nn.Module] = [] if tensors[0].ndim == 4 else [nn.Flatten()]
+    for weight, bias in zip(tensors[::2], tensors[1::2], strict=True):
+        size_out, size_in, *kernel = weight.shape
+        make = partial(nn.Conv2d, kernel_size=kernel, stride=2, padding=1) if kernel else nn.Linear
+        layer = make(size_in, size_out)
+        layer.load_state_dict({"weight": weight, "bias": bias})
+        modules += [layer, ACTIVATIONS[activation]()]
+    modules.pop()
+    if tensors[0].ndim == 4:
+        modules[-1:-1] = [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    return nn.Sequential(*modules)
 
 
 def one_by_one(

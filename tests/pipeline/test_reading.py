@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from pipeline.archive.zoo import Zoo
-from pipeline.decode import Network
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import coordinates, load_signals
 
@@ -84,26 +83,3 @@ def test_damage_is_told_by_the_block_that_would_come_next(zoo_copy):
     with pytest.raises(ArchiveError, match=f"{shards[-1]}.tar must have"):
         list(blocks)
     assert list(dict.fromkeys(seen)) == shards[:-1]
-
-
-STATE = {"0.weight": torch.ones(2, 3), "0.bias": torch.ones(2), "1.weight": torch.ones(1, 2)}
-
-
-@pytest.mark.parametrize(
-    ("changes", "state", "message"),
-    [
-        (
-            {"activations": None},
-            STATE,
-            "expected an activation of each of 2 layers out of sine, relu, .*found None",
-        ),
-        ({"activations": ("swish", "linear")}, STATE, "found \\('swish', 'linear'\\)"),
-        ({"omega": None}, STATE, "sine activations need omega_0"),
-        ({}, STATE | {"0.weight": torch.ones(2, 3, 1, 1)}, "expected linear layers, found '0'"),
-    ],
-)
-def test_what_a_record_leaves_open_is_named(zoo, changes, state, message):
-    contract = zoo.record.decode.model_copy(update={"activations": ("sine", "linear")})
-    assert Network(contract, STATE, "zoo x")(torch.ones(4, 3)).shape == (4, 1)
-    with pytest.raises(InputError, match=f"cannot run members of zoo x: .*{message}"):
-        Network(contract.model_copy(update=changes), state, "zoo x")

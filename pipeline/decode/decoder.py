@@ -1,0 +1,181 @@
+"""Many members of a zoo as functions at once: the decode contract, executed."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.decode.contract import CATALOG, DecodeContract, ImageContract
+from pipeline.errors import InputError
+from pipeline.signals import coordinates
+
+ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "sine": lambda z, omega: torch.sin(omega * z),
+    "relu": lambda z, omega: z.relu(),
+    "tanh": lambda z, omega: z.tanh(),
+    "sigmoid": lambda z, omega: z.sigmoid(),
+    "gelu": lambda z, omega: F.gelu(z),
+    "linear": lambda z, omega: z,
+}
+KNOWN = {*ACTIVATIONS, CATALOG}
+LUMA = (0.299, 0.587, 0.114)
+"""Grey of red, green and blue (ITU-R BT.601)."""
+
+
+def coordinates_of(contract: DecodeContract, grid: Sequence[int]) -> Float[Tensor, "points dims"]:
+    """Coordinates of the points of a grid as members take them, row-major over the grid, float32.
+
+    From -1 to 1 and with (y, x) for images where the contract does not say.
+    """
+    points = torch.from_numpy(coordinates(tuple(grid), *(contract.coordinate_range or (-1.0, 1.0))))
+    is_turned = len(grid) == 2 and "(x, y)" in (contract.coordinate_order or "")
+    return points.flip(-1) if is_turned else points
+
+
+def standardized(images: Tensor, contract: ImageContract) -> Tensor:
+    """Images `(batch, channels, height, width)` in [0, 1] as the first layer sees them."""
+    if contract.grey and images.shape[1] > 1:
+        images = torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA)).unsqueeze(1)
+    mean, std = (
+        images.new_tensor(statistic).view(-1, 1, 1) for statistic in (contract.mean, contract.std)
+    )
+    return (images - mean).div_(std)
+
+
+class Decoder:
+    """Runs members of one weight space by their contract, differentiable in weights and inputs.
+
+    Raises InputError where the contract leaves open how to run them; `what` says whose they are.
+    """
+
+    def __init__(self, contract: DecodeContract, space: WeightSpace, what: str):
+        self.what = what
+        weights = {
+            spec.name.removesuffix(".weight"): spec.shape
+            for spec in space.tensors
+            if spec.name.endswith(".weight")
+        }
+        self.names, self.image = tuple(weights), contract.image
+        self.num_convolutions = sum(len(shape) > 2 for shape in weights.values())
+        self._check_layers(weights)
+        self.activations = contract.activations or ()
+        if len(self.activations) != len(weights) or not KNOWN.issuperset(self.activations):
+            raise self._error(
+                f"expected an activation of each of {len(weights)} layers out of "
+                f"{', '.join(ACTIVATIONS)}, found {contract.activations}"
+            )
+        self.has_omega = contract.omega is not None
+        self._check_omega(self.activations)
+        omega = contract.omega or 1.0
+        self.omegas = (*omega, 1.0) if isinstance(omega, tuple) else (omega,) * len(weights)
+        if len(self.omegas) != len(weights):
+            raise self._error(
+                f"expected omega_0 of each of {len(weights) - 1} hidden layers, found {omega}"
+            )
+        self.offset = contract.output_offset or 0.0
+
+    def __call__(
+        self,
+        state: Mapping[str, Float[Tensor, "members ..."]],
+        inputs: Tensor,
+        activations: Sequence[str] | None = None,
+    ) -> Float[Tensor, "members inputs outputs"]:
+        """What stacked state dicts return: `(members, points, channels)` or `(members, images, classes)`.
+
+        `inputs`: coordinates `(points, dims)` for all members or `(members, points, dims)`, of
+        classifiers images in [0, 1] `(images, channels, height, width)` or `(members, images, ...)`.
+        `activations`: each member's own, as in the catalog's column, where the contract says so;
+        InputError where they are not known.
+        """
+        num_members = len(state[f"{self.names[0]}.weight"])
+        if CATALOG not in self.activations:
+            return self._run(state, inputs, "")
+        own = [None] * num_members if activations is None else activations
+        if len(own) != num_members:
+            raise self._error(
+                f"expected an activation of each of {num_members} members, found {len(own)}"
+            )
+        places: dict[str, list[int]] = {}
+        for place, name in enumerate(own):
+            places.setdefault(name, []).append(place)
+        if unknown := [str(name) for name in places if name not in ACTIVATIONS]:
+            raise self._error(
+                f"expected an activation of each member out of {', '.join(ACTIVATIONS)}, "
+                f"found {', '.join(unknown)}"
+            )
+        self._check_omega(places)
+        if len(places) == 1:
+            return self._run(state, inputs, *places)
+        is_shared = inputs.ndim == (2 if self.image is None else 4)
+        parts = [
+            self._run(
+                {key: tensor[own] for key, tensor in state.items()},
+                inputs if is_shared else inputs[own],
+                name,
+            )
+            for name, own in places.items()
+        ]
+        order = torch.tensor([place for own in places.values() for place in own])
+        return torch.cat(parts)[order.argsort()]
+
+    def _run(self, state: Mapping[str, Tensor], inputs: Tensor, own: str) -> Tensor:
+        """As a call, of members that have one activation in the place of the catalog's."""
+        num_members = len(state[f"{self.names[0]}.weight"])
+        values = self._first(inputs)  # (inputs, [members *] channels, height, width)
+        for i, (name, activation) in enumerate(zip(self.names, self.activations, strict=True)):
+            weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+            if i < self.num_convolutions:
+                values = self._convolve(values, weight, bias)  # (inputs, members * units, ...)
+            else:
+                if i == self.num_convolutions > 0:
+                    values = values.mean((2, 3)).unflatten(1, (num_members, -1)).permute(1, 2, 0)
+                values = values.expand(num_members, -1, -1)  # (members, units, inputs)
+                values = (
+                    torch.bmm(weight, values)
+                    if bias is None
+                    else torch.baddbmm(bias.unsqueeze(-1), weight, values)
+                )
+            activation = own if activation == CATALOG else activation
+            values = ACTIVATIONS[activation](values, self.omegas[i])
+        return (values + self.offset).transpose(1, 2)
+
+    def _first(self, inputs: Tensor) -> Tensor:
+        """Inputs as the first layer takes them: `([members,] dims, points)`, for convolutions maps."""
+        if self.image is not None:
+            is_shared, images = inputs.ndim == 4, inputs.flatten(0, -4)
+            images = standardized(images, self.image)
+            if not is_shared:
+                images = images.unflatten(0, inputs.shape[:2])
+            if self.num_convolutions:
+                return images if is_shared else images.transpose(0, 1).flatten(1, 2)
+            inputs = images.flatten(-3)
+        return inputs.transpose(-1, -2)
+
+    def _convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """One group a member, but for images that all members share."""
+        return F.conv2d(
+            maps,
+            weight.flatten(0, 1),
+            None if bias is None else bias.flatten(),
+            stride=self.image.stride,
+            padding=[size // 2 for size in weight.shape[3:]],
+            groups=maps.shape[1] // weight.shape[2],
+        )
+
+    def _check_layers(self, weights: Mapping[str, tuple[int, ...]]):
+        """Linear layers; of classifiers convolutions of images may come first."""
+        for i, (name, shape) in enumerate(weights.items()):
+            is_convolution = i < min(self.num_convolutions, len(weights) - 1)
+            allowed = 4 if is_convolution and self.image is not None else 2
+            if len(shape) != allowed:
+                raise self._error(f"expected linear layers, found {name!r} of another kind")
+
+    def _check_omega(self, activations: Iterable[str]):
+        if "sine" in activations and not self.has_omega:
+            raise self._error("sine activations need omega_0, its record has none")
+
+    def _error(self, problem: str) -> InputError:
+        return InputError(f"cannot run members of {self.what}: {problem}")
