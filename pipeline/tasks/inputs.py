@@ -1,0 +1,107 @@
+"""What a model is given of each member beside its weights: columns of the catalog, as numbers."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError, nearest
+
+
+def check_inputs(zoo: Zoo, names: Sequence[str]):
+    """Raises InputError for a column that is neither text nor numbers, or is not known of each member.
+
+    Also for a text that occurs in another split than the train split alone: a model would not know it.
+    """
+    for name in names:
+        kind = zoo.record.schema.field(name).type
+        if not (pa.types.is_string(kind) or is_number(kind) or pa.types.is_boolean(kind)):
+            raise InputError(
+                f"column {name!r} of zoo {zoo.folder} must be of texts or numbers to be an input, found {kind}"
+            )
+        if not zoo.is_sealed:
+            continue
+        members = zoo.catalog.filter(pc.field("status") == "ok")
+        unknown = members.filter(pc.invert(is_known(members[name])))
+        if len(unknown):
+            raise InputError(
+                f"column {name!r} of zoo {zoo.folder} must be known of every member to be an input, "
+                f"found {unknown[name][0]} for {unknown['key'][0]}: leave it out of training.task.inputs"
+            )
+        if pa.types.is_string(kind):
+            check_texts(name, members[name].unique().to_pylist(), texts_of(zoo, name))
+
+
+def is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+def is_known(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Where a column is neither null nor NaN nor infinite."""
+    if not pa.types.is_floating(column.type):
+        return column.is_valid()
+    return pc.fill_null(pc.is_finite(column), False)
+
+
+def texts_of(zoo: Zoo, name: str) -> list[str]:
+    """The different values of a column of texts in the train split, in alphabetical order."""
+    return sorted(zoo.members("train")[name].unique().to_pylist())
+
+
+def check_texts(name: str, found: Sequence[str], known: Sequence[str]):
+    for text in found:
+        if text not in known:
+            raise InputError(
+                f"input {name!r} must be one of the values of the train split, {', '.join(known)}, "
+                f"found {text!r}{nearest(text, known)}"
+            )
+
+
+def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
+    """For each input its values in the train split, of texts, or their mean and standard deviation."""
+    described = []
+    for name in names:
+        if pa.types.is_string(zoo.record.schema.field(name).type):
+            described.append({"name": name, "values": texts_of(zoo, name)})
+        else:
+            numbers = zoo.members("train")[name].cast(pa.float64()).to_numpy()
+            described.append(
+                {"name": name, "mean": float(numbers.mean()), "std": float(numbers.std()) or 1.0}
+            )
+    return described
+
+
+def width_of(described: Sequence[Mapping[str, Any]]) -> int:
+    """Numbers that `encode` gives for a member."""
+    return sum(len(one.get("values", (None,))) for one in described)
+
+
+def encode(
+    described: Sequence[Mapping[str, Any]],
+    columns: Mapping[str, Tensor | list[Any]],
+    like: Tensor,
+) -> Tensor:
+    """`(batch, width)`, where and of the type that `like` is: texts one-hot, numbers standardised.
+
+    Raises InputError where a column is missing, and for a text that the train split has not.
+    """
+    parts = [torch.zeros(len(like), 0).to(like)]
+    for one in described:
+        name = one["name"]
+        if name not in columns:
+            raise InputError(
+                f"the model takes column {name!r} as an input beside the weights, and the catalog of the zoo has none"
+            )
+        if "values" in one:
+            known, texts = np.array(one["values"]), columns[name]
+            check_texts(name, texts, one["values"])
+            hot = np.array(texts)[:, None] == known
+            parts.append(torch.from_numpy(hot).to(like))
+        else:
+            parts.append(((columns[name].to(like) - one["mean"]) / one["std"]).unsqueeze(1))
+    return torch.cat(parts, 1)

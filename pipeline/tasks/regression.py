@@ -1,0 +1,283 @@
+"""Which number does the catalog have for the network? Accuracy, frequency, whatever was measured."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.encoders import Encoder
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+from pipeline.tasks.inputs import (
+    check_inputs,
+    describe_inputs,
+    encode,
+    is_known,
+    is_number,
+    width_of,
+)
+from pipeline.tasks.ranks import rank_scores
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, TaskConfig
+
+Columns = Mapping[str, Tensor | list[Any]]
+ROUNDING = 1e-12
+"""Share of a sum of squares that may be rounding."""
+
+
+class Targets(nn.Module):
+    """From what a model gives, `(batch, targets)` of unit scale, to targets as the catalog has them.
+
+    With 'mse' the model gives standardised targets, with 'bce' logits of shares.
+    """
+
+    def __init__(self, prepared: Mapping[str, Any], objective: Literal["mse", "bce"]):
+        super().__init__()
+        self.names, self.objective = tuple(prepared["targets"]), objective
+        facts = prepared["targets"].values()
+        for name in ("mean", "std"):
+            values = torch.tensor([target[name] for target in facts], dtype=torch.float32)
+            self.register_buffer(name, values, persistent=False)
+
+    def read(self, columns: Columns) -> Tensor:
+        """`(batch, targets)` float32; NaN where a target is not known."""
+        return torch.stack([columns[name].float() for name in self.names], 1)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        if self.objective == "bce":
+            return outputs.sigmoid()
+        return self.mean + self.std * outputs
+
+    def losses(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """`(batch, targets)`; 0 where the truth is not known."""
+        known = truth.isfinite()
+        truth = torch.where(known, truth, self.mean)
+        if self.objective == "bce":
+            losses = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
+        else:
+            losses = (outputs - (truth - self.mean) / self.std).square()
+        return torch.where(known, losses, 0)
+
+
+class Regressor(nn.Module):
+    """An encoder whose vector is moved by what is known beside the weights, then GELU and a linear layer.
+
+    Takes stacked state dicts and columns of the catalog, returns `(batch, targets)` of unit scale.
+    """
+
+    def __init__(self, encoder: Encoder, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
+        super().__init__()
+        self.encoder, self.targets, self.inputs = encoder, targets, tuple(inputs)
+        self.move = nn.Linear(width_of(inputs), encoder.width) if inputs else None
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(encoder.width, len(targets.names)))
+
+    def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
+        vector = self.encoder(state)  # batch, width
+        if self.move is not None:
+            vector = vector + self.move(encode(self.inputs, columns, vector))
+        return self.head(vector)  # batch, targets
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Predicted targets of a batch, and the true ones where they are known."""
+
+    predicted: Tensor
+    """`(batch, targets)`."""
+    columns: Columns
+    names: tuple[str, ...]
+
+
+class Regression(TaskConfig):
+    monitor: ClassVar[Monitor] = Monitor("r2")
+
+    kind: Literal["regression"] = "regression"
+    """Numbers that the catalog has."""
+    targets: tuple[str, ...] = Field(("test_accuracy",), min_length=1)
+    """Columns of the catalog to predict. A member whose target is null is left out of losses and metrics."""
+    inputs: tuple[str, ...] = ()
+    """Columns of the catalog that the model is given beside the weights, such as the activation: texts one-hot, numbers
+    standardised."""
+    objective: Literal["mse", "bce"] = "mse"
+    """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a sigmoid, for shares."""
+
+    @model_validator(mode="after")
+    def names_each_column_once(self) -> "Regression":
+        for name in self.columns:
+            if self.columns.count(name) > 1:
+                raise PydanticCustomError(
+                    "columns", f"targets and inputs should name each column once, {name!r} is twice"
+                )
+        return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.targets + self.inputs
+
+    def check(self, zoo: Zoo) -> None:
+        """Targets that are numbers, known, finite and not constant, for 'bce' from 0 to 1; inputs as `check_inputs`."""
+        for name in self.targets:
+            kind = zoo.record.schema.field(name).type
+            if not is_number(kind):
+                raise InputError(
+                    f"column {name!r} of zoo {zoo.folder} must be of numbers to be a target, found {kind}"
+                )
+            if zoo.is_sealed:
+                check_target(zoo, name, self.objective)
+        check_inputs(zoo, self.inputs)
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        """Mean and standard deviation of each target over the train split, and what inputs are there."""
+        targets = {}
+        for name in self.targets:
+            known = zoo.members("train")[name].drop_null().cast(pa.float64()).to_numpy()
+            targets[name] = {"mean": float(known.mean()), "std": float(known.std())}
+        return {"targets": targets, "inputs": describe_inputs(zoo, self.inputs)}
+
+    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Regressor:
+        return Regressor(encoder, Targets(prepared, self.objective), prepared["inputs"])
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        """Mean over members and targets, those that are not known counted as 0."""
+        outputs = model(batch.state, batch.columns)
+        return model.targets.losses(outputs, model.targets.read(batch.columns)).mean()
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Each `(targets,)`: powers of the errors and of the distance to the mean of the train split, in raw units.
+
+        Where the model gives no finite number, its error is that of the mean.
+        """
+        outputs, targets = model(batch.state, batch.columns), model.targets
+        truth = targets.read(batch.columns)
+        known, predicted = truth.isfinite(), targets.values(outputs)
+        distance = torch.where(known, truth - targets.mean, 0).double()
+        error = torch.where(known, truth - predicted, 0).double()
+        error = torch.where(error.isfinite(), error, distance)
+        return {
+            "known": known.sum(0),
+            "loss": targets.losses(outputs, truth).sum(0),
+            "error": error.abs().sum(0),
+            "error_squared": error.square().sum(0),
+            "distance": distance.sum(0),
+            "distance_absolute": distance.abs().sum(0),
+            "distance_squared": distance.square().sum(0),
+        }
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """R^2, mean squared and absolute error in raw units, of the model and of always answering the mean of the train
+        split: means over the targets, and where there are several of each by itself.
+
+        Where the truth is constant, R^2 is 1 for what is all right and else 0, as scikit-learn has it.
+        """
+        known = torch.as_tensor(sums["known"]).double()
+        for name, number in zip(self.targets, known.tolist(), strict=True):
+            if not number:
+                raise InputError(f"target {name!r} must be known of one member or more, found none")
+        spread = sums["distance_squared"] - sums["distance"] ** 2 / known
+        is_constant = spread <= ROUNDING * sums["distance_squared"]
+
+        def r2(squared: Tensor) -> Tensor:
+            return torch.where(is_constant, squared == 0, 1 - squared / spread)
+
+        scores = {
+            "r2": r2(sums["error_squared"]),
+            "mse": sums["error_squared"] / known,
+            "mae": sums["error"] / known,
+            "loss": sums["loss"] / known,
+            "trivial_r2": r2(sums["distance_squared"]),
+            "trivial_mse": sums["distance_squared"] / known,
+            "trivial_mae": sums["distance_absolute"] / known,
+        }
+        return self._means(
+            {name: score.tolist()[i] for name, score in scores.items()}
+            for i in range(len(self.targets))
+        )
+
+    def _means(self, of_targets: Any) -> dict[str, float]:
+        """The mean of each score over the targets, and where there are several the scores of each."""
+        scores = dict(zip(self.targets, of_targets, strict=True))
+        names = dict.fromkeys(name for one in scores.values() for name in one)
+        means = {
+            name: float(np.mean([one[name] for one in scores.values() if name in one]))
+            for name in names
+        }
+        if len(scores) == 1:
+            return means
+        each = {
+            f"{target}_{name}": score
+            for target, one in scores.items()
+            for name, score in one.items()
+        }
+        return means | each
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
+        predicted = model.targets.values(model(batch.state, batch.columns))
+        return Outputs(predicted, batch.columns, model.targets.names)
+
+    def predictions(self, outputs: Outputs) -> dict[str, Any]:
+        """Of each target what is true, where the zoo has it, and what is predicted."""
+        columns = {}
+        for name, predicted in zip(outputs.names, outputs.predicted.T, strict=True):
+            if name in outputs.columns:
+                columns[f"true {name}"] = outputs.columns[name].numpy()
+            columns[f"predicted {name}"] = predicted.numpy()
+        return columns
+
+    def scores(self, table: pa.Table) -> dict[str, Any]:
+        """Kendall's tau_b and its company, as `pipeline.tasks.ranks` says, of the members that have both numbers."""
+        return self._means(rank_scores(*truth_and_predicted(table, name)) for name in self.targets)
+
+    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
+        from pipeline.figures.regression import draw_predicted
+
+        pairs = {name: truth_and_predicted(evaluation.table, name) for name in self.targets}
+        text = "What is predicted for the members of the test split against what is true."
+        return (Figure("predicted.svg", text, partial(draw_predicted, pairs)),)
+
+
+def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of the members that have both."""
+    columns = [table[f"true {name}"], table[f"predicted {name}"]]
+    both = pc.and_(*(is_known(column) for column in columns))
+    truth, predicted = (column.filter(both).to_numpy() for column in columns)
+    return truth, predicted
+
+
+def check_target(zoo: Zoo, name: str, objective: str):
+    """Raises InputError where members cannot be told apart by the column, or not learned from."""
+    what = f"column {name!r} of zoo {zoo.folder}"
+    members = zoo.catalog.filter(pc.field("status") == "ok")
+    column = members[name]
+    for row in members.filter(pc.and_(column.is_valid(), pc.invert(is_known(column)))).to_pylist():
+        raise InputError(
+            f"{what} must have finite numbers or null to be a target, found {row[name]} for {row['key']}"
+        )
+    if column.null_count and not pa.types.is_floating(column.type):
+        raise InputError(
+            f"{what} must be known of every member to be a target, as it is of whole numbers, "
+            f"found null for {column.null_count:,}"
+        )
+    for split in ("train", "validation"):
+        known = zoo.members(split)[name].drop_null()
+        if not len(known):
+            raise InputError(
+                f"{what} must be known of members of the {split} split to be a target, found none"
+            )
+        if split == "train" and pc.count_distinct(known).as_py() == 1:
+            raise InputError(
+                f"{what} must differ between members to be a target, found {known[0]} for all of the train split"
+            )
+    least, most = pc.min_max(column).as_py().values()
+    if objective == "bce" and not 0 <= least <= most <= 1:
+        raise InputError(
+            f"{what} must have shares from 0 to 1 for training.task.objective 'bce', found {least:g} to {most:g}: "
+            "take 'mse'"
+        )
