@@ -15,6 +15,7 @@ from pipeline.config import ZooConfig
 from pipeline.decode import coordinates_of
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, caption, mark_partial, picture
+from pipeline.figures.signals import draw_signal
 from pipeline.signals import Signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
@@ -57,7 +58,9 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
             titles[0] = "\n".join(filter(None, [caption(each.title, COLUMN_WIDTH), titles[0]]))
             for row in range(num_rows):
                 if row < len(drawn):
-                    show(axes[row, place], drawn[row], titles[row], zoo.record.decode.value_range)
+                    draw_signal(
+                        axes[row, place], drawn[row], titles[row], zoo.record.decode.value_range
+                    )
                 else:
                     axes[row, place].set_visible(False)
         names = ["original"] * first + [f"INR {number + 1}" for number in range(num_rows - first)]
@@ -132,29 +135,6 @@ def render(zoo: Zoo, row: int, grid: Sequence[int]) -> np.ndarray:
     with torch.no_grad():
         values = zoo.module(row)(coordinates_of(zoo.record.decode, grid))
     return values.reshape(*grid, -1).numpy()
-
-
-def show(
-    axes,
-    values: np.ndarray,
-    title: str,
-    value_range: tuple[float, float] | None = (0.0, 1.0),
-):
-    """`(*grid, channels)` as a curve, a picture or the middle slice of a volume, in its own range where none is known."""
-    low, high = value_range or (float(values.min()), float(values.max()))
-    if values.ndim == 2:
-        axes.plot(values, color=BLUE, linewidth=0.8)
-        axes.set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
-    else:
-        image = values if values.ndim == 3 else values[len(values) // 2]
-        image = image if image.shape[-1] in (1, 3) else image.mean(-1, keepdims=True)
-        shades = ((image - low) / max(high - low, 1e-12)).clip(0, 1)
-        axes.imshow(shades, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=9, pad=3, color="#333")
-    axes.set_xticks([])
-    axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
 
 
 def draw_psnr(zoo: Zoo, path: Path):

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from pipeline.config import SignalsConfig
-from pipeline.report.pictures import picture, show
+from pipeline.figures.picture import picture
+from pipeline.figures.signals import draw_signal
 from pipeline.signals import coordinates, load_signals
 from pipeline.signals.analytic import FREQUENCIES, SHAPES, wave_parameters
 
@@ -95,5 +96,5 @@ def test_shapes_fill_the_same_places_as_distances_and_as_occupancy():
 def test_signals_on_a_line_a_plane_and_in_space_can_be_drawn(tmp_path, grid):
     values = coordinates(grid)[:, :1].reshape(*grid, 1)
     with picture(tmp_path / "drawn.png", 2, 2) as figure:
-        show(figure.subplots(), values, "a slope")
+        draw_signal(figure.subplots(), values, "a slope")
     assert (tmp_path / "drawn.png").stat().st_size > 1000

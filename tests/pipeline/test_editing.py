@@ -1,0 +1,200 @@
+"""Editing: targets from the originals, losses through rendering, equivariance, what is said of k, what is refused."""
+
+import numpy as np
+import pytest
+import torch
+from pyarrow.compute import field
+
+from dwsnet.encoders import DWSNetEncoder
+from dwsnet.testing import assert_equivariant
+from pipeline.archive.write import seal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.errors import InputError
+from pipeline.signals.operations import OPERATIONS
+from pipeline.tasks.editing import Editing, flipped
+from pipeline.tasks.task import Batch, Evaluation, batch_columns
+from pipeline.zoos.build import fit_shard, plan_zoo
+
+
+def batch_of(zoo: Zoo, split: str) -> Batch:
+    rows = zoo.where((field("split") == split) & (field("status") == "ok"))
+    columns = batch_columns(zoo.catalog.take(rows), Editing.columns)
+    return Batch(zoo[rows], columns, torch.from_numpy(rows))
+
+
+def scores(task: Editing, model, batch: Batch) -> dict[str, float]:
+    with torch.no_grad():
+        return task.metrics(task.sums(model.eval(), batch))
+
+
+def model_of(zoo: Zoo, task: Editing, seed=0):
+    torch.manual_seed(seed)
+    encoder = DWSNetEncoder(zoo.space, width=4, channels=6, num_layers=2)
+    encoder.calibrate(zoo.statistics, {})
+    model = task.build(encoder, task.prepare(zoo))
+    task.attach(model, zoo)
+    return model
+
+
+def keys_of(batch: Batch) -> torch.Tensor:
+    return torch.arange(len(batch)) * 7919 - 5
+
+
+def build(folder, **signals) -> Zoo:
+    config = ZooConfig(
+        signals=SignalsConfig(limit=60, **signals),
+        inr=InrConfig(hidden=(8, 6)),
+        fit=FitConfig(max_steps=60),
+    )
+    plan = plan_zoo(config, folder)
+    for shard in plan.shards:
+        fit_shard(config, folder, plan.signals, shard)
+    return seal_zoo(folder)
+
+
+@pytest.mark.parametrize("expansion", [1, 2])
+def test_an_untrained_model_scores_as_the_identity_and_says_its_expansion(zoo, expansion):
+    task = Editing(expansion=expansion)
+    model, batch = model_of(zoo, task), batch_of(zoo, "test")
+    metrics = scores(task, model, batch)
+    assert metrics["mse"] == pytest.approx(metrics["trivial_mse"], rel=1e-2)
+    assert metrics.get("expansion", 1) == expansion
+    assert ("expansion" in metrics) == (expansion > 1)
+
+
+def test_the_trivial_error_is_that_of_renderings_to_the_operation_on_the_originals(zoo):
+    task, batch = Editing(), batch_of(zoo, "test")
+    metrics = scores(task, model_of(zoo, task), batch)
+    dilated = OPERATIONS["dilate"](zoo.signals().values)
+    grid = torch.cartesian_prod(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8))
+    errors = [
+        np.square(zoo.module(row)(grid).detach().numpy() - dilated[source].reshape(-1, 1)).mean()
+        for row, source in zip(
+            batch.positions.tolist(), batch.columns["source_index"].tolist(), strict=True
+        )
+    ]
+    assert metrics["trivial_mse"] == pytest.approx(np.mean(errors), rel=1e-4)
+
+
+def test_sums_add_up_over_batches(zoo):
+    task, batch = Editing(), batch_of(zoo, "test")
+    model = model_of(zoo, task).eval()
+    with torch.no_grad():
+        whole = task.sums(model, batch)
+        index = torch.arange(len(batch))
+        parts = [task.sums(model, batch.take(part)) for part in index.split(7)]
+    for name, value in whole.items():
+        torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("operation", ["dilate", "erode"])
+def test_the_error_falls_below_the_identity(zoo, operation):
+    task = Editing(operation=operation)
+    model, batch = model_of(zoo, task), batch_of(zoo, "train")
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for step in range(30):
+        optimizer.zero_grad()
+        task.loss(model, batch, keys_of(batch) + step).backward()
+        optimizer.step()
+    metrics = scores(task, model, batch_of(zoo, "validation"))
+    assert metrics["mse"] < 0.9 * metrics["trivial_mse"]
+
+
+def test_flips_are_those_of_the_keys_and_leave_every_function_as_it_is(zoo):
+    batch = batch_of(zoo, "test")
+    model, keys = model_of(zoo, Editing()), keys_of(batch)
+    once, again = (flipped(zoo.space, batch, keys).state for _ in range(2))
+    torch.testing.assert_close(once, again, rtol=0, atol=0)
+    some = torch.tensor([3, 0])
+    torch.testing.assert_close(
+        flipped(zoo.space, batch.take(some), keys[some]).state,
+        {name: tensor[some] for name, tensor in once.items()},
+        rtol=0,
+        atol=0,
+    )
+    changed = (once["layers.0.bias"] != batch.state["layers.0.bias"]).float().mean()
+    assert 0.4 < changed < 0.6
+    rendered, before = (model.decode(x, model.points) for x in (once, batch.state))
+    torch.testing.assert_close(rendered, before, rtol=1e-4, atol=1e-5)
+    other = flipped(zoo.space, batch, keys + 1).state
+    assert not torch.equal(other["layers.0.bias"], once["layers.0.bias"])
+
+
+def test_an_edit_is_equivariant(zoo):
+    torch.manual_seed(0)
+    task = Editing()
+    encoder = DWSNetEncoder(zoo.space, width=4, channels=6, num_layers=2).double()
+    model = task.build(encoder, task.prepare(zoo)).double().eval()
+    for head in model.heads:
+        torch.nn.init.normal_(head.weight)
+    names = [spec.name for spec in zoo.space.tensors]
+
+    def edit(features):
+        state = {name: x.squeeze(-1) for name, x in zip(names, features, strict=True)}
+        return [x.unsqueeze(-1) for x in model(state).values()]
+
+    def ordered(features):
+        return [
+            x + torch.arange(x.shape[1]).view(1, -1, *[1] * (x.ndim - 2)) for x in edit(features)
+        ]
+
+    assert_equivariant(zoo.space, edit, 1)
+    with pytest.raises(AssertionError):
+        assert_equivariant(zoo.space, ordered, 1)
+
+
+def test_what_an_operation_hid_is_learned_from_the_originals(tmp_path):
+    zoo = build(tmp_path / "zoo", operation="mask")
+    task = Editing(operation="identity")
+    np.testing.assert_array_equal(task.targets(zoo), zoo.signals().originals)
+    assert not np.array_equal(task.targets(zoo), zoo.signals().values)
+    task.check(zoo)
+    metrics = scores(task, model_of(zoo, task), batch_of(zoo, "test"))
+    masked = Editing(operation="mask")  # what the INRs were fitted to
+    fitted = scores(masked, model_of(zoo, masked), batch_of(zoo, "test"))
+    assert metrics["trivial_mse"] > 1.5 * fitted["trivial_mse"]
+
+
+def test_predictions_say_how_much_changes(zoo):
+    task, batch = Editing(), batch_of(zoo, "test")
+    model = model_of(zoo, task).eval()
+    with torch.no_grad():
+        small = task.predictions(task.outputs(model, batch))["mean_squared_change"]
+        for head in model.heads:
+            head.weight.mul_(100)
+        large = task.predictions(task.outputs(model, batch))["mean_squared_change"]
+    assert small.shape == (len(batch),)
+    assert (large > small).all()
+
+
+def test_the_report_has_the_picture_and_the_table(zoo, tmp_path):
+    task = Editing()
+    model = model_of(zoo, task).eval()
+    metrics = scores(task, model, batch_of(zoo, "test")) | {"split": "test"}
+    figure, table = task.figures(metrics, Evaluation(zoo, model, task.prepare(zoo), None))
+    figure.draw(tmp_path / figure.file)
+    assert (tmp_path / figure.file).stat().st_size > 1000
+    assert "'dilate' of the signal" in figure.text
+    assert table.rows[0] == ("as they were", f"{metrics['trivial_mse']:.3e}")
+    wide = Editing(expansion=3).figures(metrics, Evaluation(zoo, model, {}, None))
+    assert "3 times as wide" in wide[0].text
+    assert "3 times as wide" in wide[1].rows[1][0]
+
+
+def test_what_cannot_teach_it_is_refused_in_a_sentence(zoo):
+    def changed(**fields):
+        return Zoo(zoo.folder, zoo.record.model_copy(update=fields), zoo.shards, None)
+
+    decode = zoo.record.decode
+    relu = decode.model_copy(update={"activations": ("relu", "relu", "linear")})
+    with pytest.raises(InputError, match="units can be negated where activations are sine or tanh"):
+        Editing().check(changed(decode=relu))
+    Editing(flip_signs=False).check(changed(decode=relu))
+    unknown = decode.model_copy(update={"activations": None})
+    with pytest.raises(InputError, match="cannot run members of zoo"):
+        Editing().check(changed(decode=unknown))
+    with pytest.raises(
+        InputError, match="made from the original signals, and the zoo was imported"
+    ):
+        Editing().check(changed(imported=True))
