@@ -190,15 +190,12 @@ def test_coordinates_are_those_of_the_grid_in_the_contracts_range_and_order():
     assert turned.tolist() == [[0, 0], [2, 0], [4, 0], [0, 4], [2, 4], [4, 4]]
 
 
-MODULE = Network(
-    Decoder(ONE_OMEGA, SIREN, "zoo x"), {k: v[0] for k, v in drawn(SIREN, torch.float32).items()}
-)
-
-
 def test_a_member_by_itself_takes_coordinates_of_any_shape():
-    points = torch.rand(4, 5, 3)
-    assert MODULE(points).shape == (4, 5, 2)
-    torch.testing.assert_close(MODULE(points)[1, 2], MODULE(points[1, 2]))
+    state = {name: tensor[0] for name, tensor in drawn(SIREN, torch.float64).items()}
+    module = Network(Decoder(ONE_OMEGA, SIREN, "zoo x"), state)
+    points = inputs_of((4, 5, 3), torch.float64)
+    assert module(points).shape == (4, 5, 2)
+    torch.testing.assert_close(module(points)[1, 2], module(points[1, 2]))
 
 
 CONVOLUTION_LAST = WeightSpace.chain(
