@@ -51,10 +51,18 @@ def write_state(
     return {spec.name: stored(spec, x) for spec, x in zip(space.tensors, tensors, strict=True)}
 
 
-def unpack(space: WeightSpace, rows: Float[Tensor, "batch parameters"]) -> list[Tensor]:
-    """Views `(batch, *spec.shape)` into rows of parameters that lie in the order of the space's tensors."""
+def unpack(
+    space: WeightSpace, rows: Float[Tensor, "batch parameters"]
+) -> dict[str, Float[Tensor, "batch ..."]]:
+    """Stacked state dicts of networks whose parameters lie one after the other, in the order of the space's tensors.
+
+    Views `(batch, *spec.shape)` into the rows.
+    """
     parts = rows.split([prod(spec.shape) for spec in space.tensors], dim=1)
-    return [part.unflatten(1, spec.shape) for spec, part in zip(space.tensors, parts, strict=True)]
+    return {
+        spec.name: part.unflatten(1, spec.shape)
+        for spec, part in zip(space.tensors, parts, strict=True)
+    }
 
 
 def stored(spec: TensorSpec, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:

@@ -55,9 +55,7 @@ def pack_blocks(
     kept = np.flatnonzero(members.ok)
     for start in range(0, len(kept), block_size):
         index = kept[start : start + block_size]
-        tensors = unpack(space, members.rows[index])
-        block = {spec.name: tensor for spec, tensor in zip(space.tensors, tensors, strict=True)}
-        blocks.append((block, [members.keys[i] for i in index]))
+        blocks.append((unpack(space, members.rows[index]), [members.keys[i] for i in index]))
     return blocks
 
 

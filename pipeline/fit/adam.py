@@ -221,7 +221,7 @@ def gradients(
 
     `targets` `(members, channels, points)` have the output offset taken off.
     """
-    tensors = unpack(space, rows)
+    tensors = [*unpack(space, rows).values()]
     inputs = [coordinates.t().expand(len(rows), -1, -1)]
     cosines = []
     for weight, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):

@@ -1,5 +1,6 @@
-"""SIREN networks (Sitzmann et al. 2020), many at once: initialisation, forward pass."""
+"""SIREN networks (Sitzmann et al. 2020), many at once: what they are, initialisation, quality."""
 
+from collections.abc import Mapping
 from math import prod, sqrt
 
 import numpy as np
@@ -8,12 +9,24 @@ from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import InrConfig
+from pipeline.decode import DecodeContract, Decoder
 from pipeline.fit.seeds import uniform
 
 
 def inr_space(config: InrConfig, num_dims: int, num_channels: int) -> WeightSpace:
     """The weight space of an INR from `num_dims` coordinates to `num_channels` values."""
     return WeightSpace.mlp((num_dims, *config.hidden, num_channels))
+
+
+def decode_contract(config: InrConfig) -> DecodeContract:
+    return DecodeContract(
+        activations=(*("sine" for _ in config.hidden), "linear"),
+        omega=config.omega,
+        output_offset=config.output_offset,
+        coordinate_range=(-1.0, 1.0),
+        coordinate_order="row-major: (y, x) for images",
+        value_range=(0.0, 1.0),
+    )
 
 
 def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor:
@@ -42,15 +55,11 @@ def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor
     return torch.from_numpy(uniform(keys, len(scale)) * scale)
 
 
-def render(tensors: list[Tensor], config: InrConfig, coordinates: Tensor) -> Tensor:
-    """Values `(members, channels, points)` at `coordinates` `(points, dims)`."""
-    values = coordinates.t().expand(tensors[0].shape[0], -1, -1)
-    last = len(tensors) - 2
-    for i in range(0, len(tensors), 2):
-        values = torch.baddbmm(tensors[i + 1].unsqueeze(-1), tensors[i], values)
-        if i < last:
-            values = torch.sin(config.omega * values)
-    return values + config.output_offset
+def render(state: Mapping[str, Tensor], config: InrConfig, coordinates: Tensor) -> Tensor:
+    """Values `(members, channels, points)` of stacked state dicts at `coordinates` `(points, dims)`."""
+    space = WeightSpace.from_shapes({name: tensor.shape[1:] for name, tensor in state.items()})
+    decode = Decoder(decode_contract(config), space, "a zoo of INRs")
+    return decode(state, coordinates).transpose(1, 2)
 
 
 def psnr(rendered: Tensor, targets: Tensor) -> Tensor:

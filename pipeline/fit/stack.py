@@ -207,7 +207,7 @@ class Stack:
 
     def logits(self, rows: Tensor, inputs: Tensor, activations: Activations) -> Tensor:
         """`(members, batch, classes)`, without dropout."""
-        tensors, x = unpack(self.space, rows), inputs
+        tensors, x = [*unpack(self.space, rows).values()], inputs
         for i, layer in enumerate(self.layers):
             x = layer.forward(x, tensors[2 * i], tensors[2 * i + 1])
             for members, name in activations if i < len(self.layers) - 1 else ():
@@ -226,7 +226,7 @@ class Stack:
 
         `masks`: for each hidden layer `(members, batch, units)` what dropout multiplies its units by.
         """
-        tensors, values, slopes = unpack(self.space, rows), [inputs], []
+        tensors, values, slopes = [*unpack(self.space, rows).values()], [inputs], []
         for i, layer in enumerate(self.layers[:-1]):
             x = layer.forward(values[-1], tensors[2 * i], tensors[2 * i + 1])
             slope = torch.empty_like(x)

@@ -14,7 +14,7 @@ from pipeline.config import InrConfig, ZooConfig
 from pipeline.decode import DecodeContract
 from pipeline.fit.adam import find_kernel, fit, psnr_at
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import inr_space
+from pipeline.fit.siren import decode_contract, inr_space
 from pipeline.progress import Advance
 from pipeline.signals import NO_LABEL, Signals, cell_centres, coordinates
 from pipeline.zoos.splits import split_sources
@@ -36,15 +36,7 @@ class Inrs:
         return inr_space(self.config.inr, len(self.signals.grid), self.signals.num_channels)
 
     def decode_contract(self) -> DecodeContract:
-        inr = self.config.inr
-        return DecodeContract(
-            activations=(*("sine" for _ in inr.hidden), "linear"),
-            omega=inr.omega,
-            output_offset=inr.output_offset,
-            coordinate_range=(-1.0, 1.0),
-            coordinate_order="row-major: (y, x) for images",
-            value_range=(0.0, 1.0),
-        )
+        return decode_contract(self.config.inr)
 
     def plan_shards(self) -> list[ShardPlan]:
         """Each view of a split's signals in an order of its own, cut into `shard_size` members."""

@@ -79,7 +79,7 @@ def digits() -> Lessons:
 
 
 def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
-    tensors = [tensor[0] for tensor in unpack(space, row[None])]
+    tensors = [tensor[0] for tensor in unpack(space, row[None]).values()]
     modules: list[nn.Module] = [] if tensors[0].ndim == 4 else [nn.Flatten()]
     for weight, bias in zip(tensors[::2], tensors[1::2], strict=True):
         size_out, size_in, *kernel = weight.shape

@@ -43,8 +43,10 @@ def main(name: str, folder: str):
     )
     tensors = unpack(space, torch.cat([part.rows for part in parts]))
     print(f"{'standard deviation':20} {'released':>9} {'here':>9} {'ratio':>7}")
-    for spec, tensor, released in zip(space.tensors, tensors, RELEASED[name], strict=True):
-        print(f"{spec.name:20} {released:9.4f} {tensor.std():9.4f} {tensor.std() / released:7.3f}")
+    for (tensor_name, tensor), released in zip(tensors.items(), RELEASED[name], strict=True):
+        print(
+            f"{tensor_name:20} {released:9.4f} {tensor.std():9.4f} {tensor.std() / released:7.3f}"
+        )
 
 
 def fit_parts(zoo, space, signals: Signals, index: np.ndarray) -> list[Fit]:

@@ -74,14 +74,14 @@ def per_model_loop(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
 
 
 def batched_autograd(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
-    tensors = [part.clone().requires_grad_() for part in unpack(SPACE, rows)]
-    optimizer = torch.optim.Adam(tensors, lr=config.learning_rate, fused=True)
+    state = {name: part.clone().requires_grad_() for name, part in unpack(SPACE, rows).items()}
+    optimizer = torch.optim.Adam(state.values(), lr=config.learning_rate, fused=True)
     grid = GRID.to(rows.device)
     for _ in range(config.max_steps):
         optimizer.zero_grad()
-        (render(tensors, INR, grid) - targets).square().mean((1, 2)).sum().backward()
+        (render(state, INR, grid) - targets).square().mean((1, 2)).sum().backward()
         optimizer.step()
-    return torch.cat([tensor.detach().flatten(1) for tensor in tensors], 1)
+    return torch.cat([tensor.detach().flatten(1) for tensor in state.values()], 1)
 
 
 def batched_by_hand(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:

@@ -105,10 +105,7 @@ def one_a_file(folder: Path) -> Iterator[dict[str, Tensor]]:
 def write_all(folder: Path, rows: Tensor):
     make_zoo(folder / "zoo", rows)
     states = [
-        {
-            spec.name: tensor[0].clone()
-            for spec, tensor in zip(SPACE.tensors, unpack(SPACE, row[None]), strict=True)
-        }
+        {name: tensor[0].clone() for name, tensor in unpack(SPACE, row[None]).items()}
         for row in rows[:NUM_SAMPLES]
     ]
     with webdataset.TarWriter(str(folder / "members.tar"), encoder=False) as writer:

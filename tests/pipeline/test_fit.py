@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dwsnet.state import unpack
+from dwsnet.state import unpack, write_state
 from dwsnet.symmetry import canonical_signs, permute, random_permutation
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit.adam import fit, gradients
@@ -95,13 +95,7 @@ def test_a_member_does_not_depend_on_its_neighbours():
 def test_initial_values_have_the_bounds_of_their_preset(init):
     inr = InrConfig(hidden=(32, 32), init=init)
     space = inr_space(inr, 2, 1)
-    tensors = dict(
-        zip(
-            (spec.name for spec in space.tensors),
-            unpack(space, init_rows(space, inr, keys(400))),
-            strict=True,
-        )
-    )
+    tensors = unpack(space, init_rows(space, inr, keys(400)))
     first = (6 / 2) ** 0.5 / 30 if init == "dws" else 1 / 2
     bounds = {
         "layers.0.weight": first,
@@ -129,7 +123,7 @@ def test_random_numbers_belong_to_zoo_seed_source_and_view():
 
 @pytest.mark.parametrize("move", ["permutation", "signs"])
 def test_symmetries_leave_the_picture_as_it_is(move):
-    tensors = unpack(SPACE, init_rows(SPACE, INR, keys(4)).double() + 0.01)
+    tensors = [*unpack(SPACE, init_rows(SPACE, INR, keys(4)).double() + 0.01).values()]
     generator = torch.Generator().manual_seed(0)
     if move == "permutation":
         moved = permute(SPACE, tensors, random_permutation(SPACE, generator))
@@ -140,5 +134,7 @@ def test_symmetries_leave_the_picture_as_it_is(move):
         assert (moved[3] >= 0).all()
     assert not torch.equal(moved[0], tensors[0])
     assert torch.allclose(
-        render(list(moved), INR, GRID.double()), render(tensors, INR, GRID.double()), atol=1e-12
+        render(write_state(SPACE, moved), INR, GRID.double()),
+        render(write_state(SPACE, tensors), INR, GRID.double()),
+        atol=1e-12,
     )

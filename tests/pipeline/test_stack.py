@@ -66,7 +66,7 @@ def trained(kind: str, runs: Runs, checkpoints: tuple[int, ...] = ()):
 def logits(kind: str, row: torch.Tensor, images: torch.Tensor, activation: str) -> torch.Tensor:
     """One network, in plain torch."""
     *hidden, (weight, bias) = zip(
-        *[iter(tensor[0] for tensor in unpack(SPACES[kind], row))] * 2, strict=True
+        *[iter(tensor[0] for tensor in unpack(SPACES[kind], row).values())] * 2, strict=True
     )
     values = images.flatten(1) if kind == "mlp" else images
     for w, b in hidden:
@@ -254,7 +254,7 @@ def test_draws_stay_in_their_range_and_grow_with_their_share(low, factor, share,
 def test_initial_weights_have_the_deviation_of_their_scheme(init, deviation):
     space = SPACES["cnn"]
     runs = drawn(300, init=(init,), init_scale=(2.0,))
-    weight, bias = unpack(space, initial_rows(space, runs))[:2]
+    weight, bias = [*unpack(space, initial_rows(space, runs)).values()][:2]
     assert weight.std().item() == pytest.approx(2 * deviation, rel=0.02)
     assert not bias.any()
     assert (weight.abs().max() <= 2 * deviation * 3**0.5) == init.endswith("uniform")
