@@ -16,10 +16,11 @@ from torch import Tensor
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
+from pipeline.decode import Decoder
 from pipeline.errors import InputError
 from pipeline.fit.gpu import load_gpu_kernel
 from pipeline.fit.kernel import load_kernel
-from pipeline.fit.siren import init_rows, psnr, render
+from pipeline.fit.siren import decode_contract, init_rows, psnr
 from pipeline.progress import Advance, untold
 
 CHUNK = {"cpu": 64, "cuda": 1024}
@@ -111,15 +112,13 @@ def psnr_at(
     device: str = "cpu",
 ) -> Tensor:
     """`(members,)` dB: how well each row renders its own of `targets` `(members, channels, points)`."""
-    points, parts = (
-        coordinates.to(device),
-        zip(rows.split(CHUNK[device]), targets.split(CHUNK[device]), strict=True),
-    )
-    rendered = (
-        (render(unpack(space, part.to(device)), inr, points), target.to(device))
-        for part, target in parts
-    )
-    return torch.cat([psnr(*both) for both in rendered]).cpu()
+    decode = Decoder(decode_contract(inr), space, "a zoo of INRs")
+    points, wanted = coordinates.to(device), targets.transpose(1, 2)
+    qualities = [
+        psnr(decode(unpack(space, part.to(device)), points), target.to(device))
+        for part, target in zip(rows.split(CHUNK[device]), wanted.split(CHUNK[device]), strict=True)
+    ]
+    return torch.cat(qualities).cpu()
 
 
 def learning_rates(config: FitConfig) -> Tensor:

@@ -1,6 +1,5 @@
 """SIREN networks (Sitzmann et al. 2020), many at once: what they are, initialisation, quality."""
 
-from collections.abc import Mapping
 from math import prod, sqrt
 
 import numpy as np
@@ -9,7 +8,7 @@ from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import InrConfig
-from pipeline.decode import DecodeContract, Decoder
+from pipeline.decode import DecodeContract
 from pipeline.fit.seeds import uniform
 
 
@@ -53,13 +52,6 @@ def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor
         bounds += [np.full(prod(weight.shape), bound), np.full(prod(bias.shape), bias_bound)]
     scale = np.concatenate(bounds).astype(np.float32)
     return torch.from_numpy(uniform(keys, len(scale)) * scale)
-
-
-def render(state: Mapping[str, Tensor], config: InrConfig, coordinates: Tensor) -> Tensor:
-    """Values `(members, channels, points)` of stacked state dicts at `coordinates` `(points, dims)`."""
-    space = WeightSpace.from_shapes({name: tensor.shape[1:] for name, tensor in state.items()})
-    decode = Decoder(decode_contract(config), space, "a zoo of INRs")
-    return decode(state, coordinates).transpose(1, 2)
 
 
 def psnr(rendered: Tensor, targets: Tensor) -> Tensor:

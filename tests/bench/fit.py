@@ -43,8 +43,9 @@ from dwsnet.state import unpack
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, psnr, render
+from pipeline.fit.siren import init_rows, inr_space, psnr
 from pipeline.signals import coordinates
+from tests.rendering import render
 
 INR = InrConfig()
 SPACE = inr_space(INR, 2, 1)

@@ -17,10 +17,11 @@ from triton.language.extra import libdevice
 from dwsnet.state import unpack
 from flows.recipes import dws_mnist
 from pipeline.fit import adam
-from pipeline.fit.siren import init_rows, psnr, render
+from pipeline.fit.siren import init_rows, psnr
 from pipeline.signals import load_signals
 from pipeline.zoos.inrs import channels_first
 from tests.bench import fit
+from tests.rendering import render
 
 CONTENDERS = {
     fit.batched_autograd: 4096,

@@ -16,8 +16,9 @@ from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam, triton_kernel
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, render
+from pipeline.fit.siren import init_rows, inr_space
 from pipeline.signals import coordinates
+from tests.rendering import render
 
 assert triton.knobs.runtime.interpret
 

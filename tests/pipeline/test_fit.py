@@ -9,8 +9,9 @@ from dwsnet.symmetry import canonical_signs, permute, random_permutation
 from pipeline.config import FitConfig, InrConfig
 from pipeline.fit.adam import fit, gradients
 from pipeline.fit.seeds import member_keys, uniform
-from pipeline.fit.siren import init_rows, inr_space, psnr, render
+from pipeline.fit.siren import init_rows, inr_space, psnr
 from pipeline.signals import coordinates
+from tests.rendering import render
 
 INR = InrConfig(hidden=(7, 5))
 SPACE = inr_space(INR, 2, 3)

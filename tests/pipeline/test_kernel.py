@@ -17,8 +17,9 @@ from pipeline.config import FitConfig, InrConfig
 from pipeline.fit import adam, kernel
 from pipeline.fit.adam import Fit, fit
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, render
+from pipeline.fit.siren import init_rows, inr_space
 from pipeline.signals import coordinates
+from tests.rendering import render
 
 compiled = pytest.mark.skipif(kernel.load_kernel() is None, reason="no C++ compiler here")
 

@@ -1,0 +1,16 @@
+"""What INRs look like, for tests and benchmarks of fits."""
+
+from collections.abc import Mapping
+
+from torch import Tensor
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.config import InrConfig
+from pipeline.decode import Decoder
+from pipeline.fit.siren import decode_contract
+
+
+def render(state: Mapping[str, Tensor], config: InrConfig, points: Tensor) -> Tensor:
+    """`(members, channels, points)` of stacked state dicts, as fits have their targets."""
+    space = WeightSpace.from_shapes({name: tensor.shape[1:] for name, tensor in state.items()})
+    return Decoder(decode_contract(config), space, "a test")(state, points).transpose(1, 2)
