@@ -1,0 +1,309 @@
+"""Domain adaptation: classifiers in, classifiers of corrupted images out (Navon et al. 2023, section 7.3)."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.encoders import Encoder
+from dwsnet.heads import WeightsHead
+from pipeline.archive.shard import Block
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ClassifierZooConfig
+from pipeline.decode import Decoder
+from pipeline.errors import InputError
+from pipeline.fit import seeds
+from pipeline.tasks.class_images import ClassImages
+from pipeline.tasks.corruption import CORRUPTIONS, corrupt
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig, batch_columns
+
+STATES, PAIRS = ("", "trivial_"), ("", "unseen_")
+SCORES = "loss", "target_accuracy", "source_accuracy"
+"""A metric is named by a network's state (adapted, or as it was), its pair of classes and the score."""
+IMAGES_AT_ONCE = 4096
+"""Images that are corrupted and classified together where networks are scored."""
+FINETUNING = 1
+"""Purpose of the keys of images that single networks are fine-tuned on."""
+
+
+class Adapter(WeightsHead):
+    """Takes stacked state dicts of classifiers, returns such: v - s dv."""
+
+    decode: Decoder
+
+    def __init__(self, encoder: Encoder, unseen_pairs: Sequence[Sequence[int]], num_classes: int):
+        super().__init__(encoder.features())
+        self.images: ClassImages | None = None  # until they are attached
+        unseen = torch.zeros(num_classes, num_classes, dtype=torch.bool)
+        for pair in unseen_pairs:
+            unseen[tuple(pair)] = True
+        self.register_buffer("unseen", unseen, persistent=False)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Networks, and the images that they are scored on."""
+
+    batch: Batch
+    source: Tensor
+    """`(networks, images, channels, height, width)` as they are."""
+    target: Tensor
+    """The same images, corrupted."""
+    outputs: Tensor
+    """`(networks, images)` int64: which output is right."""
+
+
+class Adaptation(TaskConfig):
+    columns: ClassVar[tuple[str, ...]] = ("split", "class_0", "class_1", "activation")
+    monitor: ClassVar[Monitor] = Monitor("target_accuracy")
+
+    kind: Literal["adaptation"] = "adaptation"
+    """Networks that classify corrupted images, made of those that classify clean ones."""
+    corruptions: tuple[Literal[*CORRUPTIONS], ...] = Field(
+        ("rotation", "jitter", "blur", "flips"), min_length=1
+    )
+    """What images of the target domain have gone through, in order."""
+    images: PositiveInt = 32
+    """Train images, of its own classes, that each network's loss is taken on in a step."""
+    evaluation_images: PositiveInt = 128
+    """Images of a split that each of its networks is scored on, at most; as many of each class."""
+    unseen_pairs: float = Field(0.1, ge=0, lt=1)
+    """Share of all pairs of classes whose networks nothing is learned from; the test split scores them apart."""
+    seed: int = Field(0, ge=0)
+    """Decides which pairs are unseen and how each image is corrupted for each network where they are scored."""
+    finetuning_steps: tuple[PositiveInt, ...] = (10, 100)
+    """Steps of Adam on each network by itself, with as many images each, which the test split is compared with."""
+    finetuning_rate: PositiveFloat = 3e-3
+    """Their learning rate."""
+
+    def check(self, zoo: Zoo) -> None:
+        """A zoo of classifiers that was built here, of which it is known how they are run."""
+        decode, config = zoo.record.decode, zoo.record.config
+        if decode.image is None:
+            raise InputError(
+                f"zoo {zoo.folder} cannot teach adaptation: its members must be classifiers of images, found "
+                f"{zoo.record.architecture} networks that take none; `dwszoo zoo build` makes some, as in recipe mlps"
+            )
+        if not isinstance(config, ClassifierZooConfig):
+            raise InputError(
+                f"zoo {zoo.folder} cannot teach adaptation: its images must be known, but it was imported or merged; "
+                "train on a zoo that was built with `dwszoo zoo build`"
+            )
+        Decoder(decode, zoo.space, f"zoo {zoo.folder}")
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        """Which pairs of classes are unseen: a share of all, drawn from the seed alone.
+
+        Raises InputError where no network of the train or the validation split is of another pair.
+        """
+        num_classes = len(zoo.record.signals.class_names)
+        pairs = np.array(list(combinations(range(num_classes), 2)))
+        order = np.random.default_rng([self.seed, num_classes]).permutation(pairs)
+        unseen = sorted(order[: round(self.unseen_pairs * len(pairs))].tolist())
+        for split in ("train", "validation"):
+            members = zoo.members(split)
+            found = zip(
+                *(members[name].to_pylist() for name in ("class_0", "class_1")), strict=True
+            )
+            if all(list(pair) in unseen for pair in found):
+                raise InputError(
+                    f"zoo {zoo.folder} must have {split} networks of pairs of classes that are not held out, found "
+                    "none: lower training.task.unseen_pairs or build a larger zoo"
+                )
+        return {"num_classes": num_classes, "unseen_pairs": unseen}
+
+    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Adapter:
+        return Adapter(encoder, prepared["unseen_pairs"], prepared["num_classes"])
+
+    def attach(self, model: Adapter, zoo: Zoo) -> None:
+        """The images of the zoo, and how its members are run on them."""
+        model.images = ClassImages(zoo).to(next(model.parameters()).device)
+        model.decode = Decoder(zoo.record.decode, zoo.space, f"zoo {zoo.folder}")
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        """Cross-entropy of adapted networks on train images of the target domain; 0 for networks of unseen pairs."""
+        keys = keys.cpu().numpy().view(np.uint64)
+        losses = self.training_losses(model, batch, model(batch.state), keys)
+        return (losses * ~is_unseen(model, batch)).mean()
+
+    def training_losses(
+        self, model: nn.Module, batch: Batch, state: Block, keys: np.ndarray
+    ) -> Tensor:
+        """`(batch,)` cross-entropy of each network on train images that are drawn, and corrupted, by its key."""
+        share = torch.from_numpy(seeds.uniform(keys, self.images)) / 2 + 0.5
+        classes = model.images.classes(batch.columns)
+        index, outputs = model.images.chosen("train", classes, share.to(classes.device))
+        keys = seeds.derive(keys[:, None], np.arange(self.images))
+        target = self.corrupted(model.images.values[index], keys)
+        logits = model.decode(state, target, batch.columns["activation"])
+        return F.cross_entropy(logits.mT, outputs, reduction="none").mean(1)
+
+    def corrupted(self, images: Tensor, keys: np.ndarray) -> Tensor:
+        """Images `(networks, images, channels, height, width)` of the target domain; `keys` are `(networks, images)`."""
+        corrupted = corrupt(images.flatten(0, 1), keys.flatten(), self.corruptions)
+        return corrupted.unflatten(0, images.shape[:2])
+
+    def trials(self, model: nn.Module, batch: Batch) -> Iterator[Trial]:
+        """The networks of a batch, all of one split, some at a time, with images of that split.
+
+        The corruption of an image is a function of (seed, network, image), a network being its row of the catalog.
+        """
+        (split,) = set(batch.columns["split"])
+        classes = model.images.classes(batch.columns)
+        index, outputs = model.images.evenly(split, classes, self.evaluation_images)
+        networks = batch.positions.cpu().numpy()[:, None]
+        keys = seeds.member_keys(self.seed, networks, index.cpu().numpy())
+        for part in torch.arange(len(batch)).split(max(1, IMAGES_AT_ONCE // index.shape[1])):
+            source = model.images.values[index[part]]
+            target = self.corrupted(source, keys[part.numpy()])
+            yield Trial(batch.take(part.to(index.device)), source, target, outputs[part])
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """How many networks are of seen and of unseen pairs of classes, and sums of their scores."""
+        totals: dict[str, Tensor] = {}
+        for trial in self.trials(model, batch):
+            unseen = is_unseen(model, trial.batch)
+            states = dict(zip(STATES, (model(trial.batch.state), trial.batch.state), strict=True))
+            for pairs, mask in zip(PAIRS, (~unseen, unseen), strict=True):
+                totals[f"{pairs}networks"] = totals.get(f"{pairs}networks", 0) + mask.sum()
+            for name, state in states.items():
+                for score, values in scored(model, trial, state).items():
+                    for pairs, mask in zip(PAIRS, (~unseen, unseen), strict=True):
+                        key = f"{name}{pairs}{score}"
+                        totals[key] = totals.get(key, 0) + values[mask].sum()
+        return totals
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Means over networks, not over images: of pairs of classes that were learned from, and of `unseen_` ones where
+        there are any.
+        """
+        return {
+            f"{state}{pairs}{score}": float(sums[f"{state}{pairs}{score}"]) / networks
+            for pairs in PAIRS
+            if (networks := float(sums[f"{pairs}networks"]))
+            for state in STATES
+            for score in SCORES
+        }
+
+    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """`(batch,)` each: how far a network moves; where the images are known also its scores, adapted, as it was and
+        fine-tuned.
+        """
+        columns = {"change": relative_change(batch.state, model(batch.state))}
+        if model.images is None:
+            return columns
+        parts = [self.outcomes(model, trial) for trial in self.trials(model, batch)]
+        return columns | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+    def outcomes(self, model: nn.Module, trial: Trial) -> dict[str, Tensor]:
+        """`(networks,)` each: whether the pair of classes is unseen, and the scores of the network in each state."""
+        batch = trial.batch
+        states = dict(zip(STATES, (model(batch.state), batch.state), strict=True))
+        states |= {f"finetuned_{steps}_": state for steps, state in self.finetuned(model, batch)}
+        return {"is_unseen": is_unseen(model, batch)} | {
+            f"{name}{score}": values
+            for name, state in states.items()
+            for score, values in scored(model, trial, state).items()
+        }
+
+    @torch.enable_grad()
+    def finetuned(self, model: nn.Module, batch: Batch) -> Iterator[tuple[int, Block]]:
+        """Each network after so many steps of Adam by itself, on train images of the target domain."""
+        state = {name: tensor.clone().requires_grad_() for name, tensor in batch.state.items()}
+        optimizer = torch.optim.Adam(state.values(), self.finetuning_rate)
+        networks = seeds.member_keys(self.seed, batch.positions.cpu().numpy(), FINETUNING)
+        for step in range(1, 1 + max(self.finetuning_steps, default=0)):
+            losses = self.training_losses(model, batch, state, seeds.derive(networks, step))
+            optimizer.zero_grad()
+            losses.sum().backward()  # to each network the gradient of its own
+            optimizer.step()
+            if step in self.finetuning_steps:
+                yield step, {name: tensor.detach().clone() for name, tensor in state.items()}
+
+    def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        """`change`, the norm of dv over that of v; where the images are known the rest of `outputs` too."""
+        return {name: values.cpu().numpy() for name, values in outputs.items()}
+
+    def scores(self, table: pa.Table) -> dict[str, Any]:
+        """Mean accuracies of networks that are fine-tuned one by one, of pairs that were learned from."""
+        names = [f"finetuned_{steps}_target_accuracy" for steps in self.finetuning_steps]
+        if not set(names) <= set(table.column_names):
+            return {}
+        seen = table.filter(pc.invert(table["is_unseen"]))
+        return {name: pc.mean(seen[name]).as_py() for name in names if len(seen)}
+
+    def figures(
+        self, metrics: Mapping[str, Any], evaluation: Evaluation
+    ) -> Sequence[Figure | Table]:
+        from pipeline.figures.adaptation import comparison, draw_images, draw_networks
+
+        trial = self.example(evaluation)
+        return (
+            Table(
+                "Mean accuracy of networks of the test split, on test images of each domain; fine-tuned are those that "
+                "were trained by themselves on train images of the target domain:",
+                ("", "source", "target", "source, unseen pairs", "target, unseen pairs"),
+                comparison(evaluation.table, self.finetuning_steps),
+            ),
+            Figure(
+                "adaptation.svg",
+                "Networks of the test split on corrupted test images, before and after.",
+                partial(draw_networks, evaluation.table),
+            ),
+            Figure(
+                "corrupted.png",
+                f"Test images, and what one network sees of them in the target domain: {', '.join(self.corruptions)}.",
+                partial(
+                    draw_images, trial.source[0].movedim(1, -1), trial.target[0].movedim(1, -1)
+                ),
+            ),
+        )
+
+    def example(self, evaluation: Evaluation) -> Trial:
+        """The first network of the test split."""
+        zoo = evaluation.zoo
+        rows = zoo.where((pc.field("split") == "test") & (pc.field("status") == "ok"))[:1]
+        columns = batch_columns(zoo.catalog.take(rows), self.columns)
+        return next(
+            self.trials(evaluation.model, Batch(zoo[rows], columns, torch.from_numpy(rows)))
+        )
+
+
+def is_unseen(model: nn.Module, batch: Batch) -> Tensor:
+    """`(batch,)` bool: whether the pair of classes of a network was held out; not where it knows all classes."""
+    return model.unseen[batch.columns["class_0"], batch.columns["class_1"]]
+
+
+def scored(model: nn.Module, trial: Trial, state: Block) -> dict[str, Tensor]:
+    """`(networks,)` each: cross-entropy in the target domain, accuracy in the target and in the source domain.
+
+    Where a network gives no finite numbers it is wrong.
+    """
+    target, source = (
+        model.decode(state, images, trial.batch.columns["activation"])
+        for images in (trial.target, trial.source)
+    )
+    losses = F.cross_entropy(target.mT, trial.outputs, reduction="none").mean(1)
+    accuracies = (
+        ((logits.argmax(-1) == trial.outputs) & logits.isfinite().all(-1)).float().mean(1)
+        for logits in (target, source)
+    )
+    return dict(zip(SCORES, (losses, *accuracies), strict=True))
+
+
+def relative_change(before: Block, after: Block) -> Tensor:
+    """`(batch,)` norm of what was taken away over the norm of what there was, over all tensors."""
+    moved, was = (
+        torch.stack([x.flatten(1).square().sum(1) for x in tensors]).sum(0)
+        for tensors in ([before[name] - after[name] for name in before], before.values())
+    )
+    return (moved / was).sqrt()
