@@ -71,7 +71,7 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     if is_local():
         require_device(device)
     kind.prepare(device)
-    unseal_zoo(zoo)
+    unseal_zoo(zoo, plan.record)
     shards = [shard for shard in plan.shards if shard.name in pending]
     bar, start, errors = FitBar(type(kind), shards), time.perf_counter(), {}
     shared = (plan.record.config, zoo.resolve(), plan.signals)
@@ -190,7 +190,7 @@ def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
 
     plan = plan_import(config, out)
     if pending := pending_shards(out):
-        unseal_zoo(out)
+        unseal_zoo(out, plan.record)
         with counting(
             "import", sum(len(plan.intake.shards[name]) for name in pending), config.format
         ) as advance:
@@ -207,7 +207,7 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
     plan = plan_merge(zoos, out)
     sizes = {shard.name: shard.num_members for shard in plan.record.shards}
     if pending := pending_shards(out):
-        unseal_zoo(out)
+        unseal_zoo(out, plan.record)
         with counting(
             "merge", sum(sizes[name] for name in pending), f"{len(zoos)} zoos"
         ) as advance:

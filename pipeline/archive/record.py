@@ -9,7 +9,7 @@ from torch import Tensor
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.plan import SPLITS
-from pipeline.archive.schemas import SCHEMAS, edited_schema, imported_schema, merged_schema
+from pipeline.archive.schemas import edited_schema, fitted_schema, imported_schema, merged_schema
 from pipeline.config import (
     AnyZooConfig,
     ClassifierZooConfig,
@@ -23,9 +23,9 @@ from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
-SCHEMA_VERSION = 3
-"""2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null. Zoos of
-older versions are read, and go on as version 3."""
+SCHEMA_VERSION = 4
+"""2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null, 4 a
+column for each fact of the signals, and zoos that a model edited. Zoos of older versions are read, and go on as version 4."""
 FILE = "zoo.json"
 
 
@@ -33,7 +33,7 @@ class SignalsRecord(Frozen):
     name: str
     num_signals: int
     digest: str
-    """sha256 over values, labels and class names."""
+    """As `Signals.digest`."""
     grid: tuple[int, ...]
     num_channels: int
     class_names: tuple[str, ...]
@@ -87,6 +87,8 @@ class ZooRecord(Frozen):
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
     classes: dict[str, tuple[int, ...]] | None = None
     """Members of each class, by split, as planned; null where members are of no class or were not planned here."""
+    facts: dict[str, str] = Field(default_factory=dict)
+    """Arrow type of each catalog column with a fact of the members' signals."""
     imported: ImportRecord | None = None
     merged: tuple["ZooRecord", ...] = ()
     """What the zoos were that it was merged from."""
@@ -124,7 +126,7 @@ class ZooRecord(Frozen):
             return edited_schema(self.edited.schema)
         if self.imported:
             return imported_schema(self.imported.columns)
-        return SCHEMAS[self.config.kind]
+        return fitted_schema(self.config.kind, self.facts)
 
     @property
     def architecture(self) -> str:

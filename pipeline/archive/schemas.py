@@ -138,6 +138,8 @@ MEASURED = (
     *(f"{split}_{score}" for split in SPLITS for score in ("loss", "accuracy")),
 )
 """Columns that say what a member computes: not so of its weights any more once they are changed."""
+TAKEN = {"group", "source", *(name for schema in SCHEMAS.values() for name in schema.names)}
+"""Names that mean something in a catalog, or when it is exported or imported: no fact has one of them."""
 IMPORTED = pa.schema(
     [
         *(INRS.field(name) for name in ("key", "split", "shard", "block", "row")),
@@ -158,6 +160,24 @@ IMPORTED = pa.schema(
     ]
 )
 """Columns of every imported zoo; those of the source follow."""
+
+
+def fitted_schema(kind: str, facts: Mapping[str, str]) -> pa.Schema:
+    """The schema of a zoo that was fitted here, by the Arrow types of the facts of its members' signals.
+
+    Raises ValueError for an unknown type, and for a fact with the name of another column.
+    """
+    if taken := [name for name in facts if name in TAKEN]:
+        raise ValueError(f"{taken[0]!r} has a meaning already, a fact must have another name")
+    columns = (
+        pa.field(
+            name,
+            pa.type_for_alias(arrow_type),
+            metadata={"doc": "fact of the signal; null where it is not known", "since": "4"},
+        )
+        for name, arrow_type in facts.items()
+    )
+    return pa.schema([*SCHEMAS[kind], *columns])
 
 
 def imported_schema(columns: Mapping[str, str]) -> pa.Schema:

@@ -46,6 +46,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
             for name, title in MEASURES.items()
             if name in table.column_names
         },
+        "facts": {name: quantiles(table, name) for name in record.facts},
         "shards": len(zoo.shards),
         "bytes": sum(size for file, size in files.items() if not file.name.startswith(".")),
     }

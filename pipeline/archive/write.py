@@ -83,12 +83,13 @@ def commit_blocks(
     catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
 
 
-def unseal_zoo(folder: Location):
+def unseal_zoo(folder: Location, planned: ZooRecord):
     """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema."""
     (folder / SEAL).unlink(missing_ok=True)
     record = read_record(folder)
     if record.schema_version < SCHEMA_VERSION:
-        write_record(folder, record.model_copy(update={"schema_version": SCHEMA_VERSION}))
+        newer = {"schema_version": SCHEMA_VERSION, "facts": planned.facts}
+        write_record(folder, record.model_copy(update=newer))
 
 
 def seal_zoo(folder: Location) -> Zoo:

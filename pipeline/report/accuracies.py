@@ -10,7 +10,6 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ClassifierZooConfig
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, mark_partial, picture
-from pipeline.signals import load_signals
 from pipeline.zoos.splits import image_splits
 
 ACCURACY = "test_accuracy"
@@ -106,12 +105,11 @@ def majority_accuracy(zoo: Zoo, runs: pa.Table) -> float | None:
     The mean over the runs where each learns classes of its own. None where the images are not at hand to be counted.
     """
     config = zoo.record.config
-    if not isinstance(config, ClassifierZooConfig) or config.signals.is_function:
+    if not isinstance(config, ClassifierZooConfig):
         return None
-    if config.signals.path is not None and not config.signals.path.exists():
-        return None
-    signals = load_signals(config.signals)
-    if signals.digest() != zoo.record.signals.digest:
+    try:
+        signals = zoo.signals()
+    except InputError:  # the accuracies are of the catalog, and drawn without the images too
         return None
     splits, num_classes = image_splits(config, signals), len(signals.class_names)
     train, test = (

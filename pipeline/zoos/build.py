@@ -7,7 +7,7 @@ import torch
 
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
-from pipeline.archive.schemas import SCHEMAS
+from pipeline.archive.schemas import fitted_schema
 from pipeline.archive.write import claim_zoo, commit_shard
 from pipeline.config import AnyZooConfig, fingerprint
 from pipeline.errors import InputError
@@ -52,10 +52,21 @@ def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = N
             f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
         )
     kind = kind_of(config, signals)
+    check_facts(kind)
     shards = kind.plan_shards()
     record = make_record(kind, shards)
     claim_zoo(folder, record)
     return ZooPlan(record, signals, shards)
+
+
+def check_facts(kind: ZooKind):
+    """Raises InputError where a fact cannot be a column of the catalog."""
+    try:
+        fitted_schema(kind.config.kind, kind.facts)
+    except ValueError as error:
+        raise InputError(
+            f"the facts of {kind.signals.name} cannot be columns of the catalog: {error}"
+        ) from error
 
 
 def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
@@ -88,6 +99,7 @@ def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
             for shard in shards
         ),
         classes=kind.class_counts(shards),
+        facts=kind.facts,
     )
 
 
@@ -107,6 +119,7 @@ def fit_shard(
     torch.backends.cudnn.deterministic = True
     kind = kind_of(config, signals)
     members = kind.fit_members(shard, device, advance)
-    commit_shard(folder, shard.name, members, kind.space, config.block_size, SCHEMAS[config.kind])
+    schema = fitted_schema(config.kind, kind.facts)
+    commit_shard(folder, shard.name, members, kind.space, config.block_size, schema)
     quality = pc.sum(members.columns[kind.quality]).as_py()
     return ShardSummary(shard.name, len(members.ok), int((~members.ok).sum()), quality or 0.0)

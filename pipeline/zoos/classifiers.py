@@ -49,6 +49,11 @@ class Classifiers:
             (channels * int(np.prod(signals.grid)), *network.hidden, num_outputs)
         )
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """None: a classifier learns many images."""
+        return {}
+
     def decode_contract(self) -> DecodeContract:
         """Images are standardized by mean and standard deviation of each channel over train images, to four digits."""
         network, train = self.config.network, image_splits(self.config, self.signals)["train"]

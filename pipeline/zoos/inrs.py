@@ -35,6 +35,10 @@ class Inrs:
     def space(self) -> WeightSpace:
         return inr_space(self.config.inr, len(self.signals.grid), self.signals.num_channels)
 
+    @property
+    def facts(self) -> dict[str, str]:
+        return {name: str(pa.array(fact[:0]).type) for name, fact in self.signals.facts.items()}
+
     def decode_contract(self) -> DecodeContract:
         return decode_contract(self.config.inr)
 
@@ -96,6 +100,9 @@ class Inrs:
             "steps": fitted.steps,
             "psnr": pa.array(fitted.psnr, mask=~fitted.ok),
             "psnr_off_grid": pa.array(off_grid, mask=~(fitted.ok & np.isfinite(off_grid))),
+        } | {
+            name: pa.array(fact[source_index], from_pandas=True)  # NaN is null
+            for name, fact in signals.facts.items()
         }
         return Members(keys, fitted.rows, fitted.ok, columns)
 

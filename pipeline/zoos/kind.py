@@ -31,6 +31,10 @@ class ZooKind(Protocol):
     def space(self) -> WeightSpace:
         """Of every member."""
 
+    @property
+    def facts(self) -> dict[str, str]:
+        """Arrow type of each catalog column with a fact of the members' signals."""
+
     def decode_contract(self) -> DecodeContract:
         """How the members are run."""
 

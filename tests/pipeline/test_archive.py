@@ -365,7 +365,7 @@ def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_newest(
     shard(first_version).unlink()
     plan = plan_zoo(smoke().zoo, first_version)
     (pending,) = pending_shards(first_version)
-    unseal_zoo(first_version)
+    unseal_zoo(first_version, plan.record)
     fit_shard(
         smoke().zoo, first_version, plan.signals, next(s for s in plan.shards if s.name == pending)
     )
