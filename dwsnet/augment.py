@@ -1,64 +1,90 @@
-"""Augmentations of networks: pure functions of stacked tensors `(batch, *spec.shape)` and an explicit generator.
+"""Augmentations of networks: pure functions of stacked tensors `(batch, *spec.shape)` and a key for each member.
 
-Every member gets its own random numbers, inputs are never changed in place, and the caller decides when to augment.
-`permute_hidden`, `flip_signs` and `move_picture` are exact; noise and masks change the function; `mixup` makes new
-networks between old ones. All raise ValueError for tensors that are no networks of the space.
+What happens to a member depends on its own key `(batch,)` int64 alone, whatever stands beside it (`mixup` needs a
+partner, and takes it from the batch); two augmentations of one network want two keys (`dwsnet.keyed.fold_in`). Inputs are
+never changed in place, and the caller decides when to augment. `permute_hidden`, `flip_signs` and `move_picture` are
+exact; noise and masks change the function; `mixup` makes new networks between old ones. All raise ValueError for tensors
+that are no networks of the space.
 """
 
 from collections.abc import Sequence
 from math import isfinite
 
-import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from dwsnet.align import match_weights
+from dwsnet.keyed import fold_in, normal, uniform
 from dwsnet.state import check_networks
-from dwsnet.symmetry import permute, random_permutations, random_signs, scale_units
+from dwsnet.symmetry import permute, scale_units
 from dwsnet.weight_space import WeightSpace
 
 
 def permute_hidden(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], generator: torch.Generator
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    keys: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each member's hidden neurons in a random order of its own: the same functions."""
-    check_networks(space, tensors)
-    return permute(space, tensors, random_permutations(space, len(tensors[0]), generator))
+    _check(space, tensors, keys)
+    return permute(
+        space,
+        tensors,
+        {
+            name: uniform(fold_in(keys, i), size).argsort(1)
+            for i, (name, size) in enumerate(space.hidden.items())
+        },
+    )
 
 
 def flip_signs(
-    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], generator: torch.Generator
+    space: WeightSpace,
+    tensors: Sequence[Float[Tensor, "batch ..."]],
+    keys: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each hidden unit negated or not, evenly: the same functions if the activation is odd (sine, tanh)."""
-    check_networks(space, tensors)
-    return scale_units(space, tensors, random_signs(space, len(tensors[0]), generator))
+    _check(space, tensors, keys)
+    return scale_units(
+        space,
+        tensors,
+        {
+            name: torch.where(uniform(fold_in(keys, i), size) < 0.5, -1.0, 1.0)
+            for i, (name, size) in enumerate(space.hidden.items())
+        },
+    )
 
 
 def add_noise(
     space: WeightSpace,
     tensors: Sequence[Float[Tensor, "batch ..."]],
-    generator: torch.Generator,
+    keys: Int[Tensor, " batch"],
     scale: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Gaussian noise of mean 0 on every entry, its standard deviation `scale` times that of the whole stacked tensor."""
-    check_networks(space, tensors)
+    """Gaussian noise of mean 0 on every entry, of standard deviation `scale` times the root mean square of the member's
+    tensor."""
+    _check(space, tensors, keys)
     _check_number("scale", scale)
-    return tuple(x + scale * x.std(correction=0) * _normal(x, generator) for x in tensors)
+    noisy = []
+    for i, x in enumerate(tensors):
+        size = x.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
+        noisy.append(x + scale * size * normal(fold_in(keys, i), *x.shape[1:]).to(x))
+    return tuple(noisy)
 
 
 def mask(
     space: WeightSpace,
     tensors: Sequence[Float[Tensor, "batch ..."]],
-    generator: torch.Generator,
+    keys: Int[Tensor, " batch"],
     probability: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """Each entry 0 with `probability`; the others stay as they are, not scaled up as dropout does."""
-    check_networks(space, tensors)
+    _check(space, tensors, keys)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
     return tuple(
-        torch.where(_uniform(x.shape, generator).to(x.device) < probability, 0, x) for x in tensors
+        torch.where(uniform(fold_in(keys, i), *x.shape[1:]) < probability, 0, x)
+        for i, x in enumerate(tensors)
     )
 
 
@@ -105,29 +131,27 @@ def move_picture(
 
 
 def random_shifts(
-    batch: int, dims: int, generator: torch.Generator, largest: float
-) -> Float[Tensor, "{batch} {dims}"]:
+    keys: Int[Tensor, " batch"], dims: int, largest: float
+) -> Float[Tensor, "batch {dims}"]:
     """`(batch, dims)` uniform on [-largest, largest], in units of the coordinates."""
     _check_number("largest", largest)
-    return largest * (2 * _uniform((batch, dims), generator) - 1)
+    return largest * (2 * uniform(keys, dims) - 1)
 
 
-def random_rotations(
-    batch: int, generator: torch.Generator, largest: float
-) -> Float[Tensor, "{batch} 2 2"]:
+def random_rotations(keys: Int[Tensor, " batch"], largest: float) -> Float[Tensor, "batch 2 2"]:
     """`(batch, 2, 2)` rotations of the plane, from the first coordinate towards the second; largest angle in radians."""
     _check_number("largest", largest)
-    angle = largest * (2 * _uniform((batch,), generator) - 1)
+    angle = largest * (2 * uniform(keys) - 1)
     cosine, sine = angle.cos(), angle.sin()
     return torch.stack([torch.stack([cosine, -sine], 1), torch.stack([sine, cosine], 1)], 1)
 
 
 def random_zooms(
-    batch: int, dims: int, generator: torch.Generator, largest: float
-) -> Float[Tensor, "{batch} {dims} {dims}"]:
+    keys: Int[Tensor, " batch"], dims: int, largest: float
+) -> Float[Tensor, "batch {dims} {dims}"]:
     """`(batch, dims, dims)` uniform scalings about the origin, by a factor log-uniform on [1 / largest, largest]."""
     _check_number("largest", largest, positive=True)
-    factor = largest ** (2 * _uniform((batch, 1, 1), generator) - 1)
+    factor = largest ** (2 * uniform(keys, 1, 1) - 1)
     return factor * torch.eye(dims, dtype=factor.dtype, device=factor.device)
 
 
@@ -135,17 +159,20 @@ def mixup(
     space: WeightSpace,
     tensors: Sequence[Float[Tensor, "batch ..."]],
     targets: Float[Tensor, "batch classes"],
-    generator: torch.Generator,
+    keys: Int[Tensor, " batch"],
     concentration: float,
 ) -> tuple[tuple[Float[Tensor, "batch ..."], ...], Float[Tensor, "batch classes"]]:
     """Networks on the way from each member to another one, and their soft targets `(batch, classes)`.
 
-    The partner, drawn from the batch, is first aligned to the member by weight matching: between networks whose
-    neurons lie in unlike orders there is nothing of either. The partner's share is drawn from
-    Beta(concentration, concentration) for each member (Zhang et al. 2018), and 0 for a concentration of 0: nothing is
-    mixed. `targets` are one-hot or soft labels.
+    The partner is first aligned to the member by weight matching: between networks whose neurons lie in unlike orders
+    there is nothing of either. Who is whose partner depends on the keys of the batch, not on its order: each member has
+    the next one in the order of a number that all draw. The partner's share is drawn from Beta(concentration,
+    concentration) for each member (Zhang et al. 2018), and 0 for a concentration of 0: nothing is mixed. `targets` are
+    one-hot or soft labels.
     """
-    check_networks(space, tensors)
+    from scipy.special import betaincinv  # costs every import of dwsnet 0.1 s otherwise
+
+    _check(space, tensors, keys)
     _check_number("concentration", concentration)
     batch = len(tensors[0])
     if len(targets) != batch or not targets.is_floating_point():
@@ -153,14 +180,12 @@ def mixup(
             f"targets must be {batch} rows of shares of the classes, one-hot or soft, "
             f"found {targets.dtype} of shape {tuple(targets.shape)}"
         )
-    partner = torch.randperm(batch, generator=generator, device=generator.device).to(
-        tensors[0].device
-    )
-    seed = torch.randint(2**62, (), generator=generator, device=generator.device).item()
+    order = uniform(fold_in(keys, 0)).argsort()
+    partner = order.roll(-1)[order.argsort()]
     share = torch.zeros(batch, dtype=torch.float64)
     if concentration:
-        rng = np.random.default_rng(seed)
-        share = torch.from_numpy(rng.beta(concentration, concentration, batch))
+        quantile = uniform(fold_in(keys, 1)).cpu().numpy()
+        share = torch.from_numpy(betaincinv(concentration, concentration, quantile))
     partners = [x[partner] for x in tensors]
     aligned = permute(space, partners, match_weights(space, tensors, partners))
     mixed = [_between(x, y, share) for x, y in zip(tensors, aligned, strict=True)]
@@ -182,11 +207,9 @@ def _check_number(name: str, value: float, positive: bool = False):
         raise ValueError(f"{name} must be a finite number {expected}, got {value}")
 
 
-def _normal(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randn(
-        like.shape, generator=generator, device=generator.device, dtype=like.dtype
-    ).to(like.device)
-
-
-def _uniform(shape: Sequence[int], generator: torch.Generator) -> Tensor:
-    return torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+def _check(space: WeightSpace, tensors: Sequence[Tensor], keys: Tensor):
+    check_networks(space, tensors)
+    if keys.dtype != torch.int64 or keys.shape != (len(tensors[0]),):
+        raise ValueError(
+            f"keys must be int64 of shape ({len(tensors[0])},), found {keys.dtype} of shape {tuple(keys.shape)}"
+        )

@@ -29,7 +29,7 @@ from dwsnet.align import match_weights
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SPACE = WeightSpace.mlp((2, 5, 4, 3))
-RNG = torch.Generator()
+RNG, KEYS = torch.Generator(), torch.arange(6)
 EYE = torch.eye(2).expand(6, 2, 2)
 
 
@@ -118,12 +118,12 @@ FUNCTIONS = {
     "signs": lambda x: symmetry.canonical_signs(SPACE, x),
     "scales": lambda x: canonical.canonical_scales(SPACE, x),
     "phases": lambda x: canonical.canonical_phases(SPACE, x, 30.0),
-    "permute hidden": lambda x: augment.permute_hidden(SPACE, x, RNG),
-    "flip": lambda x: augment.flip_signs(SPACE, x, RNG),
-    "noise": lambda x: augment.add_noise(SPACE, x, RNG, 0.1),
-    "mask": lambda x: augment.mask(SPACE, x, RNG, 0.1),
+    "permute hidden": lambda x: augment.permute_hidden(SPACE, x, KEYS),
+    "flip": lambda x: augment.flip_signs(SPACE, x, KEYS),
+    "noise": lambda x: augment.add_noise(SPACE, x, KEYS, 0.1),
+    "mask": lambda x: augment.mask(SPACE, x, KEYS, 0.1),
     "move": lambda x: augment.move_picture(SPACE, x, EYE, torch.zeros(6, 2)),
-    "mixup": lambda x: augment.mixup(SPACE, x, torch.eye(6), RNG, 1.0),
+    "mixup": lambda x: augment.mixup(SPACE, x, torch.eye(6), KEYS, 1.0),
 }
 ENTRIES = {name: (entry, SHAPES | NAMES | VALUES) for name, entry in MODELS.items()}
 for functions, mistakes in ((ACTIONS, SHAPES | NAMES), (FUNCTIONS, SHAPES | NAMES | VALUES)):
@@ -250,10 +250,10 @@ def test_networks_of_another_dtype_than_the_model_are_named_but_under_autocast()
             r"shift must have shape \(6, 2\).*\(6, 3\)",
         ),
         "targets": (
-            lambda x: augment.mixup(SPACE, x, torch.arange(6), RNG, 1.0),
+            lambda x: augment.mixup(SPACE, x, torch.arange(6), KEYS, 1.0),
             r"6 rows of shares.*int64 of shape \(6,\)",
         ),
-        "probability": (lambda x: augment.mask(SPACE, x, RNG, 2.0), "between 0 and 1, got 2.0"),
+        "probability": (lambda x: augment.mask(SPACE, x, KEYS, 2.0), "between 0 and 1, got 2.0"),
         "statistics": (
             lambda x: Standardize(SPACE).set({}),
             "'layers.0.weight' must be a finite mean and std",
