@@ -5,6 +5,7 @@ from torch import Tensor
 
 from dwsnet.classification import NO_SKIP, under
 from dwsnet.encoders.dwsnet import DWSNetFeatures
+from dwsnet.entries import EntryFeatures
 from dwsnet.heads import WeightsHead
 from dwsnet.models import DWSNet, ReadState
 from dwsnet.pretrained import Pretrained
@@ -30,7 +31,9 @@ class DWSNetEditor(Pretrained, WeightsHead):
         **trunk: int | float | str | bool | None,
     ):
         read = ReadState(space, canonical_signs=False)
-        features = DWSNetFeatures(read, DWSNet(space, 1, channels, num_layers, **trunk))
+        features = DWSNetFeatures(
+            read, EntryFeatures(space), DWSNet(space, 1, channels, num_layers, **trunk)
+        )
         super().__init__(features, expansion, init_scale)
         self.config = {
             "channels": channels,

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet.encoders.encoder import ReadingEncoder
+from dwsnet.entries import EntryFeatures
 from dwsnet.linear import InvariantLinear
 from dwsnet.models import DWSNet, ReadState
 from dwsnet.weight_space import WeightSpace
@@ -15,7 +16,8 @@ class DWSNetEncoder(ReadingEncoder):
     """Equivariant layers over the weight space, pooled by the invariant layer (Navon et al. 2023).
 
     Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it as
-    it is. `trunk` are further arguments of `DWSNet`.
+    it is. The layers begin with `EntryFeatures` of `num_frequencies` and `positions`; `trunk` are further arguments of
+    `DWSNet`.
     """
 
     def __init__(
@@ -25,28 +27,32 @@ class DWSNetEncoder(ReadingEncoder):
         channels: int,
         num_layers: int,
         canonical_signs: bool = False,
+        num_frequencies: int = 0,
+        positions: int = 0,
         **trunk: int | float | str | bool | None,
     ):
         super().__init__(space, width, canonical_signs)
-        self.trunk = DWSNet(space, 1, channels, num_layers, **trunk)
-        self.invariant = InvariantLinear(space, channels, width, trunk.get("pooling", "mean"))
+        self.entries = EntryFeatures(space, num_frequencies, positions)
+        inner = self.entries.space
+        self.trunk = DWSNet(inner, self.entries.channels, channels, num_layers, **trunk)
+        self.invariant = InvariantLinear(inner, channels, width, trunk.get("pooling", "mean"))
 
     def features(self) -> nn.Module:
-        return DWSNetFeatures(self.read, self.trunk)
+        return DWSNetFeatures(self.read, self.entries, self.trunk)
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
-        return self.invariant(self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state))))
+        return self.invariant(self.trunk(self.entries(self.read(state))))
 
 
 class DWSNetFeatures(nn.Module):
     """Equivariant features of every entry."""
 
-    def __init__(self, read: ReadState, trunk: DWSNet):
+    def __init__(self, read: ReadState, entries: EntryFeatures, trunk: DWSNet):
         super().__init__()
         self.space, self.channels = read.space, trunk.channels
-        self.read, self.trunk = read, trunk
+        self.read, self.entries, self.trunk = read, entries, trunk
 
     def forward(
         self, state: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
-        return self.trunk(tuple(x.unsqueeze(-1) for x in self.read(state)))
+        return self.trunk(self.entries(self.read(state)))

@@ -26,6 +26,11 @@ class DWSNetConfig(ReadingConfig):
     """How equivariant layers pool over neurons."""
     skip: bool | None = None
     """Add each equivariant layer's input to its output; null: from six layers on."""
+    num_frequencies: int = Field(0, ge=0)
+    """Learned frequencies: the first layer is given sines and cosines of each weight at these, beside the weight."""
+    positions: int = Field(0, ge=0)
+    """Numbers that are learned for each input and output of the networks, along which layers then share their parameters;
+    0: parameters of their own for each, which grow with the square of how many there are."""
     width: PositiveInt = 256
     """Numbers in the vector that a network becomes."""
 
@@ -41,6 +46,8 @@ class DWSNetConfig(ReadingConfig):
             self.channels,
             self.num_layers,
             self.canonical_signs,
+            self.num_frequencies,
+            self.positions,
             num_heads=self.num_heads,
             pooling=self.pooling,
             skip=self.skip,

@@ -18,7 +18,9 @@ from dwsnet.encoders import (
 )
 from dwsnet.encoders.rows import from_rows, row_shape, to_rows
 from dwsnet.encoders.statistics import tensor_statistics
+from dwsnet.entries import EntryFeatures
 from dwsnet.heads import ValuesHead, WeightsHead
+from dwsnet.models import num_parameters
 from dwsnet.state import unpack
 from dwsnet.symmetry import canonical_signs, permute, random_permutations, random_signs, scale_units
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
@@ -27,6 +29,7 @@ from tests.dwsnet.small_networks import largest_difference, random_network, rend
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
 ENCODERS = {
     "dwsnet": lambda space: DWSNetEncoder(space, 12, 6, 2),
+    "dwsnet-shared": lambda space: DWSNetEncoder(space, 12, 6, 2, num_frequencies=3, positions=2),
     "mlp": lambda space: FlatMLPEncoder(space, 40),
     "mlp-augmented": lambda space: AugmentedMLPEncoder(space, 40),
     "mlp-aligned": lambda space: AlignedMLPEncoder(space, 40),
@@ -34,7 +37,7 @@ ENCODERS = {
     "transformer": lambda space: TransformerEncoder(space, 5),
     "statistics": lambda space: StatisticsEncoder(space, 40),
 }
-INVARIANT = {"dwsnet", "mlp-aligned", "statistics"}
+INVARIANT = {"dwsnet", "dwsnet-shared", "mlp-aligned", "statistics"}
 GIVE_FEATURES = sorted(ENCODERS.keys() - {"statistics"})
 
 
@@ -266,3 +269,29 @@ def test_two_digits_are_told_apart_on_the_networks_that_were_seen(name):
         optimizer.step()
     accuracy = (model.eval()(state).argmax(1) == labels).float().mean()
     assert accuracy >= 0.95
+
+
+def test_learned_positions_tell_inputs_apart_and_do_not_grow_with_their_square():
+    state, encoder = networks(SPACE, 20, 0), build("dwsnet-shared").eval()
+    turned = {**state, "layers.0.weight": state["layers.0.weight"].flip(2)}  # the other input first
+    vectors = encoder(state)
+    assert (encoder(turned) - vectors).abs().max() > 1e-3
+    with torch.no_grad():
+        for places in encoder.entries.places.values():
+            places.zero_()
+    assert (encoder(turned) - encoder(state)).abs().max() < 1e-9
+    wide = WeightSpace.mlp((2 + 50, 7, 5, 3))
+    small, large = (num_parameters(ENCODERS["dwsnet-shared"](space)) for space in (SPACE, wide))
+    assert large - small == 50 * 2  # `positions` numbers for each input more
+    exact = [num_parameters(ENCODERS["dwsnet"](space)) for space in (SPACE, wide)]
+    assert exact[1] > 30 * exact[0]
+
+
+def test_sines_and_cosines_of_entries_are_features():
+    entries = EntryFeatures(SPACE, num_frequencies=2)
+    x = [torch.randn(4, *spec.shape) for spec in SPACE.tensors]
+    features = entries(x)
+    assert entries.space == SPACE
+    for one, found in zip(x, features, strict=True):
+        phase = one.unsqueeze(-1) * entries.frequencies
+        assert torch.allclose(found, torch.cat([one.unsqueeze(-1), phase.sin(), phase.cos()], -1))
