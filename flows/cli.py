@@ -13,7 +13,6 @@ from typing import get_args
 from cluster.address import RequestError
 from flows.home import usable_home
 from flows.interruption import SENTENCE, exit_code, handle_signals, leave
-from flows.recipes import RECIPES
 from flows.streams import prepare_streams, reader_is_gone
 from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
@@ -115,7 +114,11 @@ def parser() -> argparse.ArgumentParser:
                 **{key: value for key, value in argument.items() if key != "names"},
             )
 
-    recipe = {"names": ["recipe"], "metavar": "RECIPE", "help": f"one of {', '.join(RECIPES)}"}
+    recipe = {
+        "names": ["recipe"],
+        "metavar": "RECIPE",
+        "help": "a recipe: `dwszoo recipes` lists them",
+    }
     settings = {
         "names": ["--set"],
         "dest": "settings",
@@ -210,15 +213,22 @@ def parser() -> argparse.ArgumentParser:
     add(
         groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder")
     )
+    trust = {
+        "names": ["--trust"],
+        "metavar": "MODULE",
+        "action": "append",
+        "default": [],
+        "help": "a module whose functions the run may call: of tasks and encoders of your own",
+    }
     split = {
         "names": ["--split"],
         "choices": ["train", "validation", "test"],
         "default": "test",
         "help": "default: test",
     }
-    add(groups, "evaluate", commands.evaluate, run, split)
-    add(groups, "report", commands.report, run)
-    add(groups, "predict", commands.predict, run, zoo_option, out("a .parquet or .csv file"))
+    add(groups, "evaluate", commands.evaluate, run, split, trust)
+    add(groups, "report", commands.report, run, trust)
+    add(groups, "predict", commands.predict, run, zoo_option, out("a .parquet or .csv file"), trust)
     benchmark = {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"}
     add(
         groups,

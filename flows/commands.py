@@ -6,12 +6,14 @@ import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from flows.overrides import resolve_recipe
-from flows.recipes import RECIPES
-from pipeline.config import Recipe, describe
+from pipeline.config import describe
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
+
+if TYPE_CHECKING:
+    from flows.recipe import Recipe
 
 MEMBERS_FAILED = 3
 """Exit code of a command that did all it could, for a zoo with members that have no weights."""
@@ -20,7 +22,7 @@ LISTED = 20
 
 
 def run(options: Namespace) -> int:
-    """The whole job: build a zoo, verify it, train a DWSNet and a baseline on it, evaluate, report.
+    """The whole job: build a zoo, verify it, train a DWSNet and baselines on it, evaluate, report.
 
     Run again, it goes on where it stopped.
     """
@@ -34,22 +36,25 @@ def run(options: Namespace) -> int:
         # Prefect has its settings only now; and while it is imported, its server starts.
         from flows.run import run_recipe
 
-        metrics = run_recipe(recipe, folder, tracked=is_up())
+        result = run_recipe(recipe, folder, tracked=is_up())
+    metrics = result["metrics"]
     print(f"zoo         {folder / 'zoo'}")
-    print(f"checkpoint  {folder / 'checkpoints'}/epoch-{metrics['dwsnet']['epoch']:04d}")
-    print(f"report      {metrics['report']}")
-    for name, title in (("dwsnet", "DWSNet"), ("baseline", "flat MLP")):
-        print(f"{title:<11} {score_line(metrics[name])}")
+    print(f"checkpoint  {folder / 'checkpoints'}/epoch-{next(iter(metrics.values()))['epoch']:04d}")
+    print(f"report      {result['report']}")
+    for scores in metrics.values():
+        print(f"{scores['encoder']:<11} {score_line(scores)}")
     return tell_failed(folder / "zoo")
 
 
-def with_training(options: Namespace) -> Recipe:
-    """Raises InputError where nothing can be learned yet from the zoo of the recipe."""
+def with_training(options: Namespace) -> "Recipe":
+    """Raises InputError where the recipe makes a zoo alone."""
+    from flows.overrides import resolve_recipe
+
     recipe = resolve_recipe(options.recipe, options.settings)
-    if not isinstance(recipe, Recipe):
+    if recipe.training is None:
         raise InputError(
-            f"recipe {options.recipe!r} makes classifiers, which no training task reads yet: "
-            f"`dwszoo zoo build {options.recipe} --out DIR` makes the zoo"
+            f"recipe {options.recipe!r} makes a zoo and trains nothing: "
+            f"`dwszoo zoo build {options.recipe} --out DIR` makes it"
         )
     return recipe
 
@@ -68,16 +73,20 @@ def tell_failed(zoo: Location) -> int:
 
 
 def score_line(metrics: dict) -> str:
+    from pipeline.training.evaluate import scalars, shown, titled
+
+    figures = ", ".join(f"{titled(name)} {shown(name, value)}" for name, value in scalars(metrics))
     return (
-        f"{100 * metrics['accuracy']:.1f} % {metrics['split']} accuracy on {metrics['num_members']:,} networks, "
-        f"{100 * metrics['signal_accuracy']:.1f} % on {metrics['num_signals']:,} signals by the mean over their views "
-        f"({metrics['num_parameters']:,} parameters); always {metrics['majority_class']!r}, the most frequent class of the "
-        f"train split: {100 * metrics['majority_accuracy']:.1f} %"
+        f"{figures} on {metrics['num_members']:,} networks of the {metrics['split']} split "
+        f"({metrics['num_parameters']:,} parameters)"
     )
 
 
 def recipes(options: Namespace):
     """List the recipes, or show one with the meaning of every field."""
+    from flows.overrides import resolve_recipe
+    from flows.recipes import RECIPES
+
     if options.recipe is None:
         for name, recipe in RECIPES.items():
             print(f"{name:<12} {recipe.__doc__.splitlines()[0]}")
@@ -92,6 +101,7 @@ def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
     from cluster.session import ray_session
     from flows import stages
+    from flows.overrides import resolve_recipe
     from flows.progress import figure
     from pipeline.archive.files import exclusive
     from pipeline.archive.write import pending_shards
@@ -213,11 +223,10 @@ def train(options: Namespace):
     from cluster.session import ray_session
     from flows import stages
     from pipeline.archive.files import exclusive
-    from pipeline.tasks.classification import require_classes
     from pipeline.training.launch import is_trained
 
     recipe = with_training(options)
-    require_classes(stages.verify(options.zoo))
+    stages.check_task(stages.verify(options.zoo), recipe.training)
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
         with ray_session(
@@ -232,7 +241,7 @@ def evaluate(options: Namespace):
     from flows import stages
 
     require_run(options.run)
-    print(score_line(stages.evaluate(options.run, options.split)))
+    print(score_line(stages.evaluate(options.run, options.split, options.trust)))
 
 
 def report(options: Namespace):
@@ -240,17 +249,18 @@ def report(options: Namespace):
     from flows import stages
 
     require_run(options.run)
-    print(stages.report(options.run))
+    print(stages.report(options.run, options.trust))
 
 
 def predict(options: Namespace):
-    """Predict the class of every member of a zoo of the same architecture, as a table in Parquet or CSV."""
+    """Predict for every member of a zoo of the same architecture, as a table in Parquet or CSV."""
     from pipeline.archive.zoo import Zoo
     from pipeline.training.checkpoint import load_best
     from pipeline.training.evaluate import write_predictions
 
     require_run(options.run)
-    num_members = write_predictions(load_best(options.run), Zoo.open(options.zoo), options.out)
+    trained = load_best(options.run, options.trust)
+    num_members = write_predictions(trained, Zoo.open(options.zoo), options.out)
     print(f"{options.out}: {num_members:,} predictions")
 
 

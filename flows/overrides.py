@@ -6,8 +6,9 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from flows.recipe import Recipe
 from flows.recipes import RECIPES
-from pipeline.config import Config, Recipe
+from pipeline.config import Config
 from pipeline.errors import InputError, nearest
 
 AnyConfig = TypeVar("AnyConfig", bound=Config)

@@ -2,19 +2,18 @@
 
 from collections.abc import Callable
 
+from flows.recipe import Recipe
 from pipeline.config import (
     ClassifierConfig,
-    ClassifierRecipe,
     ClassifierZooConfig,
     FitConfig,
     HyperparametersConfig,
     InrConfig,
-    ModelConfig,
-    Recipe,
     SignalsConfig,
-    TrainingConfig,
     ZooConfig,
 )
+from pipeline.encoders import DWSNetConfig
+from pipeline.training.config import TrainingConfig
 
 WIDE = HyperparametersConfig(
     activation=("relu", "tanh", "sigmoid", "gelu", "sine"),
@@ -39,7 +38,7 @@ def digits() -> Recipe:
             shard_size=1024,
         ),
         training=TrainingConfig(
-            model=ModelConfig(channels=32, num_layers=4, canonical_signs=True),
+            encoder=DWSNetConfig(channels=32, num_layers=4, canonical_signs=True),
             epochs=18,
             learning_rate=1e-2,
             weight_decay=5e-2,
@@ -58,7 +57,7 @@ def images() -> Recipe:
             inr=InrConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500),
         ),
-        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=30),
+        training=TrainingConfig(encoder=DWSNetConfig(canonical_signs=True), epochs=30),
     )
 
 
@@ -75,7 +74,7 @@ def dws_mnist() -> Recipe:
             fit=FitConfig(learning_rate=1e-3, max_steps=1500),
         ),
         training=TrainingConfig(
-            model=ModelConfig(canonical_signs=True), epochs=30, batch_size=256, weight_decay=5e-2
+            encoder=DWSNetConfig(canonical_signs=True), epochs=30, batch_size=256, weight_decay=5e-2
         ),
     )
 
@@ -104,7 +103,7 @@ def waves() -> Recipe:
             inr=InrConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=40.0),
         ),
-        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=20),
+        training=TrainingConfig(encoder=DWSNetConfig(canonical_signs=True), epochs=20),
     )
 
 
@@ -117,31 +116,33 @@ def shapes() -> Recipe:
             fit=FitConfig(learning_rate=1e-3, max_steps=400, target_psnr=40.0),
             shard_size=1024,
         ),
-        training=TrainingConfig(model=ModelConfig(canonical_signs=True), epochs=30),
+        training=TrainingConfig(encoder=DWSNetConfig(canonical_signs=True), epochs=30),
     )
 
 
-def mlps() -> ClassifierRecipe:
+def mlps() -> Recipe:
     """1,000 MLPs of all kinds that read scikit-learn's handwritten digits, five checkpoints each: about a minute."""
-    return ClassifierRecipe(
+    return Recipe(
+        training=None,
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="digits"),
             network=ClassifierConfig(kind="mlp", hidden=(16, 16)),
             hyperparameters=WIDE.model_copy(update={"epochs": (20,)}),
             checkpoints=(0, 1, 3, 8),
             batch_size=32,
-        )
+        ),
     )
 
 
-def mnist_cnns() -> ClassifierRecipe:
+def mnist_cnns() -> Recipe:
     """1,000 CNNs as in the Small CNN Zoo (Unterthiner et al. 2020): grey images, 3 x 16 channels, 4,970 parameters.
 
     Needs `--set zoo.signals.path=FOLDER` with MNIST, Fashion-MNIST or CIFAR-10 as Parquet in the Hugging Face layout. Draws
     activation, initialisation, optimizer, learning rate, weight decay, dropout and share of the training images anew for
     each run, as that zoo does.
     """
-    return ClassifierRecipe(
+    return Recipe(
+        training=None,
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="parquet", validation_fraction=1 / 14),
             network=ClassifierConfig(kind="cnn", hidden=(16, 16, 16), grey=True),
@@ -151,16 +152,17 @@ def mnist_cnns() -> ClassifierRecipe:
             checkpoints=(0, 1, 2),
             batch_size=128,
             evaluation_images=5000,
-        )
+        ),
     )
 
 
-def cifar_binary() -> ClassifierRecipe:
+def cifar_binary() -> Recipe:
     """1,000 CNNs that tell two classes of CIFAR-10 apart, drawn for each run: DWSNets' domain adaptation starts from such.
 
     Needs `--set zoo.signals.path=FOLDER` with CIFAR-10 as Parquet in the Hugging Face layout.
     """
-    return ClassifierRecipe(
+    return Recipe(
+        training=None,
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="parquet"),
             classes="pairs",
@@ -171,7 +173,7 @@ def cifar_binary() -> ClassifierRecipe:
                 learning_rate="loguniform(1e-3, 1e-2)",
                 epochs=(5,),
             ),
-        )
+        ),
     )
 
 
@@ -187,7 +189,7 @@ def smoke() -> Recipe:
             block_size=32,
         ),
         training=TrainingConfig(
-            model=ModelConfig(channels=8, num_layers=2, head_width=32),
+            encoder=DWSNetConfig(channels=8, num_layers=2, width=32),
             epochs=3,
             batch_size=32,
             learning_rate=1e-2,
@@ -195,7 +197,7 @@ def smoke() -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[], Recipe | ClassifierRecipe]] = {
+RECIPES: dict[str, Callable[[], Recipe]] = {
     recipe.__name__.replace("_", "-"): recipe
     for recipe in (
         digits,

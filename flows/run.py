@@ -5,7 +5,7 @@ Prefect, so the same run goes on after any interruption, on any Prefect server.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -18,10 +18,14 @@ from prefect.context import FlowRunContext
 
 from cluster.session import ray_session
 from flows import stages
+from flows.recipe import Recipe
 from pipeline.archive.files import write_json
 from pipeline.archive.write import pending_shards
-from pipeline.config import Recipe, TrainingConfig
+from pipeline.archive.zoo import Zoo
 from pipeline.errors import DivergenceError
+from pipeline.functions import modules_named
+from pipeline.training.launch import is_trained
+from pipeline.training.variants import OWN, Variant, folders_in, variants
 from pipeline.zoos.build import ZooPlan
 
 logger = logging.getLogger(__name__)
@@ -66,28 +70,25 @@ def verify(run: Path):
 
 
 @stage
-def train(run: Path, folder: Path, training: TrainingConfig, recipe: Recipe) -> bool:
-    return stages.train(run / "zoo", folder, training, recipe.resources, training.model.kind)
+def train(run: Path, recipe: Recipe, variant: Variant) -> bool:
+    return stages.train(run / "zoo", run, recipe.training, recipe.resources, variant)
 
 
 @stage
-def evaluate(folder: Path) -> dict[str, Any]:
-    return stages.test_metrics(folder)
+def evaluate(folder: Path, trusted: Collection[str]) -> dict[str, Any]:
+    return stages.scored(folder, trusted)
 
 
 @stage
-def report(run: Path) -> Path:
+def report(run: Path, trusted: Collection[str]) -> Path:
     page = run / "report" / "index.html"
-    made_from = (
-        run / "metrics.json",
-        run / "baseline" / "metrics.json",
-        run / "zoo" / "statistics.json",
-    )
-    return page if stages.is_newer(page, *made_from) else stages.report(run)
+    made_from = [folder / "metrics.json" for folder in folders_in(run)]
+    is_drawn = stages.is_newer(page, *made_from, run / "zoo" / "statistics.json")
+    return page if is_drawn else stages.report(run, trusted)
 
 
 def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
-    """The whole job into the folder `run`; returns the test metrics of the DWSNet and of the flat baseline.
+    """The whole job into the folder `run`; returns the test metrics of each model by its title, and the report.
 
     Where it is `tracked`, Prefect's server sees it. The server may go away: the work does not need it.
     """
@@ -103,31 +104,26 @@ def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
 
 @flow(name="dwszoo-run", persist_result=False)
 def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
-    from pipeline.tasks.classification import require_class_names
-    from pipeline.training.launch import is_trained
-
-    runs = {run: recipe.training, run / "baseline": stages.baseline_of(recipe.training)}
+    training, models = recipe.training, list(variants(recipe.training))
+    trusted = modules_named(training)
     planned = plan(recipe, run)
-    require_class_names(planned.record, run / "zoo")
-    stages.claim(run, planned.record, recipe.training)
+    stages.check_task(Zoo.open(run / "zoo"), training)
+    stages.claim(run, planned.record, training)
     needs_ray = bool(pending_shards(run / "zoo")) or not all(
-        is_trained(*item) for item in runs.items()
+        is_trained(run / model.folder, training) for model in models
     )
     with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
         fitted = fit(planned, recipe, run)
         archive(run, fitted)
         verify(run)
-        for folder, training in runs.items():
+        for model in models:
             try:
-                train(run, folder, training, recipe)
+                train(run, recipe, model)
             except DivergenceError as error:
-                if folder == run:
+                if model == OWN:
                     raise
                 raise DivergenceError(
-                    f"{error}; {stages.report(run)} reports what was trained before that"
+                    f"{error}; {stages.report(run, trusted)} reports what was trained before that"
                 ) from error
-    metrics = {
-        name: evaluate(folder) for name, folder in zip(("dwsnet", "baseline"), runs, strict=True)
-    }
-    page = report(run)
-    return metrics | {"report": page}
+    metrics = {model: evaluate(run / model.folder, trusted) for model in models}
+    return {"metrics": metrics, "report": report(run, trusted)}

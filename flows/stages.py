@@ -2,31 +2,26 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.progress import Progress, show_line
+from flows.recipe import Recipe
 from pipeline.archive.files import read_json, write_atomic, write_json
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import (
-    AnyZooConfig,
-    ImportConfig,
-    ModelConfig,
-    Recipe,
-    ResourcesConfig,
-    TrainingConfig,
-    differences,
-    identity_of_model,
-)
-from pipeline.errors import ArchiveError, InputError, WorkError, reason
+from pipeline.config import AnyZooConfig, ImportConfig, ResourcesConfig, differences
+from pipeline.errors import ArchiveError, InputError, WorkError, nearest, reason
 from pipeline.location import Location, RemotePath
+from pipeline.tasks import Task
+from pipeline.training.config import TrainingConfig
+from pipeline.training.variants import OWN, Variant
 from pipeline.zoos import ZooKind
 from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
 
@@ -235,7 +230,7 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
     if not file.exists():
         write_json(file, content)
         return
-    written = _identity_of_run(read_json(file))
+    written = read_json(file)
     free = {} if latest(run) else {"training": content["training"]}
     if fields := differences(written | free, content):
         raise InputError(
@@ -246,10 +241,28 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         write_json(file, content)
 
 
-def _identity_of_run(written: dict[str, Any]) -> dict[str, Any]:
-    training = written.get("training", {})
-    model = identity_of_model(training.get("model", {}))
-    return written | {"training": training | {"model": model}}
+def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
+    """The task, where the zoo can teach it. Raises InputError where it cannot, or where the task is none.
+
+    Of a zoo that is not fitted yet, what its record says is looked at.
+    """
+    from pipeline.functions import modules_named
+    from pipeline.training.models import task_of
+
+    task = task_of(training.task, modules_named(training))
+    names = zoo.record.schema.names
+    for name in task.columns:
+        if name not in names:
+            raise InputError(
+                f"the catalog of zoo {zoo.folder} has no column {name!r} for {training.task.kind} to learn from: "
+                f"its columns are {', '.join(names)}{nearest(name, names)}"
+            )
+    task.check(zoo)
+    if zoo.is_sealed and not len(zoo.members("validation")):
+        raise InputError(
+            f"zoo {zoo.folder} must have members with weights in its validation split, found none"
+        )
+    return task
 
 
 def train(
@@ -257,37 +270,44 @@ def train(
     run: Path,
     training: TrainingConfig,
     resources: ResourcesConfig,
-    title: str = "train",
+    variant: Variant = OWN,
 ) -> bool:
-    """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not."""
+    """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not.
+
+    A variant is trained into a folder of its own in `run`.
+    """
     from cluster.session import require_ray
-    from pipeline.tasks.classification import require_classes, warn_of_wide_axes
-    from pipeline.training.checkpoint import read_history
+    from pipeline.functions import modules_named
+    from pipeline.training.checkpoint import num_epochs
     from pipeline.training.launch import check_batches, is_trained, launch_training
-    from pipeline.training.loader import num_batches
+    from pipeline.training.loader import Feed
+    from pipeline.training.models import warn_of_wide_axes
 
     opened = Zoo.open(zoo)
     opened.require_finished()
-    require_classes(opened)
+    task = check_task(opened, training)
+    prepared = task.prepare(opened)
+    title, training = variant.title(training), variant.of(training, opened.space, prepared)
+    run = run / variant.folder
+    feed = Feed.of(task, opened, "train", training.members, training.seed)
     if not is_trained(run, training):
-        check_batches(opened, training, resources.workers)
+        check_batches(feed, training, resources.workers)
     run.mkdir(parents=True, exist_ok=True)
     claim(run, opened.record, training)
     if not (run / "zoo").exists():
         link_zoo(run / "zoo", zoo)
     if is_trained(run, training):
         return False
-    warn_of_wide_axes(training.model, opened.space, len(opened.record.signals.class_names))
-    per_epoch = num_batches(opened, "train", training.batch_size) * training.batch_size
-    done = len(read_history(run)) * per_epoch
-    bar = Progress(title, per_epoch * training.epochs, "models", done)
+    warn_of_wide_axes(training, opened.space, prepared, modules_named(training))
+    per_epoch = feed.num_batches(training.batch_size) * training.batch_size
+    bar = Progress(title, per_epoch * training.epochs, "models", num_epochs(run) * per_epoch)
 
     def look(folder: Path):
         require_ray()
         show_training(bar, folder, training.epochs, per_epoch)
 
     try:
-        launch_training(zoo, run, training, resources, look)
+        launch_training(zoo, run, training, prepared, resources, look)
     finally:
         bar.close()
     return True
@@ -304,50 +324,55 @@ def link_zoo(link: Path, zoo: Location):
 def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
     """Bring the bar up to what the workers wrote into the run folder."""
     from pipeline.training.checkpoint import read_history
+    from pipeline.training.evaluate import shown, titled
     from pipeline.training.loop import read_pulse
 
     history, pulse = read_history(run), read_pulse(run)
-    done = len(history) * per_epoch
-    note = f"epoch {len(history)}/{epochs}" if history or pulse else "starting the workers"
+    num_epochs = len(history) if history else 0
+    done = num_epochs * per_epoch
+    note = f"epoch {num_epochs}/{epochs}" if history or pulse else "starting the workers"
     if history:
-        note += f", loss {history[-1].train_loss:.3f}, validation accuracy {100 * history[-1].validation_accuracy:.1f} %"
+        newest, metric = history.newest, history.monitor.metric
+        value = shown(metric, history.monitored(newest))
+        note += f", loss {newest.train_loss:.3f}, validation {titled(metric)} {value}"
     if pulse is not None and pulse.members > done:
         done = pulse.members
         note += f", now loss {pulse.loss:.3f} at {pulse.models_per_second:,.0f} models/s"
     elif history:
-        note += f", {history[-1].models_per_second:,.0f} models/s"
+        note += f", {history.newest.models_per_second:,.0f} models/s"
     bar.update(done, note)
 
 
-def evaluate(run: Path, split: str) -> dict[str, Any]:
+def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
     from pipeline.training import evaluate as evaluation
     from pipeline.training.checkpoint import load_best
 
-    metrics = evaluation.evaluate(load_best(run), Zoo.open(run / "zoo"), split)
+    metrics, _ = evaluation.evaluate(load_best(run, trusted), Zoo.open(run / "zoo"), split)
     write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
     return metrics
 
 
-def test_metrics(run: Path) -> dict[str, Any]:
+def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
     """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
     from pipeline.training.checkpoint import latest
 
     file, newest = run / "metrics.json", latest(run)
     metrics = read_json(file) if newest is not None and is_newer(file, newest) else {}
-    is_whole = metrics.get("split") == "test" and "majority_accuracy" in metrics
-    return metrics if is_whole else evaluate(run, "test")
+    is_whole = metrics.get("split") == "test" and "monitor" in metrics
+    return metrics if is_whole else evaluate(run, "test", trusted)
 
 
-def report(run: Path) -> Path:
+def report(run: Path, trusted: Collection[str] = ()) -> Path:
     """Score what was trained in a run, if need be, and draw the report; returns the page."""
     from pipeline.report.page import write_report
     from pipeline.training.checkpoint import latest
+    from pipeline.training.variants import folders_in
 
-    for folder in (run, run / "baseline"):
+    for folder in folders_in(run):
         if folder == run or latest(folder) is not None:
-            test_metrics(folder)
-    write_report(run)
+            scored(folder, trusted)
+    write_report(run, trusted)
     return run / "report" / "index.html"
 
 
@@ -356,12 +381,6 @@ def is_newer(output: Path, *inputs: Path) -> bool:
     return output.exists() and all(
         output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
     )
-
-
-def baseline_of(training: TrainingConfig) -> TrainingConfig:
-    """The same budget for the flat MLP: split, epochs, batches, optimiser, number of parameters."""
-    model = training.model.model_copy(update={"kind": "mlp"})
-    return training.model_copy(update={"model": ModelConfig.model_validate(model.model_dump())})
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:

@@ -324,86 +324,11 @@ class EditConfig(Config):
     """Where the zoo lay, and the run that trained the model."""
 
 
-class ModelConfig(Config):
-    kind: Literal["dwsnet", "mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"] = (
-        "dwsnet"
-    )
-    """'dwsnet', or a baseline as large as the DWSNet of the other fields: 'mlp' on flattened weights, with permutation
-    augmentation or on weights aligned to one network; 'inr2vec' or 'transformer' over rows."""
-    channels: PositiveInt = 32
-    """Feature channels of each equivariant layer."""
-    num_layers: PositiveInt = 4
-    """Equivariant layers."""
-    num_heads: int = Field(0, ge=0)
-    """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0: affine layers alone."""
-    pooling: Literal["mean", "sum", "max", "attention"] = "mean"
-    """How equivariant layers pool over neurons."""
-    skip: bool | None = None
-    """Add each equivariant layer's input to its output; null: from six layers on."""
-    head_width: PositiveInt = 256
-    """Width of the classifier's hidden layer."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in the head."""
-    canonical_signs: bool = False
-    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
-
-    @property
-    def has_skips(self) -> bool:
-        """What `skip` says, or the depth where it says nothing."""
-        from dwsnet.models import DEEP  # a configuration is read without torch
-
-        return self.num_layers >= DEEP if self.skip is None else self.skip
-
-    def identity(self) -> dict[str, Any]:
-        """With the skip that the depth decides: a file says what is, whatever the rule will be."""
-        return super().identity() | {"skip": self.has_skips}
-
-
-def identity_of_model(written: dict[str, Any]) -> dict[str, Any]:
-    """The identity of a model from what a file says, older ones without the skip that no model had then."""
-    return {"skip": False} | written
-
-
-class TrainingConfig(Config):
-    seed: int = Field(0, ge=0)
-    """Decides the initial weights, the order of the batches and the augmentation."""
-    model: ModelConfig = ModelConfig()
-    epochs: PositiveInt = 10
-    """Passes over the train split."""
-    batch_size: PositiveInt = 128
-    """Members in one optimiser step, over all workers together."""
-    learning_rate: PositiveFloat = 4e-3
-    """AdamW's peak learning rate: linear warm-up, then a cosine to zero."""
-    warmup_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of all steps spent on the warm-up."""
-    weight_decay: float = Field(5e-3, ge=0)
-    """AdamW's decoupled weight decay."""
-    gradient_clip: PositiveFloat = 1.0
-    """Gradients are scaled down to this norm."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size."""
-
-
 class ResourcesConfig(Config):
     workers: PositiveInt = 2
     """Processes that fit, and processes that train."""
     gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs of each worker; 0 fits and trains on CPUs. Workers that only fit may share one: 0.25."""
-
-
-class Recipe(Config):
-    """A complete configuration of `dwszoo run`."""
-
-    zoo: ZooConfig = ZooConfig()
-    training: TrainingConfig = TrainingConfig()
-    resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
-
-
-class ClassifierRecipe(Config):
-    """A complete configuration of `dwszoo zoo build` for a zoo of classifiers."""
-
-    zoo: ClassifierZooConfig = ClassifierZooConfig()
-    resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
 
 def describe(config: Config, prefix: str = "") -> Iterable[tuple[str, Any, str]]:

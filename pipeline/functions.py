@@ -3,7 +3,7 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,15 @@ class Own(Config):
     def module(self) -> str:
         return self.kind.partition(":")[0]
 
-    def make(self, field: str, trusted: Collection[str], *parts: str) -> Any:
-        """What the function returns, which must have these `parts`. Called only if its module is one of `trusted`.
+    def make(
+        self,
+        field: str,
+        trusted: Collection[str],
+        *parts: str,
+        arguments: Sequence[Any] = (),
+    ) -> Any:
+        """What the function returns, which must have these `parts`. Called only if its module is one of `trusted`,
+        with `arguments` before the options.
 
         Raises InputError, about the configuration's `field`, where it is not, where there is no such
         function, where it does not take the options, or where what it returns lacks a part.
@@ -70,10 +77,10 @@ class Own(Config):
             )
         function = find_function(self.kind, f"{field}.kind")
         try:
-            inspect.signature(function).bind(**self.options)
+            inspect.signature(function).bind(*arguments, **self.options)
         except (TypeError, ValueError) as error:
             raise InputError(f"{field}.options must suit {self.kind}: {error}") from error
-        made = function(**self.options)
+        made = function(*arguments, **self.options)
         if missing := [part for part in parts if not hasattr(made, part)]:
             raise InputError(
                 f"{self.kind} must return something with {', '.join(parts)} for {field}, found "

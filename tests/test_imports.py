@@ -124,7 +124,7 @@ def test_the_rules_see_every_package():
     assert "prefect" in imported(ROOT / "flows" / "run.py")
 
 
-@pytest.mark.parametrize("module", ["flows.cli", "flows.recipes", "flows.commands"])
+@pytest.mark.parametrize("module", ["flows.cli", "flows.commands"])
 def test_the_command_starts_without_heavy_packages(module):
     heavy = "{'ray', 'torch', 'prefect', 'deepspeed', 'pyarrow', 'sklearn', 'matplotlib'}"
     code = f"import sys, {module}; print({heavy} & set(sys.modules))"

@@ -9,6 +9,7 @@ from pipeline.encoders.inr2vec import INR2VecConfig
 from pipeline.encoders.sizing import sized
 from pipeline.encoders.statistics import StatisticsConfig
 from pipeline.encoders.transformer import TransformerConfig
+from pipeline.functions import Own
 from pipeline.unions import BY_KIND
 
 AnyEncoder = Annotated[
@@ -18,7 +19,8 @@ AnyEncoder = Annotated[
     | AlignedMLPConfig
     | INR2VecConfig
     | TransformerConfig
-    | StatisticsConfig,
+    | StatisticsConfig
+    | Own,
     BY_KIND,
 ]
 

@@ -1,4 +1,4 @@
-"""A confusion matrix: what a model takes for what."""
+"""What a classifier takes for what."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,8 @@ import numpy as np
 from pipeline.figures.picture import caption, picture
 
 LABEL_WIDTH, MANY_CLASSES = 28, 24
-"""Characters of a class name beside the matrix, and classes up to which its cells are large."""
+"""Characters of a class name beside the confusion matrix, and classes up to which its cells are large."""
+NUM_MISTAKES = 10
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
@@ -37,3 +38,19 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
             colour = "white" if shares[row, place] > 50 else "#333"
             style = {"ha": "center", "va": "center", "fontsize": font, "color": colour}
             axes.text(place, row, f"{shares[row, place]:.0f}", in_layout=False, **style)
+
+
+def most_frequent_mistakes(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """True class, predicted class and how many percent of the true class, the largest shares first."""
+    counts = np.array(confusion, float)
+    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
+    np.fill_diagonal(shares, 0)
+    order = np.argsort(-shares, axis=None, kind="stable")[:NUM_MISTAKES]
+    pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
+    return [
+        (class_names[true], class_names[predicted], f"{100 * shares[true, predicted]:.1f} %")
+        for true, predicted in pairs
+        if shares[true, predicted]
+    ]

@@ -16,6 +16,8 @@ from pipeline.archive.zoo import Zoo
 from pipeline.figures.fonts import set_fonts
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
+COLOURS = (BLUE, ORANGE, "#4f9d69", "#8e5ea2", "#c44e52", "#8c6d46", "#3aa6a6")
+"""Of models that are compared, in order."""
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,

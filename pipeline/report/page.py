@@ -1,7 +1,8 @@
 """`report/index.html`: one page with its pictures beside it, readable without a server and without network."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,51 +11,35 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.archive.files import read_json, write_atomic
 from pipeline.archive.record import first_problem
-from pipeline.archive.summary import in_words, shown, summarize
+from pipeline.archive.summary import in_words, summarize
+from pipeline.archive.summary import shown as shown_name
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import (
-    Config,
-    TrainingConfig,
-    ZooConfig,
-    describe,
-    fingerprint,
-    identity_of_model,
-)
+from pipeline.config import Config, ZooConfig, describe, fingerprint
 from pipeline.errors import ArchiveError, InputError
-from pipeline.figures.confusion import draw_confusion
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
+from pipeline.report.curves import draw_curves
 from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
-from pipeline.report.scores import draw_curves
-from pipeline.tasks.classification import majority
-from pipeline.training.checkpoint import EpochMetrics, read_history
+from pipeline.tasks import Evaluation, Figure
+from pipeline.training.checkpoint import load_best, read_history
+from pipeline.training.config import TrainingConfig
+from pipeline.training.evaluate import predict, scalars, shown, titled
+from pipeline.training.history import History
+from pipeline.training.variants import folders_in
 
-NAMES = {"dwsnet": "DWSNet", "mlp": "flat MLP"}
-"""Of models, by the kind that their configuration has."""
-NUM_MISTAKES = 10
 
-
-def write_report(run: Path):
+def write_report(run: Path, trusted: Collection[str] = ()):
     """Draw everything into `run/report` and write the page last.
 
-    Needs the run's zoo and metrics.json. The baseline stands beside it where `run/baseline` has been scored, and how fast the
-    zoo was fitted is told where this run fitted it and left fit.json. A zoo that cannot be drawn is reported without its
+    Needs the run's zoo and metrics.json. Baselines and other seeds stand beside it where they have been scored, and how fast
+    the zoo was fitted is told where this run fitted it and left fit.json. A zoo that cannot be drawn is reported without its
     picture, with the reason.
     """
     folder = run / "report"
     folder.mkdir(exist_ok=True)
-    zoo, training = Zoo.open(run / "zoo"), read_training(run)
-    folders = {name_of(training): run}
-    if (run / "baseline" / "metrics.json").exists():
-        folders.setdefault(NAMES["mlp"], run / "baseline")
-    metrics = {name: read_json(path / "metrics.json") for name, path in folders.items()}
-    histories = {name: read_history(path) for name, path in folders.items()}
+    zoo, training, models = Zoo.open(run / "zoo"), read_training(run), models_of(run)
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
-    (first, main), (majority_class, majority_accuracy) = (
-        next(iter(metrics.items())),
-        majority(zoo, "test"),
-    )
-    draw_curves(histories, majority(zoo, "validation")[1], folder / "curves.svg")
-    draw_confusion(main["confusion"], main["class_names"], folder / "confusion.svg")
+    first = models[0]
+    draw_curves({model.title: model.history for model in models}, folder / "curves.svg")
     members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
     template = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -65,16 +50,14 @@ def write_report(run: Path):
     configuration: list[tuple[str, Config]] = [("zoo.", zoo.record.config), ("training.", training)]
     identity = {"zoo": zoo.record.config.identity(), "training": training.identity()}
     page = template.render(
-        title=f"{zoo.record.signals.name}: {len(zoo):,} {members} and a {first} that reads them",
-        subtitle=f"zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
-        figures=headline(zoo, metrics, histories, fitted),
-        models=model_table(metrics, histories),
-        majority_class=majority_class,
-        majority_accuracy=percent(majority_accuracy),
-        confusions=most_frequent_mistakes(main["confusion"], main["class_names"]),
+        title=f"{zoo.record.signals.name}: {len(zoo):,} {members} and a {first.title} that reads them",
+        subtitle=f"{training.task.kind}; zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
+        figures=headline(zoo, models, fitted),
+        models=model_table(models),
+        task_figures=task_figures(run, first, folder, trusted),
         zoo_pictures=zoo_pictures(zoo, folder),
         zoo={key: in_words(value, isolated) for key, value in summarize(zoo).items()},
-        throughput=throughput(zoo, histories, fitted),
+        throughput=throughput(zoo, models, fitted),
         configuration=[
             (name, json.dumps(value, default=str), meaning)
             for prefix, config in configuration
@@ -84,21 +67,67 @@ def write_report(run: Path):
     write_atomic(folder / "index.html", page.encode())
 
 
+@dataclass(frozen=True)
+class Model:
+    """What the report says of one model of a run."""
+
+    title: str
+    metrics: dict[str, Any]
+    """Of the test split."""
+    history: History
+
+    @property
+    def seconds(self) -> float:
+        return sum(epoch.seconds for epoch in self.history.epochs)
+
+    @property
+    def rate(self) -> float:
+        """Models/s over all epochs."""
+        epochs = self.history.epochs
+        return sum(epoch.models_per_second * epoch.seconds for epoch in epochs) / self.seconds
+
+
+def models_of(run: Path) -> list[Model]:
+    """The models of a run that have been scored, its own first."""
+    models = []
+    for folder in folders_in(run):
+        history = read_history(folder)
+        if history is None or not (folder / "metrics.json").exists():
+            continue
+        training, metrics = read_training(folder), read_json(folder / "metrics.json")
+        title = getattr(training.encoder, "title", training.encoder.kind)
+        if folder.parent.name == "seeds":
+            title += f", seed {training.seed}"
+        models.append(Model(title, metrics, history))
+    return models
+
+
+def task_figures(
+    run: Path, model: Model, folder: Path, trusted: Collection[str]
+) -> list[dict[str, Any]]:
+    """The task's own pictures and tables, as the page has them."""
+    trained, zoo = load_best(run, trusted), Zoo.open(run / "zoo")
+    table = predict(trained, zoo, "test")
+    trained.task.attach(trained.model, zoo)
+    evaluation = Evaluation(zoo, trained.model, trained.prepared, table)
+    drawn = []
+    for part in trained.task.figures(model.metrics, evaluation):
+        if isinstance(part, Figure):
+            part.draw(folder / part.file)
+            drawn.append({"text": part.text, "file": part.file, "table": None})
+        elif part.rows:
+            drawn.append({"text": part.text, "file": None, "table": part})
+    return drawn
+
+
 def read_training(run: Path) -> TrainingConfig:
     """What the run was trained with. Raises ArchiveError where its config.json is damaged."""
     file = run / "config.json"
     try:
-        written = read_json(file)["training"]
-        return TrainingConfig.model_validate(
-            written | {"model": identity_of_model(written["model"])}
-        )
+        return TrainingConfig.model_validate(read_json(file)["training"])
     except (ValueError, TypeError, KeyError) as error:
         problem = first_problem(error) if isinstance(error, ValueError) else repr(error)
         raise ArchiveError(f"{file} is damaged ({problem}): put back a copy") from error
-
-
-def name_of(training: TrainingConfig) -> str:
-    return NAMES.get(training.model.kind, training.model.kind)
 
 
 def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
@@ -126,72 +155,50 @@ def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
     return {"file": file, "text": text, "alt": text}
 
 
-def headline(
-    zoo: Zoo,
-    metrics: dict[str, Any],
-    histories: dict[str, list[EpochMetrics]],
-    fitted: dict[str, Any] | None,
-) -> list[dict]:
-    first = next(iter(metrics))
-    values = {
-        f"{name} test accuracy, "
-        + ("each member by itself" if name == first else "same budget"): percent(scores["accuracy"])
-        for name, scores in metrics.items()
-    }
+def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> list[dict]:
+    values = {}
+    for model in models:
+        metric = model.metrics["monitor"]
+        budget = "" if model is models[0] else ", same budget"
+        name = f"{model.title}: {titled(metric)} on the test split{budget}"
+        values[name] = shown(metric, model.metrics[metric])
     if len(psnr := psnr_of(zoo)):
         values["median PSNR"] = f"{np.median(psnr):.1f} dB"
-    values["models/s in training"] = f"{train_rate(histories[first]):,.0f}"
+    values["models/s in training"] = f"{models[0].rate:,.0f}"
     if fitted:
         values["INRs/s in fitting"] = f"{fit_rate(fitted):,.0f}"
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
 
 
-def model_table(
-    metrics: dict[str, Any], histories: dict[str, list[EpochMetrics]]
-) -> dict[str, Any]:
+def model_table(models: Sequence[Model]) -> dict[str, Any]:
+    """Parameters, epochs, seconds and metrics of each model; of the test split all of them."""
+    names = [name for name, _ in scalars(models[0].metrics)]
+    metric = models[0].metrics["monitor"]
     columns = [
         "model",
         "parameters",
         "epochs",
         "best epoch",
-        "validation",
-        "test, each member",
-        "test, mean over views",
+        "seconds",
+        f"validation {titled(metric)}",
+        *(f"test {titled(name)}" for name in names),
     ]
     rows = [
         [
-            name,
-            f"{scores['num_parameters']:,}",
-            len(histories[name]),
-            scores["epoch"],
-            percent(histories[name][scores["epoch"] - 1].validation_accuracy),
-            percent(scores["accuracy"]),
-            percent(scores["signal_accuracy"]),
+            model.title,
+            f"{model.metrics['num_parameters']:,}",
+            len(model.history),
+            model.metrics["epoch"],
+            f"{model.seconds:,.0f}",
+            shown(metric, model.history.monitored(model.history.best)),
+            *(shown(name, model.metrics[name]) for name in names),
         ]
-        for name, scores in metrics.items()
+        for model in models
     ]
     return {"columns": columns, "rows": rows}
 
 
-def most_frequent_mistakes(
-    confusion: Sequence[Sequence[int]], class_names: Sequence[str]
-) -> list[tuple[str, str, str]]:
-    """True class, predicted class and how many percent of the true class, the largest shares first."""
-    counts = np.array(confusion, float)
-    shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
-    np.fill_diagonal(shares, 0)
-    order = np.argsort(-shares, axis=None, kind="stable")[:NUM_MISTAKES]
-    pairs = zip(*np.unravel_index(order, shares.shape), strict=True)
-    return [
-        (class_names[true], class_names[predicted], percent(shares[true, predicted]))
-        for true, predicted in pairs
-        if shares[true, predicted]
-    ]
-
-
-def throughput(
-    zoo: Zoo, histories: dict[str, list[EpochMetrics]], fitted: dict[str, Any] | None
-) -> dict[str, str]:
+def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> dict[str, str]:
     rows = {}
     if fitted:
         steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
@@ -199,12 +206,11 @@ def throughput(
             f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of {fitted['mean_quality']:.1f} dB "
             f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {fitted['workers']} workers)"
         )
-    for name, history in histories.items():
-        seconds = sum(metrics.seconds for metrics in history)
-        best = max(metrics.validation_accuracy for metrics in history)
-        rows[f"train {name}"] = (
-            f"{train_rate(history):,.0f} models/s ({len(history)} epochs in {seconds:.1f} s) "
-            f"to {percent(best)} validation accuracy"
+    for model in models:
+        metric, best = model.history.monitor.metric, model.history.best
+        rows[f"train {model.title}"] = (
+            f"{model.rate:,.0f} models/s ({len(model.history)} epochs in {model.seconds:.1f} s) "
+            f"to {shown(metric, model.history.monitored(best))} validation {titled(metric)}"
         )
     return rows
 
@@ -213,17 +219,6 @@ def fit_rate(fitted: dict[str, Any]) -> float:
     return fitted["num_members"] / fitted["seconds"]
 
 
-def train_rate(history: list[EpochMetrics]) -> float:
-    """Models/s over all epochs."""
-    return sum(metrics.models_per_second * metrics.seconds for metrics in history) / sum(
-        metrics.seconds for metrics in history
-    )
-
-
 def isolated(name: str) -> str:
     """A name whose direction of writing does not turn its neighbours'."""
-    return f"\N{FIRST STRONG ISOLATE}{shown(name)}\N{POP DIRECTIONAL ISOLATE}"
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"\N{FIRST STRONG ISOLATE}{shown_name(name)}\N{POP DIRECTIONAL ISOLATE}"

@@ -1,1 +1,22 @@
-"""What can be learned from a zoo: one file a task."""
+"""What can be learned: one file a task; `AnyTask` is what a recipe chooses from, by `kind`."""
+
+from typing import Annotated
+
+from pipeline.functions import Own
+from pipeline.tasks.classification import Classification
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, Task, TaskConfig
+from pipeline.unions import BY_KIND
+
+AnyTask = Annotated[Classification | Own, BY_KIND]
+
+__all__ = [
+    "AnyTask",
+    "Batch",
+    "Classification",
+    "Evaluation",
+    "Figure",
+    "Monitor",
+    "Table",
+    "Task",
+    "TaskConfig",
+]

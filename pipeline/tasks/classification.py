@@ -1,126 +1,162 @@
 """Which class was the signal of? The label of the source, from the weights alone."""
 
-import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar, Literal
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import TypeAdapter
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.downsample import narrowed
+from dwsnet.encoders import Encoder
 from dwsnet.heads import ValuesHead
-from dwsnet.models import num_parameters
-from dwsnet.weight_space import WeightSpace
-from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import ModelConfig
-from pipeline.encoders import AnyEncoder, DWSNetConfig, EncoderConfig, sized
 from pipeline.errors import InputError
-from pipeline.location import Location
-
-LARGE_MODEL = 1_000_000
-"""Parameters from which a wide fixed axis is warned of."""
-logger = logging.getLogger(__name__)
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig
 
 
-def build_model(config: ModelConfig, space: WeightSpace, num_classes: int) -> nn.Module:
-    """A classifier of stacked state dicts. A baseline is as large as the DWSNet of the same configuration."""
+class Classifier(ValuesHead):
+    """Takes stacked state dicts, returns logits `(batch, classes)`."""
 
-    def model(encoder: EncoderConfig) -> nn.Module:
-        return ValuesHead(encoder.build(space), num_classes, config.dropout)
-
-    encoder = DWSNetConfig(
-        channels=config.channels,
-        num_layers=config.num_layers,
-        num_heads=config.num_heads,
-        pooling=config.pooling,
-        skip=config.has_skips,
-        width=config.head_width,
-        canonical_signs=config.canonical_signs,
-    )
-    if config.kind == "dwsnet":
-        return model(encoder)
-    chosen = TypeAdapter(AnyEncoder).validate_python(
-        {"kind": config.kind, "canonical_signs": config.canonical_signs}
-    )
-    with torch.device("meta"):
-        limit = num_parameters(model(encoder))
-    return model(sized(chosen, model, limit))
+    def __init__(self, encoder: Encoder, class_names: Sequence[str], majority: int, dropout: float):
+        super().__init__(encoder, len(class_names), dropout)
+        self.class_names, self.majority = tuple(class_names), majority
 
 
-def warn_of_wide_axes(config: ModelConfig, space: WeightSpace, num_classes: int):
-    """Say so where most of a large model's parameters come from one fixed axis, such as the pixels that an MLP takes."""
-    with torch.device("meta"):  # counted, not allocated
-        size = num_parameters(build_model(config, space, num_classes))
-        if size < LARGE_MODEL:
-            return
-        fixed = {axis.name: axis for spec in space.tensors for axis in spec.axes if not axis.hidden}
-        slim = {
-            name: num_parameters(build_model(config, narrowed(space, name, 1), num_classes))
-            for name in fixed
+@dataclass(frozen=True)
+class Outputs:
+    """Class probabilities of a batch, and the true classes where they are known."""
+
+    probabilities: Tensor
+    """`(batch, classes)`."""
+    labels: Tensor
+    """`(batch,)`; -1 where there is none."""
+    class_names: tuple[str, ...]
+
+
+class Classification(TaskConfig):
+    columns: ClassVar[tuple[str, ...]] = ("label",)
+    monitor: ClassVar[Monitor] = Monitor("accuracy")
+
+    kind: Literal["classification"] = "classification"
+    """The class of the signal."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the head."""
+
+    def check(self, zoo: Zoo) -> None:
+        """Classes of two names or more, and labels of all members."""
+        names = zoo.record.signals.class_names
+        if len(names) < 2:
+            raise InputError(
+                f"zoo {zoo.folder} has no classes to learn: its members must have labels of two classes or more, found "
+                f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
+            )
+        members = zoo.catalog.filter(pc.field("status") == "ok")
+        if "label" not in members.column_names or members["label"].null_count:
+            raise InputError(
+                f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
+            )
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        """Names of the classes, and which is the most frequent one of the train split."""
+        labels = column(zoo.members("train"), "label")
+        return {
+            "class_names": list(zoo.record.signals.class_names),
+            "majority": int(np.bincount(labels).argmax()),
         }
-    axis = fixed[min(slim, key=slim.__getitem__)]
-    if slim[axis.name] <= size / 2:
-        logger.warning(
-            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a single entry and not %d: "
-            "layers grow with the square of that; dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
-            config.kind,
-            f"{size:,}",
-            f"{slim[axis.name]:,}",
-            axis.name,
-            axis.size,
+
+    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Classifier:
+        return Classifier(encoder, prepared["class_names"], prepared["majority"], self.dropout)
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        """Mean cross-entropy."""
+        return F.cross_entropy(model(batch.state), batch.columns["label"])
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        logits, labels = model(batch.state), batch.columns["label"]
+        right = logits.isfinite().all(1) & (logits.argmax(1) == labels)
+        return {
+            "members": torch.tensor(float(len(batch))),
+            "loss": F.cross_entropy(logits, labels, reduction="sum"),
+            "right": right.sum(),
+            "majority": (labels == model.majority).sum(),
+        }
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean cross-entropy and the share of members that are classified rightly, each by itself."""
+        members = float(sums["members"])
+        return {
+            "accuracy": float(sums["right"]) / members,
+            "loss": float(sums["loss"]) / members,
+            "trivial_accuracy": float(sums["majority"]) / members,
+        }
+
+    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
+        labels = batch.columns.get("label", torch.full((len(batch),), -1))
+        return Outputs(model(batch.state).softmax(1), labels, model.class_names)
+
+    def predictions(self, outputs: Outputs) -> dict[str, Any]:
+        """True class where it is known, predicted class, probability of each."""
+        names = pa.array(outputs.class_names)
+        known = outputs.labels.numpy()
+        probabilities = outputs.probabilities.numpy()
+        unknown = ~np.isfinite(probabilities).all(1)
+        return {
+            "class": names.take(pa.array(known, mask=known < 0)),
+            "predicted": names.take(pa.array(probabilities.argmax(1), mask=unknown)),
+            **{
+                f"probability of {name}": share
+                for name, share in zip(outputs.class_names, probabilities.T, strict=True)
+            },
+        }
+
+    def scores(self, table: pa.Table) -> dict[str, Any]:
+        """`signal_accuracy`, of the mean probabilities over all views of a signal, and the confusion matrix.
+
+        A member for which the model gives no finite numbers counts as wrong and is in no column of `confusion`.
+        """
+        prefix = "probability of "
+        names = [name for name in table.column_names if name.startswith(prefix)]
+        votes = np.stack([table[name].fill_null(0).to_numpy() for name in names], 1)
+        class_names = pa.array([name.removeprefix(prefix) for name in names])
+        finite = table["predicted"].is_valid().to_numpy()
+        labels, predicted = (
+            pc.index_in(table[name], class_names).fill_null(-1).to_numpy()
+            for name in ("class", "predicted")
         )
+        confusion = np.zeros((len(names), len(names)), np.int64)
+        np.add.at(confusion, (labels[finite], predicted[finite]), 1)
+        sources, inverse = np.unique(table["source_index"].to_numpy(), return_inverse=True)
+        total = np.zeros((len(sources), len(names)))
+        np.add.at(total, inverse, votes)
+        truth = np.zeros(len(sources), np.int64)
+        truth[inverse] = labels
+        return {
+            "signal_accuracy": float(((total.argmax(1) == truth) & total.any(1)).mean()),
+            "class_names": class_names.to_pylist(),
+            "confusion": confusion.tolist(),
+        }
 
+    def figures(
+        self, metrics: Mapping[str, Any], evaluation: Evaluation
+    ) -> Sequence[Figure | Table]:
+        from pipeline.figures.confusion import draw_confusion, most_frequent_mistakes
 
-def adapt_to(zoo: Zoo, model: nn.Module) -> nn.Module:
-    """The model with what it takes from the train split: statistics that standardise, a network to align to."""
-    block, _ = next(zoo.blocks("train"))
-    model.encoder.calibrate(zoo.statistics, block)
-    return model
-
-
-def require_class_names(record: ZooRecord, folder: Location):
-    """Raises InputError where a zoo, be it planned only, has no classes to tell apart."""
-    names = record.signals.class_names
-    if len(names) < 2:
-        raise InputError(
-            f"zoo {folder} has no classes to learn: its members must have labels of two classes or more, found "
-            f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
+        confusion, names = metrics["confusion"], metrics["class_names"]
+        return (
+            Figure(
+                "confusion.svg",
+                "What it takes for what: percent of each true class in the test split, one member at a time.",
+                partial(draw_confusion, confusion, names),
+            ),
+            Table(
+                "The most frequent mistakes:",
+                ("true", "predicted", "of the true class"),
+                most_frequent_mistakes(confusion, names),
+            ),
         )
-
-
-def require_classes(zoo: Zoo):
-    """Raises InputError where a zoo has no classes to learn, or no members to choose the best epoch by."""
-    require_class_names(zoo.record, zoo.folder)
-    members = zoo.catalog.filter(pc.field("status") == "ok")
-    if "label" not in members.column_names or members["label"].null_count:
-        raise InputError(
-            f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
-        )
-    if not len(zoo.members("validation")):
-        raise InputError(
-            f"zoo {zoo.folder} must have members with weights in its validation split, found none"
-        )
-
-
-def majority(zoo: Zoo, split: str) -> tuple[str, float]:
-    """The most frequent class of the train split, and the accuracy on `split` of answering nothing else."""
-    train, labels = (column(zoo.members(name), "label") for name in ("train", split))
-    most_frequent = np.bincount(train).argmax()
-    return zoo.record.signals.class_names[most_frequent], float((labels == most_frequent).mean())
-
-
-def loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy."""
-    return F.cross_entropy(logits, labels)
-
-
-def totals(logits: Tensor, labels: Tensor) -> Tensor:
-    """`(3,)` float64: members, sum of their losses, how many were classified rightly. Adds up over batches and ranks."""
-    correct = (logits.argmax(1) == labels).sum()
-    total_loss = F.cross_entropy(logits, labels, reduction="sum")
-    return torch.stack(
-        [torch.tensor(float(len(labels)), device=logits.device), total_loss, correct]
-    ).to(torch.float64)

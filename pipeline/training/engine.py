@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from pipeline.config import TrainingConfig
+from pipeline.training.config import TrainingConfig
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
@@ -46,7 +46,9 @@ def make_engine(
         "nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        [parameter for parameter in model.parameters() if parameter.requires_grad],
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total_steps, config.warmup_fraction)

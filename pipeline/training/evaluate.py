@@ -1,7 +1,7 @@
 """Scoring and using the best checkpoint: plain torch, in this process."""
 
 import io
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,37 +15,18 @@ from pyarrow import csv
 from dwsnet.models import num_parameters
 from pipeline.archive.files import file_kind, write_atomic
 from pipeline.archive.plan import SPLITS
-from pipeline.archive.zoo import Zoo, column
+from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, WorkError
-from pipeline.tasks.classification import majority
+from pipeline.tasks import Batch, Task
 from pipeline.training.checkpoint import TrainedModel
-from pipeline.training.loader import split_batches
+from pipeline.training.loader import Feed
+from pipeline.training.scoring import sums_over
 
 NAMING = ("key", "split", "source_index", "source_name", "view")
 """Catalog columns that come along with a prediction; a zoo that was imported may have no `source_name`."""
 
 
-@dataclass(frozen=True)
-class Predictions:
-    """Class probabilities of the members of a split that have weights, in the order of the catalog."""
-
-    rows: pa.Table
-    """Their catalog rows."""
-    probabilities: np.ndarray
-    """`(members, classes)` float32."""
-
-    @property
-    def is_finite(self) -> np.ndarray:
-        """`(members,)` bool: not where weights, of the member or of the model, are too large for float32."""
-        return np.isfinite(self.probabilities).all(1)
-
-    @property
-    def predicted(self) -> np.ndarray:
-        return self.probabilities.argmax(1)
-
-
-@torch.no_grad()
-def predict(trained: TrainedModel, zoo: Zoo, split: str) -> Predictions:
+def require_space(trained: TrainedModel, zoo: Zoo):
     """Raises InputError where the zoo's architecture is not the one that the model was trained on, ArchiveError where the zoo
     is not finished.
     """
@@ -54,96 +35,115 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> Predictions:
         raise InputError(
             f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, found {shapes(zoo.space)}"
         )
-    outputs = [trained.model(batch.state).softmax(1) for batch in split_batches(zoo, split)]
-    probabilities = (
-        torch.cat(outputs).numpy()
-        if outputs
-        else np.zeros((0, len(trained.class_names)), np.float32)
-    )
-    return Predictions(zoo.members(split), probabilities)
 
 
 def shapes(space) -> dict[str, tuple[int, ...]]:
     return {spec.name: spec.shape for spec in space.tensors}
 
 
-def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> dict[str, Any]:
-    """The content of metrics.json.
+@torch.no_grad()
+def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
+    """Predictions for the members of a split that have weights, in the order of the catalog.
 
-    `accuracy` counts each INR by itself; `signal_accuracy` averages the probabilities of all views of a signal first. Where
-    the model gives no finite numbers, a member counts as wrong and is in no column of `confusion`. `majority_accuracy` is what
-    to compare with: it is had by always answering `majority_class`, the most frequent one of the train split.
+    Columns: how members are named, then the task's.
     """
-    predictions = predict(trained, zoo, split)
-    labels = column(predictions.rows, "label")
-    if not len(labels):
+    require_space(trained, zoo)
+    known = [name for name in trained.task.columns if name in zoo.record.schema.names]
+    feed = Feed(zoo, split, tuple(known))
+    tables = [as_table(trained.task, trained.model, batch) for batch in feed.whole()]
+    rows = zoo.members(split)
+    rows = rows.select([name for name in NAMING if name in rows.column_names])
+    if not tables:
+        return rows
+    made = pa.concat_tables(tables)
+    for name in made.column_names:
+        rows = rows.append_column(name, made[name])
+    return rows
+
+
+def as_table(task: Task, model: torch.nn.Module, batch: Batch) -> pa.Table:
+    """The task's predictions for a batch; null in place of numbers that are not finite."""
+    made = task.predictions(task.outputs(model, batch))
+    return pa.table({name: as_column(values) for name, values in made.items()})
+
+
+def as_column(values: Any) -> pa.Array:
+    if isinstance(values, pa.Array | pa.ChunkedArray):
+        return values
+    array = np.asarray(values)
+    return pa.array(array, mask=~np.isfinite(array) if array.dtype.kind == "f" else None)
+
+
+def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> tuple[dict[str, Any], pa.Table]:
+    """The content of metrics.json, and the predictions that it is made from.
+
+    The task's metrics, and how many members and signals of which split they are of.
+    """
+    require_space(trained, zoo)
+    table = predict(trained, zoo, split)
+    if not len(table):
         raise InputError(
             f"split {split!r} of zoo {zoo.folder} must have members with weights, found none"
         )
-    require_numbers(trained, predictions)
-    num_classes, finite = len(trained.class_names), predictions.is_finite
-    right = finite & (predictions.predicted == labels)
-    confusion = np.zeros((num_classes, num_classes), np.int64)
-    np.add.at(confusion, (labels[finite], predictions.predicted[finite]), 1)
-    sources, inverse = np.unique(column(predictions.rows, "source_index"), return_inverse=True)
-    votes = np.zeros((len(sources), num_classes))
-    np.add.at(votes, inverse[finite], predictions.probabilities[finite])
-    truth = np.zeros(len(sources), np.int64)
-    truth[inverse] = labels
-    majority_class, majority_accuracy = majority(zoo, split)
-    return {
+    require_numbers(trained, table)
+    trained.task.attach(trained.model, zoo)
+    sums = sums_over(trained.task, trained.model, Feed.of(trained.task, zoo, split).whole())
+    metrics = {
         "split": split,
         "epoch": trained.epoch,
-        "num_members": len(labels),
-        "num_signals": len(sources),
-        "accuracy": float(right.mean()),
-        "signal_accuracy": float(((votes.argmax(1) == truth) & votes.any(1)).mean()),
-        "majority_class": majority_class,
-        "majority_accuracy": majority_accuracy,
+        "task": trained.config.task.kind,
+        "encoder": trained.config.encoder.kind,
+        "monitor": trained.task.monitor.metric,
+        "num_members": len(table),
+        "num_signals": pc.count_distinct(table["source_index"]).as_py(),
         "num_parameters": num_parameters(trained.model),
-        "class_names": trained.class_names,
-        "confusion": confusion.tolist(),
+        **trained.task.metrics(sums),
+        **trained.task.scores(table),
     }
+    return metrics, table
 
 
-def require_numbers(trained: TrainedModel, predictions: Predictions):
+def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    """The figures of metrics.json that are the task's, the monitored one first."""
+    own = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    yield metrics["monitor"], own.pop(metrics["monitor"])
+    yield from own.items()
+
+
+def shown(metric: str, value: float) -> str:
+    """A metric as people read it: a share of rights in percent, another number with four digits."""
+    return f"{100 * value:.1f} %" if metric.endswith("accuracy") else f"{value:.4g}"
+
+
+def titled(metric: str) -> str:
+    """What people call a metric: `trivial_accuracy` is the trivial accuracy."""
+    return metric.replace("_", " ")
+
+
+def require_numbers(trained: TrainedModel, table: pa.Table):
     """Raises WorkError where the model gives finite numbers for no member at all."""
-    if len(predictions.rows) and not predictions.is_finite.any():
+    made = table.drop_columns([name for name in NAMING if name in table.column_names])
+    numbers = [column for column in made.columns if pa.types.is_floating(column.type)]
+    if numbers and all(column.null_count == len(column) for column in numbers):
         raise WorkError(
-            f"the model of epoch {trained.epoch} gives no finite number for any of {len(predictions.rows):,} members: "
+            f"the model of epoch {trained.epoch} gives no finite number for any of {len(table):,} members: "
             "its weights or theirs are too large; train with a smaller training.learning_rate into another --out"
         )
 
 
 def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
-    """One row a member that has weights: key, split, which signal, true and predicted class, probability of each class.
-
-    The true class is null where the zoo has none, the prediction where the model gives no finite numbers. CSV where the name
-    of the file ends in .csv, Parquet where in .parquet, else InputError.
+    """One row a member that has weights, as `predict`. CSV where the name of the file ends in .csv, Parquet where in .parquet,
+    else InputError.
 
     Returns the number of rows.
     """
     kind = file_kind(path, "parquet", "csv")
-    parts = [predict(trained, zoo, split) for split in SPLITS]
-    rows = pa.concat_tables([part.rows for part in parts])
-    whole = Predictions(rows, np.concatenate([part.probabilities for part in parts]))
-    require_numbers(trained, whole)
-    mask = ~whole.is_finite
-    names, predicted = pa.array(trained.class_names), pa.array(whole.predicted, mask=mask)
-    table = rows.select([name for name in NAMING if name in rows.column_names])
-    table = table.append_column("class", true_classes(zoo, rows))
-    table = table.append_column("predicted", names.take(predicted))
-    for name, values in zip(trained.class_names, whole.probabilities.T, strict=True):
-        table = table.append_column(f"probability of {name}", pa.array(values, mask=mask))
+    table = pa.concat_tables(
+        [part for split in SPLITS if len(part := predict(trained, zoo, split))],
+        promote_options="default",
+    )
+    require_numbers(trained, table)
     buffer = io.BytesIO()
     (csv.write_csv if kind == "csv" else pq.write_table)(table, buffer)
     write_atomic(path, buffer.getvalue())
     return len(table)
-
-
-def true_classes(zoo: Zoo, rows: pa.Table) -> pa.ChunkedArray:
-    """The name of each member's class, null where the zoo has no classes or the member none."""
-    names = pa.array(zoo.record.signals.class_names, pa.string())
-    if not len(names) or "label" not in rows.column_names:
-        return pa.chunked_array([pa.nulls(len(rows), pa.string())])
-    return pc.take(names, rows["label"])

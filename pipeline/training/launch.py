@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Any
 
-from pipeline.archive.zoo import Zoo
-from pipeline.config import ResourcesConfig, TrainingConfig
+from pipeline.config import ResourcesConfig
 from pipeline.errors import DivergenceError, InputError, WorkError, reason
 from pipeline.location import Location, locate
-from pipeline.training.checkpoint import best_epoch, read_history
-from pipeline.training.loader import num_batches
+from pipeline.training.checkpoint import num_epochs, read_history
+from pipeline.training.config import TrainingConfig
+from pipeline.training.loader import Feed
 
 POLL_SECONDS = 0.5
 MAX_FAILURES = 1
@@ -20,18 +20,20 @@ MAX_FAILURES = 1
 
 
 def is_trained(run: Path, config: TrainingConfig) -> bool:
-    return len(read_history(run)) >= config.epochs
+    return num_epochs(run) >= config.epochs
 
 
-def check_batches(zoo: Zoo, config: TrainingConfig, num_workers: int):
+def check_batches(feed: Feed, config: TrainingConfig, num_workers: int):
     """Raises InputError where the batch cannot be dealt evenly or the train split does not fill one."""
-    if config.batch_size % num_workers:
+    if config.batch_size % (num_workers * feed.group):
+        views = f" times the {feed.group} views of a signal" if feed.group > 1 else ""
         raise InputError(
-            f"training.batch_size must be a multiple of resources.workers ({num_workers}), got {config.batch_size}"
+            f"training.batch_size must be a multiple of resources.workers ({num_workers}){views}, got {config.batch_size}"
         )
-    if not num_batches(zoo, "train", config.batch_size):
+    if not feed.num_batches(config.batch_size):
+        views = f" that have {feed.group} views" if feed.group > 1 else ""
         raise InputError(
-            f"training.batch_size must be at most the {len(zoo.members('train'))} members of the train split, "
+            f"training.batch_size must be at most the {feed.num_members} members of the train split{views}, "
             f"got {config.batch_size}"
         )
 
@@ -40,10 +42,13 @@ def launch_training(
     zoo_folder: Location,
     run: Path,
     config: TrainingConfig,
+    prepared: dict[str, Any],
     resources: ResourcesConfig,
     on_progress: Callable[[Path], None],
 ):
     """Train `config` into `run` with one process a worker; goes on from the newest checkpoint.
+
+    `prepared` is what the task takes from the train split.
 
     Needs a Ray session. `on_progress` is called with `run` a few times a second; what it raises ends the training. Raises
     DivergenceError, and WorkError where Ray fails, or a worker again after training went on from its checkpoint.
@@ -64,6 +69,7 @@ def launch_training(
             "zoo": str(zoo_folder.resolve()),
             "run": str(run.resolve()),
             "training": config.model_dump(mode="json"),
+            "prepared": prepared,
             "on_gpu": on_gpu,
         },
         backend_config=TorchWorkers(),
@@ -109,7 +115,7 @@ def divergence(run: Path, epoch: int) -> str:
     """What a user should know and do."""
     history = read_history(run)
     kept = (
-        f"`dwszoo evaluate` and `predict` use its best checkpoint, epoch {best_epoch(history).epoch}"
+        f"`dwszoo evaluate` and `predict` use its best checkpoint, epoch {history.best.epoch}"
         if history
         else "it has no checkpoint from before"
     )
@@ -124,7 +130,7 @@ def train_worker(spec: dict[str, Any]) -> int | None:
     import torch
     import torch.distributed as dist
 
-    from pipeline.training.loop import train_loop
+    from pipeline.training.loop import Worker, train_loop
     from pipeline.training.process_group import process_group
 
     torch.set_num_threads(1)
@@ -133,7 +139,6 @@ def train_worker(spec: dict[str, Any]) -> int | None:
             locate(spec["zoo"]),
             Path(spec["run"]),
             TrainingConfig(**spec["training"]),
-            dist.get_rank(),
-            dist.get_world_size(),
-            spec["on_gpu"],
+            spec["prepared"],
+            Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"]),
         )

@@ -6,94 +6,196 @@ share it. (WebDataset's own shuffling gives neither.)
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from torch import Tensor
 
-from pipeline.archive.shard import Block
+from pipeline.archive.record import ShardRecord
 from pipeline.archive.zoo import Zoo
-from pipeline.signals import NO_LABEL
+from pipeline.fit.seeds import member_keys
+from pipeline.tasks.task import Batch, Task, batch_columns
 
 WINDOW = 65_536
 """Members held and shuffled together."""
+SCORED_TOGETHER = 256
+"""Members of a batch that is scored, where views of a signal come together."""
+MEMBERS, VIEWS = 4, 5
+"""Purposes that numbers are drawn for, beside the order of an epoch."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    state: Block
-    """Stacked state dicts: `(batch, *spec.shape)` float32 by tensor name."""
-    labels: Tensor
-    """`(batch,)` int64."""
+class Feed:
+    """The members of a split that a task learns from, or is scored on."""
 
-    def __len__(self) -> int:
-        return len(self.labels)
+    zoo: Zoo
+    split: str
+    columns: tuple[str, ...]
+    group: int = 1
+    """Members of one signal that come one after another."""
+    members: int | None = None
+    """So many alone, drawn from `seed`; a larger number has those of a smaller one."""
+    seed: int = 0
 
-    def take(self, index: Tensor) -> "Batch":
-        return Batch(
-            {name: tensor[index] for name, tensor in self.state.items()}, self.labels[index]
+    @classmethod
+    def of(cls, task: Task, zoo: Zoo, split: str, members: int | None = None, seed: int = 0):
+        return cls(zoo, split, tuple(task.columns), task.group, members, seed)
+
+    def rows(self) -> pa.Table:
+        """Catalog rows of the members, with their `position` in the catalog."""
+        shards = {shard.name: start for shard, start in self._starts()}
+        tables = [self._rows_of(name, start) for name, start in shards.items()]
+        if not tables:
+            return self.zoo.catalog.slice(0, 0).append_column("position", pa.array([], pa.int64()))
+        return self._chosen(pa.concat_tables(tables))
+
+    def _chosen(self, rows: pa.Table) -> pa.Table:
+        """`members` of the rows: signals in an order drawn from the seed, each with its views."""
+        if self.members is None or self.members >= len(rows):
+            return rows
+        sources, source = np.unique(rows["source_index"].to_numpy(), return_inverse=True)
+        rank = np.random.default_rng([self.seed, MEMBERS]).permutation(len(sources))[source]
+        order = np.lexsort((rows["view"].to_numpy(), rank))
+        return rows.take(np.sort(order[: self.members]))
+
+    def _starts(self) -> Iterator[tuple[ShardRecord, int]]:
+        """The shards of the split, and where in the catalog each begins."""
+        start = 0
+        for shard in self.zoo.shards:
+            if shard.split == self.split:
+                yield shard, start
+            start += shard.num_members
+
+    def _rows_of(self, shard: str, start: int) -> pa.Table:
+        table = self.zoo.parts[shard].table
+        positions = pa.array(np.arange(start, start + len(table)))
+        table = table.append_column("position", positions)
+        return table.filter(pc.field("status") == "ok")
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches of `epoch`; the members that do not fill one are left out of that epoch."""
+        return self.num_members // batch_size
+
+    @property
+    def num_members(self) -> int:
+        """Members of an epoch."""
+        rows = self.rows()
+        if self.group == 1:
+            return len(rows)
+        views = np.unique(rows["source_index"].to_numpy(), return_counts=True)[1]
+        return int((views >= self.group).sum()) * self.group
+
+    def epoch(
+        self, epoch: int, batch_size: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """This rank's share of each batch of an epoch: `batch_size / world_size` members.
+
+        In an order drawn from (seed, epoch). Shards come in random order; the members of a window of shards are shuffled
+        together. Where views of a signal come together, the window is the whole split: of each signal `group` of its views,
+        drawn anew each epoch.
+        """
+        share = batch_size // world_size
+        rng = np.random.default_rng([self.seed, epoch])
+        waiting: list[Batch] = []
+        for window in self._windows(rng):
+            whole = concatenate([*waiting, window])
+            order = torch.from_numpy(self._order(whole, rng))
+            full = len(order) // batch_size * batch_size
+            for start in range(rank * share, full, batch_size):
+                yield whole.take(order[start : start + share])
+            waiting = [whole.take(order[full:])] if self.group == 1 else []
+
+    def _windows(self, rng: np.random.Generator) -> Iterator[Batch]:
+        chosen = None if self.members is None else self.rows()["position"].to_numpy()
+        shards = list(self._starts())
+        waiting: list[Batch] = []
+        for number in rng.permutation(len(shards)):
+            waiting += self._blocks(*shards[number], chosen)
+            if self.group == 1 and sum(map(len, waiting)) >= WINDOW:
+                yield concatenate(waiting)
+                waiting = []
+        if waiting:
+            yield concatenate(waiting)
+
+    def _order(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
+        """Places of the members in a random order; groups of views one after another."""
+        shuffled = rng.permutation(len(batch))
+        if self.group == 1:
+            return shuffled
+        source = batch.columns["source_index"].numpy()[shuffled]
+        return shuffled[groups_of(source, self.group, rng)]
+
+    def whole(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
+        """Every member once, in the order of the plan, block by block; ranks take turns.
+
+        Where views of a signal come together: of each signal its first `group` views, signal by signal.
+        """
+        for number, batch in enumerate(self._in_order()):
+            if number % world_size == rank:
+                yield batch
+
+    def _in_order(self) -> Iterator[Batch]:
+        chosen = None if self.members is None else self.rows()["position"].to_numpy()
+        blocks = (
+            block for shard, start in self._starts() for block in self._blocks(shard, start, chosen)
+        )
+        if self.group == 1:
+            yield from blocks
+            return
+        whole = concatenate(list(blocks))
+        order = np.lexsort((whole.columns["view"].numpy(), whole.columns["source_index"].numpy()))
+        source = whole.columns["source_index"].numpy()[order]
+        order = torch.from_numpy(order[groups_of(source, self.group)])
+        for start in range(0, len(order), together := SCORED_TOGETHER // self.group * self.group):
+            yield whole.take(order[start : start + together])
+
+    def _blocks(self, shard: ShardRecord, start: int, chosen: np.ndarray | None) -> list[Batch]:
+        """The blocks of a shard with their columns; of the chosen members alone."""
+        rows, names = self._rows_of(shard.name, start), list(self.columns)
+        if self.group > 1:
+            names += [name for name in ("source_index", "view") if name not in names]
+        batches, place = [], 0
+        for block in self.zoo.shard(shard.name):
+            part = rows.slice(place, len(next(iter(block.values()))))
+            place += len(part)
+            positions = part["position"].to_numpy()
+            batch = Batch(block, batch_columns(part, names), torch.tensor(positions))
+            if chosen is not None:
+                batch = batch.take(torch.from_numpy(np.flatnonzero(np.isin(positions, chosen))))
+            if len(batch):
+                batches.append(batch)
+        return batches
+
+    def keys(self, epoch: int, batch: Batch) -> torch.Tensor:
+        """`(batch,)` int64: what each member's augmentation is drawn from in this epoch."""
+        positions = batch.positions.cpu().numpy()
+        return torch.from_numpy(
+            member_keys(self.seed, np.full_like(positions, epoch), positions).view(np.int64)
         )
 
-    def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            {name: tensor.to(device) for name, tensor in self.state.items()}, self.labels.to(device)
-        )
+
+def groups_of(source: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Places of the first `size` members of each source that has as many, source after source.
+
+    Sources come as they first appear, or in an order drawn from `rng`.
+    """
+    order = np.argsort(source, kind="stable")
+    _, starts, counts = np.unique(source[order], return_index=True, return_counts=True)
+    starts = starts[counts >= size]
+    starts = starts if rng is None else rng.permutation(starts)
+    return order[(starts[:, None] + np.arange(size)).flatten()]
 
 
 def concatenate(batches: list[Batch]) -> Batch:
-    names = batches[0].state
-    return Batch(
-        {name: torch.cat([batch.state[name] for batch in batches]) for name in names},
-        torch.cat([batch.labels for batch in batches]),
-    )
-
-
-def num_batches(zoo: Zoo, split: str, batch_size: int) -> int:
-    """Batches of `epoch_batches`; the members that do not fill one are left out of that epoch."""
-    return len(zoo.members(split)) // batch_size
-
-
-def epoch_batches(
-    zoo: Zoo, split: str, seed: int, epoch: int, batch_size: int, rank: int = 0, world_size: int = 1
-) -> Iterator[Batch]:
-    """This rank's share of each batch of an epoch: `batch_size / world_size` members, in an order drawn from (seed, epoch).
-
-    Shards come in random order; the members of a window of shards are shuffled together.
-    """
-    share = batch_size // world_size
-    rng = np.random.default_rng([seed, epoch])
-    shards = zoo.shards_of(split)
-    waiting: list[Batch] = []
-    for position, number in enumerate(rng.permutation(len(shards))):
-        waiting += shard_batches(zoo, shards[number].name)
-        last = position == len(shards) - 1
-        if not waiting or (sum(map(len, waiting)) < WINDOW and not last):
-            continue
-        window = concatenate(waiting)
-        order = torch.from_numpy(rng.permutation(len(window)))
-        full = len(window) // batch_size * batch_size
-        for start in range(rank * share, full, batch_size):
-            yield window.take(order[start : start + share])
-        waiting = [window.take(order[full:])]
-
-
-def split_batches(zoo: Zoo, split: str, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-    """Every member of `split` once, in the order of the plan, block by block; ranks take turns."""
-    blocks = (batch for shard in zoo.shards_of(split) for batch in shard_batches(zoo, shard.name))
-    for number, batch in enumerate(blocks):
-        if number % world_size == rank:
-            yield batch
-
-
-def shard_batches(zoo: Zoo, shard: str) -> list[Batch]:
-    """The blocks of a shard with their labels, NO_LABEL for a member of no class."""
-    members = zoo.parts[shard].table.filter(pc.field("status") == "ok")
-    labels = torch.tensor(pc.fill_null(members["label"], NO_LABEL).to_numpy())
-    blocks = zoo.shard(shard)
-    sizes = [len(next(iter(block.values()))) for block in blocks]
-    return (
-        [Batch(block, part) for block, part in zip(blocks, labels.split(sizes), strict=True)]
-        if sizes
-        else []
-    )
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    columns = {}
+    for name, values in first.columns.items():
+        parts = [batch.columns[name] for batch in batches]
+        is_tensor = isinstance(values, torch.Tensor)
+        columns[name] = torch.cat(parts) if is_tensor else list(chain.from_iterable(parts))
+    state = {name: torch.cat([batch.state[name] for batch in batches]) for name in first.state}
+    return Batch(state, columns, torch.cat([batch.positions for batch in batches]))

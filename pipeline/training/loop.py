@@ -6,6 +6,7 @@ import os
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,13 +14,16 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
-from pipeline.config import TrainingConfig
+from pipeline.functions import modules_named
 from pipeline.location import Location
-from pipeline.tasks import classification
+from pipeline.tasks import Task
 from pipeline.training import checkpoint
-from pipeline.training.checkpoint import EpochMetrics
+from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.engine import make_engine
-from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from pipeline.training.history import EpochMetrics, History
+from pipeline.training.loader import Feed
+from pipeline.training.models import build_model, calibrate, load_encoder, task_of
+from pipeline.training.scoring import add_up, sums_over
 
 PULSE_SECONDS = 1.0
 """How often rank 0 says how far it is."""
@@ -50,11 +54,10 @@ def write_pulse(run: Path, pulse: Pulse):
     write_whole(run / ".progress.json", json.dumps(asdict(pulse)))
 
 
-def write_metrics(run: Path, history: list[EpochMetrics]):
+def write_metrics(run: Path, history: History):
     """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
-    write_whole(
-        run / "metrics.jsonl", "".join(json.dumps(asdict(metrics)) + "\n" for metrics in history)
-    )
+    lines = (json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
+    write_whole(run / "metrics.jsonl", "".join(lines))
 
 
 def write_whole(path: Path, text: str):
@@ -64,90 +67,113 @@ def write_whole(path: Path, text: str):
     os.replace(temporary, path)
 
 
+@dataclass(frozen=True)
+class Worker:
+    """Which of how many processes this is, and on what it trains."""
+
+    rank: int
+    world_size: int
+    on_gpu: bool
+
+
 def train_loop(
     zoo_folder: Location,
     run: Path,
     config: TrainingConfig,
-    rank: int,
-    world_size: int,
-    on_gpu: bool,
+    prepared: dict[str, Any],
+    worker: Worker,
 ) -> int | None:
     """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch.
 
-    Returns the epoch in which the loss was no longer finite, of which nothing is kept; None where training came to its end.
+    `prepared` is what the task takes from the train split. Returns the epoch in which the loss was no longer finite, of
+    which nothing is kept; None where training came to its end.
     """
-    zoo = Zoo.open(zoo_folder)
-    steps = num_batches(zoo, "train", config.batch_size)
+    trusted = modules_named(config)  # by the caller, who gave this configuration
+    zoo, task = Zoo.open(zoo_folder), task_of(config.task, trusted)
+    feed = Feed.of(task, zoo, "train", config.members, config.seed)
+    scored = Feed.of(task, zoo, "validation")
+    steps = feed.num_batches(config.batch_size)
     torch.manual_seed(config.seed)
-    model = classification.build_model(config.model, zoo.space, len(zoo.record.signals.class_names))
-    model = classification.adapt_to(zoo, model)
-    engine = make_engine(model, config, steps * config.epochs, world_size, on_gpu)
-    history = checkpoint.read_history(run)
-    if history:
+    encoder, model = build_model(config, zoo.space, prepared, trusted)
+    calibrate(encoder, zoo)
+    history = checkpoint.read_history(run) or History(task.monitor)
+    if config.start is not None:
+        begin_from(config.start, encoder, is_new=not len(history))
+    task.attach(model, zoo)
+    engine = make_engine(model, config, steps * config.epochs, worker.world_size, worker.on_gpu)
+    if len(history):
         engine.load_checkpoint(str(checkpoint.latest(run)), tag=checkpoint.TAG)
-    card = checkpoint.model_card(config.model, zoo.record)
+    card = checkpoint.model_card(config, zoo.record, prepared, encoder, model)
     for epoch in range(len(history) + 1, config.epochs + 1):
         start = time.perf_counter()
-        train_loss = train_epoch(engine, zoo, run, config, epoch, rank, world_size)
+        engine.train()
+        if config.start is not None and config.start.freeze:
+            encoder.eval()
+        train_loss = train_epoch(engine, task, feed, run, config, epoch, worker)
         seconds = time.perf_counter() - start
         average_buffers(engine.module)
-        loss, accuracy = score(engine, zoo, "validation", rank, world_size)
-        if not math.isfinite(train_loss + loss):
+        validation = score(engine.module, task, scored, engine.device, worker)
+        if not all(map(math.isfinite, (train_loss, *validation.values()))):
             return epoch
-        history.append(
+        history = history.and_then(
             EpochMetrics(
                 epoch=epoch,
                 train_loss=train_loss,
-                validation_loss=loss,
-                validation_accuracy=accuracy,
+                validation=validation,
                 learning_rate=engine.get_lr()[0],
                 seconds=seconds,
                 models_per_second=steps * config.batch_size / seconds,
             )
         )
-        checkpoint.save(run, engine, history, card, rank)
-        if rank == 0:
+        checkpoint.save(run, engine, history, card, worker.rank)
+        if worker.rank == 0:
             write_metrics(run, history)
     return None
 
 
+def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):
+    """Give the encoder of a new run the tensors of another's, and take it out of training where it is frozen."""
+    if is_new:
+        best = checkpoint.read_best(start.checkpoint)
+        load_encoder(encoder, best.card["encoder_tensors"], best.tensors)
+    if start.freeze:
+        encoder.requires_grad_(False)
+
+
 def train_epoch(
-    engine, zoo: Zoo, run: Path, config: TrainingConfig, epoch: int, rank: int, world_size: int
+    engine,
+    task: Task,
+    feed: Feed,
+    run: Path,
+    config: TrainingConfig,
+    epoch: int,
+    worker: Worker,
 ) -> float:
     """One pass over the train split, cut short where the loss is no longer finite.
 
     Returns the mean loss over the epoch and all ranks.
     """
-    engine.train()
-    torch.manual_seed(
-        int(np.random.SeedSequence([config.seed, epoch, rank]).generate_state(1)[0])
-    )  # dropout
-    batches = epoch_batches(zoo, "train", config.seed, epoch, config.batch_size, rank, world_size)
-    steps = num_batches(zoo, "train", config.batch_size)
+    seed = np.random.SeedSequence([config.seed, epoch, worker.rank])
+    torch.manual_seed(int(seed.generate_state(1)[0]))  # dropout
+    steps = feed.num_batches(config.batch_size)
     total, start = torch.zeros((), device=engine.device), time.perf_counter()
     last_pulse = start
+    batches = feed.epoch(epoch, config.batch_size, worker.rank, worker.world_size)
     for step, batch in enumerate(batches, start=1):
-        batch = batch.to(engine.device)
-        loss = classification.loss(engine(batch.state), batch.labels)
+        keys = feed.keys(epoch, batch).to(engine.device)
+        loss = task.loss(engine, batch.to(engine.device), keys)
         engine.backward(loss)
         engine.step()
         total += loss.detach()
         if step % CHECK_STEPS == 0 and not over_ranks(total).isfinite():
             break
         now = time.perf_counter()
-        if rank == 0 and now - last_pulse >= PULSE_SECONDS:
+        if worker.rank == 0 and now - last_pulse >= PULSE_SECONDS:
             last_pulse = now
+            members = ((epoch - 1) * steps + step) * config.batch_size
             rate = step * config.batch_size / (now - start)
-            write_pulse(
-                run,
-                Pulse(
-                    ((epoch - 1) * steps + step) * config.batch_size,
-                    epoch,
-                    total.item() / step,
-                    rate,
-                ),
-            )
-    return over_ranks(total).item() / steps / world_size
+            write_pulse(run, Pulse(members, epoch, total.item() / step, rate))
+    return over_ranks(total).item() / steps / worker.world_size
 
 
 def over_ranks(value: Tensor) -> Tensor:
@@ -159,19 +185,22 @@ def over_ranks(value: Tensor) -> Tensor:
 
 def average_buffers(model: nn.Module):
     """Batch norm's running statistics become their mean over the ranks, each of which saw its own share."""
-    for buffer in model.buffers():
-        if buffer.is_floating_point():
-            dist.all_reduce(buffer)
-            buffer /= dist.get_world_size()
+    kept = model.state_dict(keep_vars=True).values()
+    for tensor in kept:
+        if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()
 
 
 @torch.no_grad()
-def score(engine, zoo: Zoo, split: str, rank: int, world_size: int) -> tuple[float, float]:
-    """Mean loss and accuracy over `split`, on all ranks together."""
-    engine.eval()
-    total = torch.zeros(3, dtype=torch.float64, device=engine.device)
-    for batch in split_batches(zoo, split, rank, world_size):
-        batch = batch.to(engine.device)
-        total += classification.totals(engine.module(batch.state), batch.labels)
-    count, loss, correct = over_ranks(total).tolist()
-    return loss / count, correct / count
+def score(
+    model: nn.Module, task: Task, feed: Feed, device: torch.device, worker: Worker
+) -> dict[str, float]:
+    """The task's metrics on a split, of all ranks together."""
+    model.eval()
+    own = sums_over(
+        task, model, (batch.to(device) for batch in feed.whole(worker.rank, worker.world_size))
+    )
+    of_ranks: list[dict[str, Tensor]] = [{}] * worker.world_size
+    dist.all_gather_object(of_ranks, own)
+    return task.metrics(add_up(of_ranks))

@@ -1,0 +1,50 @@
+"""What training is made of."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, PositiveInt
+
+from pipeline.config import LOCATION, Config
+from pipeline.encoders import AnyEncoder, DWSNetConfig
+from pipeline.tasks import AnyTask, Classification
+
+
+class StartConfig(Config):
+    """A run whose encoder training begins from."""
+
+    checkpoint: Annotated[Path, LOCATION]
+    """Folder of the run: its best checkpoint is taken, whose encoder must be configured alike."""
+    freeze: bool = False
+    """Train the head alone and leave the encoder as it is."""
+
+
+class TrainingConfig(Config):
+    seed: int = Field(0, ge=0)
+    """Decides the initial weights, the order of the batches and the augmentation."""
+    task: AnyTask = Classification()
+    """What is learned."""
+    encoder: AnyEncoder = DWSNetConfig()
+    """What reads the weights."""
+    baselines: Annotated[tuple[str, ...], LOCATION] = ()
+    """Kinds of encoder that are trained beside it at the same budget, each as large as it."""
+    seeds: Annotated[PositiveInt, LOCATION] = 1
+    """So many times is each trained, with this seed and those after it; reports show the spread."""
+    start: StartConfig | None = None
+    """A run to begin from; null: from random weights."""
+    members: PositiveInt | None = None
+    """Train on so many members of the train split alone, drawn signal by signal; null: on all."""
+    epochs: PositiveInt = 10
+    """Passes over the train split."""
+    batch_size: PositiveInt = 128
+    """Members in one optimiser step, over all workers together."""
+    learning_rate: PositiveFloat = 4e-3
+    """AdamW's peak learning rate: linear warm-up, then a cosine to zero."""
+    warmup_fraction: float = Field(0.2, ge=0, lt=1)
+    """Share of all steps spent on the warm-up."""
+    weight_decay: float = Field(5e-3, ge=0)
+    """AdamW's decoupled weight decay."""
+    gradient_clip: PositiveFloat = 1.0
+    """Gradients are scaled down to this norm."""
+    zero_stage: Literal[0, 1, 2, 3] = 0
+    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size."""

@@ -1,0 +1,117 @@
+"""An encoder with the head that a task puts on it: made, counted, and taken up from another run."""
+
+import logging
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dwsnet.downsample import narrowed
+from dwsnet.encoders import Encoder
+from dwsnet.models import num_parameters
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.zoo import Zoo
+from pipeline.encoders import EncoderConfig
+from pipeline.errors import InputError
+from pipeline.functions import Own
+from pipeline.tasks import Task, TaskConfig
+from pipeline.tasks.own import NEEDED, OwnTask
+from pipeline.training.config import TrainingConfig
+
+LARGE_MODEL = 1_000_000
+"""Parameters from which a wide fixed axis is warned of."""
+logger = logging.getLogger(__name__)
+
+
+def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
+    """The task of a configuration. Raises InputError where it is code of the user's that is not trusted."""
+    if isinstance(config, Own):
+        return OwnTask(config.make("training.task", trusted, *NEEDED))
+    return config
+
+
+def build_encoder(
+    config: EncoderConfig | Own, space: WeightSpace, trusted: Collection[str]
+) -> nn.Module:
+    """The encoder of a configuration, as `task_of`."""
+    if isinstance(config, Own):
+        return config.make("training.encoder", trusted, "width", arguments=(space,))
+    return config.build(space)
+
+
+def build_model(
+    config: TrainingConfig,
+    space: WeightSpace,
+    prepared: Mapping[str, Any],
+    trusted: Collection[str],
+) -> tuple[nn.Module, nn.Module]:
+    """The encoder and the model that the task makes of it.
+
+    Raises InputError where the encoder does not give what the task needs.
+    """
+    encoder = build_encoder(config.encoder, space, trusted)
+    try:
+        return encoder, task_of(config.task, trusted).build(encoder, prepared)
+    except ValueError as error:
+        raise InputError(
+            f"training.encoder {config.encoder.kind} does not suit training.task {config.task.kind}: {error}"
+        ) from error
+
+
+def num_parameters_of(
+    config: TrainingConfig,
+    space: WeightSpace,
+    prepared: Mapping[str, Any],
+    trusted: Collection[str],
+) -> int:
+    """Parameters of the model; nothing is allocated for it."""
+    with torch.device("meta"):
+        return num_parameters(build_model(config, space, prepared, trusted)[1])
+
+
+def calibrate(encoder: nn.Module, zoo: Zoo):
+    """Let the encoder take what it does not learn from the train split: statistics that standardise, some networks."""
+    if isinstance(encoder, Encoder):
+        block, _ = next(zoo.blocks("train"))
+        encoder.calibrate(zoo.statistics, block)
+
+
+def shared_names(encoder: nn.Module, model: nn.Module) -> dict[str, str]:
+    """What the model calls each tensor of its encoder, by the encoder's own name; without those it does not use."""
+    names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
+    own = encoder.state_dict(keep_vars=True)
+    return {name: names[id(tensor)] for name, tensor in own.items() if id(tensor) in names}
+
+
+def load_encoder(encoder: nn.Module, shared: Mapping[str, str], state: Mapping[str, Tensor]):
+    """Take the encoder's tensors from the state dict of another model; what that has not stays as it is."""
+    encoder.load_state_dict({name: state[theirs] for name, theirs in shared.items()}, strict=False)
+
+
+def warn_of_wide_axes(
+    config: TrainingConfig,
+    space: WeightSpace,
+    prepared: Mapping[str, Any],
+    trusted: Collection[str],
+):
+    """Say so where most of a large model's parameters come from one fixed axis, such as the pixels that an MLP takes."""
+    size = num_parameters_of(config, space, prepared, trusted)
+    if size < LARGE_MODEL:
+        return
+    fixed = {axis.name: axis for spec in space.tensors for axis in spec.axes if not axis.hidden}
+    slim = {
+        name: num_parameters_of(config, narrowed(space, name, 1), prepared, trusted)
+        for name in fixed
+    }
+    axis = fixed[min(slim, key=slim.__getitem__)]
+    if slim[axis.name] <= size / 2:
+        logger.warning(
+            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a single entry and not %d: "
+            "layers grow with the square of that; dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
+            config.encoder.kind,
+            f"{size:,}",
+            f"{slim[axis.name]:,}",
+            axis.name,
+            axis.size,
+        )
