@@ -177,7 +177,10 @@ def load_best(run: Path, trusted: Collection[str] = ()) -> TrainedModel:
     best = read_best(run)
     try:
         config = TrainingConfig(task=best.card["task"], encoder=best.card["encoder"])
-        space, prepared = WeightSpace.from_shapes(best.card["zoo"]["tensors"]), best.card["prepared"]
+        space, prepared = (
+            WeightSpace.from_shapes(best.card["zoo"]["tensors"]),
+            best.card["prepared"],
+        )
         encoder, model = build_model(config, space, prepared, trusted)
         model.load_state_dict(best.tensors)
     except InputError:
