@@ -166,7 +166,7 @@ def test_evaluating_another_split_leaves_the_metrics_of_the_test(
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
     before = (run / "metrics.json").read_bytes()
     assert main(["evaluate", str(run), "--split", split]) == 0
-    assert f"{split} accuracy on {count} networks" in capsys.readouterr().out
+    assert f"on {count} networks of the {split} split" in capsys.readouterr().out
     assert json.loads((run / f"metrics-{split}.json").read_text())["split"] == split
     assert (run / "metrics.json").read_bytes() == before
     assert json.loads(before)["split"] == "test"
@@ -177,13 +177,9 @@ def test_an_accuracy_stands_beside_that_of_the_most_frequent_class(smoke_run, zo
     test = zoo.members("test")["label"].to_numpy()
     most = np.bincount(train).argmax()
     share = f"{100 * (test == most).mean():.1f} %"
-    wanted = f"always '{most}', the most frequent class of the train split: {share}"
-    assert smoke_run.result.out.count(wanted) == 2
+    assert smoke_run.result.out.count(f"trivial accuracy {share}") == 2
     page = (smoke_run.folder / "report" / "index.html").read_text()
-    assert (
-        f"Always answering “<bdi>{most}</bdi>”,\nthe most frequent class of the train split, scores {share}"
-        in page
-    )
+    assert page.count(f"<td class=number>{share}</td>") >= 2
 
 
 @pytest.mark.parametrize("name", ["p.xlsx", "p", "p.csv.gz", "nowhere/p.csv"])
@@ -235,7 +231,7 @@ def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys
     page = (run / "report" / "index.html").read_text()
     assert "No picture: cannot run members of" in page
     assert "flat MLP" not in page
-    assert "training.model.channels" in page
+    assert "training.encoder.channels" in page
     assert json.loads((run / "metrics.json").read_text())["split"] == "test"
 
 

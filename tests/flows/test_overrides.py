@@ -1,8 +1,9 @@
 import pytest
 
 from flows.overrides import resolve_recipe
+from flows.recipe import Recipe
 from flows.recipes import RECIPES
-from pipeline.config import Recipe, describe
+from pipeline.config import describe
 from pipeline.errors import InputError
 
 

@@ -37,8 +37,9 @@ def test_a_run_prints_where_everything_is_and_both_accuracies(smoke_run):
         path.name for path in checkpoint.iterdir()
     }
     metrics = json.loads((folder / "metrics.json").read_text())
-    assert f"DWSNet      {100 * metrics['accuracy']:.1f} % test accuracy on 80 networks" in out
-    assert "flat MLP    " in out
+    assert f"dwsnet      accuracy {100 * metrics['accuracy']:.1f} %, " in out
+    assert "on 80 networks of the test split" in out
+    assert "mlp         accuracy" in out
 
 
 def test_a_run_shows_progress_in_the_fields_units(smoke_run):
@@ -60,13 +61,13 @@ def test_a_run_folder_holds_what_the_readme_says(smoke_run):
         "metrics.jsonl",
         "metrics.json",
         "report",
-        "baseline",
+        "baselines",
         "fit.json",
     }
     assert {path.name for path in folder.iterdir() if not path.name.startswith(".")} == names
     assert [line["epoch"] for line in metrics_of(folder)] == [1, 2, 3]
     assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
-    assert (folder / "baseline" / "zoo").resolve() == (folder / "zoo").resolve()
+    assert (folder / "baselines" / "mlp" / "zoo").resolve() == (folder / "zoo").resolve()
 
 
 class Page(HTMLParser):
@@ -92,7 +93,7 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
     assert all((report / link).stat().st_size > 2000 for link in page.links)
     assert "http" not in source.replace("http-equiv", "")
     metrics = json.loads((smoke_run.folder / "metrics.json").read_text())
-    baseline = json.loads((smoke_run.folder / "baseline" / "metrics.json").read_text())
+    baseline = json.loads((smoke_run.folder / "baselines" / "mlp" / "metrics.json").read_text())
     text = page.text.translate({0x2068: None, 0x2069: None})  # which isolate names
     for wanted in (
         f"{100 * metrics['accuracy']:.1f} %",
@@ -101,7 +102,7 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
         "INRs/s",
         "models/s",
         "zoo.fit.max_steps",
-        "training.model.channels",
+        "training.encoder.channels",
         "Adam's learning rate.",
         "train: 282, validation: 38, test: 80",
     ):
@@ -197,13 +198,13 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
 
     folder, train = tmp_path / "run", stages.train
     shutil.copytree(smoke_run.folder, folder, symlinks=True)
-    shutil.rmtree(folder / "baseline")
+    shutil.rmtree(folder / "baselines")
     (folder / "report" / "index.html").unlink()
 
-    def diverge(zoo, run, *rest):
-        if run.name == "baseline":
-            raise DivergenceError(f"training of {run} diverged")
-        return train(zoo, run, *rest)
+    def diverge(zoo, run, training, resources, variant):
+        if variant.baseline:
+            raise DivergenceError(f"training of {run / variant.folder} diverged")
+        return train(zoo, run, training, resources, variant)
 
     monkeypatch.setattr(stages, "train", diverge)
     monkeypatch.setattr(flow, "ray_session", lambda *_, start: nullcontext())
@@ -211,7 +212,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
         flow.run_recipe(smoke(), folder, tracked=False)
     page = folder / "report" / "index.html"
     assert str(caught.value) == (
-        f"training of {folder / 'baseline'} diverged; {page} reports what was trained before that"
+        f"training of {folder / 'baselines' / 'mlp'} diverged; {page} reports what was trained before that"
     )
-    assert "DWSNet test accuracy" in page.read_text()
-    assert "flat MLP test accuracy" not in page.read_text()
+    assert "DWSNet: accuracy on the test split" in page.read_text()
+    assert "same budget" not in page.read_text()

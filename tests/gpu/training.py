@@ -16,10 +16,12 @@ from dwsnet import DWSNetClassifier, WeightSpace
 from flows.recipes import digits
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import TrainingConfig
-from pipeline.tasks import classification
+from pipeline.tasks import Classification
+from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import learning_rate_factor
-from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from pipeline.training.loader import Feed
+from pipeline.training.models import build_model, calibrate
+from pipeline.training.scoring import sums_over
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.bench.fit_gpu import seconds
 from tests.gpu.row import GPU, Row
@@ -108,33 +110,28 @@ def training() -> Iterator[Row]:
 
 def train_digits(zoo: Zoo, config: TrainingConfig) -> tuple[float, float]:
     """Test accuracy after the last epoch, and models/s of training with its loader."""
+    task = Classification()
+    feed = Feed.of(task, zoo, "train")
     torch.manual_seed(config.seed)
-    num_classes = len(zoo.record.signals.class_names)
-    model = classification.build_model(config.model, zoo.space, num_classes)
-    model = classification.adapt_to(zoo, model).to(GPU)
+    encoder, model = build_model(config, zoo.space, task.prepare(zoo), ())
+    calibrate(encoder, zoo)
+    model.to(GPU)
     optimizer = torch.optim.AdamW(
         model.parameters(), config.learning_rate, weight_decay=config.weight_decay
     )
-    total = num_batches(zoo, "train", config.batch_size) * config.epochs
+    total = feed.num_batches(config.batch_size) * config.epochs
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, total, config.warmup_fraction)
     )
     start = time.perf_counter()
     for epoch in range(1, config.epochs + 1):
-        for batch in epoch_batches(zoo, "train", config.seed, epoch, config.batch_size):
-            batch = batch.to(GPU)
+        for batch in feed.epoch(epoch, config.batch_size):
             optimizer.zero_grad()
-            classification.loss(model(batch.state), batch.labels).backward()
+            task.loss(model, batch.to(GPU), feed.keys(epoch, batch).to(GPU)).backward()
             nn.utils.clip_grad_norm_(model.parameters(), config.gradient_clip)
             optimizer.step()
             schedule.step()
     torch.cuda.synchronize()
     rate = total * config.batch_size / (time.perf_counter() - start)
-    model.eval()
-    with torch.no_grad():
-        sums = sum(
-            classification.totals(model(batch.state), batch.labels)
-            for batch in (batch.to(GPU) for batch in split_batches(zoo, "test"))
-        )
-    count, _, correct = sums.tolist()
-    return correct / count, rate
+    test = (batch.to(GPU) for batch in Feed.of(task, zoo, "test").whole())
+    return task.metrics(sums_over(task, model.eval(), test))["accuracy"], rate

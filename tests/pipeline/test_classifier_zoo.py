@@ -29,7 +29,7 @@ from pipeline.config import (
 from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.signals import Signals, load_signals
-from pipeline.tasks.classification import require_classes
+from pipeline.tasks import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.classifiers import Classifiers
 from pipeline.zoos.splits import split_sources
@@ -268,7 +268,7 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys)
         in capsys.readouterr().err
     )
     with pytest.raises(InputError, match="has no classes to learn"):
-        require_classes(mlp_zoo)
+        Classification().check(mlp_zoo)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import plan_import
 from pipeline.exchange.pickled import load_file
 from pipeline.report import accuracies
-from pipeline.tasks.classification import require_classes
+from pipeline.tasks import Classification
 from tests.pipeline.foreign import (
     Evil,
     arena_file,
@@ -591,7 +591,7 @@ def test_failures_without_a_label_leave_the_others_learnable(tmp_path):
     data = {"fine.safetensors": safetensors.torch.save(siren(0)), "fine.json": b'{"label": 2}'}
     sample_tar(tmp_path / "in" / "val-000001.tar", data)
     zoo = bring_in("webdataset", tmp_path / "in", tmp_path / "out")
-    require_classes(zoo)
+    Classification().check(zoo)
     assert zoo.catalog["label"].null_count == 1
 
 

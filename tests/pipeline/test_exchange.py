@@ -26,7 +26,7 @@ from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import import_shard, plan_import
-from pipeline.tasks.classification import require_classes
+from pipeline.tasks import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 NUM_MEMBERS = 120
@@ -270,7 +270,7 @@ def test_a_zoo_without_labels_has_no_classes_to_learn(exported, tmp_path):
     zoo = bring_in("unterthiner", tmp_path / "in", tmp_path / "zoo")
     assert zoo.catalog["label"].null_count == len(zoo)
     with pytest.raises(InputError, match="has no classes to learn: its members must have labels"):
-        require_classes(zoo)
+        Classification().check(zoo)
 
 
 def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):

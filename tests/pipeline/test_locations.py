@@ -20,7 +20,7 @@ from pipeline.errors import InputError
 from pipeline.location import RemotePath, locate
 from pipeline.training.checkpoint import load_best
 from pipeline.training.evaluate import write_predictions
-from pipeline.training.loader import epoch_batches
+from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import dwszoo
 from tests.s3 import Handler, Objects, s3_server
@@ -88,7 +88,7 @@ def test_a_zoo_in_an_object_store_reads_as_any_other(store, zoo):
     assert verify_zoo(remote) == []
     assert summarize(remote) == summarize(zoo)
     for one, other in zip(
-        epoch_batches(remote, "train", 0, 1, 64), epoch_batches(zoo, "train", 0, 1, 64), strict=True
+        Feed(remote, "train", ()).epoch(1, 64), Feed(zoo, "train", ()).epoch(1, 64), strict=True
     ):
         assert all(torch.equal(tensor, other.state[name]) for name, tensor in one.state.items())
 

@@ -32,7 +32,7 @@ from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import ArchiveError, InputError
-from pipeline.training.loader import split_batches
+from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 SHARD = "test-000000"
@@ -90,7 +90,7 @@ def read_everything(folder: Path):
         assert all(
             len(rows) == len(next(iter(block.values()))) for block, rows in zoo.blocks(split)
         )
-        assert all(len(batch.labels) for batch in split_batches(zoo, split))
+        assert all(len(batch) for batch in Feed(zoo, split, ()).whole())
     summarize(zoo)
     zoo.module(0)
 

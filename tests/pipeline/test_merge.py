@@ -27,7 +27,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
-from pipeline.tasks.classification import require_classes
+from pipeline.tasks import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 INRS = smoke().zoo.model_copy(
@@ -125,7 +125,7 @@ def test_other_signals_and_an_imported_zoo_get_numbers_of_their_own(zoos, tmp_pa
     assert [len(part) for part in sources] == [60, 50, 50]
     assert not sources[0] & sources[1]
     assert not sources[1] & sources[2]
-    require_classes(merged)
+    Classification().check(merged)
 
 
 def test_a_zoo_that_came_back_still_says_which_members_are_of_one_signal(zoos, tmp_path):

@@ -28,7 +28,9 @@ from pipeline.errors import InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.report.pictures import picture
+from pipeline.tasks import Classification
 from pipeline.training.checkpoint import TrainedModel, load_best
+from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import evaluate, write_predictions
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, ray_run
@@ -94,9 +96,9 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
 class Constant(torch.nn.Module):
     """Says class 3, but nothing finite of the members that are `too_large` by their place in the split."""
 
-    def __init__(self, too_large: slice):
+    def __init__(self, class_names: list[str], too_large: slice):
         super().__init__()
-        self.too_large = too_large
+        self.class_names, self.majority, self.too_large = tuple(class_names), 0, too_large
 
     def forward(self, state):
         logits = torch.zeros(len(state["layers.0.bias"]), 10)
@@ -105,10 +107,17 @@ class Constant(torch.nn.Module):
         return logits
 
 
+def trained(zoo, too_large: slice, epoch: int) -> TrainedModel:
+    task = Classification()
+    prepared = task.prepare(zoo)
+    model = Constant(prepared["class_names"], too_large)
+    config = TrainingConfig(task=task)
+    return TrainedModel(model, model, config, task, zoo.space, prepared, epoch)
+
+
 def test_members_that_a_model_gives_no_number_for_are_wrong_and_have_no_prediction(zoo, tmp_path):
-    names = list(zoo.record.signals.class_names)
-    some = TrainedModel(Constant(slice(0, 1)), zoo.space, names, 1)
-    metrics, labels = evaluate(some, zoo, "test"), column(zoo.members("test"), "label")
+    some = trained(zoo, slice(0, 1), 1)
+    (metrics, _), labels = evaluate(some, zoo, "test"), column(zoo.members("test"), "label")
     firsts = np.arange(len(labels)) % 32 == 0  # of each block, shards of 64 in blocks of 32
     firsts[64:] = np.arange(16) == 0
     assert metrics["accuracy"] == ((labels == 3) & ~firsts).mean()
@@ -118,7 +127,7 @@ def test_members_that_a_model_gives_no_number_for_are_wrong_and_have_no_predicti
     test = table.filter(np.array(table["split"]) == "test")
     assert [value is None for value in test["predicted"].to_pylist()] == firsts.tolist()
     assert [value is None for value in test["probability of 7"].to_pylist()] == firsts.tolist()
-    broken = TrainedModel(Constant(slice(None)), zoo.space, names, 4)
+    broken = trained(zoo, slice(None), 4)
     with pytest.raises(WorkError, match="the model of epoch 4 gives no finite number for any of"):
         evaluate(broken, zoo, "test")
     with pytest.raises(WorkError, match="gives no finite number for any of 400 members"):

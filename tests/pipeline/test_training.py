@@ -3,37 +3,39 @@
 import json
 import re
 from collections import OrderedDict
-from dataclasses import replace
 from itertools import pairwise
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 from dwsnet.models import num_parameters
-from dwsnet.set_attention import EquivariantAttention
 from dwsnet.weight_space import WeightSpace
 from flows import stages
 from flows.recipes import smoke
 from flows.stages import claim
 from pipeline.archive.zoo import column
-from pipeline.config import ModelConfig, TrainingConfig, identity_of_model
+from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError, WorkError
-from pipeline.tasks.classification import (
-    adapt_to,
-    build_model,
-    majority,
-    warn_of_wide_axes,
-)
-from pipeline.training.checkpoint import EpochMetrics, best_epoch, load_best
+from pipeline.tasks import Monitor
+from pipeline.training.checkpoint import load_best
+from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import deepspeed_config, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
+from pipeline.training.history import EpochMetrics, History
 from pipeline.training.launch import check_batches, launch_training
-from pipeline.training.loader import epoch_batches, num_batches, split_batches
+from pipeline.training.loader import Feed
+from pipeline.training.models import build_model, calibrate, num_parameters_of, warn_of_wide_axes
+from pipeline.training.variants import Variant
 from tests.pipeline.foreign import bring_in, save
+
+BASELINES = ("mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer", "statistics")
+TEN = {"class_names": [str(digit) for digit in range(10)], "majority": 0}
+
+
+def feed(zoo, split="train", seed=0, **fields) -> Feed:
+    return Feed(zoo, split, ("label",), seed=seed, **fields)
 
 
 def members(batches) -> list[bytes]:
@@ -45,41 +47,39 @@ def members(batches) -> list[bytes]:
 
 
 def test_ranks_share_each_batch_and_the_order_does_not_depend_on_their_number(zoo):
-    whole = list(epoch_batches(zoo, "train", 0, 1, 32))
-    shares = [list(epoch_batches(zoo, "train", 0, 1, 32, rank, 4)) for rank in range(4)]
-    assert {len(share) for share in shares} == {len(whole)} == {num_batches(zoo, "train", 32)}
+    whole = list(feed(zoo).epoch(1, 32))
+    shares = [list(feed(zoo).epoch(1, 32, rank, 4)) for rank in range(4)]
+    assert {len(share) for share in shares} == {len(whole)} == {feed(zoo).num_batches(32)}
     for k, batch in enumerate(whole):
         assert members([batch]) == members([share[k] for share in shares])
 
 
 def test_an_epoch_holds_every_member_once_in_an_order_of_its_own(zoo):
-    one, again, other = (members(epoch_batches(zoo, "train", 0, epoch, 1)) for epoch in (1, 1, 2))
+    one, again, other = (members(feed(zoo).epoch(epoch, 1)) for epoch in (1, 1, 2))
     assert one == again
     assert one != other
-    assert sorted(one) == sorted(other) == sorted(members(split_batches(zoo, "train")))
+    assert sorted(one) == sorted(other) == sorted(members(feed(zoo).whole()))
     assert len(set(one)) == len(zoo.members("train"))
 
 
 def test_a_small_window_still_gives_every_member_once(zoo, monkeypatch):
     monkeypatch.setattr("pipeline.training.loader.WINDOW", 100)
-    seen = members(epoch_batches(zoo, "train", 0, 1, 2))
+    seen = members(feed(zoo).epoch(1, 2))
     assert len(set(seen)) == len(seen) == len(zoo.members("train"))
 
 
 def test_labels_go_with_their_members(zoo):
     labels = dict(
-        zip(
-            members(split_batches(zoo, "train")), column(zoo.members("train"), "label"), strict=True
-        )
+        zip(members(feed(zoo).whole()), column(zoo.members("train"), "label"), strict=True)
     )
-    for batch in epoch_batches(zoo, "train", 0, 1, 16):
-        assert [labels[member] for member in members([batch])] == batch.labels.tolist()
+    for batch in feed(zoo).epoch(1, 16):
+        assert [labels[member] for member in members([batch])] == batch.columns["label"].tolist()
 
 
 def test_ranks_share_a_split_without_overlap(zoo):
-    shares = [members(split_batches(zoo, "train", rank, 3)) for rank in range(3)]
+    shares = [members(feed(zoo).whole(rank, 3)) for rank in range(3)]
     assert sorted(member for share in shares for member in share) == sorted(
-        members(split_batches(zoo, "train"))
+        members(feed(zoo).whole())
     )
 
 
@@ -88,11 +88,11 @@ def test_batches_that_cannot_be_are_refused(zoo):
     with pytest.raises(
         InputError, match=r"batch_size must be a multiple of resources\.workers \(4\), got 30"
     ):
-        check_batches(zoo, config, 4)
+        check_batches(feed(zoo), config, 4)
     with pytest.raises(
         InputError, match="batch_size must be at most the 282 members of the train split, got 5000"
     ):
-        check_batches(zoo, config.model_copy(update={"batch_size": 5000}), 2)
+        check_batches(feed(zoo), config.model_copy(update={"batch_size": 5000}), 2)
 
 
 def test_before_the_first_checkpoint_the_training_of_a_run_may_change_but_not_its_zoo(
@@ -135,7 +135,7 @@ def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, mon
         monkeypatch.setattr(DataParallelTrainer, "fit", Mock(side_effect=error))
         with pytest.raises(WorkError) as caught:
             launch_training(
-                built_zoo, tmp_path, smoke().training, smoke().resources, lambda run: None
+                built_zoo, tmp_path, smoke().training, {}, smoke().resources, lambda run: None
             )
         assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
         assert "\n" not in str(caught.value)
@@ -156,19 +156,23 @@ def test_the_global_batch_does_not_depend_on_the_workers(workers):
     assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * workers
 
 
-@pytest.mark.parametrize("kind", ["mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"])
+@pytest.mark.parametrize("kind", BASELINES)
 def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kind):
     torch.manual_seed(0)
-    dwsnet, baseline = (
-        build_model(ModelConfig(kind=name), zoo.space, 10) for name in ("dwsnet", kind)
+    training = TrainingConfig()
+    task, prepared = training.task, training.task.prepare(zoo)
+    size = num_parameters_of(training, zoo.space, prepared, ())
+    encoder, baseline = build_model(
+        Variant(kind).of(training, zoo.space, prepared), zoo.space, prepared, ()
     )
-    assert num_parameters(baseline) == pytest.approx(num_parameters(dwsnet), rel=0.02)
-    batch = next(split_batches(zoo, "train"))
-    adapt_to(zoo, baseline).train()
+    assert num_parameters(baseline) == pytest.approx(size, rel=0.02)
+    batch = next(feed(zoo).whole())
+    calibrate(encoder, zoo)
+    baseline.train()
     optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3)
     losses = []
     for _ in range(8):
-        losses.append(torch.nn.functional.cross_entropy(baseline(batch.state), batch.labels))
+        losses.append(task.loss(baseline, batch, feed(zoo).keys(1, batch)))
         optimizer.zero_grad()
         losses[-1].backward()
         optimizer.step()
@@ -176,17 +180,18 @@ def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kin
 
 
 def test_the_dwsnet_attends_and_pools_as_it_is_told(zoo):
-    model = build_model(ModelConfig(num_heads=2, pooling="max"), zoo.space, 10)
-    layer = model.encoder.trunk.layers[0]
-    assert isinstance(layer, EquivariantAttention)
-    assert layer.pooling == "max"
+    config = TrainingConfig(encoder=DWSNetConfig(num_heads=2, pooling="max"))
+    encoder, _ = build_model(config, zoo.space, TEN, ())
+    assert type(encoder.trunk.layers[0]).__name__ == "EquivariantAttention"
+    plain, _ = build_model(TrainingConfig(), zoo.space, TEN, ())
+    assert type(plain.trunk.layers[0]).__name__ == "EquivariantLinear"
 
 
 @pytest.mark.parametrize("canonical", [True, False])
 def test_the_classifier_ignores_the_order_of_hidden_units_and_the_baseline_does_not(zoo, canonical):
     from dwsnet.symmetry import permute, random_permutation
 
-    batch = next(split_batches(zoo, "test"))
+    batch = next(feed(zoo, "test").whole())
     permutation = random_permutation(zoo.space, torch.Generator().manual_seed(0))
     names = [spec.name for spec in zoo.space.tensors]
     moved = dict(
@@ -197,26 +202,27 @@ def test_the_classifier_ignores_the_order_of_hidden_units_and_the_baseline_does_
         )
     )
     for kind, invariant in (("dwsnet", True), ("mlp", False)):
-        model = build_model(ModelConfig(kind=kind, canonical_signs=canonical), zoo.space, 10)
-        model = adapt_to(zoo, model).double().eval()
+        fields = {"kind": kind, "canonical_signs": canonical}
+        config = TrainingConfig.model_validate({"encoder": fields})
+        encoder, model = build_model(config, zoo.space, TEN, ())
+        calibrate(encoder, zoo)
+        model.double().eval()
         one, other = (
             model({name: x.double() for name, x in state.items()}) for state in (batch.state, moved)
         )
         assert torch.allclose(one, other, atol=1e-10) == invariant
 
 
-def test_the_best_epoch_is_the_first_with_the_highest_validation_accuracy():
-    one = EpochMetrics(1, 2.0, 2.0, 0.4, 0.1, 1.0, 10.0)
-    assert (
-        best_epoch(
-            [
-                one,
-                replace(one, epoch=2, validation_accuracy=0.6),
-                replace(one, epoch=3, validation_accuracy=0.6),
-            ]
-        ).epoch
-        == 2
-    )
+def test_the_best_epoch_is_the_first_with_the_best_value_of_the_monitored_metric():
+    values = {"accuracy": (0.4, 0.6, 0.6), "loss": (2.0, 3.0, 1.0)}
+    epochs = [
+        EpochMetrics(k + 1, 2.0, {name: values[name][k] for name in values}, 0.1, 1.0, 10.0)
+        for k in range(3)
+    ]
+    assert History(Monitor("accuracy"), tuple(epochs)).best.epoch == 2
+    assert History(Monitor("loss", more_is_better=False), tuple(epochs)).best.epoch == 3
+    history = History(Monitor("loss"), tuple(epochs))
+    assert History.from_json(json.loads(json.dumps(history.as_json()))) == history
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path):
@@ -228,33 +234,64 @@ def test_metrics_are_those_of_the_predictions(smoke_run):
     from pipeline.archive.zoo import Zoo
 
     trained, zoo = load_best(smoke_run.folder), Zoo.open(smoke_run.folder / "zoo")
-    metrics = evaluate(trained, zoo, "test")
+    metrics, table = evaluate(trained, zoo, "test")
     assert metrics == json.loads((smoke_run.folder / "metrics.json").read_text())
-    predictions = predict(trained, zoo, "test")
-    labels = column(predictions.rows, "label")
-    assert metrics["accuracy"] == (predictions.predicted == labels).mean()
+    assert table.equals(predict(trained, zoo, "test"))
+    labels = column(zoo.members("test"), "label")
+    predicted = np.array([int(name) for name in table["predicted"].to_pylist()])
+    assert metrics["accuracy"] == (predicted == labels).mean()
     confusion = np.array(metrics["confusion"])
     assert confusion.sum() == metrics["num_members"] == 80
     assert np.trace(confusion) / confusion.sum() == metrics["accuracy"]
     np.testing.assert_array_equal(confusion.sum(1), np.bincount(labels, minlength=10))
     by_signal = {}
-    for row, probabilities in zip(
-        predictions.rows.to_pylist(), predictions.probabilities, strict=True
-    ):
+    for row, label in zip(table.to_pylist(), labels, strict=True):
+        probabilities = np.array([row[f"probability of {digit}"] for digit in range(10)])
         total, _ = by_signal.get(row["source_index"], (0, None))
-        by_signal[row["source_index"]] = (total + probabilities, row["label"])
+        by_signal[row["source_index"]] = (total + probabilities, label)
     right = [total.argmax() == label for total, label in by_signal.values()]
     assert metrics["signal_accuracy"] == sum(right) / len(right)
+    majority = np.bincount(column(zoo.members("train"), "label")).argmax()
+    assert metrics["trivial_accuracy"] == (labels == majority).mean()
 
 
-def test_the_reference_of_an_accuracy_is_the_most_frequent_class_of_the_train_split():
-    labels = {"train": [2, 2, 2, 0, 1], "test": [2, 2, 2, 2, 0, 0, 0, 1]}
-    record = SimpleNamespace(signals=SimpleNamespace(class_names=("a", "b", "c")))
-    zoo = SimpleNamespace(
-        record=record, members=lambda split: pa.table({"label": pa.chunked_array([labels[split]])})
-    )
-    assert majority(zoo, "test") == ("c", 0.5)
-    assert majority(zoo, "train") == ("c", 0.6)
+def test_a_number_of_members_is_the_same_ones_and_those_of_a_larger_number(zoo):
+    few, more = (feed(zoo, members=count).rows()["key"].to_pylist() for count in (31, 60))
+    assert len(few) == 31
+    assert set(few) < set(more)
+    assert len(members(feed(zoo, members=31).epoch(1, 1))) == 31
+    assert few != feed(zoo, members=31, seed=1).rows()["key"].to_pylist()
+
+
+def test_views_of_a_signal_come_together_where_a_task_wants_groups(zoo):
+    pairs = feed(zoo, group=2)
+    assert pairs.num_members == len(zoo.members("train"))
+    keys = zoo.catalog["source_index"].to_numpy()
+    for batches in (pairs.epoch(1, 16), pairs.whole()):
+        seen = []
+        for batch in batches:
+            source = keys[batch.positions.numpy()]
+            assert (source[::2] == source[1::2]).all()
+            assert (batch.positions[::2] != batch.positions[1::2]).all()
+            seen += batch.positions.tolist()
+        assert len(set(seen)) == len(seen)
+    whole = list(pairs.epoch(3, 16))
+    shares = [list(pairs.epoch(3, 16, rank, 2)) for rank in range(2)]
+    for k, batch in enumerate(whole):
+        assert members([batch]) == members([share[k] for share in shares])
+
+
+def test_keys_of_augmentation_belong_to_member_and_epoch_alone(zoo):
+    keys = {}
+    for rank in range(2):
+        for batch in feed(zoo).epoch(1, 32, rank, 2):
+            keys |= dict(
+                zip(batch.positions.tolist(), feed(zoo).keys(1, batch).tolist(), strict=True)
+            )
+    batch = next(feed(zoo).epoch(1, 32))
+    assert [keys[place] for place in batch.positions.tolist()] == feed(zoo).keys(1, batch).tolist()
+    assert len(set(keys.values())) == len(keys)
+    assert not set(keys.values()) & set(feed(zoo).keys(2, batch).tolist())
 
 
 @pytest.mark.parametrize(
@@ -268,42 +305,22 @@ def test_the_reference_of_an_accuracy_is_the_most_frequent_class_of_the_train_sp
     ],
 )
 def test_a_model_that_is_large_by_a_wide_fixed_axis_is_warned_of(space, axis, caplog):
-    config = ModelConfig(channels=16)
-    warn_of_wide_axes(config, space, 10)
+    config = TrainingConfig(encoder=DWSNetConfig(channels=16))
+    warn_of_wide_axes(config, space, TEN, ())
     if axis is None:
         assert not caplog.text
         return
-    with torch.device("meta"):
-        size = num_parameters(build_model(config, space, 10))
+    size = num_parameters_of(config, space, TEN, ())
     assert f"the dwsnet has {size:,} parameters" in caplog.text
     assert re.search(f"the fixed axis {axis}", caplog.text)
     assert "dwsnet.downsample.DownsampledLinear" in caplog.text
 
 
-def test_the_skip_is_written_down_and_older_files_had_none(zoo, tmp_path):
-    """A run of a deep model that was started when there was no skip goes on without one, and is read without one."""
-    for num_layers in (4, 8):
-        config = TrainingConfig(model=ModelConfig(num_layers=num_layers))
-        written = config.model.identity()
-        assert written["skip"] is config.model.has_skips is (num_layers == 8)
-        assert ModelConfig(**identity_of_model(written)) == ModelConfig(**written)
-        older = {name: value for name, value in written.items() if name != "skip"}
-        assert not ModelConfig(**identity_of_model(older)).has_skips
-
-        run = tmp_path / str(num_layers)
-        run.mkdir()
-        claim(run, zoo.record, config)
-        (run / "checkpoints" / "epoch-0001").mkdir(parents=True)
-        content = json.loads((run / "config.json").read_bytes())
-        del content["training"]["model"]["skip"]
-        (run / "config.json").write_text(json.dumps(content))
-        without = config.model.model_copy(update={"skip": False})
-        claim(run, zoo.record, config.model_copy(update={"model": without}))
-        if num_layers == 8:
-            with pytest.raises(InputError, match=r"training.model.skip: was false, is true"):
-                claim(run, zoo.record, config)
-        else:
-            claim(run, zoo.record, config)
+@pytest.mark.parametrize("num_layers", [4, 8])
+def test_the_skip_that_the_depth_decides_is_written_down(num_layers):
+    config = DWSNetConfig(num_layers=num_layers)
+    assert config.identity()["skip"] is (num_layers == 8)
+    assert DWSNetConfig(**config.identity()).identity() == config.identity()
 
 
 def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog):

@@ -24,8 +24,8 @@ from pipeline.exchange.importing import import_shard, plan_import
 from pipeline.progress import untold
 from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import NO_LABEL, Signals
-from pipeline.tasks.classification import require_classes
-from pipeline.training.loader import split_batches
+from pipeline.tasks import Classification
+from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.splits import split_sources
 
@@ -74,8 +74,8 @@ def test_only_classification_needs_classes(unlabelled, labelled):
     with pytest.raises(
         InputError, match="has no classes to learn: its members must have labels of"
     ):
-        require_classes(unlabelled)
-    require_classes(labelled)
+        Classification().check(unlabelled)
+    Classification().check(labelled)
     config = ClassifierZooConfig(signals=SignalsConfig(source="made:signals"))
     with pytest.raises(InputError, match="two classes or more, signals plain have 0"):
         plan_zoo(config, unlabelled.folder.with_name("classifiers"), UNLABELLED)
@@ -88,7 +88,9 @@ def test_a_signal_without_a_class_among_others_fails_alone(labelled):
         {"source_index": i, "label": None, "status": "failed", "failure": "has no label"}
         for i in sorted((0, 1), key=[row["source_index"] for row in rows].index)
     ]
-    labels = np.concatenate([batch.labels.numpy() for batch in split_batches(labelled, "train")])
+    labels = np.concatenate(
+        [batch.columns["label"] for batch in Feed(labelled, "train", ("label",)).whole()]
+    )
     members = labelled.members("train")
     assert labels.tolist() == members["label"].to_pylist()
 
