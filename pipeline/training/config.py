@@ -26,7 +26,7 @@ class TrainingConfig(Config):
     """What is learned."""
     encoder: AnyEncoder = DWSNetConfig()
     """What reads the weights."""
-    baselines: Annotated[tuple[str, ...], LOCATION] = ()
+    baselines: Annotated[tuple[str, ...], LOCATION] = ("mlp",)
     """Kinds of encoder that are trained beside it at the same budget, each as large as it."""
     seeds: Annotated[PositiveInt, LOCATION] = 1
     """So many times is each trained, with this seed and those after it; reports show the spread."""

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from dwsnet.weight_space import WeightSpace
-from pipeline.encoders import AnyEncoder, EncoderConfig
-from pipeline.functions import modules_named
+from pipeline.encoders import AnyEncoder, EncoderConfig, sized
+from pipeline.functions import Own, modules_named
 from pipeline.training.config import TrainingConfig
-from pipeline.training.models import num_parameters_of
+from pipeline.training.models import build_model, num_parameters_of
 from pipeline.unions import model_of_kind, models_in
 
 
@@ -38,9 +40,9 @@ class Variant:
         """What this variant is trained with. A baseline is as large as the model of the run."""
         changed: dict[str, Any] = {"seed": training.seed + self.seed, "baselines": (), "seeds": 1}
         if self.baseline:
-            kind = model_of_kind(models_in(AnyEncoder), self.baseline)
             changed["start"] = None
-            changed["encoder"] = matched(kind(kind=self.baseline), training, space, prepared)
+            encoder = baseline(self.baseline, training.encoder)
+            changed["encoder"] = matched(encoder, training, space, prepared)
         return training.model_copy(update=changed)
 
 
@@ -62,24 +64,25 @@ def folders_in(run: Path) -> list[Path]:
     return [folder for folder in seeds if (folder / "config.json").is_file()]
 
 
+def baseline(kind: str, encoder: EncoderConfig | Own) -> EncoderConfig:
+    """The encoder of a kind that reads weights as `encoder` does: fields that both have are alike."""
+    family = model_of_kind(models_in(AnyEncoder), kind)
+    known = type(encoder).model_fields.keys() & family.model_fields.keys()
+    alike = {name: getattr(encoder, name) for name in known - {"kind", *family.sizes}}
+    return family.model_validate(alike | {"kind": kind})
+
+
 def matched(
     encoder: EncoderConfig,
     training: TrainingConfig,
     space: WeightSpace,
     prepared: Mapping[str, Any],
 ) -> EncoderConfig:
-    """The encoder at the largest size at which its model has no more parameters than the one of `training`."""
+    """The encoder at the size at which its model has about as many parameters as the one of `training`."""
     trusted = modules_named(training)
 
-    def count(config: EncoderConfig) -> int:
-        return num_parameters_of(
-            training.model_copy(update={"encoder": config}), space, prepared, trusted
-        )
+    def model(config: EncoderConfig) -> nn.Module:
+        changed = training.model_copy(update={"encoder": config})
+        return build_model(changed, space, prepared, trusted)[1]
 
-    limit, low, high = num_parameters_of(training, space, prepared, trusted), 1, 2
-    while count(encoder.resized(high)) <= limit:
-        low, high = high, 2 * high
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if count(encoder.resized(middle)) <= limit else (low, middle)
-    return encoder.resized(low)
+    return sized(encoder, model, num_parameters_of(training, space, prepared, trusted))
