@@ -254,7 +254,7 @@ def digit_inrs():
     keys = member_keys(0, chosen, np.zeros_like(chosen))
     grid = torch.from_numpy(coordinates((8, 8)))
     rows = fit(space, config, FitConfig(max_steps=300), keys, grid, targets).rows
-    return space, as_state(space, unpack(space, rows)), torch.from_numpy(signals.labels[chosen])
+    return space, unpack(space, rows), torch.from_numpy(signals.labels[chosen])
 
 
 @pytest.mark.parametrize("name", ENCODERS)
