@@ -1,6 +1,7 @@
 """Many members of a zoo as functions at once: the decode contract, executed."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 
 import torch
 from jaxtyping import Float
@@ -52,30 +53,15 @@ class Decoder:
     """
 
     def __init__(self, contract: DecodeContract, space: WeightSpace, what: str):
-        self.what = what
-        weights = {
-            spec.name.removesuffix(".weight"): spec.shape
-            for spec in space.tensors
-            if spec.name.endswith(".weight")
-        }
-        self.names, self.image = tuple(weights), contract.image
-        self.num_convolutions = sum(len(shape) > 2 for shape in weights.values())
-        self._check_layers(weights)
+        weights = [spec for spec in space.tensors if spec.name.endswith(".weight")]
+        self.layers = tuple(spec.name.removesuffix(".weight") for spec in weights)
+        self.num_convolutions = sum(len(spec.shape) > 2 for spec in weights)
         self.activations = contract.activations or ()
-        if len(self.activations) != len(weights) or not KNOWN.issuperset(self.activations):
-            raise self._error(
-                f"expected an activation of each of {len(weights)} layers out of "
-                f"{', '.join(ACTIVATIONS)}, found {contract.activations}"
-            )
-        self.has_omega = contract.omega is not None
-        self._check_omega(self.activations)
-        omega = contract.omega or 1.0
+        omega = 1.0 if contract.omega is None else contract.omega
         self.omegas = (*omega, 1.0) if isinstance(omega, tuple) else (omega,) * len(weights)
-        if len(self.omegas) != len(weights):
-            raise self._error(
-                f"expected omega_0 of each of {len(weights) - 1} hidden layers, found {omega}"
-            )
         self.offset = contract.output_offset or 0.0
+        self.contract, self.image, self.what = contract, contract.image, what
+        self._check_layers([len(spec.shape) for spec in weights])
 
     def __call__(
         self,
@@ -90,50 +76,36 @@ class Decoder:
         `activations`: each member's own, as in the catalog's column, where the contract says so;
         InputError where they are not known.
         """
-        num_members = len(state[f"{self.names[0]}.weight"])
         if CATALOG not in self.activations:
             return self._run(state, inputs, "")
-        own = [None] * num_members if activations is None else activations
-        if len(own) != num_members:
-            raise self._error(
-                f"expected an activation of each of {num_members} members, found {len(own)}"
-            )
-        places: dict[str, list[int]] = {}
-        for place, name in enumerate(own):
-            places.setdefault(name, []).append(place)
-        if unknown := [str(name) for name in places if name not in ACTIVATIONS]:
-            raise self._error(
-                f"expected an activation of each member out of {', '.join(ACTIVATIONS)}, "
-                f"found {', '.join(unknown)}"
-            )
-        self._check_omega(places)
-        if len(places) == 1:
-            return self._run(state, inputs, *places)
+        groups = self._by_activation(activations, len(next(iter(state.values()))))
+        if len(groups) == 1:
+            return self._run(state, inputs, *groups)
         is_shared = inputs.ndim == (2 if self.image is None else 4)
         parts = [
             self._run(
-                {key: tensor[own] for key, tensor in state.items()},
-                inputs if is_shared else inputs[own],
-                name,
+                {key: tensor[members] for key, tensor in state.items()},
+                inputs if is_shared else inputs[members],
+                activation,
             )
-            for name, own in places.items()
+            for activation, members in groups.items()
         ]
-        order = torch.tensor([place for own in places.values() for place in own])
+        order = torch.tensor([*chain.from_iterable(groups.values())])
         return torch.cat(parts)[order.argsort()]
 
     def _run(self, state: Mapping[str, Tensor], inputs: Tensor, own: str) -> Tensor:
         """As a call, of members that have one activation in the place of the catalog's."""
-        num_members = len(state[f"{self.names[0]}.weight"])
-        values = self._first(inputs)  # (inputs, [members *] channels, height, width)
-        for i, (name, activation) in enumerate(zip(self.names, self.activations, strict=True)):
-            weight, bias = state[f"{name}.weight"], state.get(f"{name}.bias")
+        num_members = len(next(iter(state.values())))
+        values = self._first(inputs)
+        for i, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
+            weight, bias = state[f"{layer}.weight"], state.get(f"{layer}.bias")
             if i < self.num_convolutions:
-                values = self._convolve(values, weight, bias)  # (inputs, members * units, ...)
+                values = self._convolve(values, weight, bias)  # (images, members * units, ...)
             else:
                 if i == self.num_convolutions > 0:
                     values = values.mean((2, 3)).unflatten(1, (num_members, -1)).permute(1, 2, 0)
-                values = values.expand(num_members, -1, -1)  # (members, units, inputs)
-                values = (
+                values = values.expand(num_members, -1, -1)
+                values = (  # (members, units, inputs)
                     torch.bmm(weight, values)
                     if bias is None
                     else torch.baddbmm(bias.unsqueeze(-1), weight, values)
@@ -143,7 +115,10 @@ class Decoder:
         return (values + self.offset).transpose(1, 2)
 
     def _first(self, inputs: Tensor) -> Tensor:
-        """Inputs as the first layer takes them: `([members,] dims, points)`, for convolutions maps."""
+        """Inputs as the first layer takes them: `([members,] dims, points)`.
+
+        For convolutions maps `(images, [members *] channels, height, width)`.
+        """
         if self.image is not None:
             is_shared, images = inputs.ndim == 4, inputs.flatten(0, -4)
             images = standardized(images, self.image)
@@ -165,16 +140,49 @@ class Decoder:
             groups=maps.shape[1] // weight.shape[2],
         )
 
-    def _check_layers(self, weights: Mapping[str, tuple[int, ...]]):
-        """Linear layers; of classifiers convolutions of images may come first."""
-        for i, (name, shape) in enumerate(weights.items()):
-            is_convolution = i < min(self.num_convolutions, len(weights) - 1)
-            allowed = 4 if is_convolution and self.image is not None else 2
-            if len(shape) != allowed:
-                raise self._error(f"expected linear layers, found {name!r} of another kind")
+    def _by_activation(
+        self, activations: Sequence[str] | None, num_members: int
+    ) -> dict[str, list[int]]:
+        """The members that have each activation. Raises InputError where one is not known."""
+        own = [None] * num_members if activations is None else activations
+        if len(own) != num_members:
+            raise self._error(
+                f"expected an activation of each of {num_members} members, found {len(own)}"
+            )
+        groups: dict[str, list[int]] = {}
+        for member, activation in enumerate(own):
+            groups.setdefault(activation, []).append(member)
+        if unknown := [str(activation) for activation in groups if activation not in ACTIVATIONS]:
+            raise self._error(
+                f"expected an activation of each member out of {', '.join(ACTIVATIONS)}, "
+                f"found {', '.join(unknown)}"
+            )
+        self._check_omega(groups)
+        return groups
+
+    def _check_layers(self, ranks: Sequence[int]):
+        """Raises InputError where the contract does not say all of layers whose weights have these ranks.
+
+        Layers are linear; convolutions may come first, of networks that take images.
+        """
+        for i, (layer, rank) in enumerate(zip(self.layers, ranks, strict=True)):
+            is_convolution = i < min(self.num_convolutions, len(ranks) - 1)
+            if rank != (4 if is_convolution and self.image is not None else 2):
+                raise self._error(f"expected linear layers, found {layer!r} of another kind")
+        if len(self.activations) != len(ranks) or not KNOWN.issuperset(self.activations):
+            raise self._error(
+                f"expected an activation of each of {len(ranks)} layers out of "
+                f"{', '.join(ACTIVATIONS)}, found {self.contract.activations}"
+            )
+        self._check_omega(self.activations)
+        if len(self.omegas) != len(ranks):
+            raise self._error(
+                f"expected omega_0 of each of {len(ranks) - 1} hidden layers, "
+                f"found {self.contract.omega}"
+            )
 
     def _check_omega(self, activations: Iterable[str]):
-        if "sine" in activations and not self.has_omega:
+        if "sine" in activations and self.contract.omega is None:
             raise self._error("sine activations need omega_0, its record has none")
 
     def _error(self, problem: str) -> InputError:
