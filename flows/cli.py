@@ -1,22 +1,17 @@
 """The command `dwszoo`. Heavy packages load in the commands that need them, so that `--help` answers at once."""
 
-import argparse
 import errno
 import re
 import signal
 import sys
-from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
-from typing import get_args
 
 from cluster.address import RequestError
 from flows.home import usable_home
 from flows.interruption import SENTENCE, exit_code, handle_signals, leave
+from flows.parser import parser
 from flows.streams import prepare_streams, reader_is_gone
-from pipeline.config import ExchangeFormat
 from pipeline.errors import ArchiveError, InputError, WorkError
-from pipeline.location import Location, RemotePath, locate
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """Ray writes them into its errors, whoever reads them."""
@@ -71,173 +66,6 @@ def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         return f"the disk is full (writing {error.filename or 'a file'}): make room and run the same command again to go on"
     return str(error)
-
-
-def local_path(text: str) -> Path:
-    path = locate(text)
-    if isinstance(path, RemotePath):
-        raise argparse.ArgumentTypeError(
-            f"expected a path on this machine, found {text}: only zoos may lie elsewhere"
-        )
-    return path
-
-
-def setting(name: str, key: str, help: str) -> dict:
-    """An option of its own for a field that is set often: short for `--set key=value`."""
-    return {
-        "names": [name],
-        "dest": "settings",
-        "metavar": "N",
-        "action": "append",
-        "type": lambda value: f"{key}={value}",
-        "help": help,
-    }
-
-
-def parser() -> argparse.ArgumentParser:
-    from flows import commands
-
-    top = argparse.ArgumentParser(
-        prog="dwszoo",
-        description="Makes zoos of small neural networks and learns from their weights.",
-    )
-    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    groups = top.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(where, name: str, command: Callable, *arguments: dict) -> None:
-        text = (command.__doc__ or "").strip()
-        sub = where.add_parser(name, help=text.splitlines()[0], description=text)
-        sub.set_defaults(command=command)
-        for argument in arguments:
-            sub.add_argument(
-                *argument["names"],
-                **{key: value for key, value in argument.items() if key != "names"},
-            )
-
-    recipe = {
-        "names": ["recipe"],
-        "metavar": "RECIPE",
-        "help": "a recipe: `dwszoo recipes` lists them",
-    }
-    settings = {
-        "names": ["--set"],
-        "dest": "settings",
-        "metavar": "KEY=VALUE",
-        "action": "append",
-        "default": [],
-        "help": "override a field of the recipe, such as zoo.views=4; may be repeated",
-    }
-    resources = [
-        setting(
-            "--workers",
-            "resources.workers",
-            "processes that fit, and that train: resources.workers",
-        ),
-        setting(
-            "--num-gpus",
-            "resources.gpus_per_worker",
-            "GPUs of each worker: resources.gpus_per_worker",
-        ),
-    ]
-    zoo = {
-        "names": ["zoo"],
-        "metavar": "DIR",
-        "type": locate,
-        "help": "a zoo: a folder, or a URI such as s3://bucket/zoo",
-    }
-    zoo_option = zoo | {"names": ["--zoo"], "required": True}
-    run = {
-        "names": ["run"],
-        "metavar": "RUN",
-        "type": local_path,
-        "help": "a folder that `run` or `train` made",
-    }
-
-    def out(help: str, required: bool = True, kind: Callable[[str], Location] = local_path) -> dict:
-        return {
-            "names": ["--out"],
-            "metavar": "PATH",
-            "type": kind,
-            "required": required,
-            "help": help,
-        }
-
-    zoo_out = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
-
-    add(
-        groups,
-        "run",
-        commands.run,
-        recipe,
-        settings,
-        *resources,
-        out("run folder; by default runs/RECIPE-FINGERPRINT", False),
-    )
-    add(groups, "recipes", commands.recipes, recipe | {"nargs": "?"}, settings)
-    zoos = groups.add_parser("zoo", help="make and look at zoos").add_subparsers(
-        required=True, metavar="COMMAND"
-    )
-    add(zoos, "build", commands.zoo_build, recipe, settings, *resources, zoo_out)
-    add(
-        zoos,
-        "info",
-        commands.zoo_info,
-        zoo,
-        {"names": ["--json"], "action": "store_true", "help": "print JSON"},
-    )
-    add(zoos, "verify", commands.zoo_verify, zoo)
-    add(zoos, "render", commands.zoo_render, zoo, out("a .png or .svg file"))
-    formats = {
-        "names": ["--format"],
-        "choices": get_args(ExchangeFormat),
-        "required": True,
-        "help": "whose layout",
-    }
-    add(zoos, "export", commands.zoo_export, zoo, formats, out("a new folder"))
-    source = {
-        "names": ["path"],
-        "metavar": "PATH",
-        "type": local_path,
-        "help": "a folder in that layout, or its file with splits",
-    }
-    fields = settings | {
-        "help": "what the layout does not say, such as omega=30 or splits=drawn; may be repeated"
-    }
-    add(zoos, "import", commands.zoo_import, source, formats, fields, zoo_out)
-    merged = zoo | {
-        "names": ["zoos"],
-        "nargs": "+",
-        "help": "zoos of one architecture: folders or URIs",
-    }
-    add(zoos, "merge", commands.zoo_merge, merged, zoo_out)
-    add(
-        groups, "train", commands.train, recipe, settings, *resources, zoo_option, out("run folder")
-    )
-    trust = {
-        "names": ["--trust"],
-        "metavar": "MODULE",
-        "action": "append",
-        "default": [],
-        "help": "a module whose functions the run may call: of tasks and encoders of your own",
-    }
-    split = {
-        "names": ["--split"],
-        "choices": ["train", "validation", "test"],
-        "default": "test",
-        "help": "default: test",
-    }
-    add(groups, "evaluate", commands.evaluate, run, split, trust)
-    add(groups, "report", commands.report, run, trust)
-    add(groups, "predict", commands.predict, run, zoo_option, out("a .parquet or .csv file"), trust)
-    benchmark = {"names": ["name"], "metavar": "NAME", "nargs": "?", "help": "a benchmark"}
-    add(
-        groups,
-        "bench",
-        commands.bench,
-        benchmark,
-        {"names": ["arguments"], "nargs": "*", "help": "what it takes"},
-    )
-    return top
 
 
 if __name__ == "__main__":

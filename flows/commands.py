@@ -8,7 +8,6 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.config import describe
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
@@ -53,8 +52,8 @@ def with_training(options: Namespace) -> "Recipe":
     recipe = resolve_recipe(options.recipe, options.settings)
     if recipe.training is None:
         raise InputError(
-            f"recipe {options.recipe!r} makes a zoo and trains nothing: "
-            f"`dwszoo zoo build {options.recipe} --out DIR` makes it"
+            f"recipe {options.recipe!r} makes a zoo and trains nothing: `dwszoo zoo build "
+            f"{options.recipe} --out DIR` makes it; a field of `training` says how to train on it"
         )
     return recipe
 
@@ -83,8 +82,12 @@ def score_line(metrics: dict) -> str:
 
 
 def recipes(options: Namespace):
-    """List the recipes, or show one with the meaning of every field."""
+    """List the recipes, or write one as a TOML file that says what each field means.
+
+    `dwszoo recipes digits > mine.toml`, then change it, then `dwszoo run mine.toml`.
+    """
     from flows.overrides import resolve_recipe
+    from flows.recipe_file import write_toml
     from flows.recipes import RECIPES
 
     if options.recipe is None:
@@ -92,9 +95,8 @@ def recipes(options: Namespace):
             print(f"{name:<12} {recipe.__doc__.splitlines()[0]}")
         return
     recipe = resolve_recipe(options.recipe, options.settings)
-    print(f"{options.recipe}: {' '.join(RECIPES[options.recipe].__doc__.split())}\n")
-    for name, value, meaning in describe(recipe):
-        print(f"{name} = {json.dumps(value, default=str)}\n    {meaning}")
+    meaning = RECIPES[options.recipe].__doc__ if options.recipe in RECIPES else "a whole recipe."
+    print(write_toml(recipe, f"{options.recipe}: {meaning}"), end="")
 
 
 def zoo_build(options: Namespace) -> int:

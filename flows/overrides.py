@@ -1,17 +1,18 @@
-"""From a recipe's name and `--set` options to a checked configuration."""
+"""From what RECIPE names and `--set` options to a checked configuration."""
 
 import json
+import os
 from collections.abc import Iterable
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any
 
-from pydantic import ValidationError
-
+from flows.merging import AnyConfig, FieldError, joined, with_changes
 from flows.recipe import Recipe
+from flows.recipe_file import line_of, read_file
 from flows.recipes import RECIPES
-from pipeline.config import Config
+from pipeline.config import FUNCTION
 from pipeline.errors import InputError, nearest
-
-AnyConfig = TypeVar("AnyConfig", bound=Config)
+from pipeline.functions import find_function
 
 
 def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
@@ -19,25 +20,58 @@ def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
 
     Raises InputError that names the recipe or field, what was given, what is allowed, and the nearest known name.
     """
-    if name not in RECIPES:
-        raise InputError(
-            f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}{nearest(name, RECIPES)}"
+    return override(find_recipe(name), settings)
+
+
+def find_recipe(name: str) -> Recipe:
+    """A recipe of ours, of a TOML or JSON file, or of a function of the user's that returns one.
+
+    Raises InputError where there is no such recipe.
+    """
+    if name in RECIPES:
+        return RECIPES[name]()
+    if FUNCTION.fullmatch(name):
+        made = find_function(name, "RECIPE")()
+        if not isinstance(made, Recipe):
+            raise InputError(f"{name} must return a Recipe, found {type(made).__name__}")
+        return made
+    if Path(name).suffix or os.path.exists(name):
+        return read_recipe(Path(name))
+    raise InputError(
+        f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}, a .toml or .json file or "
+        f"package.module:function{nearest(name, RECIPES)}"
+    )
+
+
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a TOML or JSON file holds; fields that it does not set have their defaults.
+
+    Raises InputError where it cannot be read or has a wrong field, with the line if that is known.
+    """
+    text, fields = read_file(path)
+    try:
+        return with_changes(Recipe, {}, fields)
+    except FieldError as error:
+        lines = {field: line_of(text, field) for field in error.problems}
+        sentences = (
+            f"line {lines[field]}: {sentence}" if lines[field] else sentence
+            for field, sentence in error.problems.items()
         )
-    return override(RECIPES[name](), settings)
+        raise InputError(f"{path}: {'; '.join(sentences)}") from error
 
 
 def override(config: AnyConfig, settings: Iterable[str]) -> AnyConfig:
-    """`config` with each of `settings` in place, as in `resolve_recipe`."""
-    content = config.model_dump(mode="json")
+    """`config` with each of `settings` in place, as in `resolve_recipe`; of two for one field the later."""
+    changes: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")
         if not separator:
             raise InputError(f"--set takes key=value, got {setting!r}")
-        place(content, key.strip(), parse_value(text.strip()))
-    try:
-        return type(config).model_validate(content)
-    except ValidationError as error:
-        raise InputError("; ".join(explain(problem) for problem in error.errors())) from error
+        change = parse_value(text.strip())
+        for name in reversed(key.strip().split(".")):
+            change = {name: change}
+        changes = joined(changes, change)
+    return with_changes(type(config), config.model_dump(mode="json"), changes)
 
 
 def parse_value(text: str) -> Any:
@@ -45,43 +79,3 @@ def parse_value(text: str) -> Any:
         return json.loads(text)
     except ValueError:
         return text
-
-
-def place(content: dict[str, Any], key: str, value: Any):
-    """Put `value` at the dotted `key`. Raises InputError where there is no such field."""
-    *groups, last = key.split(".")
-    here, path = content, ""
-    for part in (*groups, last):
-        if not isinstance(here, dict):
-            raise InputError(
-                f"there is no field {key!r}: {path!r} is a single value, not a group of fields"
-            )
-        if part not in here:
-            where = f"of {path!r} " if path else ""
-            whole = [*field_names(content)]
-            raise InputError(
-                f"there is no field {key!r}: the fields {where}are {', '.join(here)}{nearest(key, whole)}"
-            )
-        path = f"{path}.{part}".lstrip(".")
-        parent, here = here, here[part]
-    if isinstance(here, dict):
-        raise InputError(
-            f"{key!r} is a group of fields, set one of them: {', '.join(f'{key}.{name}' for name in here)}"
-        )
-    parent[last] = value
-
-
-def field_names(content: dict[str, Any], prefix: str = "") -> Iterable[str]:
-    """The dotted names of all fields."""
-    for name, value in content.items():
-        yield from (
-            field_names(value, f"{prefix}{name}.")
-            if isinstance(value, dict)
-            else [f"{prefix}{name}"]
-        )
-
-
-def explain(problem: Any) -> str:
-    field = ".".join(str(part) for part in problem["loc"] if not isinstance(part, int))
-    message = problem["msg"][0].lower() + problem["msg"][1:]
-    return f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"

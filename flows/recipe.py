@@ -7,9 +7,9 @@ from pipeline.training.config import TrainingConfig
 
 
 class Recipe(Config):
-    """A complete configuration of `dwszoo run`."""
+    """A complete configuration of `dwszoo run`, or without training of `dwszoo zoo build`."""
 
     zoo: AnyZooConfig = ZooConfig()
-    training: TrainingConfig | None = TrainingConfig()
-    """Null: the zoo is made for itself."""
+    training: TrainingConfig | None = None
+    """How a model is trained on the zoo; null: the zoo is made for itself."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()

@@ -384,4 +384,5 @@ def is_newer(output: Path, *inputs: Path) -> bool:
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
-    return Path("runs") / f"{name}-{recipe.fingerprint()}"
+    """runs/NAME-FINGERPRINT, with the stem of a file or the function of package.module:function."""
+    return Path("runs") / f"{Path(name.rpartition(':')[2]).stem}-{recipe.fingerprint()}"

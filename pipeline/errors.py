@@ -27,7 +27,7 @@ def reason(error: Exception) -> str:
     return lines[-1 if has_traceback else 0].strip()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name: the known one that is most like it, if any is."""
+def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """The end of a sentence about an unknown name: the known one that is most like it, if any is, after `prefix`."""
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+    return f"; did you mean {prefix + close[0]!r}?" if close else ""

@@ -30,10 +30,13 @@ def test_help_answers_in_under_a_second():
         assert command in result.out
 
 
-def test_recipes_are_listed_and_shown_with_every_field():
-    assert "digits" in dwszoo("recipes").out
-    shown = dwszoo("recipes", "digits", "--set", "zoo.views=5").out
-    assert "zoo.views = 5\n    Independently initialised INRs of each signal." in shown
+def test_recipes_are_listed_and_written_with_every_field(tmp_path):
+    assert "\ndigits" in f"\n{dwszoo('recipes').out}"
+    written = dwszoo("recipes", "digits", "--set", "zoo.views=5").out
+    (tmp_path / "mine.toml").write_text(written)
+    again = dwszoo("recipes", tmp_path / "mine.toml").out
+    assert again.partition("[zoo]")[2] == written.partition("[zoo]")[2]
+    assert "views = 5\n" in again
 
 
 @pytest.mark.parametrize(

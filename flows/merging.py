@@ -1,0 +1,142 @@
+"""Changes to a configuration as nested groups of fields, whatever they were read from."""
+
+import json
+from collections.abc import Iterator, Sequence
+from types import NoneType
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticCustomError
+
+from pipeline.config import Config
+from pipeline.errors import InputError, nearest
+from pipeline.unions import kinds_of, model_of_kind, models_in
+
+AnyConfig = TypeVar("AnyConfig", bound=Config)
+Models = Sequence[type[BaseModel]]
+
+
+class FieldError(InputError):
+    """What is wrong with fields of a configuration: by the dotted name of each a sentence."""
+
+    def __init__(self, problems: dict[str, str]):
+        super().__init__("; ".join(problems.values()))
+        self.problems = problems
+
+
+def with_changes(
+    model: type[AnyConfig], content: dict[str, Any], changes: dict[str, Any]
+) -> AnyConfig:
+    """The configuration that `content` with nested `changes` in place says; what neither says is as by default.
+
+    A group of fields that becomes of another kind begins anew. Raises FieldError where a field is
+    not known, of another kind, or has a value that is not allowed.
+    """
+    content = merged((model,), content, changes)
+    try:
+        return model.model_validate(content)
+    except ValidationError as error:
+        problems: dict[str, str] = {}
+        for problem in error.errors():
+            problems.setdefault(*explain(model, content, problem))  # the first of a field's types
+        raise FieldError(problems) from error
+
+
+def joined(old: Any, new: Any) -> Any:
+    """Nested groups of fields as one; where both have a field, as the new one says."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return new
+    return old | {name: joined(old.get(name), value) for name, value in new.items()}
+
+
+def merged(
+    models: Models, content: dict[str, Any], changes: dict[str, Any], path: str = ""
+) -> dict[str, Any]:
+    """The content of one of `models`, which lies at `path`, with the changes in place."""
+    old_kind = content.get("kind")
+    kind = changes.get("kind", old_kind)
+    try:
+        model = model_of_kind(models, kind)
+    except PydanticCustomError as error:
+        raise FieldError({f"{path}kind": f"{path}kind: {error.message()}"}) from error
+    content = {} if len(models) > 1 and kind != old_kind else dict(content)
+    for name, value in changes.items():
+        if name not in model.model_fields:
+            raise FieldError({f"{path}{name}": unknown(models, model, content, path, name, value)})
+        annotation = model.model_fields[name].annotation
+        content[name] = changed(annotation, content.get(name), value, f"{path}{name}")
+    return content
+
+
+def changed(annotation: Any, old: Any, new: Any, field: str) -> Any:
+    """The value of a field of this type that was `old`. Raises FieldError for a group that is not one."""
+    models = models_in(annotation)
+    if isinstance(new, dict) and models:
+        return merged(models, old or {}, new, f"{field}.")
+    if isinstance(new, dict) and get_origin(annotation) is dict:
+        return joined(old, new)
+    if isinstance(new, dict):
+        raise FieldError({field: f"{field!r} is a single value, not a group of fields"})
+    if models and not (new is None and NoneType in get_args(annotation)):
+        model = model_of_kind(models, old.get("kind") if isinstance(old, dict) else None)
+        names = ", ".join(f"{field}.{name}" for name in model.model_fields)
+        raise FieldError({field: f"{field!r} is a group of fields, set one of them: {names}"})
+    return new
+
+
+def unknown(
+    models: Models,
+    model: type[BaseModel],
+    content: dict[str, Any],
+    path: str,
+    name: str,
+    value: Any,
+) -> str:
+    """The sentence about a field that a model does not have."""
+    others = [kind for other in models if name in other.model_fields for kind in kinds_of(other)]
+    if others:
+        return (
+            f"{path}{name} is a field of kind {' or '.join(map(repr, others))}: choose that by "
+            f"{path}kind, or leave the field out"
+        )
+    while isinstance(value, dict) and len(value) == 1:  # all of the key that was given
+        inner, value = next(iter(value.items()))
+        name = f"{name}.{inner}"
+    where = f"of {path[:-1]!r} " if path else ""
+    names = ", ".join(model.model_fields)
+    hint = nearest(name, field_names(model, content), path)
+    return f"there is no field {f'{path}{name}'!r}: the fields {where}are {names}{hint}"
+
+
+def field_names(model: type[BaseModel], content: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The dotted names of all fields and groups of fields, of a union's those of the kind it has."""
+    for name, field in model.model_fields.items():
+        yield f"{prefix}{name}"
+        inner = content.get(name) or {}
+        if models := models_in(field.annotation):
+            chosen = model_of_kind(models, inner.get("kind"))
+            yield from field_names(chosen, inner, f"{prefix}{name}.")
+
+
+def explain(model: type[BaseModel], content: dict[str, Any], problem: Any) -> tuple[str, str]:
+    """The field that pydantic found a problem with, and a sentence about it."""
+    field = field_at(model, content, problem["loc"])
+    if problem["type"] == "missing":
+        return field, f"{field} must be set, for it has no default"
+    if problem["type"] == "value_error":  # of a validator that looks at several fields
+        return field, f"{field}: {problem['ctx']['error']}".removeprefix(": ")
+    message = problem["msg"][0].lower() + problem["msg"][1:]
+    return field, f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"
+
+
+def field_at(model: type[BaseModel], content: dict[str, Any], place: Sequence[int | str]) -> str:
+    """The dotted name of the field at pydantic's place, without the items and types below a field."""
+    names: list[str] = []
+    for part in place:
+        names.append(str(part))
+        models = models_in(model.model_fields[part].annotation)
+        content = content.get(part) or {}
+        if not models or not isinstance(content, dict):
+            break
+        model = model_of_kind(models, content.get("kind"))
+    return ".".join(names)

@@ -1,0 +1,162 @@
+"""Commands of `dwszoo` and their options; what each does is a function of `flows.commands`."""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, get_args
+
+from flows import commands
+from pipeline.config import ExchangeFormat
+from pipeline.location import Location, RemotePath, locate
+
+
+class Argument(NamedTuple):
+    names: tuple[str, ...]
+    options: dict[str, Any]
+
+
+def argument(*names: str, **options: Any) -> Argument:
+    """What `argparse.ArgumentParser.add_argument` takes."""
+    return Argument(names, options)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="dwszoo",
+        description="Makes zoos of small neural networks and learns from their weights.",
+    )
+    top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    groups = top.add_subparsers(required=True, metavar="COMMAND")
+    add_recipe_commands(groups)
+    zoos = groups.add_parser("zoo", help="make and look at zoos")
+    add_zoo_commands(zoos.add_subparsers(required=True, metavar="COMMAND"))
+    add_run_commands(groups)
+    name = argument("name", metavar="NAME", nargs="?", help="a benchmark")
+    arguments = argument("arguments", nargs="*", help="what it takes")
+    add(groups, "bench", commands.bench, name, arguments)
+    return top
+
+
+def add_recipe_commands(groups: Any) -> None:
+    default = "run folder; by default runs/RECIPE-FINGERPRINT"
+    add(groups, "run", commands.run, RECIPE, SETTINGS, *RESOURCES, out(default, required=False))
+    add(groups, "recipes", commands.recipes, recipe(nargs="?"), SETTINGS)
+
+
+def add_zoo_commands(groups: Any) -> None:
+    zoo_out = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
+    format = argument(
+        "--format", choices=get_args(ExchangeFormat), required=True, help="whose layout"
+    )
+    json = argument("--json", action="store_true", help="print JSON")
+    source = argument(
+        "path",
+        metavar="PATH",
+        type=local_path,
+        help="a folder in that layout, or its file with splits",
+    )
+    fields = settings("what the layout does not say, such as omega=30 or splits=drawn")
+    several = argument(
+        "zoos",
+        metavar="DIR",
+        type=locate,
+        nargs="+",
+        help="zoos of one architecture: folders or URIs",
+    )
+    add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, zoo_out)
+    add(groups, "info", commands.zoo_info, ZOO, json)
+    add(groups, "verify", commands.zoo_verify, ZOO)
+    add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"))
+    add(groups, "export", commands.zoo_export, ZOO, format, out("a new folder"))
+    add(groups, "import", commands.zoo_import, source, format, fields, zoo_out)
+    add(groups, "merge", commands.zoo_merge, several, zoo_out)
+
+
+def add_run_commands(groups: Any) -> None:
+    zoo = argument("--zoo", metavar="DIR", type=locate, required=True, help=ZOO.options["help"])
+    run = argument(
+        "run", metavar="RUN", type=local_path, help="a folder that `run` or `train` made"
+    )
+    split = argument(
+        "--split",
+        choices=["train", "validation", "test"],
+        default="test",
+        help="default: test",
+    )
+    trust = argument(
+        "--trust",
+        metavar="MODULE",
+        action="append",
+        default=[],
+        help="call functions of this module, where the run has a task or an encoder of your own; may "
+        "be repeated",
+    )
+    add(groups, "train", commands.train, RECIPE, SETTINGS, *RESOURCES, zoo, out("run folder"))
+    add(groups, "evaluate", commands.evaluate, run, split, trust)
+    add(groups, "report", commands.report, run, trust)
+    add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), trust)
+
+
+def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:
+    """A command, which its function's docstring describes."""
+    text = (command.__doc__ or "").strip()
+    sub = groups.add_parser(name, help=text.splitlines()[0], description=text)
+    sub.set_defaults(command=command)
+    for names, options in arguments:
+        sub.add_argument(*names, **options)
+
+
+def local_path(text: str) -> Path:
+    path = locate(text)
+    if isinstance(path, RemotePath):
+        raise argparse.ArgumentTypeError(
+            f"expected a path on this machine, found {text}: only zoos may lie elsewhere"
+        )
+    return path
+
+
+def recipe(**options: Any) -> Argument:
+    return argument(
+        "recipe",
+        metavar="RECIPE",
+        help="a recipe (`dwszoo recipes` lists them), a .toml or .json file, or package.module:function",
+        **options,
+    )
+
+
+def settings(help: str) -> Argument:
+    return argument(
+        "--set",
+        dest="settings",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=f"{help}; may be repeated",
+    )
+
+
+def setting(name: str, key: str, help: str) -> Argument:
+    """An option of its own for a field that is set often: short for `--set key=value`."""
+    return argument(
+        name,
+        dest="settings",
+        metavar="N",
+        action="append",
+        type=lambda value: f"{key}={value}",
+        help=f"{help}: {key}",
+    )
+
+
+def out(help: str, required: bool = True, kind: Callable[[str], Location] = local_path) -> Argument:
+    return argument("--out", metavar="PATH", type=kind, required=required, help=help)
+
+
+RECIPE = recipe()
+SETTINGS = settings("override a field of the recipe, such as zoo.views=4")
+RESOURCES = (
+    setting("--workers", "resources.workers", "processes that fit, and that train"),
+    setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker"),
+)
+ZOO = argument(
+    "zoo", metavar="DIR", type=locate, help="a zoo: a folder, or a URI such as s3://bucket/zoo"
+)
