@@ -88,7 +88,7 @@ def table_lines(config: Config, path: str = "", kinds: str = "") -> Iterator[str
         if models:
             groups.append((f"{path}.{name}".lstrip("."), field.description, value, models))
             continue
-        also = f" The kinds are {kinds}." if name == "kind" and kinds else ""
+        also = f" Kinds: {kinds}." if name == "kind" and kinds else ""
         yield from comment(f"{field.description or ''}{also}")
         plain = config.model_dump(mode="json", include={name})[name]
         yield f"# {name} = null" if plain is None else f"{name} = {literal(plain)}"

@@ -67,13 +67,12 @@ def model_of_kind(models: Sequence[type[BaseModel]], kind: Any) -> type[BaseMode
             return model
     raise PydanticCustomError(
         "kind",
-        f"there is no kind {kind!r}: expected {in_words(models)}"
+        f"there is no kind {kind!r}: expected one of {in_words(models)}"
         + nearest(kind, [name for model in models for name in kinds_of(model)]),
     )
 
 
 def in_words(models: Sequence[type[BaseModel]]) -> str:
-    """The kinds of a union: `one of dwsnet, mlp or package.module:function`."""
+    """The kinds of a union: `dwsnet, mlp or package.module:function`."""
     names = ", ".join(name for model in models for name in kinds_of(model))
-    is_open = not all(map(kinds_of, models))
-    return f"one of {names}" + (" or package.module:function" if is_open else "")
+    return names if all(map(kinds_of, models)) else f"{names} or package.module:function"

@@ -117,8 +117,8 @@ def test_the_models_of_a_field_are_found():
     assert models_in(Square.model_fields["side"].annotation) == ()
     assert model_of_kind(models, "disc") is Circle
     assert [kinds_of(model) for model in models] == [("circle", "disc"), ("square",), ()]
-    assert in_words(models) == "one of circle, disc, square or package.module:function"
-    assert in_words(models[:2]) == "one of circle, disc, square"
+    assert in_words(models) == "circle, disc, square or package.module:function"
+    assert in_words(models[:2]) == "circle, disc, square"
 
 
 def test_identity_fingerprint_and_description_are_those_of_the_chosen_kind():
