@@ -91,8 +91,9 @@ def recipes(options: Namespace):
     from flows.recipes import RECIPES
 
     if options.recipe is None:
+        width = max(map(len, RECIPES))
         for name, recipe in RECIPES.items():
-            print(f"{name:<12} {recipe.__doc__.splitlines()[0]}")
+            print(f"{name:<{width}} {recipe.__doc__.splitlines()[0]}")
         return
     recipe = resolve_recipe(options.recipe, options.settings)
     meaning = RECIPES[options.recipe].__doc__ if options.recipe in RECIPES else "a whole recipe."

@@ -77,5 +77,5 @@ def override(config: AnyConfig, settings: Iterable[str]) -> AnyConfig:
 def parse_value(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return text

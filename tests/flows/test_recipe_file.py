@@ -13,7 +13,10 @@ from flows.recipe import Recipe
 from flows.recipe_file import line_of, literal, write_toml
 from flows.recipes import RECIPES
 from flows.stages import default_folder
+from pipeline.config import ZooConfig
 from pipeline.errors import InputError
+from pipeline.functions import Own
+from pipeline.training.config import TrainingConfig
 
 CHANGED = [
     "zoo.views=3",
@@ -73,6 +76,16 @@ def test_a_value_reads_back_from_toml(value):
     assert json.dumps(back) == json.dumps(value)
 
 
+def test_kinds_are_chosen_in_a_file(file):
+    name = file("[zoo]\nkind = 'classifiers'\nnum_runs = 3\n[training.task]\nkind = 'mine:task'")
+    recipe = resolve_recipe(name, ["training.task.options.depth=3", "zoo.network.kind=cnn"])
+    assert (recipe.zoo.num_runs, recipe.zoo.network.kind) == (3, "cnn")
+    assert recipe.training.task == Own(kind="mine:task", options={"depth": 3})
+    assert resolve_recipe(file(write_toml(recipe, "mine")), []) == recipe
+    inrs = resolve_recipe(name, ["zoo.views=2", "zoo.kind=inrs"])
+    assert (inrs.zoo, inrs.training.epochs) == (ZooConfig(views=2), TrainingConfig().epochs)
+
+
 def test_a_null_in_a_list_has_no_toml():
     with pytest.raises(InputError, match="TOML has no null"):
         literal([1, None])
@@ -116,6 +129,11 @@ def test_a_file_may_have_a_byte_order_mark_windows_lines_and_any_layout(file, co
         ("[zoo.inr]\ninit = 2026-01-01", "mine.toml", "line 2: zoo.inr.init: input should be 'dws' or 'siren', got"),
         ("[zoo.fit]\ntarget_psnr = inf", "mine.toml", "zoo.fit.target_psnr: input should be a finite number, got"),
         ("[zoo.inr]\nhidden = []", "mine.toml", "line 2: zoo.inr.hidden: tuple should have at least 1 item"),
+        ("[training.task]\nkind = 'regresion'", "mine.toml", "line 2: training.task.kind: there is no kind 'regresion': exp"),
+        ("[training.encoder]\nkind = 'a:b'\nchannels = 3", "mine.toml", "line 3: training.encoder.channels is a field of kind"),
+        ("[training.task]\nkind = 'a:b'\noptions = {day = 2026-01-01}", "mine.toml", "line 3: training.task.options: input"),
+        ("[zoo]\nnum_runs = 3", "mine.toml", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that by zoo.kind,"),
+        ("[zoo]\nkind = 'classifiers'\nviews = 3", "mine.toml", "line 3: zoo.views is a field of kind 'inrs': choose"),
         ("[[zoo]]\nviews = 3", "mine.toml", "'zoo' is a group of fields"),
         ("[zoo]\nviews = 3\nviews = 4", "mine.toml", "mine.toml is not TOML that can be read: Cannot overwrite"),
         ("[zoo]\nlimit = null", "mine.toml", "(at line 2, column 9); TOML has no null: leave such a field out"),
