@@ -50,9 +50,9 @@ def build_model(
 
     Raises InputError where the encoder does not give what the task needs.
     """
-    encoder = build_encoder(config.encoder, space, trusted)
+    task, encoder = task_of(config.task, trusted), build_encoder(config.encoder, space, trusted)
     try:
-        return encoder, task_of(config.task, trusted).build(encoder, prepared)
+        return encoder, task.build(encoder, prepared)
     except ValueError as error:
         raise InputError(
             f"training.encoder {config.encoder.kind} does not suit training.task {config.task.kind}: {error}"
