@@ -267,6 +267,20 @@ def predict(options: Namespace):
     print(f"{options.out}: {num_members:,} predictions")
 
 
+def edit(options: Namespace) -> int:
+    """Edit every member of a zoo with the model of a run, into a new zoo. Run again, it goes on where it stopped."""
+    from flows import stages
+    from pipeline.archive.files import exclusive
+
+    require_run(options.run)
+    with exclusive(options.out):
+        num_members = stages.edit_zoo(options.run, options.zoo, options.out, options.trust)
+        record = stages.verify(options.out).record
+    larger = f", {record.architecture}" if record.tensors != record.edited.tensors else ""
+    print(f"{options.out}: {num_members:,} members of {options.zoo} edited{larger}")
+    return tell_failed(options.out)
+
+
 def bench(options: Namespace):
     """List the benchmarks, or run one: each measures ours beside a named reference in the same run."""
     root = Path(__file__).parents[1]

@@ -44,7 +44,6 @@ def add_recipe_commands(groups: Any) -> None:
 
 
 def add_zoo_commands(groups: Any) -> None:
-    zoo_out = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
     format = argument(
         "--format", choices=get_args(ExchangeFormat), required=True, help="whose layout"
     )
@@ -63,13 +62,13 @@ def add_zoo_commands(groups: Any) -> None:
         nargs="+",
         help="zoos of one architecture: folders or URIs",
     )
-    add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, zoo_out)
+    add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, ZOO_OUT)
     add(groups, "info", commands.zoo_info, ZOO, json)
     add(groups, "verify", commands.zoo_verify, ZOO)
     add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"))
     add(groups, "export", commands.zoo_export, ZOO, format, out("a new folder"))
-    add(groups, "import", commands.zoo_import, source, format, fields, zoo_out)
-    add(groups, "merge", commands.zoo_merge, several, zoo_out)
+    add(groups, "import", commands.zoo_import, source, format, fields, ZOO_OUT)
+    add(groups, "merge", commands.zoo_merge, several, ZOO_OUT)
 
 
 def add_run_commands(groups: Any) -> None:
@@ -95,6 +94,7 @@ def add_run_commands(groups: Any) -> None:
     add(groups, "evaluate", commands.evaluate, run, split, trust)
     add(groups, "report", commands.report, run, trust)
     add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), trust)
+    add(groups, "edit", commands.edit, run, zoo, ZOO_OUT, trust)
 
 
 def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:
@@ -157,6 +157,7 @@ RESOURCES = (
     setting("--workers", "resources.workers", "processes that fit, and that train"),
     setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker"),
 )
+ZOO_OUT = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
 ZOO = argument(
     "zoo", metavar="DIR", type=locate, help="a zoo: a folder, or a URI such as s3://bucket/zoo"
 )

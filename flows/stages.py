@@ -212,6 +212,33 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> int:
     return sum(sizes.values())
 
 
+def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] = ()) -> int:
+    """Edit what is not committed yet with the best model of a run, and seal; returns the number of members."""
+    from dwsnet.heads import WeightsHead
+    from pipeline.archive.edit import Editor, edit_shard, plan_edit
+    from pipeline.archive.files import sha256
+    from pipeline.training.checkpoint import load_best, read_best
+    from pipeline.training.evaluate import require_space
+
+    trained, opened = load_best(run, trusted), Zoo.open(zoo)
+    if not isinstance(trained.model, WeightsHead):
+        raise InputError(
+            f"{run} must be trained for a task whose outcome is networks, such as editing, to edit a zoo, "
+            f"found {trained.config.task.kind}"
+        )
+    require_space(trained, opened)
+    card = (read_best(run).folder / "model.json").read_bytes()  # it has the sha256 of the weights
+    plan = plan_edit(opened, Editor(trained.model, sha256(card), str(run.resolve())), out)
+    sizes = {shard.name: shard.num_members for shard in plan.record.shards}
+    if pending := pending_shards(out):
+        unseal_zoo(out)
+        with counting("edit", sum(sizes[name] for name in pending), str(run)) as advance:
+            for name in pending:
+                advance(edit_shard(plan, out, name))
+    archive(out, fitted=bool(pending))
+    return sum(sizes.values())
+
+
 def claim(run: Path, record: ZooRecord, training: TrainingConfig):
     """Write config.json, the identity of a run; before the first checkpoint its training may change.
 

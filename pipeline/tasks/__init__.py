@@ -4,15 +4,17 @@ from typing import Annotated
 
 from pipeline.functions import Own
 from pipeline.tasks.classification import Classification
+from pipeline.tasks.editing import Editing
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, Task, TaskConfig
 from pipeline.unions import BY_KIND
 
-AnyTask = Annotated[Classification | Own, BY_KIND]
+AnyTask = Annotated[Classification | Editing | Own, BY_KIND]
 
 __all__ = [
     "AnyTask",
     "Batch",
     "Classification",
+    "Editing",
     "Evaluation",
     "Figure",
     "Monitor",

@@ -69,6 +69,11 @@ class Editing(TaskConfig):
         Decoder(record.decode, zoo.space, f"zoo {zoo.folder}")
         if (why := why_unknown(record)) is not None:
             raise InputError(f"{where}: targets are made from the original signals, and {why}")
+        if record.origin.config.signals.is_function:
+            raise InputError(
+                f"{where}: targets are made from the original signals, and no code is run because an archive names it "
+                f"({record.origin.config.signals.source}): write them into an NPZ file, signals.source=npz"
+            )
         OPERATIONS[self.operation](np.zeros((1, *grid, record.signals.num_channels), np.float32))
         hidden = record.decode.activations[:-1]
         if self.flip_signs and not ODD.issuperset(hidden):
