@@ -14,23 +14,18 @@ from torch import Tensor, nn
 
 from dwsnet.encoders import Encoder
 from dwsnet.heads import WeightsHead
-from dwsnet.state import read_state, write_state
-from dwsnet.symmetry import scale_units
-from dwsnet.weight_space import WeightSpace
 from pipeline.archive.originals import why_unknown
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
 from pipeline.config import Operation
 from pipeline.decode import DecodeContract, Decoder, coordinates_of
 from pipeline.errors import InputError
-from pipeline.fit.seeds import uniform
 from pipeline.signals.operations import OPERATIONS
+from pipeline.tasks.augmentation import Augmentation
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig
 
 SHOWN = 8
 """Members of the picture."""
-ODD = {"sine", "tanh"}
-"""Activations f with f(-z) = -f(z): a unit can be negated."""
 
 
 class INREditor(WeightsHead):
@@ -57,8 +52,8 @@ class Editing(TaskConfig):
     expansion: PositiveInt = 1
     """Hidden layers of the edited networks are so many times as wide; with more than 1 they are larger
     than those that came in, and scores are not comparable with those of 1."""
-    flip_signs: bool = True
-    """Negate hidden units at random in training, anew each epoch: the INRs stay the same functions."""
+    augmentation: Augmentation = Augmentation(signs=True)
+    """What is done to networks in training, anew each epoch. Nothing that moves signals: targets stay."""
 
     def check(self, zoo: Zoo) -> None:
         """INRs that can be run, on a known grid, whose original signals are known."""
@@ -75,11 +70,11 @@ class Editing(TaskConfig):
                 f"({record.origin.config.signals.source}): write them into an NPZ file, signals.source=npz"
             )
         OPERATIONS[self.operation](np.zeros((1, *grid, record.signals.num_channels), np.float32))
-        hidden = record.decode.activations[:-1]
-        if self.flip_signs and not ODD.issuperset(hidden):
+        self.augmentation.check(zoo)
+        if self.augmentation.moves:
             raise InputError(
-                f"{where} with task.flip_signs: units can be negated where activations are sine or "
-                f"tanh, found {', '.join(hidden)}; set training.task.flip_signs=false"
+                f"task editing has targets that stay where they are: leave out training.task.augmentation."
+                f"{self.augmentation.moves[0]}"
             )
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
@@ -104,9 +99,8 @@ class Editing(TaskConfig):
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Mean squared error over members, all points of the grid and channels, of values that are not cut to [0, 1]."""
-        if self.flip_signs:
-            batch = flipped(model.space, batch, keys)
-        return squared_errors(model, model(batch.state), batch).mean()
+        state = self.augmentation.apply(model.space, batch.state, keys)
+        return squared_errors(model, model(state), batch).mean()
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         return {
@@ -176,16 +170,6 @@ class Editing(TaskConfig):
             "edited": after,
         }
         draw_rows(pictures, ("INR", "edited"), pictures["target"], path)
-
-
-def flipped(space: WeightSpace, batch: Batch, keys: Tensor) -> Batch:
-    """The members with hidden units negated or not, evenly, as their keys say."""
-    sizes = space.hidden
-    numbers = uniform(keys.cpu().numpy().view(np.uint64), sum(sizes.values()))
-    signs = torch.from_numpy(np.where(numbers < 0, np.float32(-1), np.float32(1))).to(keys.device)
-    parts = dict(zip(sizes, signs.split([*sizes.values()], dim=1), strict=True))
-    tensors = scale_units(space, read_state(space, batch.state), parts)
-    return batch.with_state(write_state(space, tensors))
 
 
 def squared_errors(model: nn.Module, state: Block, batch: Batch) -> Float[Tensor, " batch"]:

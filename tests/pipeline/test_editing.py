@@ -12,7 +12,8 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.signals.operations import OPERATIONS
-from pipeline.tasks.editing import Editing, flipped
+from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.editing import Editing
 from pipeline.tasks.task import Batch, Evaluation, batch_columns
 from pipeline.zoos.build import fit_shard, plan_zoo
 
@@ -101,24 +102,19 @@ def test_the_error_falls_below_the_identity(zoo, operation):
     assert metrics["mse"] < 0.9 * metrics["trivial_mse"]
 
 
-def test_flips_are_those_of_the_keys_and_leave_every_function_as_it_is(zoo):
-    batch = batch_of(zoo, "test")
-    model, keys = model_of(zoo, Editing()), keys_of(batch)
-    once, again = (flipped(zoo.space, batch, keys).state for _ in range(2))
-    torch.testing.assert_close(once, again, rtol=0, atol=0)
-    some = torch.tensor([3, 0])
-    torch.testing.assert_close(
-        flipped(zoo.space, batch.take(some), keys[some]).state,
-        {name: tensor[some] for name, tensor in once.items()},
-        rtol=0,
-        atol=0,
-    )
-    changed = (once["layers.0.bias"] != batch.state["layers.0.bias"]).float().mean()
-    assert 0.4 < changed < 0.6
-    rendered, before = (model.decode(x, model.points) for x in (once, batch.state))
-    torch.testing.assert_close(rendered, before, rtol=1e-4, atol=1e-5)
-    other = flipped(zoo.space, batch, keys + 1).state
-    assert not torch.equal(other["layers.0.bias"], once["layers.0.bias"])
+def test_the_loss_is_of_augmented_networks_and_the_same_for_the_same_keys(zoo):
+    task, plain = Editing(), Editing(augmentation=Augmentation())
+    model, batch = model_of(zoo, task), batch_of(zoo, "test")
+    for head in model.heads:  # an edit that depends on signs
+        torch.nn.init.normal_(head.weight, std=0.3)
+    with torch.no_grad():
+        once, again = (task.loss(model, batch, keys_of(batch)) for _ in range(2))
+        other, unflipped = (
+            task.loss(model, batch, keys_of(batch) + 1),
+            plain.loss(model, batch, keys_of(batch)),
+        )
+    assert once == again
+    assert len({loss.item() for loss in (once, other, unflipped)}) == 3
 
 
 def test_an_edit_is_equivariant(zoo):
@@ -188,9 +184,11 @@ def test_what_cannot_teach_it_is_refused_in_a_sentence(zoo):
 
     decode = zoo.record.decode
     relu = decode.model_copy(update={"activations": ("relu", "relu", "linear")})
-    with pytest.raises(InputError, match="units can be negated where activations are sine or tanh"):
+    with pytest.raises(InputError, match="needs networks of odd activations"):
         Editing().check(changed(decode=relu))
-    Editing(flip_signs=False).check(changed(decode=relu))
+    Editing(augmentation=Augmentation()).check(changed(decode=relu))
+    with pytest.raises(InputError, match=r"targets that stay where they are: leave out .*zoom"):
+        Editing(augmentation=Augmentation(zoom=1.1)).check(zoo)
     unknown = decode.model_copy(update={"activations": None})
     with pytest.raises(InputError, match="cannot run members of zoo"):
         Editing().check(changed(decode=unknown))
@@ -198,3 +196,9 @@ def test_what_cannot_teach_it_is_refused_in_a_sentence(zoo):
         InputError, match="made from the original signals, and the zoo was imported"
     ):
         Editing().check(changed(imported=True))
+    signals = zoo.record.config.signals.model_copy(update={"source": "mine:make"})
+    own = zoo.record.config.model_copy(update={"signals": signals})
+    with pytest.raises(
+        InputError, match=r"no code is run .* \(mine:make\): write them into an NPZ"
+    ):
+        Editing().check(changed(config=own))
