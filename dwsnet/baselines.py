@@ -34,13 +34,16 @@ class BoostedStatistics:
         self.learnt: tuple[np.ndarray, np.ndarray] | None = None
         """Statistics and targets of the networks it learned from."""
 
-    def fit(self, state: Mapping[str, Tensor], targets: ArrayLike) -> "BoostedStatistics":
-        """Learn `targets` `(batch,)` from stacked state dicts."""
-        return self._fit(self._statistics(state), np.asarray(targets))
+    def fit(
+        self, state: Mapping[str, Tensor], targets: ArrayLike, beside: ArrayLike | None = None
+    ) -> "BoostedStatistics":
+        """Learn `targets` `(batch,)` from stacked state dicts, and from numbers `(batch, columns)` beside them."""
+        return self._fit(self._statistics(state, beside), np.asarray(targets))
 
-    def _statistics(self, state: Mapping[str, Tensor]) -> np.ndarray:
+    def _statistics(self, state: Mapping[str, Tensor], beside: ArrayLike | None) -> np.ndarray:
         tensors = [x.detach().cpu().double() for x in read_state(self.space, state)]
-        return tensor_statistics(tensors).numpy()
+        statistics = tensor_statistics(tensors).numpy()
+        return statistics if beside is None else np.hstack([statistics, beside])
 
     def _fit(self, statistics: np.ndarray, targets: np.ndarray) -> "BoostedStatistics":
         if targets.shape != statistics.shape[:1]:
@@ -51,13 +54,13 @@ class BoostedStatistics:
         self.learnt = statistics, targets
         return self
 
-    def predict(self, state: Mapping[str, Tensor]) -> np.ndarray:
-        """`(batch,)` labels or values."""
+    def predict(self, state: Mapping[str, Tensor], beside: ArrayLike | None = None) -> np.ndarray:
+        """`(batch,)` labels or values; `beside` as in `fit`."""
         if self.learnt is None:
             raise ValueError(
                 "boosted statistics must learn from networks and targets before they predict: call fit first"
             )
-        return self.boosting.predict(self._statistics(state))
+        return self.boosting.predict(self._statistics(state, beside))
 
     def save_pretrained(self, folder: str | Path):
         """Writes `config.json` and `model.safetensors` into `folder`, as the other models do."""
@@ -87,10 +90,11 @@ class BoostedStatistics:
         labels = np.asarray(arguments.pop("labels", []))
         model = build(cls, folder, space, arguments)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-        count, columns = len(tensors.get("targets", ())), NUM_STATISTICS * len(space.tensors)
+        count, least = len(tensors.get("targets", ())), NUM_STATISTICS * len(space.tensors)
+        columns = max(least, *shapes.get("statistics", (0, 0))[1:])
         if shapes != {"statistics": (count, columns), "targets": (count,)}:
             raise ValueError(
-                f"{folder} must hold statistics of shape (networks, {columns}) and targets, found {shapes}"
+                f"{folder} must hold statistics of shape (networks, {least} or more) and targets, found {shapes}"
             )
         targets = tensors["targets"].numpy()
         return model._fit(

@@ -1,6 +1,6 @@
 """Which number does the catalog have for the network? Accuracy, frequency, whatever was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -12,78 +12,18 @@ import torch
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dwsnet.encoders import Encoder
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks.inputs import (
-    check_inputs,
-    describe_inputs,
-    encode,
-    is_known,
-    is_number,
-    width_of,
-)
+from pipeline.tasks.inputs import check_inputs, describe_inputs, is_known, is_number
 from pipeline.tasks.ranks import rank_scores
+from pipeline.tasks.regressor import BoostedRegressor, Columns, Regressor, Targets
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, TaskConfig
 
-Columns = Mapping[str, Tensor | list[Any]]
 ROUNDING = 1e-12
 """Share of a sum of squares that may be rounding."""
-
-
-class Targets(nn.Module):
-    """From what a model gives, `(batch, targets)` of unit scale, to targets as the catalog has them.
-
-    With 'mse' the model gives standardised targets, with 'bce' logits of shares.
-    """
-
-    def __init__(self, prepared: Mapping[str, Any], objective: Literal["mse", "bce"]):
-        super().__init__()
-        self.names, self.objective = tuple(prepared["targets"]), objective
-        facts = prepared["targets"].values()
-        for name in ("mean", "std"):
-            values = torch.tensor([target[name] for target in facts], dtype=torch.float32)
-            self.register_buffer(name, values, persistent=False)
-
-    def read(self, columns: Columns) -> Tensor:
-        """`(batch, targets)` float32; NaN where a target is not known."""
-        return torch.stack([columns[name].float() for name in self.names], 1)
-
-    def values(self, outputs: Tensor) -> Tensor:
-        if self.objective == "bce":
-            return outputs.sigmoid()
-        return self.mean + self.std * outputs
-
-    def losses(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """`(batch, targets)`; 0 where the truth is not known."""
-        known = truth.isfinite()
-        truth = torch.where(known, truth, self.mean)
-        if self.objective == "bce":
-            losses = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
-        else:
-            losses = (outputs - (truth - self.mean) / self.std).square()
-        return torch.where(known, losses, 0)
-
-
-class Regressor(nn.Module):
-    """An encoder whose vector is moved by what is known beside the weights, then GELU and a linear layer.
-
-    Takes stacked state dicts and columns of the catalog, returns `(batch, targets)` of unit scale.
-    """
-
-    def __init__(self, encoder: Encoder, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
-        super().__init__()
-        self.encoder, self.targets, self.inputs = encoder, targets, tuple(inputs)
-        self.move = nn.Linear(width_of(inputs), encoder.width) if inputs else None
-        self.head = nn.Sequential(nn.GELU(), nn.Linear(encoder.width, len(targets.names)))
-
-    def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
-        vector = self.encoder(state)  # batch, width
-        if self.move is not None:
-            vector = vector + self.move(encode(self.inputs, columns, vector))
-        return self.head(vector)  # batch, targets
 
 
 @dataclass(frozen=True)
@@ -144,6 +84,14 @@ class Regression(TaskConfig):
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Regressor:
         return Regressor(encoder, Targets(prepared, self.objective), prepared["inputs"])
+
+    def boosted(
+        self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
+    ) -> BoostedRegressor:
+        targets = Targets(prepared, self.objective)
+        return BoostedRegressor(space, targets, prepared["inputs"]).fit(
+            (batch.state, batch.columns) for batch in batches
+        )
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Mean over members and targets, those that are not known counted as 0."""

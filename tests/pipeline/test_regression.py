@@ -309,3 +309,19 @@ def test_predictions_are_drawn(tmp_path):
     assert "true accuracy" in drawn
     assert "predicted loss" in drawn
     draw_predicted({"none": (truth[:0], truth[:0])}, tmp_path / "empty.png")
+
+
+def test_boosting_takes_the_place_of_the_model(zoo):
+    """Scored by the same code, from the same batches; what it was fitted on it knows best."""
+    prepared, train = BOTH.prepare(zoo), batches(zoo, BOTH, "train")
+    model = BOTH.boosted(zoo.space, train, prepared)
+    scores = {
+        split: BOTH.metrics(sums_of(BOTH, model, batches(zoo, BOTH, split)))
+        for split in ("train", "test")
+    }
+    assert scores["train"]["r2"] > max(0.3, scores["test"]["r2"])
+    table = table_of(BOTH, model, batches(zoo, BOTH, "test"))
+    error = table["true psnr"].to_numpy() - table["predicted psnr"].to_numpy()
+    assert (error**2).mean() == pytest.approx(scores["test"]["psnr_mse"], rel=1e-4)
+    again = BOTH.boosted(zoo.space, train, prepared)
+    assert table_of(BOTH, again, train).equals(table_of(BOTH, model, train))

@@ -1,0 +1,106 @@
+"""Models that give numbers of a network: an encoder with a head, and gradient boosting on statistics."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.baselines import BoostedStatistics
+from dwsnet.encoders import Encoder
+from dwsnet.weight_space import WeightSpace
+from pipeline.tasks.inputs import encode, width_of
+
+Columns = Mapping[str, Tensor | list[Any]]
+SURE = 1e-6
+"""How near to 0 and 1 a share goes that is made a logit."""
+
+
+class Targets(nn.Module):
+    """From what a model gives, `(batch, targets)` of unit scale, to targets as the catalog has them.
+
+    With 'mse' the model gives standardised targets, with 'bce' logits of shares.
+    """
+
+    def __init__(self, prepared: Mapping[str, Any], objective: Literal["mse", "bce"]):
+        super().__init__()
+        self.names, self.objective = tuple(prepared["targets"]), objective
+        facts = prepared["targets"].values()
+        for name in ("mean", "std"):
+            values = torch.tensor([target[name] for target in facts], dtype=torch.float32)
+            self.register_buffer(name, values, persistent=False)
+
+    def read(self, columns: Columns) -> Tensor:
+        """`(batch, targets)` float32; NaN where a target is not known."""
+        return torch.stack([columns[name].float() for name in self.names], 1)
+
+    def values(self, outputs: Tensor) -> Tensor:
+        if self.objective == "bce":
+            return outputs.sigmoid()
+        return self.mean + self.std * outputs
+
+    def outputs(self, values: Tensor) -> Tensor:
+        """What a model must give for these values."""
+        if self.objective == "bce":
+            return values.clamp(SURE, 1 - SURE).logit()
+        return (values - self.mean) / self.std
+
+    def losses(self, outputs: Tensor, truth: Tensor) -> Tensor:
+        """`(batch, targets)`; 0 where the truth is not known."""
+        known = truth.isfinite()
+        truth = torch.where(known, truth, self.mean)
+        if self.objective == "bce":
+            losses = F.binary_cross_entropy_with_logits(outputs, truth, reduction="none")
+        else:
+            losses = (outputs - (truth - self.mean) / self.std).square()
+        return torch.where(known, losses, 0)
+
+
+class Regressor(nn.Module):
+    """An encoder whose vector is moved by what is known beside the weights, then GELU and a linear layer.
+
+    Takes stacked state dicts and columns of the catalog, returns `(batch, targets)` of unit scale.
+    """
+
+    def __init__(self, encoder: Encoder, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
+        super().__init__()
+        self.encoder, self.targets, self.inputs = encoder, targets, tuple(inputs)
+        self.move = nn.Linear(width_of(inputs), encoder.width) if inputs else None
+        self.head = nn.Sequential(nn.GELU(), nn.Linear(encoder.width, len(targets.names)))
+
+    def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
+        vector = self.encoder(state)  # batch, width
+        if self.move is not None:
+            vector = vector + self.move(encode(self.inputs, columns, vector))
+        return self.head(vector)  # batch, targets
+
+
+class BoostedRegressor(nn.Module):
+    """Gradient boosting on statistics of the tensors, and on the inputs, in the form of a `Regressor`; one for each target.
+
+    Has neither parameters nor a state dict.
+    """
+
+    def __init__(self, space: WeightSpace, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
+        super().__init__()
+        self.targets, self.inputs = targets, tuple(inputs)
+        self.boosted = [BoostedStatistics(space, "value") for _ in targets.names]
+
+    def fit(self, networks: Iterable[tuple[Mapping[str, Tensor], Columns]]) -> "BoostedRegressor":
+        """Learn from stacked state dicts with their columns; from members whose target is known."""
+        states, columns = zip(*networks, strict=True)
+        state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
+        truth = [self.targets.read(one) for one in columns]
+        beside = [encode(self.inputs, *known) for known in zip(columns, truth, strict=True)]
+        truth, beside = torch.cat(truth), torch.cat(beside)  # members, targets; members, inputs
+        for boosted, values in zip(self.boosted, truth.T, strict=True):
+            known = values.isfinite()
+            some = {name: tensor[known] for name, tensor in state.items()}
+            boosted.fit(some, values[known].numpy(), beside[known].numpy())
+        return self
+
+    def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
+        beside = encode(self.inputs, columns, next(iter(state.values()))).numpy()
+        values = [torch.from_numpy(one.predict(state, beside)).float() for one in self.boosted]
+        return self.targets.outputs(torch.stack(values, 1))  # batch, targets
