@@ -25,7 +25,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import DivergenceError
 from pipeline.functions import modules_named
 from pipeline.training.launch import is_trained
-from pipeline.training.variants import OWN, Variant, folders_in, variants
+from pipeline.training.variants import OWN, Variant, all_folders_in, variants
 from pipeline.zoos.build import ZooPlan
 
 logger = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ def evaluate(folder: Path, trusted: Collection[str]) -> dict[str, Any]:
 @stage
 def report(run: Path, trusted: Collection[str]) -> Path:
     page = run / "report" / "index.html"
-    made_from = [folder / "metrics.json" for folder in folders_in(run)]
+    made_from = [folder / "metrics.json" for folder in all_folders_in(run)]
     is_drawn = stages.is_newer(page, *made_from, run / "zoo" / "statistics.json")
     return page if is_drawn else stages.report(run, trusted)
 

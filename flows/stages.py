@@ -285,6 +285,11 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
                 f"its columns are {', '.join(names)}{nearest(name, names)}"
             )
     task.check(zoo)
+    planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
+    if training.sizes and max(training.sizes) > planned:
+        raise InputError(
+            f"training.sizes must be at most the {planned:,} members of the train split, got {max(training.sizes):,}"
+        )
     if zoo.is_sealed and not len(zoo.members("validation")):
         raise InputError(
             f"zoo {zoo.folder} must have members with weights in its validation split, found none"
@@ -390,15 +395,31 @@ def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
     return metrics if is_whole else evaluate(run, "test", trusted)
 
 
+def boost(run: Path, trusted: Collection[str] = ()):
+    """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
+    from pipeline.report.page import read_training
+    from pipeline.training.boosting import FILE, boosted_metrics
+    from pipeline.training.checkpoint import latest, load_best
+
+    if latest(run) is not None and not (run / FILE).exists():
+        trained, training = load_best(run, trusted), read_training(run)
+        metrics = boosted_metrics(trained, Zoo.open(run / "zoo"), training.members, training.seed)
+        if metrics is not None:
+            write_json(run / FILE, metrics)
+
+
 def report(run: Path, trusted: Collection[str] = ()) -> Path:
     """Score what was trained in a run, if need be, and draw the report; returns the page."""
     from pipeline.report.page import write_report
     from pipeline.training.checkpoint import latest
-    from pipeline.training.variants import folders_in
+    from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
 
-    for folder in folders_in(run):
+    for folder in all_folders_in(run):
         if folder == run or latest(folder) is not None:
             scored(folder, trusted)
+    for size in (run, *sizes_in(run).values()):
+        for folder in seeds_in(size):
+            boost(folder, trusted)
     write_report(run, trusted)
     return run / "report" / "index.html"
 

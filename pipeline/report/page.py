@@ -19,12 +19,14 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.curves import draw_curves
 from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
+from pipeline.report.sizes import draw_sizes
 from pipeline.tasks import Evaluation, Figure
+from pipeline.training.boosting import FILE, TITLE
 from pipeline.training.checkpoint import load_best, read_history
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import predict, scalars, shown, titled
 from pipeline.training.history import History
-from pipeline.training.variants import folders_in
+from pipeline.training.variants import folders_in, sizes_in
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
@@ -39,7 +41,8 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     zoo, training, models = Zoo.open(run / "zoo"), read_training(run), models_of(run)
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     first = models[0]
-    draw_curves({model.title: model.history for model in models}, folder / "curves.svg")
+    histories = {model.title: model.history for model in models if model.history}
+    draw_curves(histories, folder / "curves.svg")
     members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
     template = Environment(
         loader=PackageLoader("pipeline.report", "."),
@@ -54,7 +57,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
         subtitle=f"{training.task.kind}; zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
         figures=headline(zoo, models, fitted),
         models=model_table(models),
-        task_figures=task_figures(run, first, folder, trusted),
+        task_figures=task_figures(run, first, folder, trusted) + size_figures(run, zoo, folder),
         zoo_pictures=zoo_pictures(zoo, folder),
         zoo={key: in_words(value, isolated) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, models, fitted),
@@ -74,11 +77,21 @@ class Model:
     title: str
     metrics: dict[str, Any]
     """Of the test split."""
-    history: History
+    history: History | None
+    """None of boosting, which has no epochs."""
 
     @property
     def seconds(self) -> float:
+        if self.history is None:
+            return self.metrics["seconds"]
         return sum(epoch.seconds for epoch in self.history.epochs)
+
+    @property
+    def validation(self) -> float:
+        """The monitored metric on the validation split."""
+        if self.history is None:
+            return self.metrics["validation"]
+        return self.history.monitored(self.history.best)
 
     @property
     def rate(self) -> float:
@@ -88,7 +101,7 @@ class Model:
 
 
 def models_of(run: Path) -> list[Model]:
-    """The models of a run that have been scored, its own first."""
+    """The models of a run that have been scored, its own first, and boosting after each of these."""
     models = []
     for folder in folders_in(run):
         history = read_history(folder)
@@ -96,9 +109,10 @@ def models_of(run: Path) -> list[Model]:
             continue
         training, metrics = read_training(folder), read_json(folder / "metrics.json")
         title = getattr(training.encoder, "title", training.encoder.kind)
-        if folder.parent.name == "seeds":
-            title += f", seed {training.seed}"
-        models.append(Model(title, metrics, history))
+        seed = f", seed {training.seed}" if folder.parent.name == "seeds" else ""
+        models.append(Model(title + seed, metrics, history))
+        if (folder / FILE).exists():
+            models.append(Model(TITLE + seed, read_json(folder / FILE), None))
     return models
 
 
@@ -118,6 +132,20 @@ def task_figures(
         elif part.rows:
             drawn.append({"text": part.text, "file": None, "table": part})
     return drawn
+
+
+def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
+    """What each number of members gives, where a run was trained on several."""
+    whole = read_training(run).members or len(zoo.members("train"))
+    models = {size: models_of(one) for size, one in sizes_in(run).items()} | {whole: models_of(run)}
+    if len(models) < 2:
+        return []
+    draw_sizes(
+        {size: [(model.title, model.metrics) for model in some] for size, some in models.items()},
+        folder / "sizes.svg",
+    )
+    text = "Metrics on the test split by the number of members that were trained on."
+    return [{"text": text, "file": "sizes.svg", "table": None}]
 
 
 def read_training(run: Path) -> TrainingConfig:
@@ -186,16 +214,25 @@ def model_table(models: Sequence[Model]) -> dict[str, Any]:
     rows = [
         [
             model.title,
-            f"{model.metrics['num_parameters']:,}",
-            len(model.history),
-            model.metrics["epoch"],
+            *budget(model),
             f"{model.seconds:,.0f}",
-            shown(metric, model.history.monitored(model.history.best)),
+            shown(metric, model.validation),
             *(shown(name, model.metrics[name]) for name in names),
         ]
         for model in models
     ]
     return {"columns": columns, "rows": rows}
+
+
+def budget(model: Model) -> tuple[str, ...]:
+    """Parameters, epochs and best epoch."""
+    if model.history is None:
+        return ("", "", "")
+    return (
+        f"{model.metrics['num_parameters']:,}",
+        str(len(model.history)),
+        str(model.metrics["epoch"]),
+    )
 
 
 def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> dict[str, str]:
@@ -207,6 +244,8 @@ def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None)
             f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {fitted['workers']} workers)"
         )
     for model in models:
+        if model.history is None:
+            continue
         metric, best = model.history.monitor.metric, model.history.best
         rows[f"train {model.title}"] = (
             f"{model.rate:,.0f} models/s ({len(model.history)} epochs in {model.seconds:.1f} s) "

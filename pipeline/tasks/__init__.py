@@ -5,10 +5,11 @@ from typing import Annotated
 from pipeline.functions import Own
 from pipeline.tasks.classification import Classification
 from pipeline.tasks.editing import Editing
+from pipeline.tasks.regression import Regression
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, Task, TaskConfig
 from pipeline.unions import BY_KIND
 
-AnyTask = Annotated[Classification | Editing | Own, BY_KIND]
+AnyTask = Annotated[Classification | Editing | Regression | Own, BY_KIND]
 
 __all__ = [
     "AnyTask",
@@ -18,6 +19,7 @@ __all__ = [
     "Evaluation",
     "Figure",
     "Monitor",
+    "Regression",
     "Table",
     "Task",
     "TaskConfig",

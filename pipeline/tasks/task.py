@@ -1,6 +1,6 @@
 """The seam between what can be learned and how it is trained: training knows a task as `Task` alone."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -10,6 +10,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
 from pipeline.config import Config
@@ -126,6 +127,12 @@ class Task(Protocol):
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
         """The model: a head on the encoder. Its parameters are drawn from torch's generator."""
 
+    def boosted(
+        self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
+    ) -> nn.Module | None:
+        """Gradient boosting on statistics of the weights, fitted to batches of the train split: a module that stands in for
+        the model wherever it is scored. None where there is no such thing."""
+
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
         """Give the model, as buffers that are not persistent, what `loss` and `sums` need beside the batch: images, a grid.
 
@@ -164,6 +171,11 @@ class TaskConfig(Config):
     """A task of ours: its fields are the configuration, its methods the task. The parts that many tasks do not need."""
 
     group: ClassVar[int] = 1
+
+    def boosted(
+        self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
+    ) -> nn.Module | None:
+        return None
 
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
         pass

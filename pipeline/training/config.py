@@ -32,6 +32,9 @@ class TrainingConfig(Config):
     """So many times is each trained, with this seed and those after it; reports show the spread."""
     start: StartConfig | None = None
     """A run to begin from; null: from random weights."""
+    sizes: Annotated[tuple[PositiveInt, ...], LOCATION] = ()
+    """Numbers of members: everything is also trained on so many of the train split alone, in batches of no more; reports show
+    what each number gives."""
     members: PositiveInt | None = None
     """Train on so many members of the train split alone, drawn signal by signal; null: on all."""
     epochs: PositiveInt = 10

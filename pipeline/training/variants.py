@@ -1,7 +1,8 @@
-"""The models of a run: its own, the same with other seeds, and baselines of the same size and budget."""
+"""The models of a run: its own, the same with other seeds or on fewer members, and baselines of the same size and budget."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,22 +24,30 @@ class Variant:
     """The kind of its encoder, where it is not the run's own."""
     seed: int = 0
     """Added to the run's."""
+    members: int | None = None
+    """Of the train split, where it is not the run's own number."""
 
     @property
     def folder(self) -> Path:
         """In the folder of the run, which is that of its own model."""
-        parts = ["baselines", self.baseline] if self.baseline else []
+        parts = ["sizes", str(self.members)] if self.members else []
+        parts += ["baselines", self.baseline] if self.baseline else []
         return Path(*parts, *(["seeds", str(self.seed)] if self.seed else []))
 
     def title(self, training: TrainingConfig) -> str:
-        kind = self.baseline or training.encoder.kind
-        return f"{kind}, seed {training.seed + self.seed}" if self.seed else kind
+        title = self.baseline or training.encoder.kind
+        title += f", {self.members:,} members" if self.members else ""
+        return title + (f", seed {training.seed + self.seed}" if self.seed else "")
 
     def of(
         self, training: TrainingConfig, space: WeightSpace, prepared: Mapping[str, Any]
     ) -> TrainingConfig:
         """What this variant is trained with. A baseline is as large as the model of the run."""
-        changed: dict[str, Any] = {"seed": training.seed + self.seed, "baselines": (), "seeds": 1}
+        changed: dict[str, Any] = {"seed": training.seed + self.seed}
+        changed |= {"baselines": (), "seeds": 1, "sizes": ()}
+        if self.members:
+            batch_size = min(training.batch_size, self.members)
+            changed |= {"members": self.members, "batch_size": batch_size}
         if self.baseline:
             changed["start"] = None
             encoder = baseline(self.baseline, training.encoder)
@@ -51,17 +60,33 @@ OWN = Variant()
 
 
 def variants(training: TrainingConfig) -> Iterator[Variant]:
-    """The run's own model, then baselines; each with all its seeds."""
-    for baseline in (None, *training.baselines):
-        for seed in range(training.seeds):
-            yield Variant(baseline, seed)
+    """The run's own model, then baselines, each with all its seeds; then the same on each smaller number of members."""
+    kinds, seeds = (None, *training.baselines), range(training.seeds)
+    for members, baseline, seed in product((None, *training.sizes), kinds, seeds):
+        yield Variant(baseline, seed, members)
 
 
 def folders_in(run: Path) -> list[Path]:
     """Folders of the models that a run has, its own first."""
-    own = [run, *sorted((run / "baselines").glob("*"))]
-    seeds = [folder for one in own for folder in (one, *sorted((one / "seeds").glob("*")))]
-    return [folder for folder in seeds if (folder / "config.json").is_file()]
+    kinds = [run, *sorted((run / "baselines").glob("*"))]
+    return [folder for kind in kinds for folder in seeds_in(kind)]
+
+
+def seeds_in(folder: Path) -> list[Path]:
+    """The folder of a model and those of the same with other seeds, where there are such."""
+    folders = [folder, *sorted((folder / "seeds").glob("*"))]
+    return [folder for folder in folders if (folder / "config.json").is_file()]
+
+
+def sizes_in(run: Path) -> dict[int, Path]:
+    """Folders that are to fewer members what the run is to its own, by their number, in order."""
+    folders = {int(folder.name): folder for folder in (run / "sizes").glob("[1-9]*")}
+    return dict(sorted(folders.items()))
+
+
+def all_folders_in(run: Path) -> list[Path]:
+    """Folders of the models that a run has, those on fewer members too."""
+    return [folder for one in (run, *sizes_in(run).values()) for folder in folders_in(one)]
 
 
 def baseline(kind: str, encoder: EncoderConfig | Own) -> EncoderConfig:

@@ -1,0 +1,32 @@
+"""Gradient boosting on statistics of the weights: what a model has to beat, scored by the same code as the model."""
+
+import time
+from dataclasses import replace
+from typing import Any
+
+from pipeline.archive.zoo import Zoo
+from pipeline.training.checkpoint import TrainedModel
+from pipeline.training.evaluate import evaluate
+from pipeline.training.loader import Feed
+
+FILE, TITLE = "boosted.json", "gradient boosting on statistics"
+
+
+def boosted_metrics(
+    trained: TrainedModel, zoo: Zoo, members: int | None, seed: int
+) -> dict[str, Any] | None:
+    """The content of boosted.json: as metrics.json, of boosting on the members that the model was trained on.
+
+    `validation` is the monitored metric there, `seconds` what statistics and trees took. None where the task has none.
+    """
+    start = time.perf_counter()
+    feed = Feed.of(trained.task, zoo, "train", members, seed)
+    model = trained.task.boosted(zoo.space, feed.whole(), trained.prepared)
+    if model is None:
+        return None
+    seconds = time.perf_counter() - start
+    stand_in = replace(trained, model=model.eval())
+    validation, test = (evaluate(stand_in, zoo, split)[0] for split in ("validation", "test"))
+    of_the_model = ("epoch", "encoder", "num_parameters")
+    kept = {name: value for name, value in test.items() if name not in of_the_model}
+    return kept | {"validation": validation[test["monitor"]], "seconds": seconds}
