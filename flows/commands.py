@@ -40,8 +40,8 @@ def run(options: Namespace) -> int:
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {folder / 'checkpoints'}/epoch-{next(iter(metrics.values()))['epoch']:04d}")
     print(f"report      {result['report']}")
-    for scores in metrics.values():
-        print(f"{scores['encoder']:<11} {score_line(scores)}")
+    for variant, scores in metrics.items():
+        print(f"{variant.title(recipe.training):<11} {score_line(scores)}")
     return tell_failed(folder / "zoo")
 
 

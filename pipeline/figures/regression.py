@@ -22,7 +22,7 @@ def draw_predicted(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Pat
         for axes, (name, (truth, predicted)) in zip(panels, pairs.items(), strict=False):
             step = -(-len(truth) // MANY) or 1
             axes.axline((0, 0), slope=1, color=GREY, linestyle=":", linewidth=1)
-            axes.scatter(truth[::step], predicted[::step], s=6, color=BLUE, alpha=0.4, linewidth=0)
+            axes.scatter(truth[::step], predicted[::step], s=10, color=BLUE, alpha=0.4, linewidth=0)
             if len(truth):
                 low, high = np.min([truth, predicted]), np.max([truth, predicted])
                 margin = 0.04 * (high - low) or 1.0

@@ -187,7 +187,7 @@ def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -
     values = {}
     for model in models:
         metric = model.metrics["monitor"]
-        budget = "" if model is models[0] else ", same budget"
+        budget = "" if model is models[0] or not model.history else ", same budget"
         name = f"{model.title}: {titled(metric)} on the test split{budget}"
         values[name] = shown(metric, model.metrics[metric])
     if len(psnr := psnr_of(zoo)):

@@ -46,11 +46,11 @@ def draw_metric(
         axes.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
     axes.axhline(trivial, color=GREY, linestyle=":", label=f"trivial answer: {trivial:.4g}")
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:g}")  # in place of formulas
-    axes.xaxis.set_minor_formatter("")
+    axes.set_xticks(list(models), [f"{size:,}" for size in models])
+    axes.set_xticks([], minor=True)
     if min(drawn) > 0 and max(drawn) > WIDE * min(drawn) and not metric.endswith("accuracy"):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_major_formatter("{x:g}")  # in place of formulas
         axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("members trained on")
     axes.set_ylabel(f"test {titled(metric)}")
