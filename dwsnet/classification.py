@@ -37,6 +37,7 @@ class DWSNetClassifier(Pretrained, ValuesHead):
         check_counts(num_classes=num_classes, head_width=head_width)
         encoder = DWSNetEncoder(space, head_width, channels, num_layers, canonical_signs, **trunk)
         super().__init__(encoder, num_classes, dropout)
+        self.space = space
         self.config = {
             "num_classes": num_classes,
             "channels": channels,

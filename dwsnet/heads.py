@@ -20,7 +20,7 @@ class ValuesHead(nn.Module):
     def __init__(self, encoder: Encoder, num_values: int, dropout: float = 0.0):
         super().__init__()
         check_counts(num_values=num_values)
-        self.space, self.encoder = encoder.space, encoder
+        self.encoder = encoder
         self.head = nn.Sequential(
             nn.GELU(), nn.Dropout(dropout), nn.Linear(encoder.width, num_values)
         )

@@ -70,8 +70,11 @@ class Augmentation(Config):
                     f"training.task.augmentation.{name} needs {needed}, but zoo {zoo.folder} holds {found}: leave it out"
                 )
 
-    def apply(self, space: WeightSpace, state: Block, keys: Tensor) -> Block:
-        """The networks augmented, each by its own key: `keys` are `(batch,)` int64, the state is left as it is."""
+    def apply(self, space: WeightSpace | None, state: Block, keys: Tensor) -> Block:
+        """The networks augmented, each by its own key: `keys` are `(batch,)` int64, the state is left as it is.
+
+        The space may be None where nothing is done.
+        """
         if self == Augmentation():
             return state
         tensors = read_state(space, state)

@@ -9,19 +9,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from pydantic import Field, NonNegativeFloat
+from torch import Tensor
 from torch.nn import functional as F
 
+from dwsnet.augment import mixup
 from dwsnet.encoders import Encoder
 from dwsnet.heads import ValuesHead
-from pipeline.archive.zoo import Zoo, column
-from pipeline.errors import InputError
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig
+from dwsnet.keyed import fold_in
+from dwsnet.state import read_state, write_state
+from dwsnet.weight_space import WeightSpace
+from pipeline.archive.zoo import Zoo
+from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.classes import LABEL, check_classes, class_names, labels_of
+from pipeline.tasks.task import (
+    Batch,
+    Evaluation,
+    Figure,
+    Monitor,
+    Table,
+    TaskConfig,
+    batch_columns,
+)
 
 
 class Classifier(ValuesHead):
     """Takes stacked state dicts, returns logits `(batch, classes)`."""
+
+    space: WeightSpace | None = None
+    """Of the networks, by `Task.attach`: augmentation needs it."""
 
     def __init__(self, encoder: Encoder, class_names: Sequence[str], majority: int, dropout: float):
         super().__init__(encoder, len(class_names), dropout)
@@ -40,45 +56,61 @@ class Outputs:
 
 
 class Classification(TaskConfig):
-    columns: ClassVar[tuple[str, ...]] = ("label",)
     monitor: ClassVar[Monitor] = Monitor("accuracy")
 
     kind: Literal["classification"] = "classification"
     """The class of the signal."""
+    column: str = LABEL
+    """Column of the catalog that has the classes: the label of the signal, or texts, whole numbers or truth values."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the head."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
+    augmentation: Augmentation = Augmentation()
+    """What is done to the networks in training."""
+    mixup: NonNegativeFloat = 0.0
+    """Train on networks between each and another one, aligned to it by weight matching, whose share is drawn from
+    Beta(mixup, mixup); 0: on the networks themselves. Matching takes about a millisecond a network."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.column,)
 
     def check(self, zoo: Zoo) -> None:
-        """Classes of two names or more, and labels of all members."""
-        names = zoo.record.signals.class_names
-        if len(names) < 2:
-            raise InputError(
-                f"zoo {zoo.folder} has no classes to learn: its members must have labels of two classes or more, found "
-                f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
-            )
-        members = zoo.catalog.filter(pc.field("status") == "ok")
-        if "label" not in members.column_names or members["label"].null_count:
-            raise InputError(
-                f"zoo {zoo.folder} has no classes to learn: its members must have labels, whole numbers or names"
-            )
+        """Two classes or more, one for each member, and augmentation that suits the members."""
+        check_classes(zoo, self.column)
+        self.augmentation.check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """Names of the classes, and which is the most frequent one of the train split."""
-        labels = column(zoo.members("train"), "label")
-        return {
-            "class_names": list(zoo.record.signals.class_names),
-            "majority": int(np.bincount(labels).argmax()),
-        }
+        names = class_names(zoo, self.column)
+        train = batch_columns(zoo.members("train"), self.columns)[self.column]
+        labels = labels_of(train, self.column, names)
+        return {"class_names": names, "majority": int(labels.bincount().argmax())}
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Classifier:
         return Classifier(encoder, prepared["class_names"], prepared["majority"], self.dropout)
 
-    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
-        """Mean cross-entropy."""
-        return F.cross_entropy(model(batch.state), batch.columns["label"])
+    def attach(self, model: Classifier, zoo: Zoo) -> None:
+        model.space = zoo.space
 
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        logits, labels = model(batch.state), batch.columns["label"]
+    def labels(self, model: Classifier, batch: Batch) -> Tensor:
+        return labels_of(batch.columns[self.column], self.column, model.class_names).to(
+            batch.positions.device
+        )
+
+    def loss(self, model: Classifier, batch: Batch, keys: Tensor) -> Tensor:
+        """Mean cross-entropy of augmented networks."""
+        targets = F.one_hot(self.labels(model, batch), len(model.class_names)).float()
+        state = self.augmentation.apply(model.space, batch.state, fold_in(keys, 0))
+        if self.mixup:
+            networks = read_state(model.space, state)
+            networks, targets = mixup(model.space, networks, targets, fold_in(keys, 1), self.mixup)
+            state = write_state(model.space, networks)
+        return F.cross_entropy(model(state), targets, label_smoothing=self.label_smoothing)
+
+    def sums(self, model: Classifier, batch: Batch) -> dict[str, Tensor]:
+        logits, labels = model(batch.state), self.labels(model, batch)
         right = logits.isfinite().all(1) & (logits.argmax(1) == labels)
         return {
             "members": torch.tensor(float(len(batch))),
@@ -96,8 +128,9 @@ class Classification(TaskConfig):
             "trivial_accuracy": float(sums["majority"]) / members,
         }
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
-        labels = batch.columns.get("label", torch.full((len(batch),), -1))
+    def outputs(self, model: Classifier, batch: Batch) -> Outputs:
+        known = self.column in batch.columns
+        labels = self.labels(model, batch) if known else torch.full((len(batch),), -1)
         return Outputs(model(batch.state).softmax(1), labels, model.class_names)
 
     def predictions(self, outputs: Outputs) -> dict[str, Any]:
@@ -116,29 +149,25 @@ class Classification(TaskConfig):
         }
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
-        """`signal_accuracy`, of the mean probabilities over all views of a signal, and the confusion matrix.
+        """The confusion matrix, and where all views of each signal are of one class `signal_accuracy`, of their mean
+        probabilities.
 
         A member for which the model gives no finite numbers counts as wrong and is in no column of `confusion`.
         """
         prefix = "probability of "
         names = [name for name in table.column_names if name.startswith(prefix)]
         votes = np.stack([table[name].fill_null(0).to_numpy() for name in names], 1)
-        class_names = pa.array([name.removeprefix(prefix) for name in names])
+        classes = pa.array([name.removeprefix(prefix) for name in names])
         finite = table["predicted"].is_valid().to_numpy()
         labels, predicted = (
-            pc.index_in(table[name], class_names).fill_null(-1).to_numpy()
+            pc.index_in(table[name], classes).fill_null(-1).to_numpy()
             for name in ("class", "predicted")
         )
         confusion = np.zeros((len(names), len(names)), np.int64)
         np.add.at(confusion, (labels[finite], predicted[finite]), 1)
-        sources, inverse = np.unique(table["source_index"].to_numpy(), return_inverse=True)
-        total = np.zeros((len(sources), len(names)))
-        np.add.at(total, inverse, votes)
-        truth = np.zeros(len(sources), np.int64)
-        truth[inverse] = labels
         return {
-            "signal_accuracy": float(((total.argmax(1) == truth) & total.any(1)).mean()),
-            "class_names": class_names.to_pylist(),
+            **signal_accuracy(table["source_index"].to_numpy(), labels, votes),
+            "class_names": classes.to_pylist(),
             "confusion": confusion.tolist(),
         }
 
@@ -160,3 +189,15 @@ class Classification(TaskConfig):
                 most_frequent_mistakes(confusion, names),
             ),
         )
+
+
+def signal_accuracy(source: np.ndarray, labels: np.ndarray, votes: np.ndarray) -> dict[str, float]:
+    """How often the mean of probabilities `(members, classes)` over the members of a source is right; nothing where these
+    are not of one class."""
+    sources, first, inverse = np.unique(source, return_index=True, return_inverse=True)
+    truth = labels[first]
+    if (truth[inverse] != labels).any():
+        return {}
+    total = np.zeros((len(sources), votes.shape[1]))
+    np.add.at(total, inverse, votes)
+    return {"signal_accuracy": float(((total.argmax(1) == truth) & total.any(1)).mean())}

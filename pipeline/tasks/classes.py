@@ -1,0 +1,74 @@
+"""Classes: the label of the signal, or the texts, whole numbers or truth values of another catalog column."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError, nearest
+
+LABEL = "label"
+"""The column whose numbers index the class names of the signals; in any other the values are the classes."""
+
+
+def is_of_classes(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_string(kind)
+
+
+def class_names(zoo: Zoo, name: str) -> list[str]:
+    """Classes of all members that have weights, numbers in their order and texts in theirs."""
+    if name == LABEL:
+        return list(zoo.record.signals.class_names)
+    found = with_weights(zoo)[name]
+    if pa.types.is_boolean(found.type):
+        found = found.cast(pa.int64())  # as in a batch
+    return [str(value) for value in sorted(pc.unique(found).to_pylist())]
+
+
+def with_weights(zoo: Zoo) -> pa.Table:
+    return zoo.catalog.filter(pc.field("status") == "ok")
+
+
+def labels_of(values: Tensor | Sequence[Any], name: str, names: Sequence[str]) -> Tensor:
+    """`(batch,)` int64: where each value of a batch's column stands among the class names; -1 where it does not."""
+    if name == LABEL:
+        return torch.where(values < len(names), values, -1)  # another zoo may have more classes
+    place = {known: i for i, known in enumerate(names)}
+    texts = values.tolist() if isinstance(values, Tensor) else values
+    labels = [place.get(str(value), -1) for value in texts]
+    return torch.tensor(labels, device=values.device if isinstance(values, Tensor) else None)
+
+
+def check_classes(zoo: Zoo, name: str):
+    """Raises InputError where the members of a zoo have no two classes or more by this column, all of them."""
+    start = f"zoo {zoo.folder} has no classes to learn"
+    members = with_weights(zoo)
+    if name != LABEL:
+        known = {field.name: field.type for field in zoo.record.schema}
+        if name not in known:
+            raise InputError(
+                f"{start}: training.task.column must be a column of its catalog, found {name!r}{nearest(name, known)}"
+            )
+        if not is_of_classes(known[name]):
+            raise InputError(
+                f"{start}: column {name!r} must hold texts, whole numbers or truth values, found {known[name]}; "
+                "training.task.kind=regression learns numbers"
+            )
+        if not len(members):
+            return  # nothing is fitted yet
+        if members[name].null_count:
+            raise InputError(
+                f"{start}: {members[name].null_count:,} of {len(members):,} members have no {name!r}"
+            )
+    names = class_names(zoo, name)
+    if len(names) < 2:
+        raise InputError(
+            f"{start}: its members must have labels of two classes or more, found "
+            f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
+        )
+    if name not in members.column_names or members[name].null_count:
+        raise InputError(f"{start}: its members must have labels, whole numbers or names")
