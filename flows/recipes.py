@@ -13,7 +13,7 @@ from pipeline.config import (
     ZooConfig,
 )
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import Editing, Regression
+from pipeline.tasks import Adaptation, Editing, Regression
 from pipeline.training.config import TrainingConfig
 
 WIDE = HyperparametersConfig(
@@ -272,6 +272,47 @@ def cifar_binary() -> Recipe:
     )
 
 
+def digits_adapt() -> Recipe:
+    """Domain adaptation without files: CNNs that tell two of scikit-learn's digits apart, adapted to digits that are turned."""
+    return Recipe(
+        zoo=ClassifierZooConfig(
+            signals=SignalsConfig(source="digits"),
+            num_runs=600,
+            classes="pairs",
+            network=ClassifierConfig(kind="cnn", hidden=(8, 8)),
+            hyperparameters=HyperparametersConfig(
+                activation=("relu",), init=("he_uniform",), learning_rate=(1e-2,), epochs=(8,)
+            ),
+            batch_size=32,
+        ),
+        training=TrainingConfig(
+            task=Adaptation(corruptions=("rotation",)),
+            encoder=DWSNetConfig(channels=16, num_layers=3),
+            epochs=30,
+            batch_size=32,
+            learning_rate=5e-3,
+        ),
+    )
+
+
+def cifar_adapt() -> Recipe:
+    """Domain adaptation of the DWSNets paper: the CNNs of cifar-binary, adapted to images that are turned, flipped, blurred
+    and of other colours.
+
+    Needs `--set zoo.signals.path=FOLDER` with CIFAR-10 as Parquet in the Hugging Face layout.
+    """
+    return Recipe(
+        zoo=cifar_binary().zoo,
+        training=TrainingConfig(
+            task=Adaptation(),
+            encoder=DWSNetConfig(channels=16, num_layers=4),
+            epochs=50,
+            batch_size=32,
+            learning_rate=4e-3,
+        ),
+    )
+
+
 def smoke() -> Recipe:
     """Everything once, small: a run of about a minute to see that an installation works. It learns next to nothing."""
     return Recipe(
@@ -308,6 +349,8 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
         mlps,
         mnist_cnns,
         cifar_binary,
+        digits_adapt,
+        cifar_adapt,
         smoke,
     )
 }

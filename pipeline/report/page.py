@@ -121,8 +121,8 @@ def task_figures(
 ) -> list[dict[str, Any]]:
     """The task's own pictures and tables, as the page has them."""
     trained, zoo = load_best(run, trusted), Zoo.open(run / "zoo")
-    table = predict(trained, zoo, "test")
     trained.task.attach(trained.model, zoo)
+    table = predict(trained, zoo, "test")
     evaluation = Evaluation(zoo, trained.model, trained.prepared, table)
     drawn = []
     for part in trained.task.figures(model.metrics, evaluation):

@@ -26,9 +26,11 @@ from pipeline.tasks.class_images import ClassImages
 from pipeline.tasks.corruption import CORRUPTIONS, corrupt
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig, batch_columns
 
-STATES, PAIRS = ("", "trivial_"), ("", "unseen_")
+AS_IT_WAS = "trivial_"
+PAIRS = "", "unseen_"
 SCORES = "loss", "target_accuracy", "source_accuracy"
-"""A metric is named by a network's state (adapted, or as it was), its pair of classes and the score."""
+"""A metric is named by the state of networks ('' where adapted), by whether their pairs of classes were learned from, and
+by the score."""
 IMAGES_AT_ONCE = 4096
 """Images that are corrupted and classified together where networks are scored."""
 FINETUNING = 1
@@ -172,14 +174,11 @@ class Adaptation(TaskConfig):
         totals: dict[str, Tensor] = {}
         for trial in self.trials(model, batch):
             unseen = is_unseen(model, trial.batch)
-            states = dict(zip(STATES, (model(trial.batch.state), trial.batch.state), strict=True))
+            scores = outcomes(model, trial, {"": model(trial.batch.state)})
+            scores["networks"] = torch.ones_like(scores["loss"])
             for pairs, mask in zip(PAIRS, (~unseen, unseen), strict=True):
-                totals[f"{pairs}networks"] = totals.get(f"{pairs}networks", 0) + mask.sum()
-            for name, state in states.items():
-                for score, values in scored(model, trial, state).items():
-                    for pairs, mask in zip(PAIRS, (~unseen, unseen), strict=True):
-                        key = f"{name}{pairs}{score}"
-                        totals[key] = totals.get(key, 0) + values[mask].sum()
+                for name, values in scores.items():
+                    totals[f"{pairs}{name}"] = totals.get(f"{pairs}{name}", 0) + values[mask].sum()
         return totals
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
@@ -187,10 +186,10 @@ class Adaptation(TaskConfig):
         there are any.
         """
         return {
-            f"{state}{pairs}{score}": float(sums[f"{state}{pairs}{score}"]) / networks
+            f"{state}{pairs}{score}": float(sums[f"{pairs}{state}{score}"]) / networks
             for pairs in PAIRS
             if (networks := float(sums[f"{pairs}networks"]))
-            for state in STATES
+            for state in ("", AS_IT_WAS)
             for score in SCORES
         }
 
@@ -201,23 +200,16 @@ class Adaptation(TaskConfig):
         columns = {"change": relative_change(batch.state, model(batch.state))}
         if model.images is None:
             return columns
-        parts = [self.outcomes(model, trial) for trial in self.trials(model, batch)]
+        parts = []
+        for trial in self.trials(model, batch):
+            states = {"": model(trial.batch.state)} | dict(self.finetuned(model, trial.batch))
+            unseen = {"is_unseen": is_unseen(model, trial.batch)}
+            parts.append(unseen | outcomes(model, trial, states))
         return columns | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
-    def outcomes(self, model: nn.Module, trial: Trial) -> dict[str, Tensor]:
-        """`(networks,)` each: whether the pair of classes is unseen, and the scores of the network in each state."""
-        batch = trial.batch
-        states = dict(zip(STATES, (model(batch.state), batch.state), strict=True))
-        states |= {f"finetuned_{steps}_": state for steps, state in self.finetuned(model, batch)}
-        return {"is_unseen": is_unseen(model, batch)} | {
-            f"{name}{score}": values
-            for name, state in states.items()
-            for score, values in scored(model, trial, state).items()
-        }
-
     @torch.enable_grad()
-    def finetuned(self, model: nn.Module, batch: Batch) -> Iterator[tuple[int, Block]]:
-        """Each network after so many steps of Adam by itself, on train images of the target domain."""
+    def finetuned(self, model: nn.Module, batch: Batch) -> Iterator[tuple[str, Block]]:
+        """`finetuned_STEPS_` and the networks after so many steps, each by itself, on train images of the target domain."""
         state = {name: tensor.clone().requires_grad_() for name, tensor in batch.state.items()}
         optimizer = torch.optim.Adam(state.values(), self.finetuning_rate)
         networks = seeds.member_keys(self.seed, batch.positions.cpu().numpy(), FINETUNING)
@@ -227,7 +219,8 @@ class Adaptation(TaskConfig):
             losses.sum().backward()  # to each network the gradient of its own
             optimizer.step()
             if step in self.finetuning_steps:
-                yield step, {name: tensor.detach().clone() for name, tensor in state.items()}
+                tuned = {name: tensor.detach().clone() for name, tensor in state.items()}
+                yield f"finetuned_{step}_", tuned
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """`change`, the norm of dv over that of v; where the images are known the rest of `outputs` too."""
@@ -283,21 +276,26 @@ def is_unseen(model: nn.Module, batch: Batch) -> Tensor:
     return model.unseen[batch.columns["class_0"], batch.columns["class_1"]]
 
 
-def scored(model: nn.Module, trial: Trial, state: Block) -> dict[str, Tensor]:
-    """`(networks,)` each: cross-entropy in the target domain, accuracy in the target and in the source domain.
+def outcomes(model: nn.Module, trial: Trial, states: Mapping[str, Block]) -> dict[str, Tensor]:
+    """`(networks,)` each: the scores of networks as they were and in other states, whose names go before the scores'.
 
-    Where a network gives no finite numbers it is wrong.
+    Cross-entropy in the target domain, accuracy in the target and in the source domain; where a network gives no finite
+    numbers it is wrong.
     """
-    target, source = (
-        model.decode(state, images, trial.batch.columns["activation"])
-        for images in (trial.target, trial.source)
-    )
-    losses = F.cross_entropy(target.mT, trial.outputs, reduction="none").mean(1)
-    accuracies = (
-        ((logits.argmax(-1) == trial.outputs) & logits.isfinite().all(-1)).float().mean(1)
-        for logits in (target, source)
-    )
-    return dict(zip(SCORES, (losses, *accuracies), strict=True))
+    result = {}
+    for name, state in {AS_IT_WAS: trial.batch.state, **states}.items():
+        target, source = (
+            model.decode(state, images, trial.batch.columns["activation"])
+            for images in (trial.target, trial.source)
+        )
+        losses = F.cross_entropy(target.mT, trial.outputs, reduction="none").mean(1)
+        accuracies = (
+            ((logits.argmax(-1) == trial.outputs) & logits.isfinite().all(-1)).float().mean(1)
+            for logits in (target, source)
+        )
+        for score, values in zip(SCORES, (losses, *accuracies), strict=True):
+            result[f"{name}{score}"] = values
+    return result
 
 
 def relative_change(before: Block, after: Block) -> Tensor:

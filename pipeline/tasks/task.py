@@ -136,7 +136,7 @@ class Task(Protocol):
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
         """Give the model, as buffers that are not persistent, what `loss` and `sums` need beside the batch: images, a grid.
 
-        Called once in each process, before training and before scoring, and not for mere predictions.
+        Called once in each process, before training and before scoring, and not for predictions that are not scored.
         """
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:

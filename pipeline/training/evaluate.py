@@ -80,13 +80,13 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> tuple[dict[str, Any
     The task's metrics, and how many members and signals of which split they are of.
     """
     require_space(trained, zoo)
+    trained.task.attach(trained.model, zoo)
     table = predict(trained, zoo, split)
     if not len(table):
         raise InputError(
             f"split {split!r} of zoo {zoo.folder} must have members with weights, found none"
         )
     require_numbers(trained, table)
-    trained.task.attach(trained.model, zoo)
     sums = sums_over(trained.task, trained.model, Feed.of(trained.task, zoo, split).whole())
     metrics = {
         "split": split,

@@ -1,5 +1,6 @@
 """Domain adaptation: what it learns, that its evaluation is the same twice, and what it refuses."""
 
+import json
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 import torch
 
@@ -22,10 +24,11 @@ from pipeline.config import (
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
 from pipeline.fit import seeds
-from pipeline.tasks.adaptation import Adaptation, Adapter, scored
+from pipeline.tasks.adaptation import Adaptation, Adapter, outcomes
 from pipeline.tasks.class_images import ClassImages
 from pipeline.tasks.task import Batch, Evaluation, Figure, batch_columns
 from pipeline.zoos.build import fit_shard, plan_zoo
+from tests.conftest import dwszoo
 
 TASK = Adaptation(
     corruptions=("inversion", "noise"), images=16, evaluation_images=24, finetuning_steps=(2,)
@@ -222,10 +225,10 @@ def test_fine_tuning_is_the_networks_own(pairs_zoo):
         tuned, alone = (
             dict(task.finetuned(model, part)) for part in (batch, batch.take(torch.tensor([2])))
         )
-        assert list(tuned) == [1, 12]
+        assert list(tuned) == ["finetuned_1_", "finetuned_12_"]
         table = pa.table(task.predictions(task.outputs(model, batch)))
-    for name, tensor in alone[12].items():
-        torch.testing.assert_close(tensor[0], tuned[12][name][2], rtol=1e-3, atol=1e-4)
+    for name, tensor in alone["finetuned_12_"].items():
+        torch.testing.assert_close(tensor[0], tuned["finetuned_12_"][name][2], rtol=1e-3, atol=1e-4)
     losses = [table[f"{state}loss"].to_numpy().mean() for state in ("trivial_", "finetuned_12_")]
     assert losses[1] < 0.8 * losses[0]
     scores = task.scores(table)
@@ -256,10 +259,10 @@ def test_networks_without_finite_numbers_are_wrong(pairs_zoo):
     model, batch = model_of(pairs_zoo), batch_of(pairs_zoo, "test")
     broken = {name: torch.full_like(tensor, math.nan) for name, tensor in batch.state.items()}
     (trial,) = TASK.trials(model, batch)
-    scores = scored(model, trial, broken)
-    assert not scores["target_accuracy"].any()
-    assert not scores["source_accuracy"].any()
-    assert scored(model, trial, batch.state)["source_accuracy"].all()
+    scores = outcomes(model, trial, {"broken_": broken})
+    assert not scores["broken_target_accuracy"].any()
+    assert not scores["broken_source_accuracy"].any()
+    assert scores["trivial_source_accuracy"].all()
 
 
 def test_figures(pairs_zoo, tmp_path):
@@ -325,3 +328,24 @@ def test_a_zoo_whose_pairs_are_all_held_out_is_refused(tmp_path):
 def test_a_corruption_that_does_not_exist_is_refused(names):
     with pytest.raises(ValueError, match="corruptions"):
         Adaptation(corruptions=names)
+
+
+def test_the_command_adapts_digits(tmp_path):
+    run, table = tmp_path / "run", tmp_path / "adapted.parquet"
+    few = ["zoo.num_runs=40", "zoo.hyperparameters.epochs=[4]", "training.epochs=2"]
+    few += ["training.encoder.channels=4", "training.baselines=[]", "training.batch_size=8"]
+    settings = [argument for setting in few for argument in ("--set", setting)]
+    result = dwszoo("run", "digits-adapt", "--out", run, *settings)
+    assert result.code == 0, result.err
+    metrics = json.loads((run / "metrics.json").read_bytes())
+    result = dwszoo("evaluate", run)
+    assert result.code == 0, result.err
+    assert json.loads((run / "metrics.json").read_bytes()) == metrics
+    for name in ("target_accuracy", "trivial_target_accuracy", "finetuned_10_target_accuracy"):
+        assert 0.4 < metrics[name] <= 1
+    for name in ("adaptation.svg", "corrupted.png"):
+        assert (run / "report" / name).stat().st_size > 2000
+    assert "fine-tuned alone, 100 steps" in (run / "report" / "index.html").read_text()
+    result = dwszoo("predict", run, "--zoo", run / "zoo", "--out", table)
+    assert result.code == 0, result.err
+    assert pq.read_table(table)["change"].null_count == 0
