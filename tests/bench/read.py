@@ -68,6 +68,8 @@ def make_zoo(folder: Path, rows: Tensor) -> Zoo:
         count = len(shard.source_index)
         columns = {
             "source_index": shard.source_index,
+            "source_name": [None] * count,
+            "failure": [None] * count,
             "view": shard.view.astype(np.int32),
             "label": signals.labels[shard.source_index],
             "seed": shard.source_index.astype(np.uint64),
