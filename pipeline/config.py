@@ -267,19 +267,11 @@ class ClassifierZooConfig(Config):
     """Members in a block: one sample of the WebDataset archive."""
 
 
-def name_kind(content: Any) -> Any:
-    """What was written before zoos named their kind: a zoo of classifiers has a `network`."""
-    is_older = isinstance(content, dict) and "kind" not in content and "network" in content
-    return content | {"kind": "classifiers"} if is_older else content
-
-
-AnyZooConfig = Annotated[ZooConfig | ClassifierZooConfig, BY_KIND, BeforeValidator(name_kind)]
-"""What a zoo is built by, chosen by its `kind`: `pipeline.zoos` has a file for each."""
-
-
 class ImportConfig(Config):
     """Where a zoo was imported from, and what its format does not say."""
 
+    kind: Annotated[Literal["imported"], KIND] = "imported"
+    """A zoo that was imported."""
     format: ExchangeFormat
     """Whose layout."""
     path: Annotated[Path, LOCATION]
@@ -307,6 +299,8 @@ class ImportConfig(Config):
 class MergeConfig(Config):
     """Which zoos were joined."""
 
+    kind: Annotated[Literal["merged"], KIND] = "merged"
+    """A zoo that was merged."""
     zoos: tuple[tuple[str, str], ...]
     """Fingerprint of each, in order, and sha256 of its statistics.json, which accounts for all its bytes."""
     paths: Annotated[tuple[str, ...], LOCATION]
@@ -316,12 +310,36 @@ class MergeConfig(Config):
 class EditConfig(Config):
     """Which zoo was edited, and by which model."""
 
+    kind: Annotated[Literal["edited"], KIND] = "edited"
+    """A zoo whose members were edited."""
     zoo: tuple[str, str]
     """Its fingerprint, and sha256 of its statistics.json, which accounts for all its bytes."""
     model: str
     """sha256 of the model's weights and of what it is built by."""
     paths: Annotated[tuple[str, str], LOCATION]
     """Where the zoo lay, and the run that trained the model."""
+
+
+OWN_FIELDS = {"network": "classifiers", "format": "imported", "zoos": "merged"}
+"""Fields that only configurations of one kind of zoo had, when none named its kind."""
+
+
+def name_kind(content: Any) -> Any:
+    """A configuration that was written before those of zoos named their kind, with its kind."""
+    if not isinstance(content, dict) or "kind" in content:
+        return content
+    kinds = [kind for field, kind in OWN_FIELDS.items() if field in content]
+    return content | {"kind": kinds[0] if kinds else "inrs"}
+
+
+AnyZooConfig = Annotated[ZooConfig | ClassifierZooConfig, BY_KIND, BeforeValidator(name_kind)]
+"""What a zoo is built by, chosen by its `kind`: `pipeline.zoos` has a file for each."""
+AnyOrigin = Annotated[
+    ZooConfig | ClassifierZooConfig | ImportConfig | MergeConfig | EditConfig,
+    BY_KIND,
+    BeforeValidator(name_kind),
+]
+"""What a zoo was made by, in whatever way."""
 
 
 class ResourcesConfig(Config):

@@ -10,15 +10,7 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.schemas import edited_schema, fitted_schema, imported_schema, merged_schema
-from pipeline.config import (
-    AnyZooConfig,
-    ClassifierZooConfig,
-    EditConfig,
-    Frozen,
-    ImportConfig,
-    MergeConfig,
-    fingerprint,
-)
+from pipeline.config import AnyOrigin, Frozen, fingerprint
 from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
@@ -78,7 +70,7 @@ class ZooRecord(Frozen):
     schema_version: int
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
-    config: AnyZooConfig | ImportConfig | MergeConfig | EditConfig
+    config: AnyOrigin
     """What it was built, imported, merged or edited by."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
@@ -103,8 +95,8 @@ class ZooRecord(Frozen):
 
     @model_validator(mode="after")
     def is_of_one_piece(self) -> "ZooRecord":
-        made_from = {ImportConfig: self.imported, MergeConfig: self.merged, EditConfig: self.edited}
-        if any(isinstance(self.config, kind) != bool(what) for kind, what in made_from.items()):
+        made_from = {name: getattr(self, name) for name in ("imported", "merged", "edited")}
+        if any((self.config.kind == kind) != bool(what) for kind, what in made_from.items()):
             raise ValueError("config, imported, merged and edited must be of one kind of zoo")
         if len({shard.name for shard in self.shards}) != len(self.shards):
             raise ValueError("every shard must have a name of its own")
@@ -149,7 +141,7 @@ class ZooRecord(Frozen):
             return self.edited.sources
         if self.imported and self.imported.sources:
             return self.imported.sources
-        is_run = isinstance(self.config, ClassifierZooConfig)
+        is_run = self.config.kind == "classifiers"
         return f"{self.signals.digest} {self.config.seed}" if is_run else self.signals.digest
 
     @property

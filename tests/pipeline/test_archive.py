@@ -27,7 +27,15 @@ from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import AnyZooConfig, FitConfig, ResourcesConfig, SignalsConfig, ZooConfig
+from pipeline.config import (
+    AnyOrigin,
+    FitConfig,
+    ImportConfig,
+    MergeConfig,
+    ResourcesConfig,
+    SignalsConfig,
+    ZooConfig,
+)
 from pipeline.errors import ArchiveError, InputError
 from pipeline.fit.siren import psnr
 from pipeline.signals import cell_centres, coordinates, load_signals
@@ -339,10 +347,19 @@ def first_version(zoo_copy) -> Path:
     return zoo_copy
 
 
-@pytest.mark.parametrize("recipe", [smoke, mlps])
-def test_the_kind_of_a_zoo_is_in_its_configuration_and_not_in_its_fingerprint(recipe):
-    config, kinds = recipe().zoo, TypeAdapter(AnyZooConfig)
+ORIGINS = {
+    "inrs": smoke().zoo,
+    "classifiers": mlps().zoo,
+    "imported": ImportConfig(format="dwsnets", path=Path("zoo")),
+    "merged": MergeConfig(zoos=(("12345678", "0"), ("87654321", "1")), paths=("one", "other")),
+}
+
+
+@pytest.mark.parametrize("kind", ORIGINS)
+def test_the_kind_of_a_zoo_is_in_its_configuration_and_not_in_its_fingerprint(kind):
+    config, kinds = ORIGINS[kind], TypeAdapter(AnyOrigin)
     content = config.model_dump(mode="json")
+    assert content["kind"] == kind
     assert kinds.validate_python(content) == config
     older = {name: value for name, value in content.items() if name != "kind"}
     assert kinds.validate_python(older) == config
@@ -351,6 +368,15 @@ def test_the_kind_of_a_zoo_is_in_its_configuration_and_not_in_its_fingerprint(re
         ValidationError, match="no kind 'sculpture': expected one of inrs, classifiers"
     ):
         kinds.validate_python(content | {"kind": "sculpture"})
+
+
+def test_a_damaged_configuration_is_named_by_its_field(zoo_copy):
+    config = json.loads((zoo_copy / "zoo.json").read_text())["config"]
+    edit(zoo_copy, config=config | {"views": "many"})
+    with pytest.raises(
+        ArchiveError, match=r"zoo\.json is damaged \(config\.views: Input should be"
+    ):
+        Zoo.open(zoo_copy)
 
 
 def test_a_zoo_of_the_first_schema_version_is_read_and_goes_on_as_the_newest(
