@@ -3,11 +3,17 @@
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_core import PydanticCustomError
 
 from pipeline.config import LOCATION, Config
 from pipeline.encoders import AnyEncoder, DWSNetConfig
+from pipeline.errors import nearest
 from pipeline.tasks import AnyTask, Classification
+from pipeline.unions import kinds_of, models_in
+
+BASELINES = tuple(kind for family in models_in(AnyEncoder) for kind in kinds_of(family))
+"""Kinds of encoder that can be trained beside another."""
 
 
 class StartConfig(Config):
@@ -51,3 +57,14 @@ class TrainingConfig(Config):
     """Gradients are scaled down to this norm."""
     zero_stage: Literal[0, 1, 2, 3] = 0
     """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size."""
+
+    @field_validator("baselines")
+    @classmethod
+    def name_encoders(cls, baselines: tuple[str, ...]) -> tuple[str, ...]:
+        for kind in baselines:
+            if kind not in BASELINES or baselines.count(kind) > 1:
+                raise PydanticCustomError(
+                    "baselines",
+                    f"each should be another one of {', '.join(BASELINES)}{nearest(kind, BASELINES)}",
+                )
+        return baselines

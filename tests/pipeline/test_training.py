@@ -340,3 +340,9 @@ def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog)
     stages.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
     (text,) = warned
     assert "'layer0' of its networks had a single entry and not 784" in text
+
+
+@pytest.mark.parametrize("baselines", [("mpl",), ("mlp", "mlp"), ("mine:encoder",)])
+def test_baselines_are_kinds_of_encoder_each_once(baselines):
+    with pytest.raises(ValueError, match="each should be another one of dwsnet, mlp, "):
+        TrainingConfig(baselines=baselines)
