@@ -83,7 +83,8 @@ def table_lines(config: Config, path: str = "", kinds: str = "") -> Iterator[str
     if path:
         yield f"\n[{path}]"
     groups = []
-    for name, field in type(config).model_fields.items():
+    fields = type(config).model_fields.items()
+    for name, field in sorted(fields, key=lambda item: item[0] != "kind"):  # it decides the others
         value, models = getattr(config, name), models_in(field.annotation)
         if models:
             groups.append((f"{path}.{name}".lstrip("."), field.description, value, models))
@@ -95,7 +96,9 @@ def table_lines(config: Config, path: str = "", kinds: str = "") -> Iterator[str
     for name, meaning, value, models in groups:
         if value is None:
             yield f"\n# [{name}]"
-            yield from comment(f"{meaning or ''} Its fields: {', '.join(models[0].model_fields)}.")
+            yield from comment(meaning or "")
+            for inner, field in models[0].model_fields.items():
+                yield from comment(f"{inner}: {field.description or ''}")
         else:
             yield from table_lines(value, name, in_words(models) if len(models) > 1 else "")
 
