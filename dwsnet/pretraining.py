@@ -1,0 +1,128 @@
+"""Heads and losses of learning without labels. The encoder's vector is the embedding; heads serve training alone."""
+
+from collections.abc import Mapping, Sequence
+from math import pi
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.encoders.encoder import Encoder
+from dwsnet.state import check_counts, write_state
+
+State = Mapping[str, Tensor]
+
+
+class ProjectionHead(nn.Module):
+    """An encoder, and the projector that a contrastive loss is taken behind (SimCLR, Chen et al. 2020).
+
+    Takes stacked state dicts, returns embeddings and projections, `(batch, width)` both.
+    """
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        width = encoder.width
+        self.encoder = encoder
+        self.projector = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width))
+
+    def forward(
+        self, state: State
+    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch width"]]:
+        embedding = self.encoder(state)
+        return embedding, self.projector(embedding)
+
+
+def similarities(
+    one: Float[Tensor, "pairs width"],
+    other: Float[Tensor, "pairs width"],
+    signal: Int64[Tensor, " pairs"],
+    temperature: float,
+) -> tuple[Float[Tensor, "anchors anchors"], Int64[Tensor, " anchors"]]:
+    """Logits and labels whose cross-entropy is NT-Xent (Chen et al. 2020, equation 1).
+
+    The `2 * pairs` anchors are `one`, then `other`; a logit is the cosine of two projections over the temperature, an
+    anchor's label the place of its partner. Others of the same `signal` are no negatives: their logits, as an anchor's own,
+    are -inf.
+    """
+    pairs, device = len(one), one.device
+    anchors = F.normalize(torch.cat([one, other]), dim=1)
+    partner = torch.arange(2 * pairs, device=device).roll(pairs)
+    of = signal.repeat(2)
+    hidden = of[:, None] == of[None]  # (anchors, anchors)
+    hidden[torch.arange(2 * pairs, device=device), partner] = False
+    logits = anchors @ anchors.t() / temperature
+    return logits.masked_fill(hidden, -torch.inf), partner
+
+
+class RenderingHead(nn.Module):
+    """An encoder, and a decoder that renders each network's signal from its vector at points that are given once.
+
+    The decoder is a coordinate MLP: sines and cosines of the coordinates, shifted and scaled in every hidden layer by the
+    vector (FiLM, Perez et al. 2018). Takes stacked state dicts, returns embeddings `(batch, width)` and values
+    `(batch, points, channels)` at `points` `(points, dims)`, coordinates in [-1, 1].
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        points: Float[Tensor, "points dims"],
+        channels: int,
+        hidden: int = 64,
+        num_layers: int = 3,
+        frequencies: int = 4,
+    ):
+        super().__init__()
+        check_counts(channels=channels, hidden=hidden, num_layers=num_layers)
+        self.encoder = encoder
+        scales = pi * 2.0 ** torch.arange(frequencies)
+        phases = (points.unsqueeze(-1) * scales).flatten(1)  # (points, dims * frequencies)
+        waves = torch.cat([points, phases.sin(), phases.cos()], 1)
+        self.register_buffer("waves", waves, persistent=False)
+        sizes = [waves.shape[1]] + [hidden] * num_layers
+        self.layers = nn.ModuleList(map(nn.Linear, sizes[:-1], sizes[1:]))
+        self.films = nn.ModuleList(nn.Linear(encoder.width, 2 * hidden) for _ in self.layers)
+        self.out = nn.Linear(hidden, channels)
+
+    def forward(
+        self, state: State
+    ) -> tuple[Float[Tensor, "batch width"], Float[Tensor, "batch points channels"]]:
+        embedding, values = self.encoder(state), self.waves
+        for layer, film in zip(self.layers, self.films, strict=True):
+            scale, shift = film(embedding).unsqueeze(1).chunk(2, dim=-1)  # (batch, 1, hidden)
+            values = F.gelu(layer(values) * (1 + scale) + shift)  # (batch, points, hidden)
+        return embedding, self.out(values)
+
+
+class EntriesHead(nn.Module):
+    """An encoder, and what predicts every entry of a network from the features there and the network's vector.
+
+    Takes stacked state dicts and which entries are `hidden`, `(batch, *spec.shape)` bool a tensor: the encoder sees 0 in
+    their place. Returns embeddings `(batch, width)`, then predictions and truth of all entries, standardised by the train
+    split, `(batch, *spec.shape)` a tensor both. Signs are canonical where the encoder's are. Raises ValueError where the
+    encoder has no features of entries.
+    """
+
+    def __init__(self, encoder: Encoder):
+        super().__init__()
+        channels = encoder.features().channels
+        self.encoder = encoder
+        self.vector = nn.Linear(encoder.width, channels)
+        self.outs = nn.ModuleList(nn.Linear(channels, 1) for _ in encoder.space.tensors)
+
+    def forward(
+        self, state: State, hidden: Sequence[Bool[Tensor, "batch ..."]] | None = None
+    ) -> tuple[Float[Tensor, "batch width"], tuple[Tensor, ...], tuple[Tensor, ...]]:
+        features = self.encoder.features()
+        entries = features.read.entries(state)
+        truth = features.read.standardize(entries)
+        if hidden is not None:
+            entries = [x.masked_fill(mask, 0) for x, mask in zip(entries, hidden, strict=True)]
+        seen = write_state(self.encoder.space, entries)
+        embedding = self.encoder(seen)
+        vector = self.vector(embedding)
+        predictions = tuple(
+            out(F.gelu(x + vector.view(len(x), *[1] * (x.ndim - 2), -1))).squeeze(-1)
+            for out, x in zip(self.outs, features(seen), strict=True)
+        )
+        return embedding, predictions, truth

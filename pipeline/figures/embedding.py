@@ -1,0 +1,59 @@
+"""Vectors of networks in the plane, coloured by what is known of the networks."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+from pipeline.figures.picture import GREY, caption, picture
+
+POINTS, NAMED, LABEL_WIDTH = 3000, 20, 18
+"""Points that are drawn at most, evenly over all; classes that a legend names at most, and characters of a name."""
+NO_CLASS = "#c8cdd3"
+
+
+def draw_embedding(
+    vectors: np.ndarray,
+    labels: np.ndarray | None,
+    class_names: Sequence[str],
+    numbers: Mapping[str, np.ndarray],
+    path: Path,
+):
+    """The first two principal components of `(members, width)` vectors: once by class, `labels` `(members,)` with -1 for
+    none, and once by each of `numbers` `(members,)`; in one colour where nothing is known.
+    """
+    from sklearn.decomposition import PCA
+
+    components = PCA(2, svd_solver="full").fit(vectors)
+    drawn = np.linspace(0, len(vectors) - 1, min(POINTS, len(vectors))).round().astype(int)
+    places = components.transform(vectors[drawn])
+    panels = (labels is not None) + len(numbers) or 1
+    with picture(path, 5.4 * panels, 4.2) as figure:
+        panel = iter(figure.subplots(1, panels, squeeze=False)[0])
+        if labels is not None:
+            scatter_classes(next(panel), places, labels[drawn], class_names)
+        for name, values in numbers.items():
+            axes = next(panel)
+            points = axes.scatter(*places.T, s=7, c=values[drawn], cmap="viridis", linewidths=0)
+            figure.colorbar(points, ax=axes, label=name.replace("_", " "))
+        for axes in panel:
+            axes.scatter(*places.T, s=7, color=GREY, linewidths=0)
+        for axes in figure.axes[:panels]:
+            shares = 100 * components.explained_variance_ratio_
+            axes.set_xlabel(f"{shares[0]:.0f} % of the variance")
+            axes.set_ylabel(f"{shares[1]:.0f} %")
+            axes.set_xticks([])
+            axes.set_yticks([])
+
+
+def scatter_classes(axes, places: np.ndarray, labels: np.ndarray, names: Sequence[str]):
+    """One colour a class, grey for none, with a legend where there are few."""
+    colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"]
+    for label in np.unique(labels):
+        own = places[labels == label]
+        place = int(label) if len(names) <= 10 else label / (len(names) - 1)
+        colour, name = (colours(place), names[label]) if label >= 0 else (NO_CLASS, "no class")
+        axes.scatter(*own.T, s=7, color=colour, linewidths=0, label=caption(name, LABEL_WIDTH))
+    if len(names) <= NAMED:
+        axes.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5))

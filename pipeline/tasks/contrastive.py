@@ -1,0 +1,97 @@
+"""Which two networks belong together? Contrastive learning without labels, SimCLR on weights (Chen et al. 2020)."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import PositiveFloat
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
+from torch.nn import functional as F
+
+from dwsnet.keyed import fold_in
+from dwsnet.pretraining import ProjectionHead, similarities
+from pipeline.archive.zoo import Zoo, column
+from pipeline.errors import InputError
+from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.embedding import EmbeddingTask
+from pipeline.tasks.task import Batch
+
+
+class Contrastive(EmbeddingTask):
+    kind: Literal["contrastive"] = "contrastive"
+    """Tell which two networks of a batch belong together, by NT-Xent on projections of their vectors."""
+    columns: ClassVar[tuple[str, ...]] = ("source_index",)
+    positives: Literal["augmented", "views"] = "augmented"
+    """'augmented': two augmented copies of a network; 'views': two INRs of one signal that were fitted independently, each
+    augmented."""
+    temperature: PositiveFloat = 0.1
+    """Cosines of projections are divided by it."""
+    augmentation: Augmentation = Augmentation()
+    """What is done to the copies."""
+
+    @property
+    def group(self) -> int:
+        return 2 if self.positives == "views" else 1
+
+    def check(self, zoo: Zoo) -> None:
+        self.augmentation.check(zoo)
+        if self.group == 2 and largest_group(zoo) < 2:
+            raise InputError(
+                f"zoo {zoo.folder} must hold two INRs of each signal or more for pairs of views, found one: make it with "
+                "zoo.views=2, or set training.task.positives=augmented"
+            )
+
+    def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> ProjectionHead:
+        return ProjectionHead(encoder)
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        """Over the pairs of all ranks: the same loss, however many ranks share a batch."""
+        one, other, signal = map(of_all_ranks, self.pairs(model, batch, keys))
+        return F.cross_entropy(*similarities(one, other, signal, self.temperature))
+
+    def pairs(self, model: nn.Module, batch: Batch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Projections `(pairs, width)` of the two of each pair, and `(pairs,)` the signal that they are of."""
+        if self.group == 1:  # each network twice
+            twice = torch.arange(len(batch), device=keys.device).repeat_interleave(2)
+            batch, keys = batch.take(twice), torch.stack([fold_in(keys, i) for i in (0, 1)], 1)
+        state = self.augmentation.apply(model.encoder.space, batch.state, keys.flatten())
+        projections = model(state)[1]
+        return projections[::2], projections[1::2], batch.columns["source_index"][::2]
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """Of a batch by itself, each network augmented in the same way in every epoch."""
+        logits, partner = similarities(*self.pairs(model, batch, batch.positions), self.temperature)
+        candidates = logits.isfinite().sum(1)
+        return {
+            "anchors": candidates.new_tensor(len(logits), dtype=torch.float64),
+            "loss": F.cross_entropy(logits, partner, reduction="sum").double(),
+            "retrieved": (logits.argmax(1) == partner).sum().double(),
+            "chance": (1 / candidates.double()).sum(),
+        }
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """How often the partner is the most similar of all in a batch, and how often by chance."""
+        anchors = sums["anchors"].item()
+        return {
+            "loss": sums["loss"].item() / anchors,
+            "retrieval_accuracy": sums["retrieved"].item() / anchors,
+            "trivial_retrieval_accuracy": sums["chance"].item() / anchors,
+        }
+
+
+def largest_group(zoo: Zoo) -> int:
+    """The most members of one signal in the train split, or that are planned where nothing is fitted yet."""
+    sources = column(zoo.members("train"), "source_index")
+    if not len(sources):
+        return getattr(zoo.record.config, "views", 2)
+    return int(np.unique(sources, return_counts=True)[1].max())
+
+
+def of_all_ranks(rows: Tensor) -> Tensor:
+    """The rows of all ranks, in order; gradients flow back to each."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    return torch.cat(all_gather(rows))

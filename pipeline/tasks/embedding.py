@@ -1,0 +1,54 @@
+"""What tasks without labels have in common: the vector of each network, and its picture."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from torch import Tensor
+
+from pipeline.archive.zoo import Zoo
+from pipeline.tasks.task import Evaluation, Figure, Monitor, TaskConfig
+
+EMBEDDING = "embedding_"
+"""Begins the columns of a table of predictions that hold a vector's numbers, counted from 0."""
+
+
+class EmbeddingTask(TaskConfig):
+    """A task whose model returns the networks' vectors first, and whose loss says how well it is done."""
+
+    columns: ClassVar[tuple[str, ...]] = ()
+    monitor: ClassVar[Monitor] = Monitor("loss", more_is_better=False)
+
+    def check(self, zoo: Zoo) -> None:
+        pass
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        return {}
+
+    def predictions(self, outputs: Sequence[Tensor]) -> Mapping[str, Any]:
+        """The numbers of each vector."""
+        vectors = outputs[0].cpu().numpy()  # (batch, width)
+        return {f"{EMBEDDING}{i}": numbers for i, numbers in enumerate(vectors.T)}
+
+    def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
+        """The vectors of the test split in the plane."""
+        from pipeline.figures.embedding import draw_embedding
+
+        zoo, table = evaluation.zoo, evaluation.table
+        names = [name for name in table.column_names if name.startswith(EMBEDDING)]
+        vectors = np.stack([table[name].to_numpy() for name in names], 1)
+        finite = np.isfinite(vectors).all(1)
+        if finite.sum() < 2:
+            return ()
+        rows = zoo.members(metrics["split"]).filter(pa.array(finite))
+        class_names = zoo.record.signals.class_names
+        labels = rows["label"].fill_null(-1).to_numpy() if class_names else None
+        numbers = {name: rows[name].to_numpy() for name in zoo.record.facts}
+        draw = partial(draw_embedding, vectors[finite], labels, class_names, numbers)
+        text = (
+            "The vectors of the test split's networks in the plane in which they vary most (principal components), one point "
+            "a network. Training did not see what they are coloured by."
+        )
+        return (Figure("embedding.png", text, draw),)

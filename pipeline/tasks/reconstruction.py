@@ -1,0 +1,83 @@
+"""Functional reconstruction: what does a network compute? Its vector must render its signal through a decoder."""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.pretraining import RenderingHead
+from pipeline.archive.zoo import Zoo
+from pipeline.decode import Decoder, coordinates_of
+from pipeline.errors import InputError
+from pipeline.signals import coordinates
+from pipeline.tasks.embedding import EmbeddingTask
+from pipeline.tasks.task import Batch
+
+
+class Reconstruction(EmbeddingTask):
+    kind: Literal["reconstruction"] = "reconstruction"
+    """Render what a network renders from its vector alone, through a decoder that all networks share. The signals are not
+    needed: what is reconstructed is the rendering of the network itself."""
+    points: PositiveInt = 256
+    """Points that are rendered, about so many, on a regular grid over the coordinates."""
+    decoder_width: PositiveInt = 64
+    """Width of the decoder's hidden layers."""
+    decoder_layers: PositiveInt = 3
+    """Hidden layers of the decoder."""
+
+    def check(self, zoo: Zoo) -> None:
+        contract = zoo.record.decode
+        if contract.image is not None:
+            raise InputError(
+                f"zoo {zoo.folder} must hold INRs for task 'reconstruction', which renders them, found classifiers"
+            )
+        Decoder(contract, zoo.space, f"zoo {zoo.folder}")
+
+    def prepare(self, zoo: Zoo) -> dict[str, Any]:
+        """How many coordinates INRs take, and how many values they return."""
+        first, last = zoo.space.tensors[0], zoo.space.tensors[-1]
+        return {"num_dims": first.shape[1], "num_channels": last.shape[0]}
+
+    def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> RenderingHead:
+        points = torch.from_numpy(coordinates(self.grid(prepared["num_dims"])))
+        sizes = self.decoder_width, self.decoder_layers
+        return RenderingHead(encoder, points, prepared["num_channels"], *sizes)
+
+    def grid(self, num_dims: int) -> tuple[int, ...]:
+        """Points along each axis."""
+        return (max(2, round(self.points ** (1 / num_dims))),) * num_dims
+
+    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+        """How to run members of the zoo, and the points in their coordinates."""
+        contract = zoo.record.decode
+        points = coordinates_of(contract, self.grid(zoo.space.tensors[0].shape[1]))
+        model.decode = Decoder(contract, zoo.space, f"zoo {zoo.folder}")
+        model.register_buffer("points", points, persistent=False)
+
+    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+        return F.mse_loss(model(batch.state)[1], self.truth(model, batch))
+
+    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+        """With what the mean rendering of the split needs: values are those of each point, summed over members."""
+        values, truth = model(batch.state)[1].double(), self.truth(model, batch).double()
+        return {
+            "members": truth.new_tensor(len(truth)),
+            "errors": (values - truth).square().mean((1, 2)).sum(),
+            "squares": truth.square().mean((1, 2)).sum(),
+            "values": truth.sum(0),
+        }
+
+    def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
+        """Mean squared error, and that of the mean rendering of the split."""
+        members = sums["members"]
+        mean = sums["values"] / members
+        trivial = sums["squares"] / members - mean.square().mean()
+        return {"loss": (sums["errors"] / members).item(), "trivial_loss": trivial.item()}
+
+    @torch.no_grad()
+    def truth(self, model: nn.Module, batch: Batch) -> Tensor:
+        """`(batch, points, channels)`: what the members render."""
+        return model.decode(batch.state, model.points)
