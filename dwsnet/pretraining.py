@@ -75,7 +75,7 @@ class RenderingHead(nn.Module):
         super().__init__()
         check_counts(channels=channels, hidden=hidden, num_layers=num_layers)
         self.encoder = encoder
-        scales = pi * 2.0 ** torch.arange(frequencies)
+        scales = pi * 2.0 ** torch.arange(frequencies, device=points.device)
         phases = (points.unsqueeze(-1) * scales).flatten(1)  # (points, dims * frequencies)
         waves = torch.cat([points, phases.sin(), phases.cos()], 1)
         self.register_buffer("waves", waves, persistent=False)

@@ -255,6 +255,20 @@ def report(options: Namespace):
     print(stages.report(options.run, options.trust))
 
 
+def probe(options: Namespace):
+    """Read classes and numbers from the frozen encoder of a run by linear models, at 1, 10 and 100 % of the labels."""
+    from flows import stages
+    from pipeline.training.probe import probe_table
+
+    require_run(options.run)
+    readings = stages.probe(options.run, options.zoo, options.targets, options.trust)
+    table = probe_table(readings)
+    rows = [table.columns, *table.rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+
+
 def predict(options: Namespace):
     """Predict for every member of a zoo of the same architecture, as a table in Parquet or CSV."""
     from pipeline.archive.zoo import Zoo

@@ -73,6 +73,15 @@ def add_zoo_commands(groups: Any) -> None:
 
 def add_run_commands(groups: Any) -> None:
     zoo = argument("--zoo", metavar="DIR", type=locate, required=True, help=ZOO.options["help"])
+    other = argument("--zoo", metavar="DIR", type=locate, help="a zoo; by default the run's own")
+    target = argument(
+        "--target",
+        dest="targets",
+        metavar="COLUMN",
+        action="append",
+        default=[],
+        help="a column of the catalog; by default the class and facts of the signals; may be repeated",
+    )
     run = argument(
         "run", metavar="RUN", type=local_path, help="a folder that `run` or `train` made"
     )
@@ -93,6 +102,7 @@ def add_run_commands(groups: Any) -> None:
     add(groups, "train", commands.train, RECIPE, SETTINGS, *RESOURCES, zoo, out("run folder"))
     add(groups, "evaluate", commands.evaluate, run, split, trust)
     add(groups, "report", commands.report, run, trust)
+    add(groups, "probe", commands.probe, run, other, target, trust)
     add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), trust)
     add(groups, "edit", commands.edit, run, zoo, ZOO_OUT, trust)
 

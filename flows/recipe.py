@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pipeline.config import LOCATION, AnyZooConfig, Config, ResourcesConfig, ZooConfig
 from pipeline.training.config import TrainingConfig
+from pipeline.training.transfer import ProbeConfig
 
 
 class Recipe(Config):
@@ -12,4 +13,6 @@ class Recipe(Config):
     zoo: AnyZooConfig = ZooConfig()
     training: TrainingConfig | None = None
     """How a model is trained on the zoo; null: the zoo is made for itself."""
+    probe: ProbeConfig | None = None
+    """What the trained encoder is tried on afterwards; null: nothing."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()

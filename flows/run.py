@@ -5,7 +5,7 @@ Prefect, so the same run goes on after any interruption, on any Prefect server.
 """
 
 import logging
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict
 from functools import wraps
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import DivergenceError
 from pipeline.functions import modules_named
 from pipeline.training.launch import is_trained
+from pipeline.training.transfer import TRANSFERS, FinetuneConfig, Transfer
 from pipeline.training.variants import OWN, Variant, all_folders_in, variants
 from pipeline.zoos.build import ZooPlan
 
@@ -75,6 +76,18 @@ def train(run: Path, recipe: Recipe, variant: Variant) -> bool:
 
 
 @stage
+def train_transfer(run: Path, recipe: Recipe, finetune: FinetuneConfig, transfer: Transfer) -> bool:
+    return stages.train_transfer(run, recipe.training, finetune, recipe.resources, transfer)
+
+
+@stage
+def probe(run: Path, targets: Sequence[str], trusted: Collection[str]):
+    made_from = [run / "metrics.json", *sorted(run.glob("transfer/*/*/metrics.json"))]
+    if not stages.is_newer(run / "probe.json", *made_from):
+        stages.probe(run, targets=targets, trusted=trusted)
+
+
+@stage
 def evaluate(folder: Path, trusted: Collection[str]) -> dict[str, Any]:
     return stages.scored(folder, trusted)
 
@@ -83,7 +96,8 @@ def evaluate(folder: Path, trusted: Collection[str]) -> dict[str, Any]:
 def report(run: Path, trusted: Collection[str]) -> Path:
     page = run / "report" / "index.html"
     made_from = [folder / "metrics.json" for folder in all_folders_in(run)]
-    is_drawn = stages.is_newer(page, *made_from, run / "zoo" / "statistics.json")
+    made_from += [run / "zoo" / "statistics.json", *run.glob("probe.json")]
+    is_drawn = stages.is_newer(page, *made_from)
     return page if is_drawn else stages.report(run, trusted)
 
 
@@ -105,12 +119,16 @@ def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
 @flow(name="dwszoo-run", persist_result=False)
 def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
     training, models = recipe.training, list(variants(recipe.training))
-    trusted = modules_named(training)
+    finetune = recipe.probe and recipe.probe.finetune
+    transfers = TRANSFERS if finetune else ()
+    trusted = modules_named(recipe)
     planned = plan(recipe, run)
     stages.check_task(Zoo.open(run / "zoo"), training)
     stages.claim(run, planned.record, training)
     needs_ray = bool(pending_shards(run / "zoo")) or not all(
-        is_trained(run / model.folder, training) for model in models
+        is_trained(run / model.folder, config)
+        for config, of in ((training, models), (finetune, transfers))
+        for model in of
     )
     with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
         fitted = fit(planned, recipe, run)
@@ -125,5 +143,11 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
                 raise DivergenceError(
                     f"{error}; {stages.report(run, trusted)} reports what was trained before that"
                 ) from error
+        for transfer in transfers:
+            train_transfer(run, recipe, finetune, transfer)
     metrics = {model: evaluate(run / model.folder, trusted) for model in models}
+    for transfer in transfers:
+        evaluate(run / transfer.folder, trusted)
+    if recipe.probe is not None:
+        probe(run, recipe.probe.targets, trusted)
     return {"metrics": metrics, "report": report(run, trusted)}

@@ -4,7 +4,7 @@ import os
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,9 @@ from pipeline.errors import ArchiveError, InputError, WorkError, nearest, reason
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
 from pipeline.training.config import TrainingConfig
+from pipeline.training.loader import Feed
+from pipeline.training.probe import Reading
+from pipeline.training.transfer import TRANSFERS, FinetuneConfig, Transfer
 from pipeline.training.variants import OWN, Variant
 from pipeline.zoos import ZooKind
 from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
@@ -239,12 +242,14 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
     return sum(sizes.values())
 
 
-def claim(run: Path, record: ZooRecord, training: TrainingConfig):
+def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingConfig:
     """Write config.json, the identity of a run; before the first checkpoint its training may change.
 
-    Raises InputError where `run` is of another configuration, or where Ray cannot be told its path.
+    Returns the configuration, the model that it begins from named by its sha256. Raises InputError where there is no such
+    model, where `run` is of another configuration, or where Ray cannot be told its path.
     """
     from pipeline.training.checkpoint import latest
+    from pipeline.training.start import resolve_start
 
     try:
         str(run.resolve()).encode()
@@ -252,11 +257,12 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         raise InputError(
             f"{run} cannot hold a run: Ray takes paths in UTF-8 alone: set LC_ALL=C.UTF-8 or choose another --out"
         ) from error
+    training = resolve_start(training, record)
     file = run / "config.json"
     content = {"zoo": record.zoo_identity(), "training": training.identity()}
     if not file.exists():
         write_json(file, content)
-        return
+        return training
     written = read_json(file)
     free = {} if latest(run) else {"training": content["training"]}
     if fields := differences(written | free, content):
@@ -266,6 +272,7 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig):
         )
     if differences(written, content):
         write_json(file, content)
+    return training
 
 
 def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
@@ -303,29 +310,30 @@ def train(
     training: TrainingConfig,
     resources: ResourcesConfig,
     variant: Variant = OWN,
+    title: str | None = None,
 ) -> bool:
     """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not.
 
-    A variant is trained into a folder of its own in `run`.
+    A variant is trained into a folder of its own in `run`. `title` is that of the bar, by default the variant's.
     """
     from cluster.session import require_ray
     from pipeline.functions import modules_named
     from pipeline.training.checkpoint import num_epochs
     from pipeline.training.launch import check_batches, is_trained, launch_training
-    from pipeline.training.loader import Feed
     from pipeline.training.models import warn_of_wide_axes
 
     opened = Zoo.open(zoo)
     opened.require_finished()
     task = check_task(opened, training)
     prepared = task.prepare(opened)
-    title, training = variant.title(training), variant.of(training, opened.space, prepared)
+    title = title or variant.title(training)
+    training = variant.of(training, opened.space, prepared)
     run = run / variant.folder
-    feed = Feed.of(task, opened, "train", training.members, training.seed)
+    feed = Feed.of(task, opened, "train", training.members, training.seed, training.passes)
     if not is_trained(run, training):
         check_batches(feed, training, resources.workers)
     run.mkdir(parents=True, exist_ok=True)
-    claim(run, opened.record, training)
+    training = claim(run, opened.record, training)
     if not (run / "zoo").exists():
         link_zoo(run / "zoo", zoo)
     if is_trained(run, training):
@@ -343,6 +351,47 @@ def train(
     finally:
         bar.close()
     return True
+
+
+def train_transfer(
+    run: Path,
+    training: TrainingConfig,
+    finetune: FinetuneConfig,
+    resources: ResourcesConfig,
+    transfer: Transfer,
+) -> bool:
+    """Train on from the encoder of a run, or from scratch, by some of the labels; as `train`."""
+    num_members = Feed(Zoo.open(run / "zoo"), "train", ()).num_members
+    config = transfer.of(run, training, finetune, num_members)
+    title = f"{transfer.title}, {transfer.percent}"
+    return train(run / "zoo", run / transfer.folder, config, resources, title=title)
+
+
+def probe(
+    run: Path,
+    zoo: Location | None = None,
+    targets: Sequence[str] = (),
+    trusted: Collection[str] = (),
+) -> list[Reading]:
+    """What linear models read from the encoder of a run's best checkpoint, by default classes and facts of the signals.
+
+    On the run's own zoo, its transfers come along, and probe.json is written for the report.
+    """
+    from pipeline.training.checkpoint import load_best
+    from pipeline.training.probe import probe as read
+
+    opened = Zoo.open(zoo or run / "zoo")
+    seed = read_json(run / "config.json")["training"]["seed"]
+    readings = read(load_best(run, trusted), opened, targets, seed)
+    if zoo is None:
+        num_members = Feed(opened, "train", ()).num_members
+        readings += [
+            transfer.reading(read_json(file), num_members)
+            for transfer in TRANSFERS
+            if (file := run / transfer.folder / "metrics.json").exists()
+        ]
+        write_json(run / "probe.json", [asdict(reading) for reading in readings])
+    return readings
 
 
 def link_zoo(link: Path, zoo: Location):

@@ -26,6 +26,7 @@ from pipeline.training.checkpoint import load_best, read_history
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import predict, scalars, shown, titled
 from pipeline.training.history import History
+from pipeline.training.probe import Reading, probe_table
 from pipeline.training.variants import folders_in, sizes_in
 
 
@@ -57,7 +58,9 @@ def write_report(run: Path, trusted: Collection[str] = ()):
         subtitle=f"{training.task.kind}; zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
         figures=headline(zoo, models, fitted),
         models=model_table(models),
-        task_figures=task_figures(run, first, folder, trusted) + size_figures(run, zoo, folder),
+        task_figures=task_figures(run, first, folder, trusted)
+        + size_figures(run, zoo, folder)
+        + probe_tables(run),
         zoo_pictures=zoo_pictures(zoo, folder),
         zoo={key: in_words(value, isolated) for key, value in summarize(zoo).items()},
         throughput=throughput(zoo, models, fitted),
@@ -146,6 +149,14 @@ def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
     )
     text = "Metrics on the test split by the number of members that were trained on."
     return [{"text": text, "file": "sizes.svg", "table": None}]
+
+
+def probe_tables(run: Path) -> list[dict[str, Any]]:
+    """What linear models and transfers made of the run's encoder, where it was probed."""
+    if not (run / "probe.json").exists():
+        return []
+    table = probe_table([Reading(**reading) for reading in read_json(run / "probe.json")])
+    return [{"text": table.text, "file": None, "table": table}]
 
 
 def read_training(run: Path) -> TrainingConfig:

@@ -19,8 +19,10 @@ BASELINES = tuple(kind for family in models_in(AnyEncoder) for kind in kinds_of(
 class StartConfig(Config):
     """A run whose encoder training begins from."""
 
-    checkpoint: Annotated[Path, LOCATION]
+    checkpoint: Annotated[Path | None, LOCATION] = None
     """Folder of the run: its best checkpoint is taken, whose encoder must be configured alike."""
+    sha256: str | None = None
+    """Of the model in that checkpoint; null: of the one that is there when training begins."""
     freeze: bool = False
     """Train the head alone and leave the encoder as it is."""
 
@@ -43,8 +45,10 @@ class TrainingConfig(Config):
     what each number gives."""
     members: PositiveInt | None = None
     """Train on so many members of the train split alone, drawn signal by signal; null: on all."""
+    passes: PositiveInt = 1
+    """Times that an epoch goes over its members: with few of them, more steps between two looks at the validation split."""
     epochs: PositiveInt = 10
-    """Passes over the train split."""
+    """Epochs, each with a checkpoint at its end."""
     batch_size: PositiveInt = 128
     """Members in one optimiser step, over all workers together."""
     learning_rate: PositiveFloat = 4e-3

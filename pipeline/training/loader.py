@@ -38,10 +38,20 @@ class Feed:
     members: int | None = None
     """So many alone, drawn from `seed`; a larger number has those of a smaller one."""
     seed: int = 0
+    passes: int = 1
+    """Times that an epoch goes over its members."""
 
     @classmethod
-    def of(cls, task: Task, zoo: Zoo, split: str, members: int | None = None, seed: int = 0):
-        return cls(zoo, split, tuple(task.columns), task.group, members, seed)
+    def of(
+        cls,
+        task: Task,
+        zoo: Zoo,
+        split: str,
+        members: int | None = None,
+        seed: int = 0,
+        passes: int = 1,
+    ):
+        return cls(zoo, split, tuple(task.columns), task.group, members, seed, passes)
 
     def rows(self) -> pa.Table:
         """Catalog rows of the members, with their `position` in the catalog."""
@@ -76,11 +86,13 @@ class Feed:
 
     def num_batches(self, batch_size: int) -> int:
         """Batches of `epoch`; the members that do not fill one are left out of that epoch."""
-        return self.num_members // batch_size
+        if self.group > 1:
+            return self.passes * (self.num_members // batch_size)
+        return self.passes * self.num_members // batch_size
 
     @property
     def num_members(self) -> int:
-        """Members of an epoch."""
+        """Members that an epoch goes over."""
         rows = self.rows()
         if self.group == 1:
             return len(rows)
@@ -99,7 +111,8 @@ class Feed:
         share = batch_size // world_size
         rng = np.random.default_rng([self.seed, epoch])
         waiting: list[Batch] = []
-        for window in self._windows(rng):
+        passes = (self._windows(rng) for _ in range(self.passes))
+        for window in chain.from_iterable(passes):
             whole = concatenate([*waiting, window])
             order = torch.from_numpy(self._order(whole, rng))
             full = len(order) // batch_size * batch_size

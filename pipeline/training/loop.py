@@ -18,12 +18,13 @@ from pipeline.functions import modules_named
 from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.training import checkpoint
-from pipeline.training.config import StartConfig, TrainingConfig
+from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import make_engine
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.loader import Feed
-from pipeline.training.models import build_model, calibrate, load_encoder, task_of
+from pipeline.training.models import build_model, calibrate, task_of
 from pipeline.training.scoring import add_up, sums_over
+from pipeline.training.start import begin_from
 
 PULSE_SECONDS = 1.0
 """How often rank 0 says how far it is."""
@@ -90,7 +91,7 @@ def train_loop(
     """
     trusted = modules_named(config)  # by the caller, who gave this configuration
     zoo, task = Zoo.open(zoo_folder), task_of(config.task, trusted)
-    feed = Feed.of(task, zoo, "train", config.members, config.seed)
+    feed = Feed.of(task, zoo, "train", config.members, config.seed, config.passes)
     scored = Feed.of(task, zoo, "validation")
     steps = feed.num_batches(config.batch_size)
     torch.manual_seed(config.seed)
@@ -129,15 +130,6 @@ def train_loop(
         if worker.rank == 0:
             write_metrics(run, history)
     return None
-
-
-def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):
-    """Give the encoder of a new run the tensors of another's, and take it out of training where it is frozen."""
-    if is_new:
-        best = checkpoint.read_best(start.checkpoint)
-        load_encoder(encoder, best.card["encoder_tensors"], best.tensors)
-    if start.freeze:
-        encoder.requires_grad_(False)
 
 
 def train_epoch(

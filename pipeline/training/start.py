@@ -1,0 +1,50 @@
+"""Beginning from another run's encoder: which model that is, and whether it suits."""
+
+from torch import nn
+
+from pipeline.archive.record import ZooRecord
+from pipeline.config import differences
+from pipeline.errors import InputError
+from pipeline.training.checkpoint import read_best
+from pipeline.training.config import StartConfig, TrainingConfig
+from pipeline.training.models import load_encoder
+
+
+def resolve_start(training: TrainingConfig, record: ZooRecord) -> TrainingConfig:
+    """The same configuration with the sha256 of the model that it begins from; as it is where it begins from none.
+
+    Raises InputError where there is no such model, or where its encoder is another or reads other networks than `record`'s.
+    """
+    if training.start is None:
+        return training
+    run = training.start.checkpoint
+    if run is None:
+        raise InputError("training.start.checkpoint must be the folder of a run, found null")
+    best = read_best(run)
+    tensors = {name: tuple(shape) for name, shape in best.card["zoo"]["tensors"].items()}
+    if tensors != record.tensors:
+        raise InputError(
+            f"training.start.checkpoint {run} reads networks with tensors {tensors}, but the zoo holds networks with tensors "
+            f"{record.tensors}: begin from a run on networks of the same shape"
+        )
+    if fields := differences(best.card["encoder"], training.encoder.identity()):
+        raise InputError(
+            f"training.start.checkpoint {run} has another encoder, which differs in {'; '.join(fields)}: "
+            "set training.encoder as that run has it"
+        )
+    sha256 = best.card["sha256"]
+    if training.start.sha256 not in (None, sha256):
+        raise InputError(
+            f"training.start.checkpoint {run} must hold the model with sha256 {training.start.sha256}, found {sha256}"
+        )
+    named = {"checkpoint": run.resolve(), "sha256": sha256}
+    return training.model_copy(update={"start": training.start.model_copy(update=named)})
+
+
+def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):
+    """Give the encoder of a new run the tensors of another's, and take it out of training where it is frozen."""
+    if is_new:
+        best = read_best(start.checkpoint)
+        load_encoder(encoder, best.card["encoder_tensors"], best.tensors)
+    if start.freeze:
+        encoder.requires_grad_(False)

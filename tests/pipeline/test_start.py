@@ -1,0 +1,117 @@
+"""Beginning from another run: which model that is, what is refused, and what a probe of it writes."""
+
+import json
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from flows import stages
+from pipeline.archive.files import sha256, write_json
+from pipeline.archive.zoo import Zoo
+from pipeline.encoders import DWSNetConfig
+from pipeline.errors import InputError
+from pipeline.tasks import Contrastive, Reconstruction
+from pipeline.training.checkpoint import checkpoint_folder, load_best, model_card
+from pipeline.training.config import StartConfig, TrainingConfig
+from pipeline.training.history import EpochMetrics, History
+from pipeline.training.models import build_model, calibrate, num_parameters_of
+from pipeline.training.start import begin_from, resolve_start
+from tests.conftest import dwszoo
+
+TRAINING = TrainingConfig(
+    task=Contrastive(positives="views"),
+    encoder=DWSNetConfig(channels=4, num_layers=2, width=8),
+)
+
+
+@pytest.fixture
+def run(built_zoo, tmp_path) -> Path:
+    """A run as training leaves it, whose weights are random."""
+    folder, zoo = tmp_path / "run", Zoo.open(built_zoo)
+    folder.mkdir()
+    stages.claim(folder, zoo.record, TRAINING)
+    stages.link_zoo(folder / "zoo", built_zoo)
+    torch.manual_seed(5)
+    prepared = TRAINING.task.prepare(zoo)
+    encoder, model = build_model(TRAINING, zoo.space, prepared, ())
+    calibrate(encoder, zoo)
+    weights = safetensors.torch.save(model.state_dict())
+    card = model_card(TRAINING, zoo.record, prepared, encoder, model)
+    epoch = EpochMetrics(1, 1.0, {"loss": 1.0}, 1e-3, 1.0, 1.0)
+    checkpoint = checkpoint_folder(folder, 1)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "model.safetensors").write_bytes(weights)
+    write_json(checkpoint / "model.json", card | {"sha256": sha256(weights)})
+    write_json(
+        checkpoint / "training.json", History(TRAINING.task.monitor).and_then(epoch).as_json()
+    )
+    return folder
+
+
+def starting(run: Path, **changed) -> TrainingConfig:
+    start = StartConfig(checkpoint=run, **changed.pop("start", {}))
+    return TrainingConfig(encoder=TRAINING.encoder, start=start, **changed)
+
+
+@pytest.mark.parametrize("freeze", [False, True])
+def test_a_run_begins_with_the_encoder_of_another(run, zoo, freeze):
+    config = resolve_start(starting(run, start={"freeze": freeze}), zoo.record)
+    torch.manual_seed(6)
+    encoder, model = build_model(config, zoo.space, config.task.prepare(zoo), ())
+    expected = load_best(run).encoder.state_dict()
+    assert any(not torch.equal(x, expected[name]) for name, x in encoder.state_dict().items())
+    begin_from(config.start, encoder, is_new=True)
+    assert all(torch.equal(x, expected[name]) for name, x in encoder.state_dict().items())
+    assert {parameter.requires_grad for parameter in encoder.parameters()} == {not freeze}
+    assert all(parameter.requires_grad for parameter in model.head.parameters())
+
+
+def test_the_model_that_is_begun_from_is_part_of_a_runs_identity(run, zoo, tmp_path):
+    """Not the place where it lies: wherever that is, the same model gives the same run."""
+    file = checkpoint_folder(run, 1) / "model.json"
+    digest, out = json.loads(file.read_text())["sha256"], tmp_path / "finetuned"
+    out.mkdir()
+    stages.claim(out, zoo.record, starting(run))
+    written = json.loads((out / "config.json").read_text())["training"]["start"]
+    assert written == {"sha256": digest, "freeze": False}
+    run.rename(tmp_path / "moved")
+    stages.claim(out, zoo.record, starting(tmp_path / "moved"))
+    with pytest.raises(InputError, match=f"with sha256 other, found {digest}"):
+        stages.claim(out, zoo.record, starting(tmp_path / "moved", start={"sha256": "other"}))
+
+
+def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, tmp_path):
+    config = starting(run)
+    wider = config.model_copy(update={"encoder": DWSNetConfig(channels=5, num_layers=2, width=8)})
+    with pytest.raises(InputError, match=r"another encoder, .* channels: was 4, is 5"):
+        resolve_start(wider, zoo.record)
+    shapes = {**zoo.record.tensors, "layers.0.weight": (8, 3)}
+    with pytest.raises(InputError, match="begin from a run on networks of the same shape"):
+        resolve_start(config, zoo.record.model_copy(update={"tensors": shapes}))
+    with pytest.raises(InputError, match="has no checkpoint"):
+        resolve_start(starting(tmp_path / "nothing"), zoo.record)
+    with pytest.raises(InputError, match="must be the folder of a run, found null"):
+        resolve_start(starting(None), zoo.record)
+
+
+def test_a_model_with_a_decoder_is_counted_without_memory(zoo):
+    config = TRAINING.model_copy(update={"task": Reconstruction()})
+    assert num_parameters_of(config, zoo.space, config.task.prepare(zoo), ()) > 1000
+
+
+def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(run, built_zoo):
+    result = dwszoo("probe", run)
+    assert result.code == 0, result.err
+    assert "frozen encoder, softmax regression" in result.out
+    readings = json.loads((run / "probe.json").read_text())
+    assert {reading["target"] for reading in readings} == {"label"}
+    assert {reading["share"] for reading in readings} == {0.01, 0.1, 1.0}
+    stages.report(run)
+    page = (run / "report" / "index.html").read_text()
+    assert "frozen encoder, softmax regression" in page
+    assert "embedding.png" in page
+    refused = dwszoo("probe", run, "--zoo", built_zoo, "--target", "labl")
+    assert refused.code == 2
+    assert "has no column 'labl'" in refused.err
