@@ -62,6 +62,7 @@ class Transfer:
             "passes": round(1 / self.share),
             "baselines": (),
             "seeds": 1,
+            "sizes": (),
         }
         return training.model_copy(update=changed)
 
