@@ -1,0 +1,88 @@
+"""Regression through the real command: a zoo of classifiers, their accuracy, fewer members, boosting beside it."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows import stages
+from flows.recipes import mlps, sines_frequency, smoke
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+from pipeline.tasks import Regression
+from pipeline.training.config import TrainingConfig
+from tests.conftest import dwszoo
+
+SMALL = {
+    "zoo.signals.limit": 150,
+    "zoo.num_runs": 40,
+    "zoo.hyperparameters.epochs": [4],
+    "zoo.checkpoints": [1],
+    "training.encoder.channels": 4,
+    "training.encoder.num_layers": 2,
+    "training.epochs": 2,
+    "training.batch_size": 16,
+    "training.baselines": [],
+    "training.sizes": [8],
+}
+
+
+def test_a_run_learns_accuracies_and_scores_boosting_beside_it(tmp_path):
+    folder, table = tmp_path / "run", tmp_path / "predictions.parquet"
+    settings = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
+    result = dwszoo(
+        "run", "mlps", *(x for one in settings for x in ("--set", one)), "--out", folder
+    )
+    assert result.code == 0, result.err
+    assert "r2" in result.out
+    for model in (folder, folder / "sizes" / "8"):
+        metrics, boosted = (
+            json.loads((model / f"{name}.json").read_text()) for name in ("metrics", "boosted")
+        )
+        assert {"r2", "mse", "mae", "tau", "tau_ceiling", "tied_predictions"} <= metrics.keys()
+        assert metrics["trivial_mse"] == boosted["trivial_mse"]  # the same members
+        assert boosted["num_members"] == metrics["num_members"]
+        assert boosted["seconds"] > 0
+    fewer = json.loads((folder / "sizes" / "8" / "config.json").read_text())["training"]
+    assert (fewer["members"], fewer["batch_size"]) == (8, 8)
+    page = (folder / "report" / "index.html").read_text()
+    assert "gradient boosting on statistics" in page
+    for picture in ("predicted.svg", "sizes.svg"):
+        assert picture in page
+        assert (folder / "report" / picture).stat().st_size > 1000
+    result = dwszoo("predict", folder, "--zoo", folder / "zoo", "--out", table)
+    assert result.code == 0, result.err
+    predictions, catalog = pq.read_table(table), Zoo.open(folder / "zoo").catalog
+    assert predictions["predicted test_accuracy"].null_count == 0
+    truth = dict(zip(catalog["key"].to_pylist(), catalog["test_accuracy"].to_pylist(), strict=True))
+    for row in predictions.to_pylist():
+        assert row["true test_accuracy"] == pytest.approx(truth[row["key"]])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "task", "message"),
+    [
+        (smoke, Regression(targets=("test_accuracy",)), "has no column 'test_accuracy'"),
+        (sines_frequency, Regression(targets=("frequencey",)), "did you mean 'frequency'"),
+        (mlps, Regression(inputs=("activations",)), "did you mean 'activation'"),
+        (
+            mlps,
+            Regression(targets=("optimizer",)),
+            "must be of numbers to be a target, found string",
+        ),
+    ],
+)
+def test_columns_that_a_zoo_will_not_have_are_refused_before_it_is_fitted(
+    tmp_path, recipe, task, message
+):
+    stages.plan(recipe().zoo, tmp_path / "zoo")
+    zoo = Zoo.open(tmp_path / "zoo")
+    with pytest.raises(InputError, match=message):
+        stages.check_task(zoo, TrainingConfig(task=task))
+    assert not zoo.shards
+
+
+def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_fitted(tmp_path):
+    stages.plan(smoke().zoo, tmp_path / "zoo")
+    with pytest.raises(InputError, match=r"at most the 282 members of the train split, got 283"):
+        stages.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
