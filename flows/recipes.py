@@ -290,9 +290,9 @@ def digits_adapt() -> Recipe:
         training=TrainingConfig(
             task=Adaptation(corruptions=("rotation",)),
             encoder=DWSNetConfig(channels=16, num_layers=3),
-            epochs=30,
+            epochs=50,
             batch_size=32,
-            learning_rate=5e-3,
+            learning_rate=4e-3,
         ),
     )
 

@@ -93,6 +93,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
         names=None if signals.names is None else tuple(str(name) for name in signals.names),
         failures={i: str(failures.get(i, "has values that are not finite")) for i in broken},
         facts=check_facts(what, signals.facts, len(values)),
+        originals=signals.originals,
         **splits,
     )
 

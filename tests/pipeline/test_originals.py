@@ -12,7 +12,7 @@ from flows.cli import main
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.signals import load_signals
+from pipeline.signals import Signals, load_signals
 from tests.pipeline.test_function import build
 
 
@@ -113,6 +113,15 @@ def test_a_function_is_called_only_if_it_is_trusted(tmp_path, monkeypatch):
         assert zoo.signals(trusted={"stepped"}).facts["step"].tolist() == [*range(40)]
     finally:
         sys.modules.pop("stepped", None)
+
+
+def test_an_operation_is_not_done_twice_to_signals_that_are_given(tmp_path):
+    ramps = Signals("ramps", PIXELS[..., None] / 255, np.arange(40) % 2, ("even", "odd"))
+    zoo = build(config(source="notebook:ramps", operation="blur"), tmp_path / "zoo", ramps)
+    blurred = zoo.signals(ramps)
+    np.testing.assert_allclose(blurred.originals, ramps.values, atol=1e-6)
+    assert blurred.values.std() < 0.7 * blurred.originals.std()
+    assert zoo.signals(blurred).digest() == blurred.digest()
 
 
 def test_imported_and_merged_zoos_have_no_signals(built_zoo, tmp_path):
