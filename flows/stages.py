@@ -234,7 +234,7 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
     plan = plan_edit(opened, Editor(trained.model, sha256(card), str(run.resolve())), out)
     sizes = {shard.name: shard.num_members for shard in plan.record.shards}
     if pending := pending_shards(out):
-        unseal_zoo(out)
+        unseal_zoo(out, plan.record)
         with counting("edit", sum(sizes[name] for name in pending), str(run)) as advance:
             for name in pending:
                 advance(edit_shard(plan, out, name))

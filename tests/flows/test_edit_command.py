@@ -1,0 +1,62 @@
+"""Editing through the real command: trained, scored, predicted with, reported, and a zoo edited."""
+
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from flows.cli import main
+from pipeline.archive.zoo import Zoo
+from tests.conftest import dwszoo
+
+TASK = (
+    *("--set", "training.task.kind=editing"),
+    *("--set", "training.task.expansion=2"),
+    *("--set", "training.epochs=2"),
+    *("--set", "training.learning_rate=0.01"),
+)
+
+
+@pytest.fixture(scope="module")
+def run(built_zoo, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("editing") / "run"
+    result = dwszoo("train", "smoke", *TASK, "--zoo", built_zoo, "--out", folder)
+    assert result.code == 0, result.err
+    return folder
+
+
+def test_a_trained_editor_is_scored_reported_and_edits_a_zoo(run, built_zoo, tmp_path, capsys):
+    def command(*arguments) -> str:
+        assert main([*map(str, arguments)]) == 0
+        return capsys.readouterr().out
+
+    shown = command("evaluate", run)
+    assert "trivial mse" in shown
+    assert "expansion 2" in shown
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["mse"] < metrics["trivial_mse"]
+    command("predict", run, "--zoo", built_zoo, "--out", tmp_path / "p.parquet")
+    table = pq.read_table(tmp_path / "p.parquet")
+    assert len(table) == len(Zoo.open(built_zoo))
+    assert table["mean_squared_change"].null_count == 0
+    command("report", run)
+    assert "2 times as wide" in (run / "report" / "index.html").read_text()
+    assert (run / "report" / "edits.png").exists()
+    edited = tmp_path / "edited"
+    shown = command("edit", run, "--zoo", built_zoo, "--out", edited)
+    assert shown == f"{edited}: 400 members of {built_zoo} edited, 2-16-12-1\n"
+    assert command("zoo", "verify", edited).startswith(f"{edited} is sound")
+
+
+def test_what_cannot_edit_or_be_edited_is_one_sentence(run, smoke_run, built_zoo, tmp_path, capsys):
+    def refusal(*arguments) -> str:
+        assert main([*map(str, arguments)]) == 2
+        return capsys.readouterr().err
+
+    out = ("--out", tmp_path / "edited")
+    problem = refusal("edit", smoke_run.folder, "--zoo", built_zoo, *out)
+    assert (
+        "whose outcome is networks, such as editing, to edit a zoo, found classification" in problem
+    )
+    assert not (tmp_path / "edited" / "zoo.json").exists()
+    assert "is not a zoo" in refusal("edit", run, "--zoo", tmp_path, *out)
