@@ -99,14 +99,14 @@ def dws_fashion() -> Recipe:
 
 
 def digits_dilate() -> Recipe:
-    """INRs of handwritten digits edited so that they render thicker ones: about two minutes on two cores."""
+    """INRs of handwritten digits edited so that they render thicker ones: minutes on two cores."""
     zoo = digits().zoo.model_copy(update={"views": 4})
     return Recipe(
         zoo=zoo,
         training=TrainingConfig(
             task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
-            epochs=30,
+            epochs=20,
             batch_size=64,
             learning_rate=1e-2,
             warmup_fraction=0.1,
@@ -125,7 +125,8 @@ def mnist_dilate() -> Recipe:
         training=TrainingConfig(
             task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
-            epochs=200,
+            baselines=(),
+            epochs=160,
             batch_size=64,
             learning_rate=1e-2,
             warmup_fraction=0.1,
