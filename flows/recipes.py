@@ -126,7 +126,7 @@ def mnist_dilate() -> Recipe:
             task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             baselines=(),
-            epochs=160,
+            epochs=240,
             batch_size=64,
             learning_rate=1e-2,
             warmup_fraction=0.1,

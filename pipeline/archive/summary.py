@@ -29,6 +29,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     return {
         "fingerprint": record.fingerprint,
         "state": zoo.state,
+        **({"edited from": f"zoo {record.edited.fingerprint}"} if record.edited else {}),
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
         **({"unreadable": len(unreadable)} if (unreadable := record.signals.unreadable) else {}),
         "architecture": record.architecture,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pipeline.archive.edit import Editor, edit_shard, plan_edit
+from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo
@@ -53,6 +54,8 @@ def test_an_edited_zoo_is_sound_and_has_the_members_of_the_other_with_edited_wei
         torch.testing.assert_close(edited[:][name], tensor, rtol=0, atol=0)
     assert edited.record.fingerprint != zoo.record.fingerprint
     assert edited.record.edited == zoo.record
+    assert summarize(edited)["edited from"] == f"zoo {zoo.record.fingerprint}"
+    assert "edited from" not in summarize(zoo)
     assert edited.record.config.zoo[0] == zoo.record.fingerprint
     assert edited.record.config.model == "a" * 64
 
