@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from itertools import cycle
+from math import nan
 from pathlib import Path
 
 from pipeline.figures.picture import COLOURS, GREY, picture
@@ -22,7 +23,7 @@ def draw_curves(histories: Mapping[str, History], path: Path):
         for (name, history), colour in zip(histories.items(), cycle(COLOURS), strict=False):
             epochs = [line.epoch for line in history.epochs]
             train = [line.train_loss for line in history.epochs]
-            validation = [line.validation["loss"] for line in history.epochs]
+            validation = [line.validation.get("loss", nan) for line in history.epochs]
             values = [factor * history.monitored(line) for line in history.epochs]
             loss.plot(epochs, train, color=colour, label=f"{name}, train")
             loss.plot(epochs, validation, color=colour, ls="--", label=f"{name}, validation")

@@ -1,6 +1,7 @@
 """Scoring and using the best checkpoint: plain torch, in this process."""
 
 import io
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,11 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
     if not tables:
         return rows
     made = pa.concat_tables(tables)
+    if len(made) != len(rows):
+        raise InputError(
+            f"predictions of {trained.config.task.kind} must have an entry for each of the {len(rows):,} members of the "
+            f"{split} split, found {len(made):,}"
+        )
     for name in made.column_names:
         rows = rows.append_column(name, made[name])
     return rows
@@ -105,7 +111,8 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> tuple[dict[str, Any
 
 def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The figures of metrics.json that are the task's, the monitored one first."""
-    own = {name: value for name, value in metrics.items() if isinstance(value, float)}
+    numbers = (item for item in metrics.items() if item[1] is None or isinstance(item[1], float))
+    own = {name: math.nan if value is None else value for name, value in numbers}
     yield metrics["monitor"], own.pop(metrics["monitor"])
     yield from own.items()
 
