@@ -3,10 +3,14 @@
 import json
 import sys
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
+from pipeline.errors import InputError
+from pipeline.tasks import Monitor
+from pipeline.tasks.own import OwnTask
 from tests.conftest import dwszoo
 
 CODE = '''
@@ -116,3 +120,24 @@ def test_the_users_own_task_and_encoder_do_all_that_ours_do(folder, built_zoo, z
     assert main(["report", str(run), *trust]) == 0
     page = (run / "report" / "index.html").read_text()
     assert f"<td class=number>{metrics['error']:.2f}</td>" in page
+
+
+def test_what_a_task_of_the_users_returns_is_checked():
+    class Wrong:
+        monitor = Monitor("error")
+        made = np.float32(1)
+
+        def prepare(self, zoo):
+            return {"mean": self.made}
+
+        def metrics(self, sums):
+            return sums
+
+    task = OwnTask(Wrong())
+    assert task.group == 1
+    assert task.scores(None) == {}
+    with pytest.raises(InputError, match="prepare of task Wrong must return a dict of JSON"):
+        task.prepare(None)
+    with pytest.raises(InputError, match="must have 'error', which it monitors, found loss"):
+        task.metrics({"loss": 1})
+    assert task.metrics({"error": 1}) == {"error": 1.0}
