@@ -166,7 +166,7 @@ class Editing(TaskConfig):
         pictures = {
             "original": originals[source],
             "INR": before,
-            "target": OPERATIONS[self.operation](originals)[source],
+            "target": model.targets[source].unflatten(1, model.grid).numpy(),
             "edited": after,
         }
         draw_rows(pictures, ("INR", "edited"), pictures["target"], path)
