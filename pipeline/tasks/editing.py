@@ -93,9 +93,7 @@ class Editing(TaskConfig):
 
     def targets(self, zoo: Zoo) -> np.ndarray:
         """`(signals, *grid, channels)` in [0, 1]: what edited INRs should render."""
-        signals = zoo.signals()
-        originals = signals.values if signals.originals is None else signals.originals
-        return OPERATIONS[self.operation](originals)
+        return OPERATIONS[self.operation](originals_of(zoo))
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Mean squared error over members, all points of the grid and channels, of values that are not cut to [0, 1]."""
@@ -159,17 +157,22 @@ class Editing(TaskConfig):
         rows = zoo.where((pc.field("split") == split) & (pc.field("status") == "ok"))
         rows = rows[np.unique(np.linspace(0, len(rows) - 1, SHOWN).round().astype(int))]
         source = zoo.catalog["source_index"].to_numpy()[rows]
-        signals, state = zoo.signals(), zoo[rows]
-        originals = signals.values if signals.originals is None else signals.originals
+        state = zoo[rows]
         rendered = (model.decode(x, model.points) for x in (state, model(state)))
         before, after = (x.unflatten(1, model.grid).numpy() for x in rendered)
         pictures = {
-            "original": originals[source],
+            "original": originals_of(zoo)[source],
             "INR": before,
             "target": model.targets[source].unflatten(1, model.grid).numpy(),
             "edited": after,
         }
         draw_rows(pictures, ("INR", "edited"), pictures["target"], path)
+
+
+def originals_of(zoo: Zoo) -> np.ndarray:
+    """`(signals, *grid, channels)`: the signals before anything was done to them, in the order of their source."""
+    signals = zoo.signals()
+    return signals.values if signals.originals is None else signals.originals
 
 
 def squared_errors(model: nn.Module, state: Block, batch: Batch) -> Float[Tensor, " batch"]:
