@@ -4,14 +4,17 @@ import numpy as np
 import pyarrow.compute as pc
 import pytest
 import torch
+import torch.distributed as dist
 from pydantic import ValidationError
+from torch.nn import functional as F
 
 from dwsnet.encoders import DWSNetEncoder, StatisticsEncoder
+from dwsnet.pretraining import similarities
 from pipeline.archive.zoo import Zoo
 from pipeline.decode import ImageContract
 from pipeline.errors import InputError
 from pipeline.tasks.augmentation import Augmentation
-from pipeline.tasks.contrastive import Contrastive
+from pipeline.tasks.contrastive import Contrastive, of_all_ranks
 from pipeline.tasks.masked import Masked
 from pipeline.tasks.reconstruction import Reconstruction
 from pipeline.training.loader import Feed
@@ -145,3 +148,34 @@ def test_entries_are_not_predicted_without_features_of_them(zoo):
 def test_some_entries_are_hidden_and_some_are_seen(share):
     with pytest.raises(ValidationError, match="share"):
         Masked(share=share)
+
+
+def pairs_of(weight: torch.Tensor, rows: slice) -> list[torch.Tensor]:
+    """Projections of some of eight pairs, and their signals."""
+    inputs = torch.randn(2, 8, 6, dtype=torch.float64, generator=torch.manual_seed(0))
+    return [*(inputs[:, rows] @ weight), torch.arange(8)[rows]]
+
+
+def one_rank(rank: int, store: str, out: str):
+    dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=2)
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    own = pairs_of(weight, slice(4 * rank, 4 * rank + 4))
+    loss = F.cross_entropy(*similarities(*map(of_all_ranks, own), 0.1))
+    loss.backward()
+    dist.all_reduce(weight.grad)
+    if rank == 0:
+        torch.save([loss.detach(), weight.grad / 2], out)
+    dist.destroy_process_group()
+
+
+def test_pairs_are_compared_over_all_ranks(tmp_path):
+    """Loss and gradients are those of one process with the whole batch; of half of it they are others."""
+    torch.multiprocessing.spawn(one_rank, (f"{tmp_path}/store", f"{tmp_path}/out"), nprocs=2)
+    loss, gradient = torch.load(tmp_path / "out")
+    weight = torch.eye(6, dtype=torch.float64, requires_grad=True)
+    whole = F.cross_entropy(*similarities(*pairs_of(weight, slice(8)), 0.1))
+    whole.backward()
+    torch.testing.assert_close(loss, whole.detach())
+    torch.testing.assert_close(gradient, weight.grad)
+    half = F.cross_entropy(*similarities(*pairs_of(weight, slice(4)), 0.1))
+    assert abs(half - whole) > 1e-3
