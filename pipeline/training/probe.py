@@ -15,7 +15,7 @@ from dwsnet.encoders.statistics import tensor_statistics
 from dwsnet.state import read_state
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, WorkError, nearest
 from pipeline.tasks import Table
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.evaluate import require_space
@@ -96,7 +96,7 @@ def known_of(zoo: Zoo) -> list[str]:
 
 
 def target_of(zoo: Zoo, name: str) -> Target:
-    """Raises InputError where there is no such column, or less than two values of it in the train split."""
+    """Raises InputError where there is no such column, or fewer than two values of it in a split."""
     known = zoo.record.schema.names
     if name not in known:
         raise InputError(
@@ -132,12 +132,17 @@ def target_of(zoo: Zoo, name: str) -> Target:
 @torch.no_grad()
 def features_of(zoo: Zoo, extract: Callable[[Mapping[str, Tensor]], Tensor]) -> Parts:
     """`(members, width)` float64 of each split, in the order of the catalog; each column of the train split of mean 0 and
-    standard deviation 1.
+    standard deviation 1. Raises WorkError where a number is not finite.
     """
     parts = {}
     for split in SPLITS:
         vectors = [extract(batch.state).double() for batch in Feed(zoo, split, ()).whole()]
-        parts[split] = torch.cat(vectors).numpy()
+        parts[split] = torch.cat(vectors).numpy() if vectors else np.zeros((0, 0))
+        if not np.isfinite(parts[split]).all():
+            raise WorkError(
+                f"vectors of zoo {zoo.folder} cannot be probed: numbers must be finite, found others in split {split!r}; "
+                "weights, of its members or of the encoder, are too large"
+            )
     mean, std = parts["train"].mean(0), parts["train"].std(0)
     return {split: (vectors - mean) / np.where(std > 0, std, 1) for split, vectors in parts.items()}
 
@@ -160,6 +165,8 @@ def readings(
     rows = target.known | {"train": target.known["train"] & labelled}
     y = {split: values[rows[split]] for split, values in target.values.items()}
     count, score = len(y["train"]), share_of_rights if target.is_class else errors
+    if not count:
+        return
     if target.is_class:
         name, trivial = "most frequent class", np.bincount(y["train"]).argmax()
     else:
