@@ -31,6 +31,18 @@ def quiet_environment(tmp_path_factory):
         os.environ.pop(name, None)
 
 
+HEAVY = {"ray", "prefect", "deepspeed"}
+
+
+@pytest.fixture(autouse=True)
+def keep_fast(request):
+    """A test that is marked fast loads nothing heavy."""
+    before = HEAVY & set(sys.modules)
+    yield
+    if request.node.get_closest_marker("fast"):
+        assert HEAVY & set(sys.modules) == before
+
+
 @dataclass(frozen=True)
 class Result:
     code: int

@@ -2,6 +2,7 @@
 
 from itertools import permutations
 
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,6 +11,8 @@ from dwsnet.align import match_weights
 from dwsnet.symmetry import permute, random_permutations
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 from tests.dwsnet.small_networks import largest_difference, random_network
+
+pytestmark = pytest.mark.fast
 
 WIDTHS = st.lists(st.integers(2, 7), min_size=3, max_size=6, unique=True)
 SEEDS = st.integers(0, 2**31)

@@ -22,6 +22,8 @@ from dwsnet.symmetry import permute, random_permutations
 from dwsnet.weight_space import WeightSpace
 from tests.dwsnet.small_networks import largest_difference, random_network, render, siren
 
+pytestmark = pytest.mark.fast
+
 SPACE = WeightSpace.mlp((2, 6, 5, 3))
 POINTS = torch.rand(13, 2, generator=torch.Generator().manual_seed(9), dtype=torch.float64) * 2 - 1
 SEEDS = st.integers(0, 2**31)

@@ -8,6 +8,8 @@ from dwsnet import DWSNetClassifier, WeightSpace
 from dwsnet.baselines import BoostedStatistics
 from tests.dwsnet.small_networks import random_network
 
+pytestmark = pytest.mark.fast
+
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
 
 

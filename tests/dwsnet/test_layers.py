@@ -15,6 +15,8 @@ from dwsnet import (
 )
 from dwsnet.testing import assert_equivariant, assert_invariant, equivariance_error, random_features
 
+pytestmark = pytest.mark.fast
+
 SPACES = [
     WeightSpace.mlp((2, 5, 4, 3)),
     WeightSpace.mlp((6, 5, 1)),

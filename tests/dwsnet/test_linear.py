@@ -18,6 +18,8 @@ from dwsnet.testing import (
 )
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
+pytestmark = pytest.mark.fast
+
 SPACES = [
     (2, 3, 1),
     (1, 2, 3),

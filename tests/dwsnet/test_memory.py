@@ -9,6 +9,8 @@ import torch
 from dwsnet import EquivariantLinear, WeightSpace, memory
 from dwsnet.testing import random_features
 
+pytestmark = pytest.mark.fast
+
 LARGE = (3, 40000)
 
 

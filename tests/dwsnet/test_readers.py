@@ -11,6 +11,8 @@ from dwsnet.pretrained import space_as_json, space_from_json
 from dwsnet.state import read_state, write_state
 from dwsnet.symmetry import random_scales, scale_units
 
+pytestmark = pytest.mark.fast
+
 
 def classifier() -> nn.Sequential:
     return nn.Sequential(

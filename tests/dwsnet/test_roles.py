@@ -25,6 +25,8 @@ from dwsnet.symmetry import (
 )
 from tests.dwsnet.small_networks import OMEGA, random_network
 
+pytestmark = pytest.mark.fast
+
 WORD, STREAM, INNER, KEY, CLASS = (
     Axis("word", 6, False),
     Axis("stream", 4, True),

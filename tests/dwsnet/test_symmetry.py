@@ -18,6 +18,8 @@ from dwsnet.symmetry import (
 from dwsnet.weight_space import WeightSpace
 from tests.dwsnet.small_networks import OMEGA, largest_difference, random_network, render, siren
 
+pytestmark = pytest.mark.fast
+
 WIDTHS = st.lists(st.integers(2, 6), min_size=3, max_size=5, unique=True)
 SEEDS = st.integers(0, 2**31)
 BATCH = 3

@@ -6,6 +6,8 @@ import torch
 
 from dwsnet import InvariantLinear, WeightSpace
 
+pytestmark = pytest.mark.fast
+
 
 def test_annotations_are_checked_here():
     space = WeightSpace.mlp((2, 5, 3))

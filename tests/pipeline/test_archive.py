@@ -43,6 +43,8 @@ from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.inrs import Inrs
 from pipeline.zoos.splits import split_sources
 
+pytestmark = pytest.mark.fast
+
 SHARD = "train-000001"
 
 

@@ -9,6 +9,8 @@ from pipeline.decode import DecodeContract
 from pipeline.errors import InputError
 from pipeline.tasks.augmentation import Augmentation
 
+pytestmark = pytest.mark.fast
+
 ALL = Augmentation(noise=0.1, mask=0.05, signs=True, shift=0.2, rotation=20, zoom=1.2)
 EXACT = Augmentation(signs=True)
 

@@ -28,6 +28,8 @@ from tests.pipeline.foreign import (
     small_cnn_zoo,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def broken_matrix(root: Path, file: str, content: str | bytes):
     small_cnn_zoo(root, [np.ones((3, 3, 1, 2), np.float32)] * 4)

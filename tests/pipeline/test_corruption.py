@@ -10,6 +10,8 @@ from scipy import ndimage
 from pipeline.fit import seeds
 from pipeline.tasks.corruption import CORRUPTIONS, corrupt, turned_hue
 
+pytestmark = pytest.mark.fast
+
 KEYS = seeds.derive(np.arange(200, dtype=np.uint64), 1)
 COLOURS = torch.rand(200, 3, 9, 7, generator=torch.Generator().manual_seed(0))
 

@@ -18,6 +18,8 @@ from pipeline.decode import (
 )
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.fast
+
 
 class Sine(nn.Module):
     def __init__(self, omega: float):

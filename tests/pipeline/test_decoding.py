@@ -13,6 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from pipeline.signals.decoding import FORMATS, decode_image
 
+pytestmark = pytest.mark.fast
+
 GREY = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
 COLOUR = np.stack([GREY, GREY[::-1], 255 - GREY], -1)
 ALPHA = np.array([[255, 255, 255], [0, 0, 51]], np.uint8)

@@ -25,6 +25,8 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
 
+pytestmark = pytest.mark.fast
+
 IMAGES = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6).tolist()
 
 

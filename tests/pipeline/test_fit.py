@@ -13,6 +13,8 @@ from pipeline.fit.siren import init_rows, inr_space, psnr
 from pipeline.signals import coordinates
 from tests.rendering import render
 
+pytestmark = pytest.mark.fast
+
 INR = InrConfig(hidden=(7, 5))
 SPACE = inr_space(INR, 2, 3)
 GRID = torch.from_numpy(coordinates((4, 6)))

@@ -13,6 +13,8 @@ from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
 from pipeline.signals import NO_LABEL, Signals, load_signals
 
+pytestmark = pytest.mark.fast
+
 FORMATS = {".jpg": "JPEG", ".mpo": "JPEG", ".tif": "TIFF", ".jp2": "JPEG2000", ".pgm": "PPM"}
 PICTURES = (".png", ".bmp", ".gif", ".webp", ".tiff", ".jpeg", ".avif", *FORMATS)
 

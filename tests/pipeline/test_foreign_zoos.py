@@ -26,6 +26,8 @@ from tests.pipeline.foreign import (
     small_cnn_zoo,
 )
 
+pytestmark = pytest.mark.fast
+
 
 def test_folder_names_of_the_released_mnist_corpus_give_label_and_half(tmp_path):
     mnist_tree(tmp_path / "in", "training", range(20))

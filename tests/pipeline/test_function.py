@@ -17,6 +17,8 @@ from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import Signals, load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
 
+pytestmark = pytest.mark.fast
+
 SOURCE = """
 from pathlib import Path
 import numpy as np

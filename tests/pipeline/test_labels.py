@@ -16,6 +16,8 @@ from pipeline.errors import InputError
 from pipeline.signals import NO_LABEL, Signals, load_signals
 from pipeline.signals.labels import MAX_CLASSES, array_labels, class_labels
 
+pytestmark = pytest.mark.fast
+
 CLASSES = {
     "texts": (["b", "a", None, "b"], [1, 0, -1, 1], ("a", "b")),
     "texts of two Unicode forms": (["e\u0301", "\xe9"], [0, 0], ("\xe9",)),

@@ -30,6 +30,8 @@ from pipeline.signals import Signals, load_signals
 from pipeline.tasks import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 
+pytestmark = pytest.mark.fast
+
 INRS = smoke().zoo.model_copy(
     update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=3), "views": 2}
 )

@@ -11,6 +11,8 @@ from pipeline.errors import InputError
 from pipeline.signals import load_signals, operated
 from pipeline.signals.operations import OPERATIONS
 
+pytestmark = pytest.mark.fast
+
 GRIDS = ((9,), (8, 9), (6, 7, 5))
 
 

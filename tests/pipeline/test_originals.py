@@ -15,6 +15,8 @@ from pipeline.errors import InputError
 from pipeline.signals import Signals, load_signals
 from tests.pipeline.test_function import build
 
+pytestmark = pytest.mark.fast
+
 
 def config(**signals) -> ZooConfig:
     return ZooConfig(

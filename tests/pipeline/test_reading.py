@@ -9,6 +9,8 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import coordinates, load_signals
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_module_renders_what_its_psnr_says_and_keeps_the_archives_names(zoo):
     signals = load_signals(zoo.record.config.signals)

@@ -6,6 +6,8 @@ from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
 from pipeline.signals import coordinates, load_signals
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def images(tmp_path):

@@ -21,6 +21,8 @@ from pipeline.errors import InputError
 from pipeline.signals import load_signals
 from pipeline.signals.arrays import read_idx
 
+pytestmark = pytest.mark.fast
+
 DIGITS = load_digits()
 PIXELS = (DIGITS.images[:40] * 15.9375).astype(np.uint8)
 LABELS = DIGITS.target[:40].astype(np.uint8)

@@ -18,6 +18,8 @@ from pipeline.fit.lessons import Lessons, epoch_order, order_keys
 from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs, initial_rows
 from pipeline.fit.stack import ACTIVATIONS, Stack
 
+pytestmark = pytest.mark.fast
+
 TORCH = {
     "relu": torch.relu,
     "tanh": torch.tanh,

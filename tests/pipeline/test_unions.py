@@ -11,6 +11,8 @@ from pipeline.errors import InputError
 from pipeline.functions import Own, find_function, modules_named
 from pipeline.unions import BY_KIND, in_words, kinds_of, model_of_kind, models_in
 
+pytestmark = pytest.mark.fast
+
 
 class Circle(Config):
     kind: Literal["circle", "disc"] = "circle"

@@ -29,6 +29,8 @@ from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.splits import split_sources
 
+pytestmark = pytest.mark.fast
+
 VALUES = np.random.default_rng(0).random((40, 5, 5, 1)).astype(np.float32)
 LABELS = np.where(np.arange(40) < 2, NO_LABEL, np.arange(40) % 2)
 UNLABELLED = Signals("plain", VALUES, np.full(40, NO_LABEL), ())
