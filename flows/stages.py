@@ -426,10 +426,14 @@ def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
 
 def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
+    from pipeline.report.models import read_training
     from pipeline.training import evaluate as evaluation
     from pipeline.training.checkpoint import load_best
 
-    metrics, _ = evaluation.evaluate(load_best(run, trusted), Zoo.open(run / "zoo"), split)
+    trained, training = load_best(run, trusted), read_training(run)
+    metrics, _ = evaluation.evaluate(
+        trained, Zoo.open(run / "zoo"), split, training.members, training.seed
+    )
     write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
     return metrics
 
@@ -440,13 +444,13 @@ def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
 
     file, newest = run / "metrics.json", latest(run)
     metrics = read_json(file) if newest is not None and is_newer(file, newest) else {}
-    is_whole = metrics.get("split") == "test" and "monitor" in metrics
+    is_whole = metrics.get("split") == "test" and "train" in metrics
     return metrics if is_whole else evaluate(run, "test", trusted)
 
 
 def boost(run: Path, trusted: Collection[str] = ()):
     """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
-    from pipeline.report.page import read_training
+    from pipeline.report.models import read_training
     from pipeline.training.boosting import FILE, boosted_metrics
     from pipeline.training.checkpoint import latest, load_best
 

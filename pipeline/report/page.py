@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,24 +9,28 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from pipeline.archive.files import read_json, write_atomic
-from pipeline.archive.record import first_problem
 from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.summary import shown as shown_name
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Config, ZooConfig, describe, fingerprint
-from pipeline.errors import ArchiveError, InputError
+from pipeline.errors import InputError
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.curves import draw_curves
+from pipeline.report.models import (
+    Model,
+    families,
+    model_table,
+    models_of,
+    over_seeds,
+    read_training,
+)
 from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
 from pipeline.report.sizes import draw_sizes
 from pipeline.tasks import Evaluation, Figure
-from pipeline.training.boosting import FILE, TITLE
-from pipeline.training.checkpoint import load_best, read_history
-from pipeline.training.config import TrainingConfig
-from pipeline.training.evaluate import predict, scalars, shown, titled
-from pipeline.training.history import History
+from pipeline.training.checkpoint import load_best
+from pipeline.training.evaluate import predict, shown, titled
 from pipeline.training.probe import Reading, probe_table
-from pipeline.training.variants import folders_in, sizes_in
+from pipeline.training.variants import sizes_in
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
@@ -42,7 +45,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     zoo, training, models = Zoo.open(run / "zoo"), read_training(run), models_of(run)
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     first = models[0]
-    histories = {model.title: model.history for model in models if model.history}
+    histories = {group[0].title: group[0].history for group in families(models) if group[0].history}
     draw_curves(histories, folder / "curves.svg")
     members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
     template = Environment(
@@ -71,52 +74,6 @@ def write_report(run: Path, trusted: Collection[str] = ()):
         ],
     )
     write_atomic(folder / "index.html", page.encode())
-
-
-@dataclass(frozen=True)
-class Model:
-    """What the report says of one model of a run."""
-
-    title: str
-    metrics: dict[str, Any]
-    """Of the test split."""
-    history: History | None
-    """None of boosting, which has no epochs."""
-
-    @property
-    def seconds(self) -> float:
-        if self.history is None:
-            return self.metrics["seconds"]
-        return sum(epoch.seconds for epoch in self.history.epochs)
-
-    @property
-    def validation(self) -> float:
-        """The monitored metric on the validation split."""
-        if self.history is None:
-            return self.metrics["validation"]
-        return self.history.monitored(self.history.best)
-
-    @property
-    def rate(self) -> float:
-        """Models/s over all epochs."""
-        epochs = self.history.epochs
-        return sum(epoch.models_per_second * epoch.seconds for epoch in epochs) / self.seconds
-
-
-def models_of(run: Path) -> list[Model]:
-    """The models of a run that have been scored, its own first, and boosting after each of these."""
-    models = []
-    for folder in folders_in(run):
-        history = read_history(folder)
-        if history is None or not (folder / "metrics.json").exists():
-            continue
-        training, metrics = read_training(folder), read_json(folder / "metrics.json")
-        title = getattr(training.encoder, "title", training.encoder.kind)
-        seed = f", seed {training.seed}" if folder.parent.name == "seeds" else ""
-        models.append(Model(title + seed, metrics, history))
-        if (folder / FILE).exists():
-            models.append(Model(TITLE + seed, read_json(folder / FILE), None))
-    return models
 
 
 def task_figures(
@@ -159,16 +116,6 @@ def probe_tables(run: Path) -> list[dict[str, Any]]:
     return [{"text": table.text, "file": None, "table": table}]
 
 
-def read_training(run: Path) -> TrainingConfig:
-    """What the run was trained with. Raises ArchiveError where its config.json is damaged."""
-    file = run / "config.json"
-    try:
-        return TrainingConfig.model_validate(read_json(file)["training"])
-    except (ValueError, TypeError, KeyError) as error:
-        problem = first_problem(error) if isinstance(error, ValueError) else repr(error)
-        raise ArchiveError(f"{file} is damaged ({problem}): put back a copy") from error
-
-
 def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
     """Pictures of the zoo, each with the text above it; the text alone, with the reason, where it cannot be drawn."""
     drawn = [members_picture(zoo, folder)]
@@ -195,55 +142,18 @@ def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
 
 
 def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> list[dict]:
-    values = {}
-    for model in models:
-        metric = model.metrics["monitor"]
-        budget = "" if model is models[0] or not model.history else ", same budget"
-        name = f"{model.title}: {titled(metric)} on the test split{budget}"
-        values[name] = shown(metric, model.metrics[metric])
+    values, metric = {}, models[0].metrics["monitor"]
+    for group in families(models):
+        is_baseline = group[0].history and group[0].family != models[0].family
+        budget = ", same budget" if is_baseline else ""
+        name = f"{group[0].family}: {titled(metric)} on the test split{budget}"
+        values[name] = over_seeds(metric, [model.metrics[metric] for model in group])
     if len(psnr := psnr_of(zoo)):
         values["median PSNR"] = f"{np.median(psnr):.1f} dB"
     values["models/s in training"] = f"{models[0].rate:,.0f}"
     if fitted:
         values["INRs/s in fitting"] = f"{fit_rate(fitted):,.0f}"
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
-
-
-def model_table(models: Sequence[Model]) -> dict[str, Any]:
-    """Parameters, epochs, seconds and metrics of each model; of the test split all of them."""
-    names = [name for name, _ in scalars(models[0].metrics)]
-    metric = models[0].metrics["monitor"]
-    columns = [
-        "model",
-        "parameters",
-        "epochs",
-        "best epoch",
-        "seconds",
-        f"validation {titled(metric)}",
-        *(f"test {titled(name)}" for name in names),
-    ]
-    rows = [
-        [
-            model.title,
-            *budget(model),
-            f"{model.seconds:,.0f}",
-            shown(metric, model.validation),
-            *(shown(name, model.metrics[name]) for name in names),
-        ]
-        for model in models
-    ]
-    return {"columns": columns, "rows": rows}
-
-
-def budget(model: Model) -> tuple[str, ...]:
-    """Parameters, epochs and best epoch."""
-    if model.history is None:
-        return ("", "", "")
-    return (
-        f"{model.metrics['num_parameters']:,}",
-        str(len(model.history)),
-        str(model.metrics["epoch"]),
-    )
 
 
 def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> dict[str, str]:

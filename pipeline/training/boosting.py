@@ -26,7 +26,9 @@ def boosted_metrics(
         return None
     seconds = time.perf_counter() - start
     stand_in = replace(trained, model=model.eval())
-    validation, test = (evaluate(stand_in, zoo, split)[0] for split in ("validation", "test"))
+    validation, test = (
+        evaluate(stand_in, zoo, split, members, seed)[0] for split in ("validation", "test")
+    )
     of_the_model = ("epoch", "encoder", "num_parameters")
     kept = {name: value for name, value in test.items() if name not in of_the_model}
     return kept | {"validation": validation[test["monitor"]], "seconds": seconds}

@@ -80,10 +80,13 @@ def as_column(values: Any) -> pa.Array:
     return pa.array(array, mask=~np.isfinite(array) if array.dtype.kind == "f" else None)
 
 
-def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> tuple[dict[str, Any], pa.Table]:
+def evaluate(
+    trained: TrainedModel, zoo: Zoo, split: str, members: int | None = None, seed: int = 0
+) -> tuple[dict[str, Any], pa.Table]:
     """The content of metrics.json, and the predictions that it is made from.
 
-    The task's metrics, and how many members and signals of which split they are of.
+    The task's metrics, and how many members and signals of which split they are of. With those of the test split the monitored
+    one on as many of those that the model was trained on: `members` of the train split, drawn from `seed`, or all.
     """
     require_space(trained, zoo)
     trained.task.attach(trained.model, zoo)
@@ -106,7 +109,16 @@ def evaluate(trained: TrainedModel, zoo: Zoo, split: str) -> tuple[dict[str, Any
         **trained.task.metrics(sums),
         **trained.task.scores(table),
     }
+    if split == "test":
+        metrics["train"] = on_train(trained, zoo, min(len(table), members or len(table)), seed)
     return metrics, table
+
+
+def on_train(trained: TrainedModel, zoo: Zoo, members: int, seed: int) -> dict[str, Any]:
+    """The monitored metric on so many members of the train split, and how many."""
+    feed = Feed.of(trained.task, zoo, "train", members, seed)
+    metrics = trained.task.metrics(sums_over(trained.task, trained.model, feed.whole()))
+    return {"members": members, "value": metrics[trained.task.monitor.metric]}
 
 
 def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
