@@ -1,0 +1,51 @@
+"""The table of a report: a row a family, with mean and spread where there are several seeds."""
+
+import pytest
+
+from pipeline.report.models import Model, families, model_table, over_seeds
+from pipeline.tasks import Monitor
+from pipeline.training.history import EpochMetrics, History
+
+
+def model(family: str, accuracy: float, seed: int | None = None, boosted: bool = False) -> Model:
+    metrics = {
+        "monitor": "accuracy",
+        "epoch": 1,
+        "num_parameters": 1234,
+        "loss": 0.5,
+        "accuracy": accuracy,
+        "train": {"members": 10, "value": accuracy + 0.05},
+        "validation": 0.7,
+        "seconds": 2.0,
+    }
+    line = EpochMetrics(1, 1.0, {"accuracy": accuracy - 0.1, "loss": 1.0}, 0.1, 4.0, 100.0)
+    return Model(family, metrics, None if boosted else History(Monitor("accuracy"), (line,)), seed)
+
+
+def test_a_family_is_a_row_with_the_mean_and_the_spread_of_its_seeds():
+    models = [model("DWSNet", 0.8), model("DWSNet", 0.9, 1), model("flat MLP", 0.3)]
+    table = model_table(models)
+    assert [group[0].title for group in families(models)] == ["DWSNet", "flat MLP"]
+    assert models[1].title == "DWSNet, seed 1"
+    first, second = (dict(zip(table["columns"], row, strict=True)) for row in table["rows"])
+    assert first["model"] == "DWSNet, 2 seeds"
+    assert first["test accuracy"] == "85.0 % ± 7.1 %"
+    assert first["train accuracy"] == "90.0 % ± 7.1 %"
+    assert first["validation accuracy"] == "75.0 % ± 7.1 %"
+    assert first["best epoch"] == "1, 1"
+    assert second["model"] == "flat MLP"
+    assert second["test accuracy"] == "30.0 %"
+    assert second["parameters"] == "1,234"
+
+
+def test_what_has_no_epochs_has_no_parameters_either():
+    row = model_table([model("DWSNet", 0.8), model("boosting", 0.6, boosted=True)])["rows"][1]
+    assert row[:5] == ["boosting", "", "", "", "2"]
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "text"),
+    [("accuracy", [0.5], "50.0 %"), ("r2", [0.5, 0.7], "0.6 ± 0.1414")],
+)
+def test_metrics_are_read_as_people_read_them(metric, values, text):
+    assert over_seeds(metric, values) == text
