@@ -13,7 +13,7 @@ from flows.recipes import RECIPES
 from flows.run import run_recipe
 from pipeline.archive.files import exclusive
 from pipeline.errors import InputError
-from pipeline.report.page import models_of
+from pipeline.report.models import models_of
 from pipeline.training.config import BASELINES
 from pipeline.training.evaluate import shown, titled
 
