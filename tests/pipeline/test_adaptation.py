@@ -333,6 +333,7 @@ def test_a_corruption_that_does_not_exist_is_refused(names):
 def test_the_command_adapts_digits(tmp_path):
     run, table = tmp_path / "run", tmp_path / "adapted.parquet"
     few = ["zoo.num_runs=40", "zoo.hyperparameters.epochs=[4]", "training.epochs=2"]
+    few += ["training.task.finetuning_steps=[2]", "training.task.evaluation_images=16"]
     few += ["training.encoder.channels=4", "training.baselines=[]", "training.batch_size=8"]
     settings = [argument for setting in few for argument in ("--set", setting)]
     result = dwszoo("run", "digits-adapt", "--out", run, *settings)
@@ -341,11 +342,11 @@ def test_the_command_adapts_digits(tmp_path):
     result = dwszoo("evaluate", run)
     assert result.code == 0, result.err
     assert json.loads((run / "metrics.json").read_bytes()) == metrics
-    for name in ("target_accuracy", "trivial_target_accuracy", "finetuned_10_target_accuracy"):
-        assert 0.4 < metrics[name] <= 1
+    for name in ("target_accuracy", "trivial_target_accuracy", "finetuned_2_target_accuracy"):
+        assert 0.3 < metrics[name] <= 1
     for name in ("adaptation.svg", "corrupted.png"):
         assert (run / "report" / name).stat().st_size > 2000
-    assert "fine-tuned alone, 100 steps" in (run / "report" / "index.html").read_text()
+    assert "fine-tuned alone, 2 steps" in (run / "report" / "index.html").read_text()
     result = dwszoo("predict", run, "--zoo", run / "zoo", "--out", table)
     assert result.code == 0, result.err
     assert pq.read_table(table)["change"].null_count == 0
