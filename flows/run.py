@@ -26,7 +26,7 @@ from pipeline.errors import DivergenceError
 from pipeline.functions import modules_named
 from pipeline.training.launch import is_trained
 from pipeline.training.transfer import TRANSFERS, FinetuneConfig, Transfer
-from pipeline.training.variants import OWN, Variant, all_folders_in, variants
+from pipeline.training.variants import Variant, all_folders_in, variants
 from pipeline.zoos.build import ZooPlan
 
 logger = logging.getLogger(__name__)
@@ -71,13 +71,15 @@ def verify(run: Path):
 
 
 @stage
-def train(run: Path, recipe: Recipe, variant: Variant) -> bool:
-    return stages.train(run / "zoo", run, recipe.training, recipe.resources, variant)
+def train(run: Path, recipe: Recipe, models: Sequence[Variant]) -> bool:
+    return stages.train(run / "zoo", run, recipe.training, recipe.resources, models)
 
 
 @stage
-def train_transfer(run: Path, recipe: Recipe, finetune: FinetuneConfig, transfer: Transfer) -> bool:
-    return stages.train_transfer(run, recipe.training, finetune, recipe.resources, transfer)
+def train_transfers(
+    run: Path, recipe: Recipe, finetune: FinetuneConfig, transfers: Sequence[Transfer]
+) -> bool:
+    return stages.train_transfers(run, recipe.training, finetune, recipe.resources, transfers)
 
 
 @stage
@@ -134,17 +136,16 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
         fitted = fit(planned, recipe, run)
         archive(run, fitted)
         verify(run)
-        for model in models:
-            try:
-                train(run, recipe, model)
-            except DivergenceError as error:
-                if model == OWN:
-                    raise
-                raise DivergenceError(
-                    f"{error}; {stages.report(run, trusted)} reports what was trained before that"
-                ) from error
-        for transfer in transfers:
-            train_transfer(run, recipe, finetune, transfer)
+        try:
+            train(run, recipe, models)
+        except DivergenceError as error:
+            if not is_trained(run, training):
+                raise
+            raise DivergenceError(
+                f"{error}; {stages.report(run, trusted)} reports what was trained beside it"
+            ) from error
+        if transfers:
+            train_transfers(run, recipe, finetune, transfers)
     metrics = {model: evaluate(run / model.folder, trusted) for model in models}
     for transfer in transfers:
         evaluate(run / transfer.folder, trusted)

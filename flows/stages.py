@@ -20,7 +20,9 @@ from pipeline.config import AnyZooConfig, ImportConfig, ResourcesConfig, differe
 from pipeline.errors import ArchiveError, InputError, WorkError, nearest, reason
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
+from pipeline.training.checkpoint import num_epochs
 from pipeline.training.config import TrainingConfig
+from pipeline.training.launch import Job, is_trained
 from pipeline.training.loader import Feed
 from pipeline.training.probe import Reading
 from pipeline.training.transfer import TRANSFERS, FinetuneConfig, Transfer
@@ -309,62 +311,127 @@ def train(
     run: Path,
     training: TrainingConfig,
     resources: ResourcesConfig,
-    variant: Variant = OWN,
-    title: str | None = None,
+    variants: Sequence[Variant] = (OWN,),
 ) -> bool:
-    """Train into `run` from its newest checkpoint on; False where it was trained already. Needs a Ray session if not.
+    """Train variants into their folders in `run`, each from its newest checkpoint on, in one launch of workers.
 
-    A variant is trained into a folder of its own in `run`. `title` is that of the bar, by default the variant's.
+    False where all were trained already. Needs a Ray session if not.
     """
-    from cluster.session import require_ray
-    from pipeline.functions import modules_named
-    from pipeline.training.checkpoint import num_epochs
-    from pipeline.training.launch import check_batches, is_trained, launch_training
-    from pipeline.training.models import warn_of_wide_axes
-
     opened = Zoo.open(zoo)
     opened.require_finished()
-    task = check_task(opened, training)
-    prepared = task.prepare(opened)
-    title = title or variant.title(training)
-    training = variant.of(training, opened.space, prepared)
-    run = run / variant.folder
-    feed = Feed.of(task, opened, "train", training.members, training.seed, training.passes)
-    if not is_trained(run, training):
-        check_batches(feed, training, resources.workers)
-    run.mkdir(parents=True, exist_ok=True)
-    training = claim(run, opened.record, training)
-    if not (run / "zoo").exists():
-        link_zoo(run / "zoo", zoo)
-    if is_trained(run, training):
-        return False
-    warn_of_wide_axes(training, opened.space, prepared, modules_named(training))
-    per_epoch = feed.num_batches(training.batch_size) * training.batch_size
-    bar = Progress(title, per_epoch * training.epochs, "models", num_epochs(run) * per_epoch)
-
-    def look(folder: Path):
-        require_ray()
-        show_training(bar, folder, training.epochs, per_epoch)
-
-    try:
-        launch_training(zoo, run, training, prepared, resources, look)
-    finally:
-        bar.close()
-    return True
+    prepared = check_task(opened, training).prepare(opened)
+    jobs = [
+        claim_job(
+            opened,
+            run / variant.folder,
+            variant.of(training, opened.space, prepared),
+            prepared,
+            resources,
+            variant.title(training),
+        )
+        for variant in variants
+    ]
+    return run_jobs(zoo, jobs, resources)
 
 
-def train_transfer(
+def train_transfers(
     run: Path,
     training: TrainingConfig,
     finetune: FinetuneConfig,
     resources: ResourcesConfig,
-    transfer: Transfer,
+    transfers: Sequence[Transfer],
 ) -> bool:
-    """Train on from the encoder of a run, or from scratch, by some of the labels; as `train`."""
-    num_members = Feed(Zoo.open(run / "zoo"), "train", ()).num_members
-    config = transfer.of(run, training, finetune, num_members)
-    title = f"{transfer.title}, {transfer.percent}"
-    return train(run / "zoo", run / transfer.folder, config, resources, title=title)
+    """Train on from the encoder of a run, and from scratch, by some of the labels; as `train`."""
+    opened = Zoo.open(run / "zoo")
+    num_members = Feed(opened, "train", ()).num_members
+    jobs = []
+    for transfer in transfers:
+        config = transfer.of(run, training, finetune, num_members)
+        prepared = check_task(opened, config).prepare(opened)
+        title = f"{transfer.title}, {transfer.percent}"
+        folder = run / transfer.folder
+        jobs.append(claim_job(opened, folder, config, prepared, resources, title))
+    return run_jobs(opened.folder, jobs, resources)
+
+
+def claim_job(
+    zoo: Zoo,
+    run: Path,
+    training: TrainingConfig,
+    prepared: dict[str, Any],
+    resources: ResourcesConfig,
+    title: str,
+) -> Job:
+    """Make `run` the folder of a model. Raises InputError where it cannot be trained so, or not there."""
+    from pipeline.functions import modules_named
+    from pipeline.training.launch import check_batches
+    from pipeline.training.models import task_of, warn_of_wide_axes
+
+    trusted = modules_named(training)
+    task = task_of(training.task, trusted)
+    feed = Feed.of(task, zoo, "train", training.members, training.seed, training.passes)
+    if not is_trained(run, training):
+        check_batches(feed, training, resources.workers)
+        warn_of_wide_axes(training, zoo.space, prepared, trusted)
+    run.mkdir(parents=True, exist_ok=True)
+    training = claim(run, zoo.record, training)
+    if not (run / "zoo").exists():
+        link_zoo(run / "zoo", zoo.folder)
+    members = feed.num_batches(training.batch_size) * training.batch_size
+    return Job(title, run, training, prepared, members)
+
+
+def run_jobs(zoo: Location, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
+    """Train those that are not trained, with a bar for each; False where there are none."""
+    from pipeline.training.launch import launch_training
+
+    waiting = [job for job in jobs if not is_trained(job.run, job.training)]
+    if not waiting:
+        return False
+    bars = TrainingBars(waiting)
+    try:
+        launch_training(zoo, waiting, resources, bars.look)
+    finally:
+        bars.close()
+    return True
+
+
+class TrainingBars:
+    """The bars of models that are trained one after another."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = list(jobs)
+        self.bar = self._bar()
+
+    def _bar(self) -> Progress:
+        job = self.jobs[0]
+        per_epoch = job.members_per_epoch
+        total, done = job.training.epochs * per_epoch, num_epochs(job.run) * per_epoch
+        return Progress(job.title, total, "models", done)
+
+    def look(self):
+        """Bring them up to what the workers wrote; raises WorkError where Ray is gone."""
+        from cluster.session import require_ray
+
+        require_ray()
+        while True:
+            job = self.jobs[0]
+            show_training(self.bar, job.run, job.training.epochs, job.members_per_epoch)
+            if len(self.jobs) == 1 or not (
+                is_trained(job.run, job.training) or is_under_way(self.jobs[1].run)
+            ):
+                return
+            self.close()
+            self.jobs.pop(0)
+            self.bar = self._bar()
+
+    def close(self):
+        self.bar.close()
+
+
+def is_under_way(run: Path) -> bool:
+    """Whether workers have said how far its training is, since they were launched."""
+    return (run / ".progress.json").exists()
 
 
 def probe(

@@ -2,8 +2,9 @@
 
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,20 +39,37 @@ def check_batches(feed: Feed, config: TrainingConfig, num_workers: int):
         )
 
 
+@dataclass(frozen=True)
+class Job:
+    """A model to train."""
+
+    title: str
+    run: Path
+    """Its folder."""
+    training: TrainingConfig
+    prepared: dict[str, Any]
+    """What the task takes from the train split."""
+    members_per_epoch: int
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "run": str(self.run.resolve()),
+            "training": self.training.model_dump(mode="json"),
+            "prepared": self.prepared,
+        }
+
+
 def launch_training(
     zoo_folder: Location,
-    run: Path,
-    config: TrainingConfig,
-    prepared: dict[str, Any],
+    jobs: Sequence[Job],
     resources: ResourcesConfig,
-    on_progress: Callable[[Path], None],
+    on_progress: Callable[[], None],
 ):
-    """Train `config` into `run` with one process a worker; goes on from the newest checkpoint.
+    """Train models one after another with one process a worker; each goes on from its newest checkpoint.
 
-    `prepared` is what the task takes from the train split.
-
-    Needs a Ray session. `on_progress` is called with `run` a few times a second; what it raises ends the training. Raises
-    DivergenceError, and WorkError where Ray fails, or a worker again after training went on from its checkpoint.
+    Needs a Ray session. `on_progress` is called a few times a second; what it raises ends the training. Raises
+    DivergenceError where a model diverged, after the others are trained, and WorkError where Ray fails, or a worker again
+    after training went on from its checkpoint.
     """
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -61,15 +79,13 @@ def launch_training(
     from pipeline.training.process_group import TorchWorkers
 
     on_gpu = resources.gpus_per_worker > 0
-    storage = (run / ".ray.tmp").resolve()
+    storage = (jobs[0].run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
     trainer = DataParallelTrainer(
         train_worker,
         train_loop_config={
             "zoo": str(zoo_folder.resolve()),
-            "run": str(run.resolve()),
-            "training": config.model_dump(mode="json"),
-            "prepared": prepared,
+            "jobs": [job.as_json() for job in jobs],
             "on_gpu": on_gpu,
         },
         backend_config=TorchWorkers(),
@@ -83,26 +99,33 @@ def launch_training(
         ),
     )
     shutil.rmtree(storage, ignore_errors=True)
-    (run / ".progress.json").unlink(missing_ok=True)
+    for job in jobs:
+        (job.run / ".progress.json").unlink(missing_ok=True)
     waiting = ThreadPoolExecutor(1)  # while it waits, this thread can be interrupted
     training = waiting.submit(trainer.fit)
     waiting.shutdown(wait=False)
     try:
         while not wait([training], POLL_SECONDS).done:
-            on_progress(run)
-        on_progress(run)
+            on_progress()
+        on_progress()
         diverged = training.result().return_value
     except KeyboardInterrupt:
         ray.shutdown()  # the workers end, and write no more
         raise
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         raise WorkError(
-            f"training of {run} failed: {reason(cause_of(error))}; run the same command again to go on"
+            f"training of {under_way(jobs).run} failed: {reason(cause_of(error))}; run the same command again to go on"
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    if diverged is not None:
-        raise DivergenceError(divergence(run, diverged))
+    for job, epoch in zip(jobs, diverged, strict=True):
+        if epoch is not None:
+            raise DivergenceError(divergence(job.run, epoch))
+
+
+def under_way(jobs: Sequence[Job]) -> Job:
+    """The first that is not trained to its end, or the last."""
+    return next((job for job in jobs if not is_trained(job.run, job.training)), jobs[-1])
 
 
 def cause_of(error: Exception) -> Exception:
@@ -125,8 +148,10 @@ def divergence(run: Path, epoch: int) -> str:
     )
 
 
-def train_worker(spec: dict[str, Any]) -> int | None:
-    """Runs in each Ray Train worker. Divergence is returned: what is raised, Ray Train would try again."""
+def train_worker(spec: dict[str, Any]) -> list[int | None]:
+    """Runs in each Ray Train worker. Returns for each job the epoch in which it diverged: what is raised, Ray Train would try
+    again.
+    """
     import torch
     import torch.distributed as dist
 
@@ -135,10 +160,14 @@ def train_worker(spec: dict[str, Any]) -> int | None:
 
     torch.set_num_threads(1)
     with process_group(spec["on_gpu"]):
-        return train_loop(
-            locate(spec["zoo"]),
-            Path(spec["run"]),
-            TrainingConfig(**spec["training"]),
-            spec["prepared"],
-            Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"]),
-        )
+        worker = Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"])
+        return [
+            train_loop(
+                locate(spec["zoo"]),
+                Path(job["run"]),
+                TrainingConfig(**job["training"]),
+                job["prepared"],
+                worker,
+            )
+            for job in spec["jobs"]
+        ]

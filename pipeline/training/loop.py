@@ -91,13 +91,15 @@ def train_loop(
     """
     trusted = modules_named(config)  # by the caller, who gave this configuration
     zoo, task = Zoo.open(zoo_folder), task_of(config.task, trusted)
+    history = checkpoint.read_history(run) or History(task.monitor)
+    if len(history) >= config.epochs:
+        return None
     feed = Feed.of(task, zoo, "train", config.members, config.seed, config.passes)
     scored = Feed.of(task, zoo, "validation")
     steps = feed.num_batches(config.batch_size)
     torch.manual_seed(config.seed)
     encoder, model = build_model(config, zoo.space, prepared, trusted)
     calibrate(encoder, zoo)
-    history = checkpoint.read_history(run) or History(task.monitor)
     if config.start is not None:
         begin_from(config.start, encoder, is_new=not len(history))
     task.attach(model, zoo)

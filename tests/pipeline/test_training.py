@@ -24,7 +24,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import deepspeed_config, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.history import EpochMetrics, History
-from pipeline.training.launch import check_batches, launch_training
+from pipeline.training.launch import Job, check_batches, launch_training
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate, num_parameters_of, warn_of_wide_axes
 from pipeline.training.variants import Variant
@@ -131,12 +131,11 @@ def ray_failures():
 def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, monkeypatch):
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
+    job = Job("dwsnet", tmp_path, smoke().training, {}, 256)
     for error, reason in ray_failures():
         monkeypatch.setattr(DataParallelTrainer, "fit", Mock(side_effect=error))
         with pytest.raises(WorkError) as caught:
-            launch_training(
-                built_zoo, tmp_path, smoke().training, {}, smoke().resources, lambda run: None
-            )
+            launch_training(built_zoo, [job], smoke().resources, lambda: None)
         assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
         assert "\n" not in str(caught.value)
 
