@@ -40,8 +40,10 @@ def run(options: Namespace) -> int:
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {folder / 'checkpoints'}/epoch-{next(iter(metrics.values()))['epoch']:04d}")
     print(f"report      {result['report']}")
-    for variant, scores in metrics.items():
-        print(f"{variant.title(recipe.training):<11} {score_line(scores)}")
+    titles = [variant.title(recipe.training) for variant in metrics]
+    width = max(11, *map(len, titles))
+    for title, scores in zip(titles, metrics.values(), strict=True):
+        print(f"{title:<{width}} {score_line(scores)}")
     return tell_failed(folder / "zoo")
 
 
