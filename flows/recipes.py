@@ -331,7 +331,7 @@ def cifar_adapt() -> Recipe:
 def digits_pretrain() -> Recipe:
     """Learns from two INRs of each of scikit-learn's digits which belong together, without labels; then probed and fine-tuned.
 
-    At 1, 10 and 100 % of the labels, against the same model from scratch. About two minutes on two cores.
+    At 1, 10 and 100 % of the labels, against the same model from scratch.
     """
     return Recipe(
         zoo=digits().zoo.model_copy(update={"views": 2}),
