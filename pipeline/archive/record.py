@@ -127,6 +127,11 @@ class ZooRecord(Frozen):
         return "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights))))
 
     @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the members, by their `label`; none of classifiers, whose images are of classes and not they."""
+        return self.signals.class_names if "label" in self.schema.names else ()
+
+    @property
     def space(self) -> WeightSpace:
         return WeightSpace.from_shapes(self.tensors)
 

@@ -22,7 +22,7 @@ def is_of_classes(kind: pa.DataType) -> bool:
 def class_names(zoo: Zoo, name: str) -> list[str]:
     """Classes of all members that have weights, numbers in their order and texts in theirs."""
     if name == LABEL:
-        return list(zoo.record.signals.class_names)
+        return list(zoo.record.class_names)
     found = with_weights(zoo)[name]
     if pa.types.is_boolean(found.type):
         found = found.cast(pa.int64())  # as in a batch

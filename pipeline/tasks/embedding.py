@@ -43,7 +43,7 @@ class EmbeddingTask(TaskConfig):
         if finite.sum() < 2:
             return ()
         rows = zoo.members(metrics["split"]).filter(pa.array(finite))
-        class_names = zoo.record.signals.class_names
+        class_names = zoo.record.class_names
         labels = rows["label"].fill_null(-1).to_numpy() if class_names else None
         numbers = {name: rows[name].to_numpy() for name in zoo.record.facts}
         draw = partial(draw_embedding, vectors[finite], labels, class_names, numbers)

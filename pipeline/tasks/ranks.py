@@ -7,7 +7,8 @@ FLOOR_SHARE = 0.05
 
 
 def rank_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """`tau`, tau_b of predictions `(members,)` with the truth, 0 where one of them is constant; and beside it
+    """`tau`, tau_b of predictions `(members,)` with the truth, 0 where one of them is constant or there
+    are none; and beside it
 
     * `tau_ceiling`, sqrt(1 - n_t / n_0): tau_b of the best order without ties, for n_t of n_0 pairs that are tied in the
       truth (Kendall 1945). Predictions that tie where the truth does may be above it;
@@ -21,7 +22,7 @@ def rank_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
         "tau_ceiling": float(np.sqrt(1 - (counts * (counts - 1)).sum() / max(1, pairs))),
         "tied_predictions": share_of_ties(predicted),
     }
-    if counts.max() > 1 and counts.max() >= FLOOR_SHARE * len(truth):
+    if (most := counts.max(initial=0)) > 1 and most >= FLOOR_SHARE * len(truth):
         above = truth != values[counts.argmax()]
         scores["tau_above_floor"] = tau_b(truth[above], predicted[above])
     return scores

@@ -84,9 +84,8 @@ def probe(trained: TrainedModel, zoo: Zoo, targets: Sequence[str], seed: int) ->
 
 
 def known_of(zoo: Zoo) -> list[str]:
-    """What is known of a zoo's signals: classes and facts. Raises InputError where nothing is."""
-    signals = zoo.record.signals
-    found = [*(["label"] if len(signals.class_names) > 1 else []), *zoo.record.facts]
+    """What is known of the signals of members: classes and facts. Raises InputError where nothing is."""
+    found = [*(["label"] if len(zoo.record.class_names) > 1 else []), *zoo.record.facts]
     if not found:
         raise InputError(
             f"nothing is known of the signals of zoo {zoo.folder}, neither classes nor facts: name columns of its catalog with "

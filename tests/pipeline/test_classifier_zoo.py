@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch import nn
 from torch.nn import functional as F
 
 from flows.cli import main
@@ -30,6 +32,9 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.signals import Signals, load_signals
 from pipeline.tasks import Classification
+from pipeline.tasks.masked import Masked
+from pipeline.tasks.task import Evaluation
+from pipeline.training.probe import known_of
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.classifiers import Classifiers
 from pipeline.zoos.splits import split_sources
@@ -262,11 +267,10 @@ def test_info_and_render_show_accuracies(mlp_zoo, tmp_path, capsys):
 
 
 def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path, capsys):
-    assert main(["run", "mlps", "--out", str(tmp_path / "run")]) == 2
-    assert (
-        "recipe 'mlps' makes classifiers, which no training task reads yet"
-        in capsys.readouterr().err
-    )
+    learn = ["--set", "training.task.kind=classification", "--out", str(tmp_path / "run")]
+    assert main(["run", "mlps", *learn]) == 2
+    assert "has no column 'label' for classification to learn from" in capsys.readouterr().err
+    assert not any((tmp_path / "run" / "zoo").rglob("*.tar"))
     with pytest.raises(InputError, match="has no classes to learn"):
         Classification().check(mlp_zoo)
 
@@ -381,3 +385,17 @@ def test_modelzoos_readers_find_an_epoch_a_line(mlp_zoo, tmp_path):
     assert sorted(path.name for path in run.glob("checkpoint_*")) == [
         f"checkpoint_{epoch:06d}" for epoch in (0, 2, 3)
     ]
+
+
+def test_classifiers_are_of_no_class_though_their_images_are(mlp_zoo, tmp_path):
+    assert len(mlp_zoo.record.signals.class_names) == 10
+    assert mlp_zoo.record.class_names == ()
+    count = len(mlp_zoo.members("test"))
+    vectors = np.random.default_rng(0).random((3, count))
+    table = pa.table({f"embedding_{i}": numbers for i, numbers in enumerate(vectors)})
+    evaluation = Evaluation(mlp_zoo, nn.Identity(), {}, table)
+    (figure,) = Masked().figures({"split": "test"}, evaluation)
+    figure.draw(tmp_path / figure.file)
+    assert (tmp_path / figure.file).stat().st_size
+    with pytest.raises(InputError, match=r"nothing is known of the signals of zoo .* --target"):
+        known_of(mlp_zoo)

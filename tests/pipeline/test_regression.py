@@ -224,6 +224,12 @@ def test_tau_knows_its_ceiling_ties_and_the_floor():
     assert rank_scores(truth, np.zeros(100))["tau"] == 0
 
 
+def test_a_model_that_gives_no_finite_number_is_scored():
+    table = pa.table({"true psnr": [20.0, 20.0, 30.0], "predicted psnr": pa.nulls(3, pa.float64())})
+    scores = Regression(targets=("psnr",)).scores(table)
+    assert scores == {"tau": 0.0, "tau_ceiling": 1.0, "tied_predictions": 0.0}
+
+
 def test_predictions_have_the_truth_only_where_the_zoo_has_it(zoo):
     model, batch = model_of(BOTH, zoo).eval(), batches(zoo, BOTH, "test")[0]
     assert list(table_of(BOTH, model, [batch]).column_names) == [
