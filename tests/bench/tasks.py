@@ -6,37 +6,46 @@ prints one table in Markdown. Runs again, it goes on where it stopped: a run tha
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from flows.recipe import Recipe
 from flows.recipes import RECIPES
 from flows.run import run_recipe
 from pipeline.archive.files import exclusive
+from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.report.models import models_of
 from pipeline.training.config import BASELINES
 from pipeline.training.evaluate import shown, titled
+from pipeline.training.variants import Variant
 
 ROWS = ("digits", "mlps", "sines-frequency", "digits-dilate", "digits-adapt", "waves-embedding")
 HEADER = ("recipe", "encoder", "parameters", "training", "metric", "on the test split", "trivial")
 
 
 def with_baselines(recipe: Recipe, kinds: tuple[str, ...]) -> Recipe:
-    training = recipe.training.model_copy(update={"baselines": kinds})
-    return recipe.model_copy(update={"training": training})
+    """The recipe with one seed and one size, and these kinds of encoder beside its own."""
+    changed = {"baselines": kinds, "seeds": 1, "sizes": ()}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
+
+
+def suited(recipe: Recipe, folder: Path) -> tuple[str, ...]:
+    """The kinds of encoder that can do the task: statistics have nothing to edit by."""
+    zoo, training, kinds = Zoo.open(folder / "zoo"), recipe.training, []
+    prepared = training.task.prepare(zoo)
+    for kind in BASELINES:
+        with suppress(InputError):
+            Variant(kind).of(training, zoo.space, prepared)
+            kinds.append(kind)
+    return tuple(kind for kind in kinds if kind != training.encoder.kind)
 
 
 def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """The rows of a recipe; the first is of its own encoder."""
     recipe = RECIPES[name]()
-    own = recipe.training.encoder.kind
-    for kind in (None, *(kind for kind in BASELINES if kind != own)):
-        try:
-            run_recipe(with_baselines(recipe, (kind,) if kind else ()), folder, tracked=False)
-        except InputError as error:  # an encoder without features has nothing to edit by
-            if kind is None:
-                raise
-            yield name, kind, "", "", "", f"none: {error}"[:80], ""
+    run_recipe(with_baselines(recipe, ()), folder, tracked=False)
+    run_recipe(with_baselines(recipe, suited(recipe, folder)), folder, tracked=False)
     for model in models_of(folder):
         metric = model.metrics["monitor"]
         trivial = model.metrics.get(f"trivial_{metric}")
