@@ -109,7 +109,7 @@ def add_run_commands(groups: Any) -> None:
 
 def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:
     """A command, which its function's docstring describes."""
-    text = (command.__doc__ or "").strip()
+    text = (command.__doc__ or "").strip().replace("%", "%%")  # argparse formats what it shows
     sub = groups.add_parser(name, help=text.splitlines()[0], description=text)
     sub.set_defaults(command=command)
     for names, options in arguments:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, nearest
+from pipeline.tasks.task import Batch
 
 LABEL = "label"
 """The column whose numbers index the class names of the signals; in any other the values are the classes."""
@@ -41,6 +42,16 @@ def labels_of(values: Tensor | Sequence[Any], name: str, names: Sequence[str]) -
     texts = values.tolist() if isinstance(values, Tensor) else values
     labels = [place.get(str(value), -1) for value in texts]
     return torch.tensor(labels, device=values.device if isinstance(values, Tensor) else None)
+
+
+def classes_of(batch: Batch, name: str) -> list[str | None]:
+    """What the zoo of a batch calls each member's class; None where it has none, or no such column."""
+    values = batch.columns.get(name, [None] * len(batch))
+    values = values.tolist() if isinstance(values, Tensor) else values
+    if name == LABEL:
+        known = dict(enumerate(batch.class_names))
+        return [known.get(value) for value in values]
+    return [None if value is None else str(value) for value in values]
 
 
 def check_classes(zoo: Zoo, name: str):

@@ -21,7 +21,7 @@ from dwsnet.state import read_state, write_state
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.tasks.augmentation import Augmentation
-from pipeline.tasks.classes import LABEL, check_classes, class_names, labels_of
+from pipeline.tasks.classes import LABEL, check_classes, class_names, classes_of, labels_of
 from pipeline.tasks.task import (
     Batch,
     Evaluation,
@@ -50,8 +50,8 @@ class Outputs:
 
     probabilities: Tensor
     """`(batch, classes)`."""
-    labels: Tensor
-    """`(batch,)`; -1 where there is none."""
+    classes: list[str | None]
+    """What their zoo calls the true class of each, None where it has none."""
     class_names: tuple[str, ...]
 
 
@@ -129,18 +129,16 @@ class Classification(TaskConfig):
         }
 
     def outputs(self, model: Classifier, batch: Batch) -> Outputs:
-        known = self.column in batch.columns
-        labels = self.labels(model, batch) if known else torch.full((len(batch),), -1)
-        return Outputs(model(batch.state).softmax(1), labels, model.class_names)
+        classes = classes_of(batch, self.column)
+        return Outputs(model(batch.state).softmax(1), classes, model.class_names)
 
     def predictions(self, outputs: Outputs) -> dict[str, Any]:
         """True class where it is known, predicted class, probability of each."""
         names = pa.array(outputs.class_names)
-        known = outputs.labels.numpy()
         probabilities = outputs.probabilities.numpy()
         unknown = ~np.isfinite(probabilities).all(1)
         return {
-            "class": names.take(pa.array(known, mask=known < 0)),
+            "class": pa.array(outputs.classes, pa.string()),
             "predicted": names.take(pa.array(probabilities.argmax(1), mask=unknown)),
             **{
                 f"probability of {name}": share

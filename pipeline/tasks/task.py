@@ -35,32 +35,30 @@ class Batch:
     column of integers that has nulls has -1 there."""
     positions: Tensor
     """`(batch,)` int64: rows of the catalog."""
+    class_names: tuple[str, ...] = ()
+    """Of their zoo: what the numbers of the column `label` stand for there."""
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def take(self, index: Tensor) -> "Batch":
         """The members at `index`, in that order."""
-        return Batch(
-            {name: tensor[index] for name, tensor in self.state.items()},
-            {
-                name: values[index]
-                if isinstance(values, Tensor)
-                else [values[i] for i in index.tolist()]
-                for name, values in self.columns.items()
-            },
-            self.positions[index],
-        )
+        columns = {
+            name: values[index]
+            if isinstance(values, Tensor)
+            else [values[i] for i in index.tolist()]
+            for name, values in self.columns.items()
+        }
+        state = {name: tensor[index] for name, tensor in self.state.items()}
+        return replace(self, state=state, columns=columns, positions=self.positions[index])
 
     def to(self, device: torch.device) -> "Batch":
-        return Batch(
-            {name: tensor.to(device) for name, tensor in self.state.items()},
-            {
-                name: values.to(device) if isinstance(values, Tensor) else values
-                for name, values in self.columns.items()
-            },
-            self.positions.to(device),
-        )
+        columns = {
+            name: values.to(device) if isinstance(values, Tensor) else values
+            for name, values in self.columns.items()
+        }
+        state = {name: tensor.to(device) for name, tensor in self.state.items()}
+        return replace(self, state=state, columns=columns, positions=self.positions.to(device))
 
     def with_state(self, state: Block) -> "Batch":
         """The same members with other weights: augmented ones."""

@@ -5,7 +5,7 @@ share it. (WebDataset's own shuffling gives neither.)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 
 import numpy as np
@@ -174,7 +174,8 @@ class Feed:
             part = rows.slice(place, len(next(iter(block.values()))))
             place += len(part)
             positions = part["position"].to_numpy()
-            batch = Batch(block, batch_columns(part, names), torch.tensor(positions))
+            columns, class_names = batch_columns(part, names), self.zoo.record.class_names
+            batch = Batch(block, columns, torch.tensor(positions), class_names)
             if chosen is not None:
                 batch = batch.take(torch.from_numpy(np.flatnonzero(np.isin(positions, chosen))))
             if len(batch):
@@ -211,4 +212,5 @@ def concatenate(batches: list[Batch]) -> Batch:
         is_tensor = isinstance(values, torch.Tensor)
         columns[name] = torch.cat(parts) if is_tensor else list(chain.from_iterable(parts))
     state = {name: torch.cat([batch.state[name] for batch in batches]) for name in first.state}
-    return Batch(state, columns, torch.cat([batch.positions for batch in batches]))
+    positions = torch.cat([batch.positions for batch in batches])
+    return replace(first, state=state, columns=columns, positions=positions)

@@ -213,4 +213,4 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
         f"training of {folder / 'baselines' / 'mlp'} diverged; {page} reports what was trained beside it"
     )
     assert "DWSNet: accuracy on the test split" in page.read_text()
-    assert "same budget" not in page.read_text()
+    assert ", same budget" not in page.read_text()

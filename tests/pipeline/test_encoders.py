@@ -13,9 +13,10 @@ from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
 from pipeline.encoders import AnyEncoder, DWSNetConfig, EncoderConfig, sized
 from pipeline.encoders.statistics import StatisticsConfig
+from pipeline.functions import Own
 from pipeline.unions import BY_KIND, models_in
 
-FAMILIES = models_in(AnyEncoder)
+FAMILIES = [family for family in models_in(AnyEncoder) if family is not Own]
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
 
 
