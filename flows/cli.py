@@ -8,13 +8,15 @@ from contextlib import suppress
 
 from cluster.address import RequestError
 from flows.home import usable_home
-from flows.interruption import SENTENCE, exit_code, handle_signals, leave
+from flows.interruption import SENTENCE, exit_code, handle_signals, leave, received
 from flows.parser import parser
 from flows.streams import prepare_streams, reader_is_gone
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """Ray writes them into its errors, whoever reads them."""
+SENTENCES = (InputError, RequestError, ArchiveError, WorkError, OSError)
+"""Errors whose message is meant for whoever called the command."""
 CLOSED_PIPE = 128 + signal.SIGPIPE
 """What a shell shows of a command that nobody reads from any more, as in `dwszoo zoo info DIR | head -1`."""
 
@@ -43,16 +45,22 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with usable_home():
             return options.command(options) or 0
-    except KeyboardInterrupt:
-        with suppress(OSError):
-            sys.stderr.write(SENTENCE)
-        return exit_code()
-    except (InputError, RequestError, ArchiveError, WorkError, OSError) as error:
-        if isinstance(error, BrokenPipeError) and reader_is_gone():
-            return CLOSED_PIPE
-        if options.debug:
-            raise
-        return complain(sentence(error), 2 if isinstance(error, InputError | RequestError) else 1)
+    except BaseException as error:  # noqa: BLE001 - all but what a signal caused is raised again or told
+        # What follows a signal follows from it: Ray fails where the same signal ended its processes.
+        if not (received or isinstance(error, KeyboardInterrupt)):
+            return failure(error, options.debug)
+    with suppress(OSError):
+        sys.stderr.write(SENTENCE)
+    return exit_code()
+
+
+def failure(error: BaseException, debug: bool) -> int:
+    """Say in a sentence why a command failed; returns its exit code. Raises anything else again."""
+    if isinstance(error, BrokenPipeError) and reader_is_gone():
+        return CLOSED_PIPE
+    if debug or not isinstance(error, SENTENCES):
+        raise error
+    return complain(sentence(error), 2 if isinstance(error, InputError | RequestError) else 1)
 
 
 def complain(message: str, code: int) -> int:

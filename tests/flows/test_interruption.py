@@ -10,6 +10,7 @@ import pytest
 
 from cluster.orphans import MARK
 from flows import interruption
+from flows.cli import main
 from tests.conftest import dwszoo, start_dwszoo
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=20000", "--out"]
@@ -59,9 +60,19 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
     assert {path: path.read_bytes() for path in committed} == committed
 
 
+def test_a_failure_that_follows_a_signal_is_an_interruption(monkeypatch, capsys):
+    assert main(["recipes", "no-such-recipe"]) == 2
+    monkeypatch.setattr("flows.cli.received", [signal.SIGTERM])
+    monkeypatch.setattr(interruption, "received", [signal.SIGTERM])
+    capsys.readouterr()
+    assert main(["recipes", "no-such-recipe"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == interruption.SENTENCE
+
+
 STUCK = """
 import ctypes
 from flows import interruption
+from flows.cli import main
 interruption.SECONDS = 0.5
 interruption.handle_signals()
 lock, mutex = ctypes.CDLL(None).pthread_mutex_lock, ctypes.create_string_buffer(64)
