@@ -126,9 +126,9 @@ def mnist_dilate() -> Recipe:
             task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             baselines=(),
-            epochs=240,
-            batch_size=64,
-            learning_rate=1e-2,
+            epochs=120,
+            batch_size=32,
+            learning_rate=2e-2,
             warmup_fraction=0.1,
         ),
     )

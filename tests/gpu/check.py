@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tests.gpu import fitting, layers, training
+from tests.gpu import fitting, layers, members, training
 from tests.gpu.row import Row
 
 CHECKS = (
@@ -23,6 +23,8 @@ CHECKS = (
     fitting.kernel_fits,
     layers.equivariant_layers,
     layers.invariant_layers,
+    members.decoding,
+    members.augmentation,
     training.training_steps,
     training.training,
     fitting.corpus,

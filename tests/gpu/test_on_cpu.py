@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tests.gpu import layers
+from tests.gpu import layers, members
 from tests.gpu.row import bounded
 
 
@@ -13,6 +13,13 @@ def test_layers_pass(monkeypatch):
     monkeypatch.setattr(layers, "GPU", torch.device("cpu"))
     rows = [*layers.equivariant_layers(), *layers.invariant_layers()]
     assert len(rows) == 18
+    assert all(row.ok for row in rows)
+
+
+def test_members_pass(monkeypatch):
+    monkeypatch.setattr(members, "GPU", torch.device("cpu"))
+    rows = [*members.decoding(), *members.augmentation()]
+    assert len(rows) == 5
     assert all(row.ok for row in rows)
 
 
