@@ -25,8 +25,8 @@ def run(options: Namespace) -> int:
 
     Run again, it goes on where it stopped.
     """
+    from flows.recipe import default_folder
     from flows.server import prefect_server
-    from flows.stages import default_folder
     from pipeline.archive.files import exclusive
 
     recipe = with_training(options)
@@ -105,23 +105,23 @@ def recipes(options: Namespace):
 def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
     from cluster.session import ray_session
-    from flows import stages
     from flows.overrides import resolve_recipe
     from flows.progress import figure
+    from flows.stages import build
     from pipeline.archive.files import exclusive
     from pipeline.archive.write import pending_shards
     from pipeline.zoos import KINDS
 
     recipe = resolve_recipe(options.recipe, options.settings)
     with exclusive(options.out):
-        plan = stages.plan(recipe.zoo, options.out)
+        plan = build.plan(recipe.zoo, options.out)
         needs_ray = bool(pending_shards(options.out))
         with ray_session(
             recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray
         ):
-            summary = stages.fit_zoo(plan, options.out, recipe.resources)
-        stages.archive(options.out, fitted=summary is not None)
-        stages.verify(options.out)
+            summary = build.fit_zoo(plan, options.out, recipe.resources)
+        build.archive(options.out, fitted=summary is not None)
+        build.verify(options.out)
     if summary is None:
         print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
     else:
@@ -176,9 +176,9 @@ def zoo_render(options: Namespace):
 
 def zoo_export(options: Namespace):
     """Write the members of a zoo in a layout that other projects read."""
-    from flows import stages
+    from flows.stages import convert
 
-    num_members, num_failed = stages.export(options.zoo, options.format, options.out)
+    num_members, num_failed = convert.export(options.zoo, options.format, options.out)
     print(
         f"{options.out}: {num_members:,} members as {options.format}"
         + (f"; {num_failed:,} have no weights" if num_failed else "")
@@ -190,15 +190,15 @@ def zoo_import(options: Namespace) -> int:
 
     What is damaged is listed, all else is imported.
     """
-    from flows import stages
     from flows.overrides import override
+    from flows.stages import build, convert
     from pipeline.archive.files import exclusive
     from pipeline.config import ImportConfig
 
     config = override(ImportConfig(format=options.format, path=options.path), options.settings)
     with exclusive(options.out):
-        zoo, left_out = stages.import_zoo(config, options.out)
-        stages.verify(options.out)
+        zoo, left_out = convert.import_zoo(config, options.out)
+        build.verify(options.out)
     failed = [row for row in zoo.catalog.to_pylist() if row["status"] == "failed"]
     print(f"{options.out}: {len(zoo):,} members imported, {len(failed):,} without weights")
     problems = [
@@ -214,56 +214,56 @@ def zoo_import(options: Namespace) -> int:
 
 def zoo_merge(options: Namespace):
     """Join zoos of one architecture into a new one, splits kept. Run again, it goes on where it stopped."""
-    from flows import stages
+    from flows.stages import build, convert
     from pipeline.archive.files import exclusive
 
     with exclusive(options.out):
-        num_members = stages.merge_zoos(options.zoos, options.out)
-        stages.verify(options.out)
-    print(f"{options.out}: {num_members:,} members of {len(options.zoos)} zoos")
+        zoo = convert.merge_zoos(options.zoos, options.out)
+        build.verify(options.out)
+    print(f"{options.out}: {len(zoo):,} members of {len(options.zoos)} zoos")
 
 
 def train(options: Namespace):
     """Train on a zoo. Run again, it goes on from the newest checkpoint."""
     from cluster.session import ray_session
-    from flows import stages
+    from flows.stages import build, learn
     from pipeline.archive.files import exclusive
     from pipeline.training.launch import is_trained
 
     recipe = with_training(options)
-    stages.check_task(stages.verify(options.zoo), recipe.training)
+    learn.check_task(build.verify(options.zoo), recipe.training)
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
         with ray_session(
             recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done
         ):
-            stages.train(options.zoo, options.out, recipe.training, recipe.resources)
+            learn.train(options.zoo, options.out, recipe.training, recipe.resources)
     print(f"{options.out} is trained; `dwszoo evaluate {options.out}` scores it")
 
 
 def evaluate(options: Namespace):
     """Score the best checkpoint of a run: metrics.json for the test split, metrics-SPLIT.json for another."""
-    from flows import stages
+    from flows.stages import assess
 
     require_run(options.run)
-    print(score_line(stages.evaluate(options.run, options.split, options.trust)))
+    print(score_line(assess.evaluate(options.run, options.split, options.trust)))
 
 
 def report(options: Namespace):
     """Draw the report of a run, whatever zoo it was trained on."""
-    from flows import stages
+    from flows.stages import assess
 
     require_run(options.run)
-    print(stages.report(options.run, options.trust))
+    print(assess.report(options.run, options.trust))
 
 
 def probe(options: Namespace):
     """Read classes and numbers from the frozen encoder of a run by linear models, at 1, 10 and 100 % of the labels."""
-    from flows import stages
+    from flows.stages import assess
     from pipeline.training.probe import probe_table
 
     require_run(options.run)
-    readings = stages.probe(options.run, options.zoo, options.targets, options.trust)
+    readings = assess.probe(options.run, options.zoo, options.targets, options.trust)
     table = probe_table(readings)
     rows = [table.columns, *table.rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -285,15 +285,16 @@ def predict(options: Namespace):
 
 def edit(options: Namespace) -> int:
     """Edit every member of a zoo with the model of a run, into a new zoo. Run again, it goes on where it stopped."""
-    from flows import stages
+    from flows.stages import build, convert
     from pipeline.archive.files import exclusive
 
     require_run(options.run)
     with exclusive(options.out):
-        num_members = stages.edit_zoo(options.run, options.zoo, options.out, options.trust)
-        record = stages.verify(options.out).record
+        zoo = convert.edit_zoo(options.run, options.zoo, options.out, options.trust)
+        build.verify(options.out)
+    record = zoo.record
     larger = f", {record.architecture}" if record.tensors != record.edited.tensors else ""
-    print(f"{options.out}: {num_members:,} members of {options.zoo} edited{larger}")
+    print(f"{options.out}: {len(zoo):,} members of {options.zoo} edited{larger}")
     return tell_failed(options.out)
 
 

@@ -1,5 +1,6 @@
 """What a recipe is."""
 
+from pathlib import Path
 from typing import Annotated
 
 from pipeline.config import LOCATION, AnyZooConfig, Config, ResourcesConfig, ZooConfig
@@ -16,3 +17,8 @@ class Recipe(Config):
     probe: ProbeConfig | None = None
     """What the trained encoder is tried on afterwards; null: nothing."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
+
+
+def default_folder(name: str, recipe: Recipe) -> Path:
+    """runs/NAME-FINGERPRINT, with the stem of a file or the function of package.module:function."""
+    return Path("runs") / f"{Path(name.rpartition(':')[2]).stem}-{recipe.fingerprint()}"

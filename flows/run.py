@@ -17,8 +17,8 @@ from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 
 from cluster.session import ray_session
-from flows import stages
 from flows.recipe import Recipe
+from flows.stages import assess, build, learn
 from pipeline.archive.files import write_json
 from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
@@ -48,13 +48,13 @@ def stage(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @stage
 def plan(recipe: Recipe, run: Path) -> ZooPlan:
-    return stages.plan(recipe.zoo, run / "zoo")
+    return build.plan(recipe.zoo, run / "zoo")
 
 
 @stage
 def fit(plan: ZooPlan, recipe: Recipe, run: Path) -> bool:
     """Whether there was anything to fit; the figures of the fit are kept in fit.json for the report."""
-    summary = stages.fit_zoo(plan, run / "zoo", recipe.resources)
+    summary = build.fit_zoo(plan, run / "zoo", recipe.resources)
     if summary is not None:
         write_json(run / "fit.json", asdict(summary) | {"workers": recipe.resources.workers})
     return summary is not None
@@ -62,36 +62,36 @@ def fit(plan: ZooPlan, recipe: Recipe, run: Path) -> bool:
 
 @stage
 def archive(run: Path, fitted: bool):
-    stages.archive(run / "zoo", fitted)
+    build.archive(run / "zoo", fitted)
 
 
 @stage
 def verify(run: Path):
-    stages.verify(run / "zoo")
+    build.verify(run / "zoo")
 
 
 @stage
 def train(run: Path, recipe: Recipe, models: Sequence[Variant]) -> bool:
-    return stages.train(run / "zoo", run, recipe.training, recipe.resources, models)
+    return learn.train(run / "zoo", run, recipe.training, recipe.resources, models)
 
 
 @stage
 def train_transfers(
     run: Path, recipe: Recipe, finetune: FinetuneConfig, transfers: Sequence[Transfer]
 ) -> bool:
-    return stages.train_transfers(run, recipe.training, finetune, recipe.resources, transfers)
+    return learn.train_transfers(run, recipe.training, finetune, recipe.resources, transfers)
 
 
 @stage
 def probe(run: Path, targets: Sequence[str], trusted: Collection[str]):
     made_from = [run / "metrics.json", *sorted(run.glob("transfer/*/*/metrics.json"))]
-    if not stages.is_newer(run / "probe.json", *made_from):
-        stages.probe(run, targets=targets, trusted=trusted)
+    if not assess.is_newer(run / "probe.json", *made_from):
+        assess.probe(run, targets=targets, trusted=trusted)
 
 
 @stage
 def evaluate(folder: Path, trusted: Collection[str]) -> dict[str, Any]:
-    return stages.scored(folder, trusted)
+    return assess.scored(folder, trusted)
 
 
 @stage
@@ -99,8 +99,8 @@ def report(run: Path, trusted: Collection[str]) -> Path:
     page = run / "report" / "index.html"
     made_from = [folder / "metrics.json" for folder in all_folders_in(run)]
     made_from += [run / "zoo" / "statistics.json", *run.glob("probe.json")]
-    is_drawn = stages.is_newer(page, *made_from)
-    return page if is_drawn else stages.report(run, trusted)
+    is_drawn = assess.is_newer(page, *made_from)
+    return page if is_drawn else assess.report(run, trusted)
 
 
 def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
@@ -125,8 +125,8 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
     transfers = TRANSFERS if finetune else ()
     trusted = modules_named(recipe)
     planned = plan(recipe, run)
-    stages.check_task(Zoo.open(run / "zoo"), training)
-    stages.claim(run, planned.record, training)
+    learn.check_task(Zoo.open(run / "zoo"), training)
+    learn.claim(run, planned.record, training)
     needs_ray = bool(pending_shards(run / "zoo")) or not all(
         is_trained(run / model.folder, config)
         for config, of in ((training, models), (finetune, transfers))
@@ -142,7 +142,7 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
             if not is_trained(run, training):
                 raise
             raise DivergenceError(
-                f"{error}; {stages.report(run, trusted)} reports what was trained beside it"
+                f"{error}; {assess.report(run, trusted)} reports what was trained beside it"
             ) from error
         if transfers:
             train_transfers(run, recipe, finetune, transfers)

@@ -1,7 +1,6 @@
 """Domain adaptation: classifiers in, classifiers of corrupted images out (Navon et al. 2023, section 7.3)."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any, ClassVar, Literal
@@ -12,7 +11,6 @@ import pyarrow.compute as pc
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from dwsnet.encoders import Encoder
 from dwsnet.heads import WeightsHead
@@ -21,47 +19,26 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ClassifierZooConfig
 from pipeline.decode import Decoder
 from pipeline.errors import InputError
-from pipeline.fit import seeds
-from pipeline.tasks.class_images import ClassImages
-from pipeline.tasks.corruption import CORRUPTIONS, corrupt
+from pipeline.tasks.corruption import CORRUPTIONS
+from pipeline.tasks.domains import SCORES, Domains, Trial
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig, batch_columns
 
 AS_IT_WAS = "trivial_"
 PAIRS = "", "unseen_"
-SCORES = "loss", "target_accuracy", "source_accuracy"
 """A metric is named by the state of networks ('' where adapted), by whether their pairs of classes were learned from, and
 by the score."""
-IMAGES_AT_ONCE = 4096
-"""Images that are corrupted and classified together where networks are scored."""
-FINETUNING = 1
-"""Purpose of the keys of images that single networks are fine-tuned on."""
 
 
 class Adapter(WeightsHead):
     """Takes stacked state dicts of classifiers, returns such: v - s dv."""
 
-    decode: Decoder
-
     def __init__(self, encoder: Encoder, unseen_pairs: Sequence[Sequence[int]], num_classes: int):
         super().__init__(encoder.features())
-        self.images: ClassImages | None = None  # until they are attached
+        self.domains: Domains | None = None  # until they are attached
         unseen = torch.zeros(num_classes, num_classes, dtype=torch.bool)
         for pair in unseen_pairs:
             unseen[tuple(pair)] = True
         self.register_buffer("unseen", unseen, persistent=False)
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Networks, and the images that they are scored on."""
-
-    batch: Batch
-    source: Tensor
-    """`(networks, images, channels, height, width)` as they are."""
-    target: Tensor
-    """The same images, corrupted."""
-    outputs: Tensor
-    """`(networks, images)` int64: which output is right."""
 
 
 class Adaptation(TaskConfig):
@@ -128,53 +105,22 @@ class Adaptation(TaskConfig):
 
     def attach(self, model: Adapter, zoo: Zoo) -> None:
         """The images of the zoo, and how its members are run on them."""
-        model.images = ClassImages(zoo).to(next(model.parameters()).device)
-        model.decode = Decoder(zoo.record.decode, zoo.space, f"zoo {zoo.folder}")
+        domains = Domains(zoo, self.corruptions, self.seed)
+        model.domains = domains.to(next(model.parameters()).device)
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Cross-entropy of adapted networks on train images of the target domain; 0 for networks of unseen pairs."""
         keys = keys.cpu().numpy().view(np.uint64)
-        losses = self.training_losses(model, batch, model(batch.state), keys)
+        losses = model.domains.training_losses(batch, model(batch.state), keys, self.images)
         return (losses * ~is_unseen(model, batch)).mean()
-
-    def training_losses(
-        self, model: nn.Module, batch: Batch, state: Block, keys: np.ndarray
-    ) -> Tensor:
-        """`(batch,)` cross-entropy of each network on train images that are drawn, and corrupted, by its key."""
-        share = torch.from_numpy(seeds.uniform(keys, self.images)) / 2 + 0.5
-        classes = model.images.classes(batch.columns)
-        index, outputs = model.images.chosen("train", classes, share.to(classes.device))
-        keys = seeds.derive(keys[:, None], np.arange(self.images))
-        target = self.corrupted(model.images.values[index], keys)
-        logits = model.decode(state, target, batch.columns["activation"])
-        return F.cross_entropy(logits.mT, outputs, reduction="none").mean(1)
-
-    def corrupted(self, images: Tensor, keys: np.ndarray) -> Tensor:
-        """Images `(networks, images, channels, height, width)` of the target domain; `keys` are `(networks, images)`."""
-        corrupted = corrupt(images.flatten(0, 1), keys.flatten(), self.corruptions)
-        return corrupted.unflatten(0, images.shape[:2])
-
-    def trials(self, model: nn.Module, batch: Batch) -> Iterator[Trial]:
-        """The networks of a batch, all of one split, some at a time, with images of that split.
-
-        The corruption of an image is a function of (seed, network, image), a network being its row of the catalog.
-        """
-        (split,) = set(batch.columns["split"])
-        classes = model.images.classes(batch.columns)
-        index, outputs = model.images.evenly(split, classes, self.evaluation_images)
-        networks = batch.positions.cpu().numpy()[:, None]
-        keys = seeds.member_keys(self.seed, networks, index.cpu().numpy())
-        for part in torch.arange(len(batch)).split(max(1, IMAGES_AT_ONCE // index.shape[1])):
-            source = model.images.values[index[part]]
-            target = self.corrupted(source, keys[part.numpy()])
-            yield Trial(batch.take(part.to(index.device)), source, target, outputs[part])
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """How many networks are of seen and of unseen pairs of classes, and sums of their scores."""
         totals: dict[str, Tensor] = {}
-        for trial in self.trials(model, batch):
+        for trial in model.domains.trials(batch, self.evaluation_images):
             unseen = is_unseen(model, trial.batch)
-            scores = outcomes(model, trial, {"": model(trial.batch.state)})
+            states = {AS_IT_WAS: trial.batch.state, "": model(trial.batch.state)}
+            scores = model.domains.scores(trial, states)
             scores["networks"] = torch.ones_like(scores["loss"])
             for pairs, mask in zip(PAIRS, (~unseen, unseen), strict=True):
                 for name, values in scores.items():
@@ -198,29 +144,18 @@ class Adaptation(TaskConfig):
         fine-tuned.
         """
         columns = {"change": relative_change(batch.state, model(batch.state))}
-        if model.images is None:
+        if model.domains is None:
             return columns
         parts = []
-        for trial in self.trials(model, batch):
-            states = {"": model(trial.batch.state)} | dict(self.finetuned(model, trial.batch))
+        for trial in model.domains.trials(batch, self.evaluation_images):
+            states = {AS_IT_WAS: trial.batch.state, "": model(trial.batch.state)}
+            for steps, state in model.domains.finetuned(
+                trial.batch, self.finetuning_steps, self.finetuning_rate, self.images
+            ):
+                states[f"finetuned_{steps}_"] = state
             unseen = {"is_unseen": is_unseen(model, trial.batch)}
-            parts.append(unseen | outcomes(model, trial, states))
+            parts.append(unseen | model.domains.scores(trial, states))
         return columns | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
-
-    @torch.enable_grad()
-    def finetuned(self, model: nn.Module, batch: Batch) -> Iterator[tuple[str, Block]]:
-        """`finetuned_STEPS_` and the networks after so many steps, each by itself, on train images of the target domain."""
-        state = {name: tensor.clone().requires_grad_() for name, tensor in batch.state.items()}
-        optimizer = torch.optim.Adam(state.values(), self.finetuning_rate)
-        networks = seeds.member_keys(self.seed, batch.positions.cpu().numpy(), FINETUNING)
-        for step in range(1, 1 + max(self.finetuning_steps, default=0)):
-            losses = self.training_losses(model, batch, state, seeds.derive(networks, step))
-            optimizer.zero_grad()
-            losses.sum().backward()  # to each network the gradient of its own
-            optimizer.step()
-            if step in self.finetuning_steps:
-                tuned = {name: tensor.detach().clone() for name, tensor in state.items()}
-                yield f"finetuned_{step}_", tuned
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """`change`, the norm of dv over that of v; where the images are known the rest of `outputs` too."""
@@ -266,36 +201,13 @@ class Adaptation(TaskConfig):
         zoo = evaluation.zoo
         rows = zoo.where((pc.field("split") == "test") & (pc.field("status") == "ok"))[:1]
         columns = batch_columns(zoo.catalog.take(rows), self.columns)
-        return next(
-            self.trials(evaluation.model, Batch(zoo[rows], columns, torch.from_numpy(rows)))
-        )
+        batch = Batch(zoo[rows], columns, torch.from_numpy(rows))
+        return next(evaluation.model.domains.trials(batch, self.evaluation_images))
 
 
 def is_unseen(model: nn.Module, batch: Batch) -> Tensor:
     """`(batch,)` bool: whether the pair of classes of a network was held out; not where it knows all classes."""
     return model.unseen[batch.columns["class_0"], batch.columns["class_1"]]
-
-
-def outcomes(model: nn.Module, trial: Trial, states: Mapping[str, Block]) -> dict[str, Tensor]:
-    """`(networks,)` each: the scores of networks as they were and in other states, whose names go before the scores'.
-
-    Cross-entropy in the target domain, accuracy in the target and in the source domain; where a network gives no finite
-    numbers it is wrong.
-    """
-    result = {}
-    for name, state in {AS_IT_WAS: trial.batch.state, **states}.items():
-        target, source = (
-            model.decode(state, images, trial.batch.columns["activation"])
-            for images in (trial.target, trial.source)
-        )
-        losses = F.cross_entropy(target.mT, trial.outputs, reduction="none").mean(1)
-        accuracies = (
-            ((logits.argmax(-1) == trial.outputs) & logits.isfinite().all(-1)).float().mean(1)
-            for logits in (target, source)
-        )
-        for score, values in zip(SCORES, (losses, *accuracies), strict=True):
-            result[f"{name}{score}"] = values
-    return result
 
 
 def relative_change(before: Block, after: Block) -> Tensor:

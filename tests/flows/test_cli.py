@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from pyarrow import csv
 
-from flows import stages
 from flows.cli import main
+from flows.stages import build
 from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.zoos.build import fit_shard
@@ -267,7 +267,7 @@ def test_a_line_says_what_was_taken_and_only_training_needs_classes(tmp_path, ca
         Image.new("L", (4, 4), number).save(photos / f"{number}.png")
     signals = SignalsConfig(source="folder", path=photos)
     config = ZooConfig(signals=signals, inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=2))
-    plan = stages.plan(config, zoo)
+    plan = build.plan(config, zoo)
     line = "signals: 20 images, no classes, no splits of their own; left out: .DS_Store (hidden)\n"
     assert capsys.readouterr().err == line
     for shard in plan.shards:

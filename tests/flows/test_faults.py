@@ -14,7 +14,7 @@ from PIL import Image
 from cluster.session import ray_session
 from flows.overrides import resolve_recipe
 from flows.recipes import smoke
-from flows.stages import archive, fit_zoo
+from flows.stages.build import archive, fit_zoo
 from pipeline.archive import catalog, files
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards

@@ -4,8 +4,8 @@ import re
 import numpy as np
 import pytest
 
+from flows.bars import FitBar
 from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, figure
-from flows.stages import FitBar
 from pipeline.archive.plan import ShardPlan
 from pipeline.zoos.build import ShardSummary
 from pipeline.zoos.inrs import Inrs
@@ -115,11 +115,11 @@ def test_the_bar_of_a_fit_counts_shards_under_way_and_none_that_failed():
     )
     bar, seen = FitBar(Inrs, [one, other]), []
     for step in (
-        lambda: bar.hear(one, 30),
-        lambda: bar.hear(other, 80),
-        lambda: bar.hear(one, 90),
+        lambda: bar.advance(one, 30),
+        lambda: bar.advance(other, 80),
+        lambda: bar.advance(one, 90),
         lambda: bar.finish(one, ShardSummary(one.name, 100, 20, 80 * 31.5)),
-        lambda: bar.hear(other, 85),
+        lambda: bar.advance(other, 85),
         lambda: bar.finish(other, OSError("the disk is gone")),
     ):
         step()
@@ -136,7 +136,7 @@ def test_the_bar_of_a_fit_that_failed_is_empty():
     ]
     bar = FitBar(Inrs, shards)
     for shard in shards:
-        bar.hear(shard, 90)
+        bar.advance(shard, 90)
         bar.finish(shard, OSError("the disk is gone"))
     assert (bar.bar.done, bar.bar.note) == (0, "2 of 2 shards failed")
 

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 
 from flows.cli import main
 from flows.overrides import resolve_recipe
-from flows.recipe import Recipe
+from flows.recipe import Recipe, default_folder
 from flows.recipe_file import line_of, literal, write_toml
 from flows.recipes import RECIPES
-from flows.stages import default_folder
 from pipeline.config import ZooConfig
 from pipeline.errors import InputError
 from pipeline.functions import Own

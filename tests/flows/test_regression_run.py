@@ -5,8 +5,8 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
-from flows import stages
 from flows.recipes import mlps, sines_frequency, smoke
+from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.tasks import Regression
@@ -75,14 +75,14 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(tmp_path):
 def test_columns_that_a_zoo_will_not_have_are_refused_before_it_is_fitted(
     tmp_path, recipe, task, message
 ):
-    stages.plan(recipe().zoo, tmp_path / "zoo")
+    build.plan(recipe().zoo, tmp_path / "zoo")
     zoo = Zoo.open(tmp_path / "zoo")
     with pytest.raises(InputError, match=message):
-        stages.check_task(zoo, TrainingConfig(task=task))
+        learn.check_task(zoo, TrainingConfig(task=task))
     assert not zoo.shards
 
 
 def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_fitted(tmp_path):
-    stages.plan(smoke().zoo, tmp_path / "zoo")
+    build.plan(smoke().zoo, tmp_path / "zoo")
     with pytest.raises(InputError, match=r"at most the 282 members of the train split, got 283"):
-        stages.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
+        learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))

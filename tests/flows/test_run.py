@@ -194,7 +194,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     smoke_run, tmp_path, monkeypatch
 ):
     from flows import run as flow
-    from flows import stages
+    from flows.stages import learn
 
     folder = tmp_path / "run"
     shutil.copytree(smoke_run.folder, folder, symlinks=True)
@@ -204,7 +204,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     def diverge(zoo, run, training, resources, variants):
         raise DivergenceError(f"training of {run / variants[1].folder} diverged")
 
-    monkeypatch.setattr(stages, "train", diverge)
+    monkeypatch.setattr(learn, "train", diverge)
     monkeypatch.setattr(flow, "ray_session", lambda *_, start: nullcontext())
     with pytest.raises(DivergenceError) as caught:
         flow.run_recipe(smoke(), folder, tracked=False)

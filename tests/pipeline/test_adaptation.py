@@ -24,7 +24,7 @@ from pipeline.config import (
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
 from pipeline.fit import seeds
-from pipeline.tasks.adaptation import Adaptation, Adapter, outcomes
+from pipeline.tasks.adaptation import Adaptation, Adapter
 from pipeline.tasks.class_images import ClassImages
 from pipeline.tasks.task import Batch, Evaluation, Figure, batch_columns
 from pipeline.zoos.build import fit_shard, plan_zoo
@@ -133,13 +133,14 @@ def test_evaluation_is_the_same_twice_and_in_any_batches(pairs_zoo):
 def test_a_corruption_is_a_function_of_seed_image_and_network(pairs_zoo):
     model, batch = model_of(pairs_zoo), batch_of(pairs_zoo, "test")
     twins = batch.take(torch.tensor([0, 0, 3]))
-    (trial,) = TASK.trials(model, twins)
+    (trial,) = model.domains.trials(twins, TASK.evaluation_images)
     assert torch.equal(trial.target[0], trial.target[1])
     other = Batch(twins.state, twins.columns, twins.positions + 1)
-    (moved_on,) = TASK.trials(model, other)
+    (moved_on,) = model.domains.trials(other, TASK.evaluation_images)
     assert torch.equal(moved_on.source, trial.source)
     assert not torch.equal(moved_on.target[0], trial.target[0])
-    (reseeded,) = TASK.model_copy(update={"seed": 1}).trials(model, twins)
+    TASK.model_copy(update={"seed": 1}).attach(model, pairs_zoo)
+    (reseeded,) = model.domains.trials(twins, TASK.evaluation_images)
     assert not torch.equal(reseeded.target[0], trial.target[0])
 
 
@@ -174,7 +175,7 @@ def test_images_are_of_the_networks_classes_and_of_the_split(pairs_zoo):
     row = int(batch.positions[0])
     mine = pairs_zoo.module(row)(images.values[index[0]])
     model = model_of(pairs_zoo)
-    theirs = model.decode(state, images.values[index[:1]], batch.columns["activation"][:1])
+    theirs = model.domains.decode(state, images.values[index[:1]], batch.columns["activation"][:1])
     torch.testing.assert_close(theirs[0], mine, rtol=1e-4, atol=1e-4)
 
 
@@ -223,12 +224,13 @@ def test_fine_tuning_is_the_networks_own(pairs_zoo):
     model, batch = model_of(pairs_zoo, task), batch_of(pairs_zoo, "test")
     with torch.no_grad():
         tuned, alone = (
-            dict(task.finetuned(model, part)) for part in (batch, batch.take(torch.tensor([2])))
+            dict(model.domains.finetuned(part, (1, 12), 1e-2, task.images))
+            for part in (batch, batch.take(torch.tensor([2])))
         )
-        assert list(tuned) == ["finetuned_1_", "finetuned_12_"]
+        assert list(tuned) == [1, 12]
         table = pa.table(task.predictions(task.outputs(model, batch)))
-    for name, tensor in alone["finetuned_12_"].items():
-        torch.testing.assert_close(tensor[0], tuned["finetuned_12_"][name][2], rtol=1e-3, atol=1e-4)
+    for name, tensor in alone[12].items():
+        torch.testing.assert_close(tensor[0], tuned[12][name][2], rtol=1e-3, atol=1e-4)
     losses = [table[f"{state}loss"].to_numpy().mean() for state in ("trivial_", "finetuned_12_")]
     assert losses[1] < 0.8 * losses[0]
     scores = task.scores(table)
@@ -258,11 +260,11 @@ def test_predictions_need_no_images(pairs_zoo):
 def test_networks_without_finite_numbers_are_wrong(pairs_zoo):
     model, batch = model_of(pairs_zoo), batch_of(pairs_zoo, "test")
     broken = {name: torch.full_like(tensor, math.nan) for name, tensor in batch.state.items()}
-    (trial,) = TASK.trials(model, batch)
-    scores = outcomes(model, trial, {"broken_": broken})
+    (trial,) = model.domains.trials(batch, TASK.evaluation_images)
+    scores = model.domains.scores(trial, {"": batch.state, "broken_": broken})
     assert not scores["broken_target_accuracy"].any()
     assert not scores["broken_source_accuracy"].any()
-    assert scores["trivial_source_accuracy"].all()
+    assert scores["source_accuracy"].all()
 
 
 def test_figures(pairs_zoo, tmp_path):

@@ -17,8 +17,8 @@ import webdataset
 from pydantic import TypeAdapter, ValidationError
 from scipy.interpolate import RegularGridInterpolator
 
-from flows import stages
 from flows.recipes import mlps, smoke
+from flows.stages import build
 from pipeline.archive import catalog
 from pipeline.archive.files import write_json
 from pipeline.archive.record import SCHEMA_VERSION
@@ -261,13 +261,13 @@ def test_the_stages_of_a_build_fit_just_the_damaged_shards_again(zoo_copy, built
             fitted.append(one.name)
             yield one, function(*shared, one)
 
-    monkeypatch.setattr("cluster.fanout.run_tasks", one_after_another)
+    monkeypatch.setattr("flows.stages.build.run_tasks", one_after_another)
     flip_a_bit(shard(zoo_copy))
     catalog.part_path(zoo_copy, "test-000000").unlink()
     before = {path: path.stat().st_mtime_ns for path in zoo_copy.rglob("*-*.*")}
-    plan = stages.plan(smoke().zoo, zoo_copy)
-    stages.archive(zoo_copy, fitted=stages.fit_zoo(plan, zoo_copy, ResourcesConfig()) is not None)
-    assert stages.verify(zoo_copy).statistics == Zoo.open(built_zoo).statistics
+    plan = build.plan(smoke().zoo, zoo_copy)
+    build.archive(zoo_copy, fitted=build.fit_zoo(plan, zoo_copy, ResourcesConfig()) is not None)
+    assert build.verify(zoo_copy).statistics == Zoo.open(built_zoo).statistics
     assert fitted == [SHARD, "test-000000"]
     touched = {
         path.stem for path in zoo_copy.rglob("*-*.*") if path.stat().st_mtime_ns != before.get(path)

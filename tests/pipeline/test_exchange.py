@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 import webdataset
 
-from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
+from flows.stages import convert
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
@@ -305,7 +305,7 @@ def test_the_command_exports_and_imports(built_zoo, tmp_path, capsys):
 
 def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
     config = ImportConfig(format="webdataset", path=exported["webdataset"])
-    assert len(stages.import_zoo(config, tmp_path)[0]) == NUM_MEMBERS
+    assert len(convert.import_zoo(config, tmp_path)[0]) == NUM_MEMBERS
     shard = tmp_path / "shards" / "test-000000.tar"
     whole, others = (
         shard.read_bytes(),
@@ -314,7 +314,7 @@ def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
     shard.write_bytes(whole[:-1000])
     (problem,) = verify_zoo(Zoo.open(tmp_path))
     assert "(or `import`, `merge`) makes it again" in problem
-    stages.import_zoo(config, tmp_path)
+    convert.import_zoo(config, tmp_path)
     assert shard.read_bytes() == whole
     assert (tmp_path / "shards" / "train-000000.tar").stat().st_mtime_ns == others
     assert verify_zoo(Zoo.open(tmp_path)) == []

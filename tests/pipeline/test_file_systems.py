@@ -13,7 +13,7 @@ import pytest
 
 from cluster.scratch import scratch_folder
 from flows.recipes import smoke
-from flows.stages import claim
+from flows.stages.learn import claim
 from pipeline.archive.files import exclusive, list_files, write_atomic
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.zoo import Zoo

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
+from flows.stages import assess, learn
 from pipeline.archive.files import exclusive, list_files, write_atomic
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
@@ -97,8 +97,8 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
     uri, _ = store
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=False))
     shutil.rmtree(run / "zoo")
-    stages.link_zoo(run / "zoo", locate(uri))
-    assert stages.evaluate(run, "test") == json.loads(
+    learn.link_zoo(run / "zoo", locate(uri))
+    assert assess.evaluate(run, "test") == json.loads(
         (smoke_run.folder / "metrics.json").read_text()
     )
     assert write_predictions(load_best(run), Zoo.open(uri), tmp_path / "p.parquet") == 400

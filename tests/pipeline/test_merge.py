@@ -8,9 +8,9 @@ import pyarrow.compute as pc
 import pytest
 import torch
 
-from flows import stages
 from flows.cli import main
 from flows.recipes import smoke
+from flows.stages import convert
 from pipeline.archive import merge
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo
@@ -67,13 +67,13 @@ def zoos(tmp_path_factory) -> dict[str, Path]:
         name: build(root / name, config, 1 if name == "one" else None)
         for name, config in configs.items()
     }
-    stages.export(folders["other signals"], "webdataset", root / "exported")
+    convert.export(folders["other signals"], "webdataset", root / "exported")
     beside = root / "exported" / "dwszoo.json"
     content = json.loads(beside.read_text())
     for name, sources in (("imported", None), ("came back", content["sources"])):
         beside.write_text(json.dumps(content | {"sources": sources or "of another program"}))
         config = ImportConfig(format="webdataset", path=root / "exported")
-        stages.import_zoo(config, root / name)
+        convert.import_zoo(config, root / name)
     return folders | {name: root / name for name in ("came back", "imported")}
 
 
@@ -101,7 +101,7 @@ MOVED = {"key", "shard", "source_index", "view"}
 
 def test_views_of_the_same_signals_go_on_counting_and_keep_their_side(zoos, tmp_path):
     parts = [Zoo.open(zoos["one"]), Zoo.open(zoos["longer"])]
-    assert stages.merge_zoos([zoos["one"], zoos["longer"]], tmp_path) == 180
+    assert len(convert.merge_zoos([zoos["one"], zoos["longer"]], tmp_path)) == 180
     merged = Zoo.open(tmp_path)
     assert verify_zoo(merged) == []
     assert_kept(merged, parts, MOVED)
@@ -118,7 +118,7 @@ def test_views_of_the_same_signals_go_on_counting_and_keep_their_side(zoos, tmp_
 def test_other_signals_and_an_imported_zoo_get_numbers_of_their_own(zoos, tmp_path):
     names = ("one", "other signals", "imported")
     parts = [Zoo.open(zoos[name]) for name in names]
-    stages.merge_zoos([zoos[name] for name in names], tmp_path)
+    convert.merge_zoos([zoos[name] for name in names], tmp_path)
     merged = Zoo.open(tmp_path)
     assert verify_zoo(merged) == []
     assert_kept(merged, parts, MOVED)
@@ -132,18 +132,18 @@ def test_other_signals_and_an_imported_zoo_get_numbers_of_their_own(zoos, tmp_pa
 
 def test_a_zoo_that_came_back_still_says_which_members_are_of_one_signal(zoos, tmp_path):
     parts = [Zoo.open(zoos[name]) for name in ("other signals", "came back")]
-    stages.merge_zoos([part.folder for part in parts], tmp_path / "merged")
+    convert.merge_zoos([part.folder for part in parts], tmp_path / "merged")
     merged = Zoo.open(tmp_path / "merged")
     assert verify_zoo(merged) == []
     table = merged.catalog.to_pandas()
     assert (table["source_index"].value_counts() == 4).all()
     assert not table.duplicated(["source_index", "view"]).any()
     drawn = ImportConfig(format="webdataset", path=parts[1].record.config.path, splits="drawn")
-    stages.import_zoo(drawn, tmp_path / "drawn")
+    convert.import_zoo(drawn, tmp_path / "drawn")
     with pytest.raises(
         InputError, match=r"source \d+ of digits is in the \w+ split of zoo .*other"
     ):
-        stages.merge_zoos([parts[0].folder, tmp_path / "drawn"], tmp_path / "refused")
+        convert.merge_zoos([parts[0].folder, tmp_path / "drawn"], tmp_path / "refused")
 
 
 def backwards(size: int | None) -> Signals:
@@ -154,7 +154,7 @@ def backwards(size: int | None) -> Signals:
 
 def test_classes_of_one_name_are_one_class(zoos, tmp_path):
     source = SignalsConfig(source="tests.pipeline.test_merge:backwards")
-    stages.merge_zoos(
+    convert.merge_zoos(
         [zoos["one"], build(tmp_path / "other", changed(INRS, signals=source))], tmp_path / "merged"
     )
     merged, other = Zoo.open(tmp_path / "merged"), Zoo.open(tmp_path / "other")
@@ -179,7 +179,7 @@ def test_runs_of_classifiers_are_told_apart(tmp_path):
     )
     folders = [build(tmp_path / "a", config), build(tmp_path / "b", other)]
     parts = [Zoo.open(folder) for folder in folders]
-    stages.merge_zoos(folders, tmp_path / "merged")
+    convert.merge_zoos(folders, tmp_path / "merged")
     merged = Zoo.open(tmp_path / "merged")
     assert verify_zoo(merged) == []
     assert_kept(merged, parts, MOVED | {"run"})
@@ -195,7 +195,7 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
         path: path.stat().st_mtime_ns for path in (tmp_path / "merged").rglob("test-000000.*")
     }
     assert len(before) == 2
-    stages.merge_zoos(places, tmp_path / "merged")
+    convert.merge_zoos(places, tmp_path / "merged")
     assert {path: path.stat().st_mtime_ns for path in before} == before
     shard = tmp_path / "merged" / "shards" / "train-000001.tar"
     whole, times = (
@@ -204,19 +204,19 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
     )
     shard.write_bytes(whole[:-1024])
     assert list(pending_shards(tmp_path / "merged")) == ["train-000001"]
-    stages.merge_zoos(places, tmp_path / "merged")
+    convert.merge_zoos(places, tmp_path / "merged")
     assert shard.read_bytes() == whole
     assert {
         path.name for path in shard.parent.iterdir() if path.stat().st_mtime_ns != times[path]
     } == {"train-000001.tar"}
-    stages.merge_zoos(places, tmp_path / "again")
+    convert.merge_zoos(places, tmp_path / "again")
     for path in (tmp_path / "merged").rglob("*.*"):
         if path.is_file():
             assert (
                 tmp_path / "again" / path.relative_to(tmp_path / "merged")
             ).read_bytes() == path.read_bytes()
     with pytest.raises(InputError, match=r"differs from this one .* in zoos: was"):
-        stages.merge_zoos(places[::-1], tmp_path / "merged")
+        convert.merge_zoos(places[::-1], tmp_path / "merged")
 
 
 @pytest.mark.parametrize(
@@ -239,7 +239,7 @@ def test_what_cannot_be_one_zoo_is_refused_before_anything_is_written(
     zoos, tmp_path, names, message
 ):
     with pytest.raises(InputError, match=message):
-        stages.merge_zoos([zoos[name] for name in names], tmp_path / "merged")
+        convert.merge_zoos([zoos[name] for name in names], tmp_path / "merged")
     assert not (tmp_path / "merged").exists()
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from cluster.session import ray_session
 from dwsnet.normalize import Standardize
-from flows import stages
 from flows.overrides import override
 from flows.recipes import mlps, smoke
+from flows.stages import assess, learn
 from pipeline.archive.files import json_text
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import quantiles, summarize
@@ -82,13 +82,13 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
     training, run = override(smoke(), settings).training, tmp_path / "run"
     resources = smoke().resources
     with ray_session(resources.workers, 0, start=True), pytest.raises(WorkError) as caught:
-        stages.train(built_zoo, run, training, resources)
+        learn.train(built_zoo, run, training, resources)
     assert "diverged: in epoch 2 the loss is no longer finite" in str(caught.value)
     assert "evaluate` and `predict` use its best checkpoint, epoch 1" in str(caught.value)
     assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["epoch-0001"]
     for line in (run / "metrics.jsonl").read_text().splitlines():
         assert only_json(line)["epoch"] == 1
-    metrics = stages.evaluate(run, "test")
+    metrics = assess.evaluate(run, "test")
     assert (metrics["epoch"], metrics["num_members"]) == (1, 80)
     assert load_best(run).epoch == 1
 

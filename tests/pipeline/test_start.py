@@ -7,7 +7,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from flows import stages
+from flows.stages import assess, learn
 from pipeline.archive.files import sha256, write_json
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
@@ -31,8 +31,8 @@ def run(built_zoo, tmp_path) -> Path:
     """A run as training leaves it, whose weights are random."""
     folder, zoo = tmp_path / "run", Zoo.open(built_zoo)
     folder.mkdir()
-    stages.claim(folder, zoo.record, TRAINING)
-    stages.link_zoo(folder / "zoo", built_zoo)
+    learn.claim(folder, zoo.record, TRAINING)
+    learn.link_zoo(folder / "zoo", built_zoo)
     torch.manual_seed(5)
     prepared = TRAINING.task.prepare(zoo)
     encoder, model = build_model(TRAINING, zoo.space, prepared, ())
@@ -73,13 +73,13 @@ def test_the_model_that_is_begun_from_is_part_of_a_runs_identity(run, zoo, tmp_p
     file = checkpoint_folder(run, 1) / "model.json"
     digest, out = json.loads(file.read_text())["sha256"], tmp_path / "finetuned"
     out.mkdir()
-    stages.claim(out, zoo.record, starting(run))
+    learn.claim(out, zoo.record, starting(run))
     written = json.loads((out / "config.json").read_text())["training"]["start"]
     assert written == {"sha256": digest, "freeze": False}
     run.rename(tmp_path / "moved")
-    stages.claim(out, zoo.record, starting(tmp_path / "moved"))
+    learn.claim(out, zoo.record, starting(tmp_path / "moved"))
     with pytest.raises(InputError, match=f"with sha256 other, found {digest}"):
-        stages.claim(out, zoo.record, starting(tmp_path / "moved", start={"sha256": "other"}))
+        learn.claim(out, zoo.record, starting(tmp_path / "moved", start={"sha256": "other"}))
 
 
 def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, tmp_path):
@@ -108,7 +108,7 @@ def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(run, built_zoo):
     readings = json.loads((run / "probe.json").read_text())
     assert {reading["target"] for reading in readings} == {"label"}
     assert {reading["share"] for reading in readings} == {0.01, 0.1, 1.0}
-    stages.report(run)
+    assess.report(run)
     page = (run / "report" / "index.html").read_text()
     assert "frozen encoder, softmax regression" in page
     assert "embedding.png" in page

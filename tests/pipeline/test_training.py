@@ -12,9 +12,9 @@ import torch
 
 from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
-from flows import stages
 from flows.recipes import smoke
-from flows.stages import claim
+from flows.stages import learn
+from flows.stages.learn import claim
 from pipeline.archive.zoo import column
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError, WorkError
@@ -331,12 +331,10 @@ def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog)
         save(state | {"seq.1.bias": torch.randn(3)}, folder / "model_final.pth")
     bring_in("dwsnets", tmp_path / "in", tmp_path / "zoo", splits="drawn")
     warned = []
-    monkeypatch.setattr(
-        "pipeline.training.launch.launch_training", lambda *_: warned.append(caplog.text)
-    )
+    monkeypatch.setattr("flows.stages.learn.launch_training", lambda *_: warned.append(caplog.text))
     recipe = smoke()
     training = recipe.training.model_copy(update={"batch_size": 8})
-    stages.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
+    learn.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
     (text,) = warned
     assert "'layer0' of its networks had a single entry and not 784" in text
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from flows import stages
 from flows.recipes import smoke
+from flows.stages import build
 from pipeline.config import FitConfig, InrConfig, ResourcesConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.fit import adam, gpu
@@ -133,16 +133,16 @@ def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot
             function(*shared, shards[0], advance=untold, **options)
         return ((shard, refused.value) for shard in shards)
 
-    monkeypatch.setattr("cluster.fanout.run_tasks", run_here)
-    plan = stages.plan(smoke().zoo, tmp_path)
+    monkeypatch.setattr("flows.stages.build.run_tasks", run_here)
+    plan = build.plan(smoke().zoo, tmp_path)
     with pytest.raises(InputError, match="go without --num-gpus"):
-        stages.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
+        build.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
     assert asked == []
     monkeypatch.setenv("RAY_ADDRESS", "a cluster whose machines may have GPUs")
     with pytest.raises(
         WorkError, match=r"could not be fitted and 0 are committed.*go without --num-gpus"
     ):
-        stages.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
+        build.fit_zoo(plan, tmp_path, ResourcesConfig(workers=4, gpus_per_worker=0.25))
     assert asked == [(4, 0.25)]
 
 

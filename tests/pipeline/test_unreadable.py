@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.recipes import mlps, smoke
-from flows.stages import merge_zoos
+from flows.stages.convert import merge_zoos
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import seal_zoo

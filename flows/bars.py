@@ -1,0 +1,131 @@
+"""The bars of long stages: members that are fitted, copied and trained on."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.session import require_ray
+from flows.progress import Progress
+from pipeline.archive.plan import ShardPlan
+from pipeline.training.checkpoint import num_epochs, read_history
+from pipeline.training.evaluate import shown, titled
+from pipeline.training.launch import Job, is_trained
+from pipeline.training.loop import read_pulse
+from pipeline.zoos import ZooKind
+from pipeline.zoos.build import ShardSummary
+
+
+@contextmanager
+def counting(title: str, total: int, note: str) -> Iterator[Callable[[int], None]]:
+    """A bar over members, moved by calling what it gives with how many more are done."""
+    bar, done = Progress(title, total, "members"), 0
+
+    def advance(number: int):
+        nonlocal done
+        done += number
+        bar.update(done, note)
+
+    try:
+        yield advance
+    finally:
+        bar.close()
+
+
+class FitBar:
+    """The bar of a fit, over the members of shards that are finished and of those under way."""
+
+    def __init__(self, kind: type[ZooKind], shards: list[ShardPlan]):
+        self.kind = kind
+        self.bar = Progress("fit", sum(len(shard.source_index) for shard in shards), kind.members)
+        self.members, self.fitted, self.failed, self.quality_sum = 0, 0, 0, 0.0
+        self.num_shards, self.failed_shards = len(shards), 0
+        self.under_way: dict[str, int] = {}
+
+    @property
+    def mean_quality(self) -> float:
+        return self.quality_sum / max(1, self.fitted)
+
+    def advance(self, shard: ShardPlan, done: int):
+        self.under_way[shard.name] = done
+        self._show()
+
+    def finish(self, shard: ShardPlan, result: ShardSummary | Exception):
+        """A shard that failed is not done: the bar goes back by what was under way of it."""
+        self.under_way.pop(shard.name, None)
+        if isinstance(result, ShardSummary):
+            self.members += len(shard.source_index)
+            self.failed += result.num_failed
+            self.fitted += result.num_members - result.num_failed
+            self.quality_sum += result.quality_sum
+        else:
+            self.failed_shards += 1
+        self._show()
+
+    def _show(self):
+        notes = []
+        if self.fitted:
+            notes.append(f"mean {self.kind.in_words(self.mean_quality)}")
+        elif not self.members and not self.failed_shards:
+            notes.append("the first shards are under way")
+        if self.failed:
+            notes.append(f"{self.failed} failed")
+        if self.failed_shards:
+            notes.append(f"{self.failed_shards} of {self.num_shards} shards failed")
+        self.bar.update(self.members + sum(self.under_way.values()), ", ".join(notes))
+
+    def close(self):
+        self.bar.close()
+
+
+class TrainingBars:
+    """The bars of models that are trained one after another."""
+
+    def __init__(self, jobs: Sequence[Job]):
+        self.jobs = list(jobs)
+        self.bar = self._bar()
+
+    def _bar(self) -> Progress:
+        job = self.jobs[0]
+        per_epoch = job.members_per_epoch
+        total, done = job.training.epochs * per_epoch, num_epochs(job.run) * per_epoch
+        return Progress(job.title, total, "models", done)
+
+    def look(self):
+        """Bring them up to what the workers wrote; raises WorkError where Ray is gone."""
+        require_ray()
+        while True:
+            job = self.jobs[0]
+            show_training(self.bar, job.run, job.training.epochs, job.members_per_epoch)
+            if len(self.jobs) == 1 or not (
+                is_trained(job.run, job.training) or is_under_way(self.jobs[1].run)
+            ):
+                return
+            self.close()
+            self.jobs.pop(0)
+            self.bar = self._bar()
+
+    def close(self):
+        self.bar.close()
+
+
+def is_under_way(run: Path) -> bool:
+    """Whether workers have said how far its training is, since they were launched."""
+    return (run / ".progress.json").exists()
+
+
+def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
+    """Bring the bar up to what the workers wrote into the run folder."""
+    history, pulse = read_history(run), read_pulse(run)
+    num_epochs = len(history) if history else 0
+    done = num_epochs * per_epoch
+    note = f"epoch {num_epochs}/{epochs}" if history or pulse else "starting the workers"
+    if history:
+        newest, metric = history.newest, history.monitor.metric
+        value = shown(metric, history.monitored(newest))
+        note += f", loss {newest.train_loss:.3f}, validation {titled(metric)} {value}"
+    if pulse is not None and pulse.members > done:
+        done = pulse.members
+        note += f", now loss {pulse.loss:.3f} at {pulse.models_per_second:,.0f} models/s"
+    elif history:
+        note += f", {history.newest.models_per_second:,.0f} models/s"
+    bar.update(done, note)

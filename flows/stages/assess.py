@@ -1,0 +1,90 @@
+"""What was learned: scores, probes and the report of a run."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from pipeline.archive.files import read_json, write_json
+from pipeline.archive.zoo import Zoo
+from pipeline.location import Location
+from pipeline.report.models import read_training
+from pipeline.training import evaluate as evaluation
+from pipeline.training import probe as probing
+from pipeline.training.boosting import FILE, boosted_metrics
+from pipeline.training.checkpoint import latest, load_best
+from pipeline.training.loader import Feed
+from pipeline.training.transfer import TRANSFERS
+from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
+
+
+def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
+    trained, training = load_best(run, trusted), read_training(run)
+    metrics, _ = evaluation.evaluate(
+        trained, Zoo.open(run / "zoo"), split, training.members, training.seed
+    )
+    write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
+    return metrics
+
+
+def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
+    """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
+    file, newest = run / "metrics.json", latest(run)
+    metrics = read_json(file) if newest is not None and is_newer(file, newest) else {}
+    is_whole = metrics.get("split") == "test" and "train" in metrics
+    return metrics if is_whole else evaluate(run, "test", trusted)
+
+
+def boost(run: Path, trusted: Collection[str] = ()):
+    """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
+    if latest(run) is not None and not (run / FILE).exists():
+        trained, training = load_best(run, trusted), read_training(run)
+        metrics = boosted_metrics(trained, Zoo.open(run / "zoo"), training.members, training.seed)
+        if metrics is not None:
+            write_json(run / FILE, metrics)
+
+
+def probe(
+    run: Path,
+    zoo: Location | None = None,
+    targets: Sequence[str] = (),
+    trusted: Collection[str] = (),
+) -> list[probing.Reading]:
+    """What linear models read from the encoder of a run's best checkpoint, by default classes and facts of the signals.
+
+    On the run's own zoo, its transfers come along, and probe.json is written for the report.
+    """
+    opened = Zoo.open(zoo or run / "zoo")
+    seed = read_json(run / "config.json")["training"]["seed"]
+    readings = probing.probe(load_best(run, trusted), opened, targets, seed)
+    if zoo is None:
+        num_members = Feed(opened, "train", ()).num_members
+        readings += [
+            transfer.reading(read_json(file), num_members)
+            for transfer in TRANSFERS
+            if (file := run / transfer.folder / "metrics.json").exists()
+        ]
+        write_json(run / "probe.json", [asdict(reading) for reading in readings])
+    return readings
+
+
+def report(run: Path, trusted: Collection[str] = ()) -> Path:
+    """Score what was trained in a run, if need be, and draw the report; returns the page."""
+    from pipeline.report.page import write_report  # draws, by Matplotlib
+
+    for folder in all_folders_in(run):
+        if folder == run or latest(folder) is not None:
+            scored(folder, trusted)
+    for size in (run, *sizes_in(run).values()):
+        for folder in seeds_in(size):
+            boost(folder, trusted)
+    write_report(run, trusted)
+    return run / "report" / "index.html"
+
+
+def is_newer(output: Path, *inputs: Path) -> bool:
+    """As make has it: an output that is there and no older than what it was made from is done."""
+    return output.exists() and all(
+        output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
+    )

@@ -1,0 +1,94 @@
+"""A zoo is planned, fitted, archived and verified."""
+
+import time
+from dataclasses import dataclass
+
+from cluster.fanout import run_tasks
+from cluster.session import is_local
+from flows.bars import FitBar
+from flows.progress import show_line
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import AnyZooConfig, ResourcesConfig
+from pipeline.errors import ArchiveError, WorkError, reason
+from pipeline.fit.adam import require_device
+from pipeline.location import Location
+from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
+
+
+@dataclass(frozen=True)
+class FitSummary:
+    """What one call of `fit_zoo` did."""
+
+    num_members: int
+    num_failed: int
+    seconds: float
+    mean_quality: float
+    """PSNR of INRs in dB, test accuracy of classifiers."""
+
+    @property
+    def rate(self) -> float:
+        """Members/s."""
+        return self.num_members / self.seconds
+
+
+def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
+    """The plan of a zoo; a line says what its signals were taken as."""
+    planned = plan_zoo(config, zoo)
+    if planned.signals.taken:
+        show_line("signals", planned.signals.taken)
+    return planned
+
+
+def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSummary | None:
+    """Fit the shards that are not committed; None where all are. Needs a Ray session where there is something to do.
+
+    Raises WorkError that names the shards that failed, after all others are committed.
+    """
+    pending = pending_shards(zoo)
+    if not pending:
+        return None
+    kind, device = plan.kind, "cuda" if resources.gpus_per_worker else "cpu"
+    if is_local():
+        require_device(device)
+    kind.prepare(device)
+    unseal_zoo(zoo, plan.record)
+    shards = [shard for shard in plan.shards if shard.name in pending]
+    bar, start, errors = FitBar(type(kind), shards), time.perf_counter(), {}
+    shared = (plan.record.config, zoo.resolve(), plan.signals)
+    for shard, result in run_tasks(
+        fit_shard,
+        shards,
+        shared,
+        resources.workers,
+        resources.gpus_per_worker,
+        bar.advance,
+        device=device,
+    ):
+        if not isinstance(result, ShardSummary):
+            errors[shard.name] = result
+        bar.finish(shard, result)
+    bar.close()
+    if errors:
+        name, error = next(iter(errors.items()))
+        raise WorkError(
+            f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
+            f"{name}: {reason(error)}; run the same command again to go on"
+        ) from error
+    return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
+
+
+def archive(zoo: Location, fitted: bool) -> Zoo:
+    """Seal the zoo after a fit, or where a kill left it unsealed."""
+    opened = Zoo.open(zoo)
+    return seal_zoo(zoo) if fitted or not opened.is_sealed else opened
+
+
+def verify(zoo: Location) -> Zoo:
+    """Raises ArchiveError where the zoo is not finished or anything is wrong with it."""
+    opened = Zoo.open(zoo)
+    opened.require_finished()
+    if problems := verify_zoo(opened):
+        raise ArchiveError(f"zoo {zoo} has {len(problems)} problems: {'; '.join(problems)}")
+    return opened

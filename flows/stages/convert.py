@@ -1,0 +1,74 @@
+"""Zoos that are made of others, and zoos in layouts of other projects."""
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+
+from dwsnet.heads import WeightsHead
+from flows.bars import counting
+from flows.stages.build import archive
+from pipeline.archive.edit import Editor, edit_shard, plan_edit
+from pipeline.archive.files import sha256
+from pipeline.archive.merge import merge_shard, plan_merge
+from pipeline.archive.record import ZooRecord
+from pipeline.archive.write import pending_shards, unseal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ImportConfig
+from pipeline.errors import InputError
+from pipeline.exchange.exporting import export_zoo
+from pipeline.exchange.importing import import_shard, plan_import
+from pipeline.location import Location
+from pipeline.training.checkpoint import load_best, read_best
+from pipeline.training.evaluate import require_space
+
+
+def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
+    """Write a zoo in the layout of another project; returns how many members have weights, and how many do not."""
+    opened = Zoo.open(zoo)
+    with counting("export", len(opened), format) as advance:
+        num_members = export_zoo(opened, format, out, advance)
+    return num_members, len(opened) - num_members
+
+
+def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
+    """Import what is not committed yet, and seal; returns the zoo, and what of the source could not be read at all."""
+    plan = plan_import(config, out)
+    zoo = commit(
+        out, plan.record, lambda name: import_shard(plan, out, name), "import", config.format
+    )
+    return zoo, list(plan.source.left_out)
+
+
+def merge_zoos(zoos: Sequence[Location], out: Location) -> Zoo:
+    """Merge what is not committed yet, and seal."""
+    plan = plan_merge(zoos, out)
+    return commit(
+        out, plan.record, lambda name: merge_shard(plan, out, name), "merge", f"{len(zoos)} zoos"
+    )
+
+
+def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] = ()) -> Zoo:
+    """Edit what is not committed yet with the best model of a run, and seal."""
+    trained, opened = load_best(run, trusted), Zoo.open(zoo)
+    if not isinstance(trained.model, WeightsHead):
+        raise InputError(
+            f"{run} must be trained for a task whose outcome is networks, such as editing, to edit a zoo, "
+            f"found {trained.config.task.kind}"
+        )
+    require_space(trained, opened)
+    card = (read_best(run).folder / "model.json").read_bytes()  # it has the sha256 of the weights
+    plan = plan_edit(opened, Editor(trained.model, sha256(card), str(run.resolve())), out)
+    return commit(out, plan.record, lambda name: edit_shard(plan, out, name), "edit", str(run))
+
+
+def commit(
+    out: Location, record: ZooRecord, commit_shard: Callable[[str], object], title: str, note: str
+) -> Zoo:
+    """Commit the shards of a planned zoo that are not committed yet, each by its name, and seal."""
+    sizes = {shard.name: shard.num_members for shard in record.shards}
+    if pending := pending_shards(out):
+        unseal_zoo(out, record)
+        with counting(title, sum(sizes[name] for name in pending), note) as advance:
+            for name in pending:
+                commit_shard(name)
+                advance(sizes[name])
+    return archive(out, fitted=bool(pending))

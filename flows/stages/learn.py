@@ -1,0 +1,172 @@
+"""Models are trained on a zoo, each into the folder of a run."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from flows.bars import TrainingBars
+from pipeline.archive.files import read_json, write_atomic, write_json
+from pipeline.archive.record import ZooRecord
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ResourcesConfig, differences
+from pipeline.errors import InputError, nearest
+from pipeline.functions import modules_named
+from pipeline.location import Location, RemotePath
+from pipeline.tasks import Task
+from pipeline.training.checkpoint import latest
+from pipeline.training.config import TrainingConfig
+from pipeline.training.launch import Job, check_batches, is_trained, launch_training
+from pipeline.training.loader import Feed
+from pipeline.training.models import task_of, warn_of_wide_axes
+from pipeline.training.start import resolve_start
+from pipeline.training.transfer import FinetuneConfig, Transfer
+from pipeline.training.variants import OWN, Variant
+
+
+def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
+    """The task, where the zoo can teach it. Raises InputError where it cannot, or where the task is none.
+
+    Of a zoo that is not fitted yet, what its record says is looked at.
+    """
+    task = task_of(training.task, modules_named(training))
+    names = zoo.record.schema.names
+    for name in task.columns:
+        if name not in names:
+            raise InputError(
+                f"the catalog of zoo {zoo.folder} has no column {name!r} for {training.task.kind} to learn from: "
+                f"its columns are {', '.join(names)}{nearest(name, names)}"
+            )
+    task.check(zoo)
+    planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
+    if training.sizes and max(training.sizes) > planned:
+        raise InputError(
+            f"training.sizes must be at most the {planned:,} members of the train split, got {max(training.sizes):,}"
+        )
+    if zoo.is_sealed and not len(zoo.members("validation")):
+        raise InputError(
+            f"zoo {zoo.folder} must have members with weights in its validation split, found none"
+        )
+    return task
+
+
+def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingConfig:
+    """Write config.json, the identity of a run; before the first checkpoint its training may change.
+
+    Returns the configuration, the model that it begins from named by its sha256. Raises InputError where there is no such
+    model, where `run` is of another configuration, or where Ray cannot be told its path.
+    """
+    try:
+        str(run.resolve()).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{run} cannot hold a run: Ray takes paths in UTF-8 alone: set LC_ALL=C.UTF-8 or choose another --out"
+        ) from error
+    training = resolve_start(training, record)
+    file = run / "config.json"
+    content = {"zoo": record.zoo_identity(), "training": training.identity()}
+    if not file.exists():
+        write_json(file, content)
+        return training
+    written = read_json(file)
+    free = {} if latest(run) else {"training": content["training"]}
+    if fields := differences(written | free, content):
+        raise InputError(
+            f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
+            "choose another --out or undo the change"
+        )
+    if differences(written, content):
+        write_json(file, content)
+    return training
+
+
+def train(
+    zoo: Location,
+    run: Path,
+    training: TrainingConfig,
+    resources: ResourcesConfig,
+    variants: Sequence[Variant] = (OWN,),
+) -> bool:
+    """Train variants into their folders in `run`, each from its newest checkpoint on, in one launch of workers.
+
+    False where all were trained already. Needs a Ray session if not.
+    """
+    opened = Zoo.open(zoo)
+    opened.require_finished()
+    prepared = check_task(opened, training).prepare(opened)
+    jobs = [
+        claim_job(
+            opened,
+            run / variant.folder,
+            variant.of(training, opened.space, prepared),
+            prepared,
+            resources,
+            variant.title(training),
+        )
+        for variant in variants
+    ]
+    return run_jobs(zoo, jobs, resources)
+
+
+def train_transfers(
+    run: Path,
+    training: TrainingConfig,
+    finetune: FinetuneConfig,
+    resources: ResourcesConfig,
+    transfers: Sequence[Transfer],
+) -> bool:
+    """Train on from the encoder of a run, and from scratch, by some of the labels; as `train`."""
+    opened = Zoo.open(run / "zoo")
+    num_members = Feed(opened, "train", ()).num_members
+    jobs = []
+    for transfer in transfers:
+        config = transfer.of(run, training, finetune, num_members)
+        prepared = check_task(opened, config).prepare(opened)
+        title = f"{transfer.title}, {transfer.percent}"
+        folder = run / transfer.folder
+        jobs.append(claim_job(opened, folder, config, prepared, resources, title))
+    return run_jobs(opened.folder, jobs, resources)
+
+
+def claim_job(
+    zoo: Zoo,
+    run: Path,
+    training: TrainingConfig,
+    prepared: dict[str, Any],
+    resources: ResourcesConfig,
+    title: str,
+) -> Job:
+    """Make `run` the folder of a model. Raises InputError where it cannot be trained so, or not there."""
+    trusted = modules_named(training)
+    task = task_of(training.task, trusted)
+    feed = Feed.of(task, zoo, "train", training.members, training.seed, training.passes)
+    if not is_trained(run, training):
+        check_batches(feed, training, resources.workers)
+        warn_of_wide_axes(training, zoo.space, prepared, trusted)
+    run.mkdir(parents=True, exist_ok=True)
+    training = claim(run, zoo.record, training)
+    if not (run / "zoo").exists():
+        link_zoo(run / "zoo", zoo.folder)
+    members = feed.num_batches(training.batch_size) * training.batch_size
+    return Job(title, run, training, prepared, members)
+
+
+def run_jobs(zoo: Location, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
+    """Train those that are not trained, with a bar for each; False where there are none."""
+    waiting = [job for job in jobs if not is_trained(job.run, job.training)]
+    if not waiting:
+        return False
+    bars = TrainingBars(waiting)
+    try:
+        launch_training(zoo, waiting, resources, bars.look)
+    finally:
+        bars.close()
+    return True
+
+
+def link_zoo(link: Path, zoo: Location):
+    """A symbolic link, or for a zoo that is not on this machine a file with its URI, which `locate` follows."""
+    if isinstance(zoo, RemotePath):
+        write_atomic(link, f"{zoo}\n".encode())
+    else:
+        link.symlink_to(os.path.relpath(zoo, link.parent))
