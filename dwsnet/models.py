@@ -16,7 +16,7 @@ from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.state import check_counts, check_like, read_state
-from dwsnet.symmetry import canonical_signs
+from dwsnet.symmetry import scale_units, unit_signs
 from dwsnet.weight_space import WeightSpace
 
 NORMS = {"batch": BatchNorm, "member": MemberNorm}
@@ -33,11 +33,16 @@ class ReadState(nn.Module):
         self.space, self.canonical_signs = space, canonical_signs
         self.standardize = Standardize(space)
 
-    def entries(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
-        """The tensors before they are standardised."""
+    def entries(
+        self, state: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None
+    ) -> tuple[Float[Tensor, "batch ..."], ...]:
+        """The tensors before they are standardised, their signs those that are canonical in `seen`, by default in the state."""
         tensors = read_state(self.space, state)
         check_like(self.space, tensors, self.standardize.mean)
-        return canonical_signs(self.space, tensors) if self.canonical_signs else tensors
+        if not self.canonical_signs:
+            return tensors
+        signs = unit_signs(self.space, tensors if seen is None else read_state(self.space, seen))
+        return scale_units(self.space, tensors, signs)
 
     def forward(self, state: Mapping[str, Tensor]) -> tuple[Float[Tensor, "batch ..."], ...]:
         return self.standardize(self.entries(state))

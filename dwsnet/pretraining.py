@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dwsnet.encoders.encoder import Encoder
-from dwsnet.state import check_counts, write_state
+from dwsnet.state import check_counts, read_state, write_state
 
 State = Mapping[str, Tensor]
 
@@ -99,8 +99,8 @@ class EntriesHead(nn.Module):
 
     Takes stacked state dicts and which entries are `hidden`, `(batch, *spec.shape)` bool a tensor: the encoder sees 0 in
     their place. Returns embeddings `(batch, width)`, then predictions and truth of all entries, standardised by the train
-    split, `(batch, *spec.shape)` a tensor both. Signs are canonical where the encoder's are. Raises ValueError where the
-    encoder has no features of entries.
+    split, `(batch, *spec.shape)` a tensor both. Where the encoder's signs are canonical, those of the truth are by what
+    is seen, and tell nothing of what is hidden. Raises ValueError where the encoder has no features of entries.
     """
 
     def __init__(self, encoder: Encoder):
@@ -113,12 +113,11 @@ class EntriesHead(nn.Module):
     def forward(
         self, state: State, hidden: Sequence[Bool[Tensor, "batch ..."]] | None = None
     ) -> tuple[Float[Tensor, "batch width"], tuple[Tensor, ...], tuple[Tensor, ...]]:
-        features = self.encoder.features()
-        entries = features.read.entries(state)
-        truth = features.read.standardize(entries)
+        features, seen = self.encoder.features(), state
         if hidden is not None:
-            entries = [x.masked_fill(mask, 0) for x, mask in zip(entries, hidden, strict=True)]
-        seen = write_state(self.encoder.space, entries)
+            tensors = zip(read_state(self.encoder.space, state), hidden, strict=True)
+            seen = write_state(self.encoder.space, [x.masked_fill(mask, 0) for x, mask in tensors])
+        truth = features.read.standardize(features.read.entries(state, seen))
         embedding = self.encoder(seen)
         vector = self.vector(embedding)
         predictions = tuple(

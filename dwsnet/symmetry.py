@@ -176,15 +176,24 @@ def canonical_signs(
     axes and to units that are decided: the first of their sums over these units that is not 0 becomes positive.
     `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
     """
+    return scale_units(space, tensors, unit_signs(space, tensors))
+
+
+def unit_signs(
+    space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
+) -> dict[str, Float[Tensor, "batch size"]]:
+    """By hidden axis 1 or -1 for each unit: what `canonical_signs` scales them by."""
     check_networks(space, tensors)
     signs = {name: bias.sign() for name, bias in biases(space, tensors).items()}
     decided = {name: sign.abs() for name, sign in signs.items()}
-    tensors = scale_units(space, tensors, {name: _factors(sign) for name, sign in signs.items()})
+    factors = {name: _factors(sign) for name, sign in signs.items()}
+    tensors = scale_units(space, tensors, factors)
     for axis in (*space.hidden, *reversed(space.hidden)):  # there and back: from inputs and outputs
         sign = _sign_of_weights(space, tensors, axis, decided) * (1 - decided[axis])
         decided[axis] = decided[axis] + sign.abs()
+        factors[axis] = factors[axis] * _factors(sign)
         tensors = scale_units(space, tensors, {axis: _factors(sign)})
-    return tensors
+    return factors
 
 
 def _factors(sign: Float[Tensor, "batch size"]) -> Float[Tensor, "batch size"]:

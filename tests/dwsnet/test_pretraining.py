@@ -95,9 +95,11 @@ def test_predicted_entries_move_with_the_neurons():
     assert largest_difference(predicted, moved[1]) > 1e-3
 
 
-def test_what_is_hidden_is_not_seen():
-    model, tensors, hidden = EntriesHead(encoder()).double(), NETWORKS, HIDDEN
-    changed = [torch.where(mask, x + 9, x) for x, mask in zip(tensors, hidden, strict=True)]
+@pytest.mark.parametrize("canonical", [False, True])
+def test_what_is_hidden_is_not_seen(canonical):
+    """Nor in the signs of what is seen: hidden biases do not decide them."""
+    model, tensors, hidden = EntriesHead(encoder(canonical)).double(), NETWORKS, HIDDEN
+    changed = [torch.where(mask, x - 9, x) for x, mask in zip(tensors, hidden, strict=True)]
     _, predicted, truth = model(as_state(tensors), hidden)
     _, same, moved = model(as_state(changed), hidden)
     assert largest_difference(predicted, same) == 0
@@ -106,11 +108,15 @@ def test_what_is_hidden_is_not_seen():
 
 
 def test_where_signs_are_canonical_the_hidden_entries_are_too():
-    """A SIREN and the same one with units negated are predicted alike: the truth is that of canonical signs."""
+    """A SIREN and the same one with units negated are predicted alike: what is seen decides the signs of the truth too."""
     model, tensors, hidden = EntriesHead(encoder(True)).double(), NETWORKS, HIDDEN
     flipped = scale_units(SPACE, tensors, random_signs(SPACE, 3, torch.manual_seed(2)))
     one, other = model(as_state(tensors), hidden), model(as_state(flipped), hidden)
     assert largest_difference(one[1], other[1]) < 1e-10
     assert largest_difference(one[2], other[2]) < 1e-10
-    expected = [(x - 0.1) / 0.7 for x in canonical_signs(SPACE, tensors)]
-    assert largest_difference(one[2], expected) < 1e-10
+    seen = [x.masked_fill(mask, 0) for x, mask in zip(tensors, hidden, strict=True)]
+    for x, mask, canonical in zip(one[2], hidden, canonical_signs(SPACE, seen), strict=True):
+        assert torch.allclose((0.7 * x + 0.1)[~mask], canonical[~mask], rtol=0, atol=1e-12)
+    biases = torch.cat([x[mask] for x, mask in list(zip(one[2], hidden, strict=True))[1:4:2]])
+    assert (biases > 0.1).any()  # hidden ones have either sign
+    assert (biases < -1).any()
