@@ -4,8 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pipeline.config import LOCATION, AnyZooConfig, Config, ResourcesConfig, ZooConfig
-from pipeline.training.config import TrainingConfig
-from pipeline.training.transfer import ProbeConfig
+from pipeline.training.config import ProbeConfig, TrainingConfig
 
 
 class Recipe(Config):

@@ -13,10 +13,9 @@ from pipeline.config import (
     ZooConfig,
 )
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import Adaptation, Contrastive, Editing, Regression
+from pipeline.tasks import AdaptationConfig, ContrastiveConfig, EditingConfig, RegressionConfig
 from pipeline.tasks.augmentation import Augmentation
-from pipeline.training.config import TrainingConfig
-from pipeline.training.transfer import FinetuneConfig, ProbeConfig
+from pipeline.training.config import FinetuneConfig, ProbeConfig, TrainingConfig
 
 WIDE = HyperparametersConfig(
     activation=("relu", "tanh", "sigmoid", "gelu", "sine"),
@@ -104,7 +103,7 @@ def digits_dilate() -> Recipe:
     return Recipe(
         zoo=zoo,
         training=TrainingConfig(
-            task=Editing(operation="dilate"),
+            task=EditingConfig(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             epochs=20,
             batch_size=64,
@@ -123,7 +122,7 @@ def mnist_dilate() -> Recipe:
     return Recipe(
         zoo=dws_mnist().zoo,
         training=TrainingConfig(
-            task=Editing(operation="dilate"),
+            task=EditingConfig(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             baselines=(),
             epochs=120,
@@ -171,7 +170,7 @@ def sines_frequency() -> Recipe:
             shard_size=200,
         ),
         training=TrainingConfig(
-            task=Regression(targets=("frequency",)),
+            task=RegressionConfig(targets=("frequency",)),
             encoder=DWSNetConfig(channels=16, canonical_signs=True, width=64),
             sizes=(10, 40, 160),
             epochs=40,
@@ -197,7 +196,7 @@ def dws_sines() -> Recipe:
             shard_size=500,
         ),
         training=TrainingConfig(
-            task=Regression(targets=("frequency",)),
+            task=RegressionConfig(targets=("frequency",)),
             encoder=DWSNetConfig(canonical_signs=True),
             baselines=("mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"),
             sizes=(10, 20, 50, 100, 200, 500, 1000),
@@ -210,7 +209,7 @@ def dws_sines() -> Recipe:
 
 
 ACCURACY = TrainingConfig(
-    task=Regression(targets=("test_accuracy",), inputs=("activation",)),
+    task=RegressionConfig(targets=("test_accuracy",), inputs=("activation",)),
     encoder=DWSNetConfig(channels=16, num_layers=3, num_frequencies=4, positions=4, width=128),
     epochs=20,
     batch_size=64,
@@ -289,7 +288,7 @@ def digits_adapt() -> Recipe:
             batch_size=32,
         ),
         training=TrainingConfig(
-            task=Adaptation(corruptions=("rotation",)),
+            task=AdaptationConfig(corruptions=("rotation",)),
             encoder=DWSNetConfig(channels=16, num_layers=3),
             epochs=50,
             batch_size=32,
@@ -319,7 +318,7 @@ def cifar_adapt() -> Recipe:
             ),
         ),
         training=TrainingConfig(
-            task=Adaptation(),
+            task=AdaptationConfig(),
             encoder=DWSNetConfig(channels=16, num_layers=4),
             epochs=50,
             batch_size=32,
@@ -336,7 +335,7 @@ def digits_pretrain() -> Recipe:
     return Recipe(
         zoo=digits().zoo.model_copy(update={"views": 2}),
         training=TrainingConfig(
-            task=Contrastive(positives="views", augmentation=Augmentation(noise=0.05)),
+            task=ContrastiveConfig(positives="views", augmentation=Augmentation(noise=0.05)),
             baselines=(),
             encoder=DWSNetConfig(channels=32, num_layers=4, width=64, canonical_signs=True),
             epochs=25,
@@ -357,7 +356,7 @@ def waves_embedding() -> Recipe:
             fit=FitConfig(learning_rate=1e-3, max_steps=1000, target_psnr=40.0),
         ),
         training=TrainingConfig(
-            task=Contrastive(positives="views"),
+            task=ContrastiveConfig(positives="views"),
             baselines=(),
             encoder=DWSNetConfig(channels=16, num_layers=4, width=16, canonical_signs=True),
             epochs=20,

@@ -24,8 +24,9 @@ from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import DivergenceError
 from pipeline.functions import modules_named
+from pipeline.training.config import FinetuneConfig
 from pipeline.training.launch import is_trained
-from pipeline.training.transfer import TRANSFERS, FinetuneConfig, Transfer
+from pipeline.training.transfer import TRANSFERS, Transfer
 from pipeline.training.variants import Variant, all_folders_in, variants
 from pipeline.zoos.build import ZooPlan
 

@@ -136,6 +136,19 @@ def test_the_command_starts_without_heavy_packages(module):
     )
 
 
+def test_recipes_load_no_torch():
+    """A configuration is read and written at once; what is configured loads where it runs."""
+    code = (
+        "import sys; from flows.overrides import resolve_recipe; from flows.recipe_file import write_toml; "
+        "from flows.recipes import RECIPES; "
+        "[write_toml(resolve_recipe(name, []), name) for name in RECIPES]; "
+        "resolve_recipe('digits', ['training.task.kind=editing', 'training.encoder.kind=mlp']); "
+        "print({'torch', 'ray', 'prefect', 'pyarrow', 'scipy', 'dwsnet'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
+
+
 def test_the_library_does_not_load_the_compiler():
     """torch._dynamo takes longer to import than all of torch that dwsnet needs, in every worker."""
     code = "import sys, dwsnet; print('torch._dynamo' in sys.modules)"

@@ -14,13 +14,14 @@ from pipeline.errors import InputError, nearest
 from pipeline.functions import modules_named
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
+from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import latest
-from pipeline.training.config import TrainingConfig
+from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed
-from pipeline.training.models import task_of, warn_of_wide_axes
+from pipeline.training.models import warn_of_wide_axes
 from pipeline.training.start import resolve_start
-from pipeline.training.transfer import FinetuneConfig, Transfer
+from pipeline.training.transfer import Transfer
 from pipeline.training.variants import OWN, Variant
 
 

@@ -6,7 +6,6 @@ from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.encoder import EncoderConfig
 from pipeline.encoders.flat import AlignedMLPConfig, AugmentedMLPConfig, FlatMLPConfig
 from pipeline.encoders.inr2vec import INR2VecConfig
-from pipeline.encoders.sizing import sized
 from pipeline.encoders.statistics import StatisticsConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.functions import Own
@@ -24,4 +23,4 @@ AnyEncoder = Annotated[
     BY_KIND,
 ]
 
-__all__ = ["AnyEncoder", "DWSNetConfig", "EncoderConfig", "sized"]
+__all__ = ["AnyEncoder", "DWSNetConfig", "EncoderConfig"]

@@ -1,13 +1,16 @@
 """The DWSNet, as configuration."""
 
-from typing import Any, ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
-from dwsnet.encoders import DWSNetEncoder
-from dwsnet.models import DEEP
-from dwsnet.weight_space import WeightSpace
 from pipeline.encoders.encoder import ReadingConfig
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import DWSNetEncoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class DWSNetConfig(ReadingConfig):
@@ -36,10 +39,14 @@ class DWSNetConfig(ReadingConfig):
 
     def identity(self) -> dict[str, Any]:
         """With the skip that the depth decides: a file says what is, whatever the rule will be."""
+        from dwsnet.models import DEEP
+
         skip = self.num_layers >= DEEP if self.skip is None else self.skip
         return super().identity() | {"skip": skip}
 
     def build(self, space: WeightSpace) -> DWSNetEncoder:
+        from dwsnet.encoders import DWSNetEncoder
+
         return DWSNetEncoder(
             space,
             self.width,

@@ -1,10 +1,14 @@
 """What a configuration of an encoder is."""
 
-from typing import ClassVar
+from __future__ import annotations
 
-from dwsnet.encoders import Encoder
-from dwsnet.weight_space import WeightSpace
+from typing import TYPE_CHECKING, ClassVar
+
 from pipeline.config import Config
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import Encoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class EncoderConfig(Config):

@@ -1,12 +1,16 @@
 """MLPs on the flat parameter vector, as configuration."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from dwsnet.encoders import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
-from dwsnet.weight_space import WeightSpace
 from pipeline.encoders.encoder import ReadingConfig
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class FlatMLPConfig(ReadingConfig):
@@ -19,6 +23,8 @@ class FlatMLPConfig(ReadingConfig):
     """Of its two hidden layers, the second of which is the vector that a network becomes."""
 
     def build(self, space: WeightSpace) -> FlatMLPEncoder:
+        from dwsnet.encoders import FlatMLPEncoder
+
         return FlatMLPEncoder(space, self.width, self.canonical_signs)
 
 
@@ -29,6 +35,8 @@ class AugmentedMLPConfig(FlatMLPConfig):
     """The MLP, hidden neurons in a random order in training."""
 
     def build(self, space: WeightSpace) -> AugmentedMLPEncoder:
+        from dwsnet.encoders import AugmentedMLPEncoder
+
         return AugmentedMLPEncoder(space, self.width, self.canonical_signs)
 
 
@@ -39,4 +47,6 @@ class AlignedMLPConfig(FlatMLPConfig):
     """The MLP, hidden neurons matched to those of one network of the train split."""
 
     def build(self, space: WeightSpace) -> AlignedMLPEncoder:
+        from dwsnet.encoders import AlignedMLPEncoder
+
         return AlignedMLPEncoder(space, self.width, self.canonical_signs)

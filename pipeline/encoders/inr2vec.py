@@ -1,12 +1,16 @@
 """INR2Vec's encoder, as configuration."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from dwsnet.encoders import INR2VecEncoder
-from dwsnet.weight_space import WeightSpace
 from pipeline.encoders.encoder import ReadingConfig
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import INR2VecEncoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class INR2VecConfig(ReadingConfig):
@@ -19,4 +23,6 @@ class INR2VecConfig(ReadingConfig):
     """Of the MLP's first two layers; the other two, and the vector that a network becomes, are twice as wide."""
 
     def build(self, space: WeightSpace) -> INR2VecEncoder:
+        from dwsnet.encoders import INR2VecEncoder
+
         return INR2VecEncoder(space, self.row_width, self.canonical_signs)

@@ -1,12 +1,16 @@
 """An MLP on statistics of tensors, as configuration."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from dwsnet.encoders import StatisticsEncoder
-from dwsnet.weight_space import WeightSpace
 from pipeline.encoders.encoder import ReadingConfig
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import StatisticsEncoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class StatisticsConfig(ReadingConfig):
@@ -19,4 +23,6 @@ class StatisticsConfig(ReadingConfig):
     """Of its two hidden layers, the second of which is the vector that a network becomes."""
 
     def build(self, space: WeightSpace) -> StatisticsEncoder:
+        from dwsnet.encoders import StatisticsEncoder
+
         return StatisticsEncoder(space, self.width, self.canonical_signs)

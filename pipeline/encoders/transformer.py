@@ -1,12 +1,16 @@
 """The transformer over rows, as configuration."""
 
-from typing import ClassVar, Literal
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from pydantic import PositiveInt
 
-from dwsnet.encoders import TransformerEncoder
-from dwsnet.weight_space import WeightSpace
 from pipeline.encoders.encoder import ReadingConfig
+
+if TYPE_CHECKING:
+    from dwsnet.encoders import TransformerEncoder
+    from dwsnet.weight_space import WeightSpace
 
 
 class TransformerConfig(ReadingConfig):
@@ -21,4 +25,6 @@ class TransformerConfig(ReadingConfig):
     """Width of the layers after attention; null: twice as wide as tokens."""
 
     def build(self, space: WeightSpace) -> TransformerEncoder:
+        from dwsnet.encoders import TransformerEncoder
+
         return TransformerEncoder(space, self.head_dim, self.feedforward, self.canonical_signs)

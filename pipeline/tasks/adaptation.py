@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import combinations
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor, nn
 
 from dwsnet.encoders import Encoder
@@ -19,9 +18,10 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ClassifierZooConfig
 from pipeline.decode import Decoder
 from pipeline.errors import InputError
-from pipeline.tasks.corruption import CORRUPTIONS
+from pipeline.tasks.columns import batch_columns
+from pipeline.tasks.config import AdaptationConfig
 from pipeline.tasks.domains import SCORES, Domains, Trial
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig, batch_columns
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table
 
 AS_IT_WAS = "trivial_"
 PAIRS = "", "unseen_"
@@ -41,28 +41,9 @@ class Adapter(WeightsHead):
         self.register_buffer("unseen", unseen, persistent=False)
 
 
-class Adaptation(TaskConfig):
+class Adaptation(AdaptationConfig):
     columns: ClassVar[tuple[str, ...]] = ("split", "class_0", "class_1", "activation")
     monitor: ClassVar[Monitor] = Monitor("target_accuracy")
-
-    kind: Literal["adaptation"] = "adaptation"
-    """Networks that classify corrupted images, made of those that classify clean ones."""
-    corruptions: tuple[Literal[*CORRUPTIONS], ...] = Field(
-        ("rotation", "jitter", "blur", "flips"), min_length=1
-    )
-    """What images of the target domain have gone through, in order."""
-    images: PositiveInt = 32
-    """Train images, of its own classes, that each network's loss is taken on in a step."""
-    evaluation_images: PositiveInt = 128
-    """Images of a split that each of its networks is scored on, at most; as many of each class."""
-    unseen_pairs: float = Field(0.1, ge=0, lt=1)
-    """Share of all pairs of classes whose networks nothing is learned from; the test split scores them apart."""
-    seed: int = Field(0, ge=0)
-    """Decides which pairs are unseen and how each image is corrupted for each network where they are scored."""
-    finetuning_steps: tuple[PositiveInt, ...] = (10, 100)
-    """Steps of Adam on each network by itself, with as many images each, which the test split is compared with."""
-    finetuning_rate: PositiveFloat = 3e-3
-    """Their learning rate."""
 
     def check(self, zoo: Zoo) -> None:
         """A zoo of classifiers that was built here, of which it is known how they are run."""

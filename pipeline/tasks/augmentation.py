@@ -1,26 +1,21 @@
 """What is done to networks in training, each in its own way in each epoch: `Augmentation().apply(space, state, keys)`."""
 
+from __future__ import annotations
+
 from math import radians
+from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeFloat
-from torch import Tensor
 
-from dwsnet.augment import (
-    add_noise,
-    flip_signs,
-    mask,
-    move_picture,
-    random_rotations,
-    random_shifts,
-    random_zooms,
-)
-from dwsnet.keyed import fold_in
-from dwsnet.state import read_state, write_state
-from dwsnet.weight_space import WeightSpace
-from pipeline.archive.shard import Block
-from pipeline.archive.zoo import Zoo
 from pipeline.config import Config
 from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dwsnet.weight_space import WeightSpace
+    from pipeline.archive.shard import Block
+    from pipeline.archive.zoo import Zoo
 
 ODD = {"sine", "tanh"}
 """Activations with f(-z) = -f(z)."""
@@ -75,6 +70,18 @@ class Augmentation(Config):
 
         The space may be None where nothing is done.
         """
+        from dwsnet.augment import (
+            add_noise,
+            flip_signs,
+            mask,
+            move_picture,
+            random_rotations,
+            random_shifts,
+            random_zooms,
+        )
+        from dwsnet.keyed import fold_in
+        from dwsnet.state import read_state, write_state
+
         if self == Augmentation():
             return state
         tensors = read_state(space, state)

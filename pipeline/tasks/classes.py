@@ -10,10 +10,8 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, nearest
+from pipeline.tasks.config import LABEL
 from pipeline.tasks.task import Batch
-
-LABEL = "label"
-"""The column whose numbers index the class names of the signals; in any other the values are the classes."""
 
 
 def is_of_classes(kind: pa.DataType) -> bool:

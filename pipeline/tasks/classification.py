@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field, NonNegativeFloat
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -20,17 +19,10 @@ from dwsnet.keyed import fold_in
 from dwsnet.state import read_state, write_state
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
-from pipeline.tasks.augmentation import Augmentation
-from pipeline.tasks.classes import LABEL, check_classes, class_names, classes_of, labels_of
-from pipeline.tasks.task import (
-    Batch,
-    Evaluation,
-    Figure,
-    Monitor,
-    Table,
-    TaskConfig,
-    batch_columns,
-)
+from pipeline.tasks.classes import check_classes, class_names, classes_of, labels_of
+from pipeline.tasks.columns import batch_columns
+from pipeline.tasks.config import ClassificationConfig
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table
 
 
 class Classifier(ValuesHead):
@@ -55,22 +47,8 @@ class Outputs:
     class_names: tuple[str, ...]
 
 
-class Classification(TaskConfig):
+class Classification(ClassificationConfig):
     monitor: ClassVar[Monitor] = Monitor("accuracy")
-
-    kind: Literal["classification"] = "classification"
-    """The class of the signal."""
-    column: str = LABEL
-    """Column of the catalog that has the classes: the label of the signal, or texts, whole numbers or truth values."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout in the head."""
-    label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes."""
-    augmentation: Augmentation = Augmentation()
-    """What is done to the networks in training."""
-    mixup: NonNegativeFloat = 0.0
-    """Train on networks between each and another one, aligned to it by weight matching, whose share is drawn from
-    Beta(mixup, mixup); 0: on the networks themselves. Matching takes about a millisecond a network."""
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -1,12 +1,11 @@
 """Which two networks belong together? Contrastive learning without labels, SimCLR on weights (Chen et al. 2020)."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import PositiveFloat
 from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
@@ -15,22 +14,13 @@ from dwsnet.keyed import fold_in
 from dwsnet.pretraining import ProjectionHead, similarities
 from pipeline.archive.zoo import Zoo, column
 from pipeline.errors import InputError
-from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.config import ContrastiveConfig
 from pipeline.tasks.embedding import EmbeddingTask
 from pipeline.tasks.task import Batch
 
 
-class Contrastive(EmbeddingTask):
-    kind: Literal["contrastive"] = "contrastive"
-    """Tell which two networks of a batch belong together, by NT-Xent on projections of their vectors."""
+class Contrastive(ContrastiveConfig, EmbeddingTask):
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
-    positives: Literal["augmented", "views"] = "augmented"
-    """'augmented': two augmented copies of a network; 'views': two INRs of one signal that were fitted independently, each
-    augmented."""
-    temperature: PositiveFloat = 0.1
-    """Cosines of projections are divided by it."""
-    augmentation: Augmentation = Augmentation()
-    """What is done to the copies."""
 
     @property
     def group(self) -> int:

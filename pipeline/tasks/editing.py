@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from dwsnet.encoders import Encoder
@@ -17,12 +16,11 @@ from dwsnet.heads import WeightsHead
 from pipeline.archive.originals import why_unknown
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
-from pipeline.config import Operation
 from pipeline.decode import DecodeContract, Decoder, coordinates_of
 from pipeline.errors import InputError
 from pipeline.signals.operations import OPERATIONS
-from pipeline.tasks.augmentation import Augmentation
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, TaskConfig
+from pipeline.tasks.config import EditingConfig
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table
 
 SHOWN = 8
 """Members of the picture."""
@@ -40,20 +38,9 @@ class INREditor(WeightsHead):
         self.grid = tuple(grid)
 
 
-class Editing(TaskConfig):
+class Editing(EditingConfig):
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
     monitor: ClassVar[Monitor] = Monitor("mse", more_is_better=False)
-
-    kind: Literal["editing"] = "editing"
-    """INRs are edited: v - s dv, with a learned scale s of each tensor."""
-    operation: Operation = "dilate"
-    """What makes the target, of the original signal and never of a rendering; 'identity' where
-    zoo.signals.operation is what is to be undone."""
-    expansion: PositiveInt = 1
-    """Hidden layers of the edited networks are so many times as wide; with more than 1 they are larger
-    than those that came in, and scores are not comparable with those of 1."""
-    augmentation: Augmentation = Augmentation(signs=True)
-    """What is done to networks in training, anew each epoch. Nothing that moves signals: targets stay."""
 
     def check(self, zoo: Zoo) -> None:
         """INRs that can be run, on a known grid, whose original signals are known."""

@@ -1,26 +1,20 @@
 """Masked entries: what stood in the place of a weight that is hidden, by all the others?"""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import Field
 from torch import Tensor, nn
 
 from dwsnet.keyed import fold_in, uniform
 from dwsnet.pretraining import EntriesHead
 from dwsnet.weight_space import WeightSpace
+from pipeline.tasks.config import MaskedConfig
 from pipeline.tasks.embedding import EmbeddingTask
 from pipeline.tasks.task import Batch
 
 
-class Masked(EmbeddingTask):
-    kind: Literal["masked"] = "masked"
-    """Predict entries that are hidden, standardised tensor by tensor, from those that are seen. Entries are hidden one by one
-    and not by neurons: which values a whole neuron had, nothing that is seen can tell."""
-    share: float = Field(0.3, gt=0, lt=1)
-    """Share of the entries that is hidden, anew for each network and epoch."""
-
+class Masked(MaskedConfig, EmbeddingTask):
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> EntriesHead:
         return EntriesHead(encoder)
 

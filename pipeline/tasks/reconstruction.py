@@ -1,10 +1,9 @@
 """Functional reconstruction: what does a network compute? Its vector must render its signal through a decoder."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -13,21 +12,12 @@ from pipeline.archive.zoo import Zoo
 from pipeline.decode import Decoder, coordinates_of
 from pipeline.errors import InputError
 from pipeline.signals import coordinates
+from pipeline.tasks.config import ReconstructionConfig
 from pipeline.tasks.embedding import EmbeddingTask
 from pipeline.tasks.task import Batch
 
 
-class Reconstruction(EmbeddingTask):
-    kind: Literal["reconstruction"] = "reconstruction"
-    """Render what a network renders from its vector alone, through a decoder that all networks share. The signals are not
-    needed: what is reconstructed is the rendering of the network itself."""
-    points: PositiveInt = 256
-    """Points that are rendered, about so many, on a regular grid over the coordinates."""
-    decoder_width: PositiveInt = 64
-    """Width of the decoder's hidden layers."""
-    decoder_layers: PositiveInt = 3
-    """Hidden layers of the decoder."""
-
+class Reconstruction(ReconstructionConfig, EmbeddingTask):
     def check(self, zoo: Zoo) -> None:
         contract = zoo.record.decode
         if contract.image is not None:

@@ -3,24 +3,23 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from pydantic import Field, model_validator
-from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from dwsnet.encoders import Encoder
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
+from pipeline.tasks.config import RegressionConfig
 from pipeline.tasks.inputs import check_inputs, describe_inputs, is_known, is_number
 from pipeline.tasks.ranks import rank_scores
 from pipeline.tasks.regressor import BoostedRegressor, Columns, Regressor, Targets
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, TaskConfig
+from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor
 
 ROUNDING = 1e-12
 """Share of a sum of squares that may be rounding."""
@@ -36,27 +35,8 @@ class Outputs:
     names: tuple[str, ...]
 
 
-class Regression(TaskConfig):
+class Regression(RegressionConfig):
     monitor: ClassVar[Monitor] = Monitor("r2")
-
-    kind: Literal["regression"] = "regression"
-    """Numbers that the catalog has."""
-    targets: tuple[str, ...] = Field(("test_accuracy",), min_length=1)
-    """Columns of the catalog to predict. A member whose target is null is left out of losses and metrics."""
-    inputs: tuple[str, ...] = ()
-    """Columns of the catalog that the model is given beside the weights, such as the activation: texts one-hot, numbers
-    standardised."""
-    objective: Literal["mse", "bce"] = "mse"
-    """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a sigmoid, for shares."""
-
-    @model_validator(mode="after")
-    def names_each_column_once(self) -> "Regression":
-        for name in self.columns:
-            if self.columns.count(name) > 1:
-                raise PydanticCustomError(
-                    "columns", f"targets and inputs should name each column once, {name!r} is twice"
-                )
-        return self
 
     @property
     def columns(self) -> tuple[str, ...]:

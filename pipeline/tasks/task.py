@@ -1,19 +1,22 @@
 """The seam between what can be learned and how it is trained: training knows a task as `Task` alone."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-import numpy as np
-import pyarrow as pa
-import torch
-from torch import Tensor, nn
-
-from dwsnet.weight_space import WeightSpace
-from pipeline.archive.shard import Block
-from pipeline.archive.zoo import Zoo
 from pipeline.config import Config
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    import torch
+    from torch import Tensor, nn
+
+    from dwsnet.weight_space import WeightSpace
+    from pipeline.archive.shard import Block
+    from pipeline.archive.zoo import Zoo
 
 
 @dataclass(frozen=True)
@@ -41,26 +44,24 @@ class Batch:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def take(self, index: Tensor) -> "Batch":
+    def take(self, index: Tensor) -> Batch:
         """The members at `index`, in that order."""
         columns = {
-            name: values[index]
-            if isinstance(values, Tensor)
-            else [values[i] for i in index.tolist()]
+            name: [values[i] for i in index.tolist()] if isinstance(values, list) else values[index]
             for name, values in self.columns.items()
         }
         state = {name: tensor[index] for name, tensor in self.state.items()}
         return replace(self, state=state, columns=columns, positions=self.positions[index])
 
-    def to(self, device: torch.device) -> "Batch":
+    def to(self, device: torch.device) -> Batch:
         columns = {
-            name: values.to(device) if isinstance(values, Tensor) else values
+            name: values if isinstance(values, list) else values.to(device)
             for name, values in self.columns.items()
         }
         state = {name: tensor.to(device) for name, tensor in self.state.items()}
         return replace(self, state=state, columns=columns, positions=self.positions.to(device))
 
-    def with_state(self, state: Block) -> "Batch":
+    def with_state(self, state: Block) -> Batch:
         """The same members with other weights: augmented ones."""
         return replace(self, state=state)
 
@@ -188,19 +189,3 @@ class TaskConfig(Config):
         self, metrics: Mapping[str, Any], evaluation: Evaluation
     ) -> Sequence[Figure | Table]:
         return ()
-
-
-def batch_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Tensor | list[Any]]:
-    """Catalog columns as a `Batch` has them."""
-    return {name: _as_batch(table[name]) for name in names}
-
-
-def _as_batch(column: pa.ChunkedArray) -> Tensor | list[Any]:
-    kind = column.type
-    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
-        values = column.cast(pa.int64(), safe=False).fill_null(-1).to_numpy()
-        return torch.from_numpy(np.ascontiguousarray(values).copy())
-    if pa.types.is_floating(kind):
-        values = column.cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
-        return torch.from_numpy(np.ascontiguousarray(values).copy())
-    return column.to_pylist()

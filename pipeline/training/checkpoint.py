@@ -20,9 +20,10 @@ from pipeline.archive.files import read_json, sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.errors import ArchiveError, InputError
 from pipeline.tasks import Task
+from pipeline.tasks.kinds import task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.history import History
-from pipeline.training.models import build_model, shared_names, task_of
+from pipeline.training.models import build_model, shared_names
 
 TAG = "deepspeed"
 

@@ -1,4 +1,4 @@
-"""What training is made of."""
+"""What training is made of, and what is tried on the encoder afterwards."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.config import LOCATION, Config
 from pipeline.encoders import AnyEncoder, DWSNetConfig
 from pipeline.errors import nearest
-from pipeline.tasks import AnyTask, Classification
+from pipeline.tasks import AnyTask, ClassificationConfig
 from pipeline.unions import kinds_of, models_in
 
 BASELINES = tuple(kind for family in models_in(AnyEncoder) for kind in kinds_of(family))
@@ -30,7 +30,7 @@ class StartConfig(Config):
 class TrainingConfig(Config):
     seed: int = Field(0, ge=0)
     """Decides the initial weights, the order of the batches and the augmentation."""
-    task: AnyTask = Classification()
+    task: AnyTask = ClassificationConfig()
     """What is learned."""
     encoder: AnyEncoder = DWSNetConfig()
     """What reads the weights."""
@@ -72,3 +72,19 @@ class TrainingConfig(Config):
                     f"each should be another one of {', '.join(BASELINES)}{nearest(kind, BASELINES)}",
                 )
         return baselines
+
+
+class FinetuneConfig(Config):
+    task: AnyTask = ClassificationConfig()
+    """What is learned from labels."""
+    epochs: PositiveInt = 10
+    """Passes over the train split, or as many steps where fewer labels are known."""
+    learning_rate: PositiveFloat = 2e-3
+    """AdamW's peak learning rate; all else is as in training."""
+
+
+class ProbeConfig(Config):
+    targets: tuple[str, ...] = Field(("label",), min_length=1)
+    """Columns of the catalog that linear models read from the frozen encoder's vectors."""
+    finetune: FinetuneConfig | None = None
+    """Train on from the encoder, and the same from scratch; null: neither."""

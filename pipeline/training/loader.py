@@ -16,7 +16,8 @@ import torch
 from pipeline.archive.record import ShardRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.fit.seeds import member_keys
-from pipeline.tasks.task import Batch, Task, batch_columns
+from pipeline.tasks.columns import batch_columns
+from pipeline.tasks.task import Batch, Task
 
 WINDOW = 65_536
 """Members held and shuffled together."""

@@ -17,12 +17,13 @@ from pipeline.archive.zoo import Zoo
 from pipeline.functions import modules_named
 from pipeline.location import Location
 from pipeline.tasks import Task
+from pipeline.tasks.kinds import task_of
 from pipeline.training import checkpoint
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import make_engine
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.loader import Feed
-from pipeline.training.models import build_model, calibrate, task_of
+from pipeline.training.models import build_model, calibrate
 from pipeline.training.scoring import add_up, sums_over
 from pipeline.training.start import begin_from
 

@@ -15,20 +15,12 @@ from pipeline.archive.zoo import Zoo
 from pipeline.encoders import EncoderConfig
 from pipeline.errors import InputError
 from pipeline.functions import Own
-from pipeline.tasks import Task, TaskConfig
-from pipeline.tasks.own import NEEDED, OwnTask
+from pipeline.tasks.kinds import task_of
 from pipeline.training.config import TrainingConfig
 
 LARGE_MODEL = 1_000_000
 """Parameters from which a wide fixed axis is warned of."""
 logger = logging.getLogger(__name__)
-
-
-def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
-    """The task of a configuration. Raises InputError where it is code of the user's that is not trusted."""
-    if isinstance(config, Own):
-        return OwnTask(config.make("training.task", trusted, *NEEDED))
-    return config
 
 
 def build_encoder(

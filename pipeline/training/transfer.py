@@ -5,28 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, PositiveFloat, PositiveInt
-
-from pipeline.config import Config
-from pipeline.tasks import AnyTask, Classification
-from pipeline.training.config import StartConfig, TrainingConfig
+from pipeline.training.config import FinetuneConfig, StartConfig, TrainingConfig
 from pipeline.training.probe import SHARES, Reading, num_known
-
-
-class FinetuneConfig(Config):
-    task: AnyTask = Classification()
-    """What is learned from labels."""
-    epochs: PositiveInt = 10
-    """Passes over the train split, or as many steps where fewer labels are known."""
-    learning_rate: PositiveFloat = 2e-3
-    """AdamW's peak learning rate; all else is as in training."""
-
-
-class ProbeConfig(Config):
-    targets: tuple[str, ...] = Field(("label",), min_length=1)
-    """Columns of the catalog that linear models read from the frozen encoder's vectors."""
-    finetune: FinetuneConfig | None = None
-    """Train on from the encoder, and the same from scratch; null: neither."""
 
 
 @dataclass(frozen=True)

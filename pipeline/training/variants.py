@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.encoders import AnyEncoder, EncoderConfig, sized
+from pipeline.encoders import AnyEncoder, EncoderConfig
+from pipeline.encoders.sizing import sized
 from pipeline.functions import Own, modules_named
 from pipeline.training.config import TrainingConfig
 from pipeline.training.models import build_model, num_parameters_of

@@ -16,6 +16,7 @@ from pipeline.archive.files import exclusive
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.report.models import models_of
+from pipeline.tasks.kinds import task_of
 from pipeline.training.config import BASELINES
 from pipeline.training.evaluate import shown, titled
 from pipeline.training.variants import Variant
@@ -33,7 +34,7 @@ def with_baselines(recipe: Recipe, kinds: tuple[str, ...]) -> Recipe:
 def suited(recipe: Recipe, folder: Path) -> tuple[str, ...]:
     """The kinds of encoder that can do the task: statistics have nothing to edit by."""
     zoo, training, kinds = Zoo.open(folder / "zoo"), recipe.training, []
-    prepared = training.task.prepare(zoo)
+    prepared = task_of(training.task, ()).prepare(zoo)
     for kind in BASELINES:
         with suppress(InputError):
             Variant(kind).of(training, zoo.space, prepared)

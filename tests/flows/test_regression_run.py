@@ -9,7 +9,7 @@ from flows.recipes import mlps, sines_frequency, smoke
 from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks import Regression
+from pipeline.tasks.regression import Regression
 from pipeline.training.config import TrainingConfig
 from tests.conftest import dwszoo
 

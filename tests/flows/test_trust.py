@@ -12,7 +12,7 @@ from flows.cli import main
 MODULE = """
 from pathlib import Path
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 
 Path(__file__).with_suffix(".imported").touch()
 

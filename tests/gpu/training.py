@@ -16,7 +16,7 @@ from dwsnet import DWSNetClassifier, WeightSpace
 from flows.recipes import digits
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import learning_rate_factor
 from pipeline.training.loader import Feed

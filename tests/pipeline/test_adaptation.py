@@ -26,7 +26,8 @@ from pipeline.errors import InputError
 from pipeline.fit import seeds
 from pipeline.tasks.adaptation import Adaptation, Adapter
 from pipeline.tasks.class_images import ClassImages
-from pipeline.tasks.task import Batch, Evaluation, Figure, batch_columns
+from pipeline.tasks.columns import batch_columns
+from pipeline.tasks.task import Batch, Evaluation, Figure
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import dwszoo
 

@@ -8,10 +8,9 @@ from torch.nn import functional as F
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks import Classification
 from pipeline.tasks.augmentation import Augmentation
 from pipeline.tasks.classes import labels_of
-from pipeline.tasks.classification import signal_accuracy
+from pipeline.tasks.classification import Classification, signal_accuracy
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import as_table
 from pipeline.training.loader import Feed

@@ -31,7 +31,7 @@ from pipeline.config import (
 from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.signals import Signals, load_signals
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.tasks.masked import Masked
 from pipeline.tasks.task import Evaluation
 from pipeline.training.probe import known_of

@@ -23,7 +23,7 @@ from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import plan_import
 from pipeline.exchange.pickled import load_file
 from pipeline.report import accuracies
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from tests.pipeline.foreign import (
     Evil,
     arena_file,

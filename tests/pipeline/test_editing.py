@@ -13,8 +13,9 @@ from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.signals.operations import OPERATIONS
 from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.columns import batch_columns
 from pipeline.tasks.editing import Editing
-from pipeline.tasks.task import Batch, Evaluation, batch_columns
+from pipeline.tasks.task import Batch, Evaluation
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 

@@ -11,7 +11,8 @@ from dwsnet.encoders import Encoder
 from dwsnet.heads import ValuesHead, WeightsHead
 from dwsnet.models import num_parameters
 from dwsnet.weight_space import WeightSpace
-from pipeline.encoders import AnyEncoder, DWSNetConfig, EncoderConfig, sized
+from pipeline.encoders import AnyEncoder, DWSNetConfig, EncoderConfig
+from pipeline.encoders.sizing import sized
 from pipeline.encoders.statistics import StatisticsConfig
 from pipeline.functions import Own
 from pipeline.unions import BY_KIND, models_in

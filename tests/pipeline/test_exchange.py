@@ -26,7 +26,7 @@ from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import import_shard, plan_import
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 NUM_MEMBERS = 120

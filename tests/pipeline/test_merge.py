@@ -27,7 +27,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 pytestmark = pytest.mark.fast

@@ -28,7 +28,7 @@ from pipeline.errors import InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.report.pictures import picture
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.training.checkpoint import TrainedModel, load_best
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import evaluate, write_predictions

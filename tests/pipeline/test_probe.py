@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from pipeline.errors import InputError
-from pipeline.tasks import Contrastive
+from pipeline.tasks.contrastive import Contrastive
 from pipeline.training import probe as probing
-from pipeline.training.config import TrainingConfig
+from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.probe import Target, drawn, known_of, probe_table, readings, target_of
-from pipeline.training.transfer import TRANSFERS, FinetuneConfig
+from pipeline.training.transfer import TRANSFERS
 
 
 def features(count: int, seed: int) -> np.ndarray:

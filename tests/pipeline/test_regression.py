@@ -14,10 +14,11 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.figures.regression import draw_predicted
+from pipeline.tasks.columns import batch_columns
 from pipeline.tasks.inputs import encode
 from pipeline.tasks.ranks import rank_scores
 from pipeline.tasks.regression import Regression
-from pipeline.tasks.task import Batch, batch_columns
+from pipeline.tasks.task import Batch
 
 BOTH = Regression(targets=("psnr", "psnr_off_grid"), inputs=("stop_reason", "view"))
 

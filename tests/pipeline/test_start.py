@@ -12,7 +12,9 @@ from pipeline.archive.files import sha256, write_json
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
-from pipeline.tasks import Contrastive, Reconstruction
+from pipeline.tasks.contrastive import Contrastive
+from pipeline.tasks.kinds import task_of
+from pipeline.tasks.reconstruction import Reconstruction
 from pipeline.training.checkpoint import checkpoint_folder, load_best, model_card
 from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.history import EpochMetrics, History
@@ -34,7 +36,7 @@ def run(built_zoo, tmp_path) -> Path:
     learn.claim(folder, zoo.record, TRAINING)
     learn.link_zoo(folder / "zoo", built_zoo)
     torch.manual_seed(5)
-    prepared = TRAINING.task.prepare(zoo)
+    prepared = task_of(TRAINING.task, ()).prepare(zoo)
     encoder, model = build_model(TRAINING, zoo.space, prepared, ())
     calibrate(encoder, zoo)
     weights = safetensors.torch.save(model.state_dict())
@@ -45,7 +47,8 @@ def run(built_zoo, tmp_path) -> Path:
     (checkpoint / "model.safetensors").write_bytes(weights)
     write_json(checkpoint / "model.json", card | {"sha256": sha256(weights)})
     write_json(
-        checkpoint / "training.json", History(TRAINING.task.monitor).and_then(epoch).as_json()
+        checkpoint / "training.json",
+        History(task_of(TRAINING.task, ()).monitor).and_then(epoch).as_json(),
     )
     return folder
 
@@ -59,7 +62,7 @@ def starting(run: Path, **changed) -> TrainingConfig:
 def test_a_run_begins_with_the_encoder_of_another(run, zoo, freeze):
     config = resolve_start(starting(run, start={"freeze": freeze}), zoo.record)
     torch.manual_seed(6)
-    encoder, model = build_model(config, zoo.space, config.task.prepare(zoo), ())
+    encoder, model = build_model(config, zoo.space, task_of(config.task, ()).prepare(zoo), ())
     expected = load_best(run).encoder.state_dict()
     assert any(not torch.equal(x, expected[name]) for name, x in encoder.state_dict().items())
     begin_from(config.start, encoder, is_new=True)
@@ -98,7 +101,7 @@ def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, t
 
 def test_a_model_with_a_decoder_is_counted_without_memory(zoo):
     config = TRAINING.model_copy(update={"task": Reconstruction()})
-    assert num_parameters_of(config, zoo.space, config.task.prepare(zoo), ()) > 1000
+    assert num_parameters_of(config, zoo.space, task_of(config.task, ()).prepare(zoo), ()) > 1000
 
 
 def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(run, built_zoo):

@@ -19,6 +19,7 @@ from pipeline.archive.zoo import column
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.tasks import Monitor
+from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import load_best
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import deepspeed_config, learning_rate_factor
@@ -159,7 +160,8 @@ def test_the_global_batch_does_not_depend_on_the_workers(workers):
 def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kind):
     torch.manual_seed(0)
     training = TrainingConfig()
-    task, prepared = training.task, training.task.prepare(zoo)
+    task = task_of(training.task, ())
+    prepared = task.prepare(zoo)
     size = num_parameters_of(training, zoo.space, prepared, ())
     encoder, baseline = build_model(
         Variant(kind).of(training, zoo.space, prepared), zoo.space, prepared, ()

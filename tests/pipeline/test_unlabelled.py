@@ -24,7 +24,7 @@ from pipeline.exchange.importing import import_shard, plan_import
 from pipeline.progress import untold
 from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import NO_LABEL, Signals
-from pipeline.tasks import Classification
+from pipeline.tasks.classification import Classification
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.splits import split_sources
