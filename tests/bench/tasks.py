@@ -48,12 +48,12 @@ def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
     run_recipe(with_baselines(recipe, ()), folder, tracked=False)
     run_recipe(with_baselines(recipe, suited(recipe, folder)), folder, tracked=False)
     for model in models_of(folder):
-        metric = model.metrics["monitor"]
+        metric, size = model.metrics["monitor"], model.metrics.get("num_parameters")
         trivial = model.metrics.get(f"trivial_{metric}")
         yield (
             name,
             model.title,
-            f"{model.metrics['num_parameters']:,}",
+            "" if size is None else f"{size:,}",  # trees have none
             f"{model.seconds:,.0f} s",
             titled(metric),
             shown(metric, model.metrics[metric]),
