@@ -1,6 +1,6 @@
 """What was learned: scores, probes and the report of a run."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -31,18 +31,24 @@ def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, 
 def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
     """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
     file, newest = run / "metrics.json", latest(run)
-    metrics = read_json(file) if newest is not None and is_newer(file, newest) else {}
-    is_whole = metrics.get("split") == "test" and "train" in metrics
-    return metrics if is_whole else evaluate(run, "test", trusted)
+    metrics = evaluation.read_metrics(file) if newest and is_newer(file, newest) else {}
+    return metrics if is_whole(metrics) else evaluate(run, "test", trusted)
+
+
+def is_whole(metrics: Mapping[str, Any]) -> bool:
+    """Whether they are those of the test split, with the score on the train split, which older versions did not have."""
+    return metrics.get("split") == "test" and "train" in metrics
 
 
 def boost(run: Path, trusted: Collection[str] = ()):
     """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
-    if latest(run) is not None and not (run / FILE).exists():
+    file = run / FILE
+    known = evaluation.read_metrics(file) if file.exists() else {}
+    if latest(run) is not None and not is_whole(known):
         trained, training = load_best(run, trusted), read_training(run)
         metrics = boosted_metrics(trained, Zoo.open(run / "zoo"), training.members, training.seed)
         if metrics is not None:
-            write_json(run / FILE, metrics)
+            write_json(file, metrics)
 
 
 def probe(

@@ -3,14 +3,13 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flows.bars import TrainingBars
 from pipeline.archive.files import read_json, write_atomic, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, differences
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 from pipeline.functions import modules_named
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
@@ -18,7 +17,7 @@ from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import latest
 from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
-from pipeline.training.loader import Feed
+from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.training.models import warn_of_wide_axes
 from pipeline.training.start import resolve_start
 from pipeline.training.transfer import Transfer
@@ -31,13 +30,6 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
     Of a zoo that is not fitted yet, what its record says is looked at.
     """
     task = task_of(training.task, modules_named(training))
-    names = zoo.record.schema.names
-    for name in task.columns:
-        if name not in names:
-            raise InputError(
-                f"the catalog of zoo {zoo.folder} has no column {name!r} for {training.task.kind} to learn from: "
-                f"its columns are {', '.join(names)}{nearest(name, names)}"
-            )
     task.check(zoo)
     planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
     if training.sizes and max(training.sizes) > planned:
@@ -94,18 +86,12 @@ def train(
     """
     opened = Zoo.open(zoo)
     opened.require_finished()
-    prepared = check_task(opened, training).prepare(opened)
-    jobs = [
-        claim_job(
-            opened,
-            run / variant.folder,
-            variant.of(training, opened.space, prepared),
-            prepared,
-            resources,
-            variant.title(training),
-        )
-        for variant in variants
-    ]
+    prepared = check_task(opened, training).prepare(opened)  # of any number of members: for sizes
+    jobs = []
+    for variant in variants:
+        config = variant.of(training, opened.space, prepared)
+        folder, title = run / variant.folder, variant.title(training)
+        jobs.append(claim_job(opened, folder, config, resources, title))
     return run_jobs(zoo, jobs, resources)
 
 
@@ -122,10 +108,9 @@ def train_transfers(
     jobs = []
     for transfer in transfers:
         config = transfer.of(run, training, finetune, num_members)
-        prepared = check_task(opened, config).prepare(opened)
+        check_task(opened, config)
         title = f"{transfer.title}, {transfer.percent}"
-        folder = run / transfer.folder
-        jobs.append(claim_job(opened, folder, config, prepared, resources, title))
+        jobs.append(claim_job(opened, run / transfer.folder, config, resources, title))
     return run_jobs(opened.folder, jobs, resources)
 
 
@@ -133,7 +118,6 @@ def claim_job(
     zoo: Zoo,
     run: Path,
     training: TrainingConfig,
-    prepared: dict[str, Any],
     resources: ResourcesConfig,
     title: str,
 ) -> Job:
@@ -141,6 +125,7 @@ def claim_job(
     trusted = modules_named(training)
     task = task_of(training.task, trusted)
     feed = Feed.of(task, zoo, "train", training.members, training.seed, training.passes)
+    prepared = task.prepare(LearnedFrom(feed))
     if not is_trained(run, training):
         check_batches(feed, training, resources.workers)
         warn_of_wide_axes(training, zoo.space, prepared, trusted)

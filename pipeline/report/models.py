@@ -12,7 +12,7 @@ from pipeline.errors import ArchiveError
 from pipeline.training.boosting import FILE, TITLE
 from pipeline.training.checkpoint import read_history
 from pipeline.training.config import TrainingConfig
-from pipeline.training.evaluate import scalars, shown, titled
+from pipeline.training.evaluate import read_metrics, scalars, shown, titled
 from pipeline.training.history import History
 from pipeline.training.variants import folders_in
 
@@ -61,12 +61,12 @@ def models_of(run: Path) -> list[Model]:
         history = read_history(folder)
         if history is None or not (folder / "metrics.json").exists():
             continue
-        training, metrics = read_training(folder), read_json(folder / "metrics.json")
+        training, metrics = read_training(folder), read_metrics(folder / "metrics.json")
         title = getattr(training.encoder, "title", training.encoder.kind)
         seed = training.seed if folder.parent.name == "seeds" else None
         models.append(Model(title, metrics, history, seed))
         if (folder / FILE).exists():
-            models.append(Model(TITLE, read_json(folder / FILE), None, seed))
+            models.append(Model(TITLE, read_metrics(folder / FILE), None, seed))
     return models
 
 

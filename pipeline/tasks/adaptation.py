@@ -59,6 +59,7 @@ class Adaptation(AdaptationConfig):
                 "train on a zoo that was built with `dwszoo zoo build`"
             )
         Decoder(decode, zoo.space, f"zoo {zoo.folder}")
+        super().check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """Which pairs of classes are unseen: a share of all, drawn from the seed alone.
@@ -91,9 +92,13 @@ class Adaptation(AdaptationConfig):
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Cross-entropy of adapted networks on train images of the target domain; 0 for networks of unseen pairs."""
-        keys = keys.cpu().numpy().view(np.uint64)
-        losses = model.domains.training_losses(batch, model(batch.state), keys, self.images)
-        return (losses * ~is_unseen(model, batch)).mean()
+        adapted, seen = model(batch.state), (~is_unseen(model, batch)).nonzero()[:, 0]
+        keys = keys[seen].cpu().numpy().view(np.uint64)
+        state = {name: tensor[seen] for name, tensor in adapted.items()}
+        if not len(seen):
+            return sum(tensor.sum() for tensor in state.values())  # 0, of no networks
+        losses = model.domains.training_losses(batch.take(seen), state, keys, self.images)
+        return losses.sum() / len(batch)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """How many networks are of seen and of unseen pairs of classes, and sums of their scores."""
@@ -109,13 +114,13 @@ class Adaptation(AdaptationConfig):
         return totals
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over networks, not over images: of pairs of classes that were learned from, and of `unseen_` ones where
-        there are any.
+        """Means over networks, not over images: of pairs of classes that were learned from, NaN where there are none, and
+        of `unseen_` ones where there are any.
         """
         return {
-            f"{state}{pairs}{score}": float(sums[f"{pairs}{state}{score}"]) / networks
+            f"{state}{pairs}{score}": float(sums[f"{pairs}{state}{score}"] / networks)
             for pairs in PAIRS
-            if (networks := float(sums[f"{pairs}networks"]))
+            if (networks := torch.as_tensor(sums[f"{pairs}networks"])) or not pairs
             for state in ("", AS_IT_WAS)
             for score in SCORES
         }

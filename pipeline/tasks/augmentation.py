@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field, NonNegativeFloat
 
-from pipeline.config import Config
+from pipeline.config import ClassifierZooConfig, Config
 from pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -46,11 +46,10 @@ class Augmentation(Config):
     def check(self, zoo: Zoo):
         """Raises InputError where what is meant to leave the members' functions as they are, or to move them, would not."""
         contract = zoo.record.decode
-        hidden = (contract.activations or ("unknown",))[:-1] or ("unknown",)
-        if self.signs and not set(hidden) <= ODD:
+        if self.signs and not (hidden := activations_of(zoo)) <= ODD:
             raise InputError(
                 f"training.task.augmentation.signs needs networks of odd activations, sine or tanh, but those of zoo "
-                f"{zoo.folder} are {', '.join(sorted(set(hidden)))}: set it to false"
+                f"{zoo.folder} are {', '.join(sorted(hidden))}: set it to false"
             )
         num_dims = zoo.space.tensors[0].shape[1]
         for name in self.moves:
@@ -99,3 +98,22 @@ class Augmentation(Config):
         if self.mask:
             tensors = mask(space, tensors, fold_in(keys, 5), self.mask)
         return write_state(space, tensors)
+
+
+def activations_of(zoo: Zoo) -> set[str]:
+    """Activations of hidden layers that members of a zoo have, or will have once they are fitted; 'unknown' where the zoo
+    does not say.
+    """
+    from pipeline.decode import CATALOG
+
+    record = zoo.record
+    hidden = set((record.decode.activations or ())[:-1]) or {"unknown"}
+    if CATALOG not in hidden:
+        return hidden
+    if not zoo.is_sealed and isinstance(record.config, ClassifierZooConfig):
+        own = record.config.hyperparameters.activation
+    else:
+        names = ("activation", "status")
+        rows = zip(*(zoo.catalog[name].to_pylist() for name in names), strict=True)
+        own = {activation or "unknown" for activation, status in rows if status == "ok"}
+    return hidden - {CATALOG} | set(own)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 from pipeline.tasks.config import LABEL
 from pipeline.tasks.task import Batch
 
@@ -57,14 +57,10 @@ def check_classes(zoo: Zoo, name: str):
     start = f"zoo {zoo.folder} has no classes to learn"
     members = with_weights(zoo)
     if name != LABEL:
-        known = {field.name: field.type for field in zoo.record.schema}
-        if name not in known:
+        kind = zoo.record.schema.field(name).type
+        if not is_of_classes(kind):
             raise InputError(
-                f"{start}: training.task.column must be a column of its catalog, found {name!r}{nearest(name, known)}"
-            )
-        if not is_of_classes(known[name]):
-            raise InputError(
-                f"{start}: column {name!r} must hold texts, whole numbers or truth values, found {known[name]}; "
+                f"{start}: column {name!r} must hold texts, whole numbers or truth values, found {kind}; "
                 "training.task.kind=regression learns numbers"
             )
         if not len(members):

@@ -56,6 +56,7 @@ class Classification(ClassificationConfig):
 
     def check(self, zoo: Zoo) -> None:
         """Two classes or more, one for each member, and augmentation that suits the members."""
+        super().check(zoo)
         check_classes(zoo, self.column)
         self.augmentation.check(zoo)
 

@@ -27,6 +27,7 @@ class Contrastive(ContrastiveConfig, EmbeddingTask):
         return 2 if self.positives == "views" else 1
 
     def check(self, zoo: Zoo) -> None:
+        super().check(zoo)
         self.augmentation.check(zoo)
         if self.group == 2 and largest_group(zoo) < 2:
             raise InputError(

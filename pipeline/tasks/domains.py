@@ -1,5 +1,6 @@
 """Classifiers on images of two domains: of the source as they are, of the target corrupted."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -80,7 +81,7 @@ class Domains(nn.Module):
         """`(networks,)` each: the scores of networks in several states, whose names go before the scores'.
 
         Cross-entropy in the target domain, accuracy in the target and in the source domain; where a network gives no finite
-        numbers it is wrong.
+        numbers it is wrong, with the cross-entropy of an even guess.
         """
         result = {}
         for name, state in states.items():
@@ -89,6 +90,7 @@ class Domains(nn.Module):
                 for images in (trial.target, trial.source)
             )
             losses = F.cross_entropy(target.mT, trial.outputs, reduction="none").mean(1)
+            losses = torch.where(losses.isfinite(), losses, math.log(target.shape[-1]))
             accuracies = (
                 ((logits.argmax(-1) == trial.outputs) & logits.isfinite().all(-1)).float().mean(1)
                 for logits in (target, source)

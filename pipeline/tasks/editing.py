@@ -63,6 +63,7 @@ class Editing(EditingConfig):
                 f"task editing has targets that stay where they are: leave out training.task.augmentation."
                 f"{self.augmentation.moves[0]}"
             )
+        super().check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """How INRs are rendered, and on what grid."""

@@ -21,9 +21,6 @@ class EmbeddingTask(TaskConfig):
     columns: ClassVar[tuple[str, ...]] = ()
     monitor: ClassVar[Monitor] = Monitor("loss", more_is_better=False)
 
-    def check(self, zoo: Zoo) -> None:
-        pass
-
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         return {}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks.task import TaskConfig
+from pipeline.tasks.task import TaskConfig, require_columns
 
 NEEDED = (
     "columns",
@@ -35,6 +35,10 @@ class OwnTask:
             return getattr(self._task, name)
         part = getattr(TaskConfig, name)
         return MethodType(part, self) if callable(part) else part
+
+    def check(self, zoo: Zoo) -> None:
+        require_columns(zoo, self.columns)
+        self._task.check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         prepared = self._task.prepare(zoo)

@@ -44,6 +44,7 @@ class Regression(RegressionConfig):
 
     def check(self, zoo: Zoo) -> None:
         """Targets that are numbers, known, finite and not constant, for 'bce' from 0 to 1; inputs as `check_inputs`."""
+        super().check(zoo)
         for name in self.targets:
             kind = zoo.record.schema.field(name).type
             if not is_number(kind):
@@ -58,7 +59,7 @@ class Regression(RegressionConfig):
         """Mean and standard deviation of each target over the train split, and what inputs are there."""
         targets = {}
         for name in self.targets:
-            known = zoo.members("train")[name].drop_null().cast(pa.float64()).to_numpy()
+            known = known_targets(zoo, "train", name).cast(pa.float64()).to_numpy()
             targets[name] = {"mean": float(known.mean()), "std": float(known.std())}
         return {"targets": targets, "inputs": describe_inputs(zoo, self.inputs)}
 
@@ -179,6 +180,22 @@ def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndar
     return truth, predicted
 
 
+def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
+    """The column where it is known. Raises InputError where it is so of no member, or constant in the train split."""
+    members = zoo.members(split)
+    known, what = members[name].drop_null(), f"column {name!r} of zoo {zoo.folder}"
+    if not len(known):
+        raise InputError(
+            f"{what} must be known of members of the {split} split to be a target, found none"
+        )
+    if split == "train" and pc.count_distinct(known).as_py() == 1:
+        raise InputError(
+            f"{what} must differ between members to be a target, found {known[0]} for all {len(known):,} of the "
+            f"train split that are learned from"
+        )
+    return known
+
+
 def check_target(zoo: Zoo, name: str, objective: str):
     """Raises InputError where members cannot be told apart by the column, or not learned from."""
     what = f"column {name!r} of zoo {zoo.folder}"
@@ -194,15 +211,7 @@ def check_target(zoo: Zoo, name: str, objective: str):
             f"found null for {column.null_count:,}"
         )
     for split in ("train", "validation"):
-        known = zoo.members(split)[name].drop_null()
-        if not len(known):
-            raise InputError(
-                f"{what} must be known of members of the {split} split to be a target, found none"
-            )
-        if split == "train" and pc.count_distinct(known).as_py() == 1:
-            raise InputError(
-                f"{what} must differ between members to be a target, found {known[0]} for all of the train split"
-            )
+        known_targets(zoo, split, name)
     least, most = pc.min_max(column).as_py().values()
     if objective == "bce" and not 0 <= least <= most <= 1:
         raise InputError(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.config import Config
+from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -121,7 +122,10 @@ class Task(Protocol):
         """
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """Facts of the train split, as JSON: names of classes, mean and standard deviation of targets. Kept in model.json."""
+        """Facts of the train split, as JSON: names of classes, mean and standard deviation of targets. Kept in model.json.
+
+        `zoo.members("train")` are those that are learned from, where these are fewer than there are.
+        """
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
         """The model: a head on the encoder. Its parameters are drawn from torch's generator."""
@@ -171,6 +175,9 @@ class TaskConfig(Config):
 
     group: ClassVar[int] = 1
 
+    def check(self, zoo: Zoo) -> None:
+        require_columns(zoo, self.columns)
+
     def boosted(
         self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
     ) -> nn.Module | None:
@@ -189,3 +196,14 @@ class TaskConfig(Config):
         self, metrics: Mapping[str, Any], evaluation: Evaluation
     ) -> Sequence[Figure | Table]:
         return ()
+
+
+def require_columns(zoo: Zoo, names: Sequence[str]):
+    """Raises InputError where the catalog of a zoo, fitted or not, has not all of these columns."""
+    known = zoo.record.schema.names
+    for name in names:
+        if name not in known:
+            raise InputError(
+                f"the catalog of zoo {zoo.folder} has no column {name!r} to learn from: "
+                f"its columns are {', '.join(known)}{nearest(name, known)}"
+            )

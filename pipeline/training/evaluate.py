@@ -14,7 +14,7 @@ import torch
 from pyarrow import csv
 
 from dwsnet.models import num_parameters
-from pipeline.archive.files import file_kind, write_atomic
+from pipeline.archive.files import file_kind, read_json, write_atomic
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, WorkError
@@ -121,16 +121,22 @@ def on_train(trained: TrainedModel, zoo: Zoo, members: int, seed: int) -> dict[s
     return {"members": members, "value": metrics[trained.task.monitor.metric]}
 
 
+def read_metrics(file: Path) -> dict[str, Any]:
+    """The content of metrics.json, or of a file like it; null is NaN, a mean over nothing."""
+    return {name: math.nan if value is None else value for name, value in read_json(file).items()}
+
+
 def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     """The figures of metrics.json that are the task's, the monitored one first."""
-    numbers = (item for item in metrics.items() if item[1] is None or isinstance(item[1], float))
-    own = {name: math.nan if value is None else value for name, value in numbers}
+    own = {name: value for name, value in metrics.items() if isinstance(value, float)}
     yield metrics["monitor"], own.pop(metrics["monitor"])
     yield from own.items()
 
 
 def shown(metric: str, value: float) -> str:
     """A metric as people read it: a share of rights in percent, another number with four digits."""
+    if math.isnan(value):
+        return "undefined"
     return f"{100 * value:.1f} %" if metric.endswith("accuracy") else f"{value:.4g}"
 
 

@@ -191,6 +191,18 @@ class Feed:
         )
 
 
+class LearnedFrom(Zoo):
+    """The zoo of a feed as a task may take facts from it: `members` of the feed's split are those of the feed."""
+
+    def __init__(self, feed: Feed):
+        zoo = feed.zoo
+        super().__init__(zoo.folder, zoo.record, zoo.shards, zoo._seal)
+        self.feed = feed
+
+    def members(self, split: str) -> pa.Table:
+        return self.feed.rows() if split == self.feed.split else super().members(split)
+
+
 def groups_of(source: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
     """Places of the first `size` members of each source that has as many, source after source.
 

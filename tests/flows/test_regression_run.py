@@ -5,6 +5,7 @@ import json
 import pyarrow.parquet as pq
 import pytest
 
+from flows.cli import main
 from flows.recipes import mlps, sines_frequency, smoke
 from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
@@ -45,6 +46,17 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(tmp_path):
         assert boosted["seconds"] > 0
     fewer = json.loads((folder / "sizes" / "8" / "config.json").read_text())["training"]
     assert (fewer["members"], fewer["batch_size"]) == (8, 8)
+    whole, some = (
+        json.loads(max(one.glob("checkpoints/*/model.json")).read_text())["prepared"]["targets"]
+        for one in (folder, folder / "sizes" / "8")
+    )
+    assert whole["test_accuracy"] != some["test_accuracy"]
+    boosted = json.loads((folder / "boosted.json").read_text())
+    older = {name: value for name, value in boosted.items() if name != "train"}
+    (folder / "boosted.json").write_text(json.dumps(older))
+    assert main(["report", str(folder)]) == 0
+    again = json.loads((folder / "boosted.json").read_text())
+    assert again["train"] == boosted["train"]
     page = (folder / "report" / "index.html").read_text()
     assert "gradient boosting on statistics" in page
     for picture in ("predicted.svg", "sizes.svg"):

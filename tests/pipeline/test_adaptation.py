@@ -265,7 +265,37 @@ def test_networks_without_finite_numbers_are_wrong(pairs_zoo):
     scores = model.domains.scores(trial, {"": batch.state, "broken_": broken})
     assert not scores["broken_target_accuracy"].any()
     assert not scores["broken_source_accuracy"].any()
+    assert torch.allclose(scores["broken_loss"], torch.tensor(2.0).log())
     assert scores["source_accuracy"].all()
+
+
+def test_a_network_of_an_unseen_pair_without_finite_numbers_spoils_no_batch(pairs_zoo):
+    task = TASK.model_copy(update={"unseen_pairs": 0.3})
+    model, batch = moved(model_of(pairs_zoo, task)), batch_of(pairs_zoo, "train")
+    pairs = torch.stack([batch.columns["class_0"], batch.columns["class_1"]], 1)
+    unseen = model.unseen[pairs[:, 0], pairs[:, 1]].nonzero()[:, 0]
+    state = {name: tensor.clone() for name, tensor in batch.state.items()}
+    for tensor in state.values():
+        tensor[unseen[0]] *= 1e15  # finite, but what it gives of an image is not
+    broken = batch.with_state(state)
+    loss, whole = (task.loss(model, one, keys(batch, 0)) for one in (broken, batch))
+    loss.backward()
+    assert loss.item() == pytest.approx(whole.item())
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+    metrics = score(task, model, [broken])
+    assert all(math.isfinite(value) for value in metrics.values())
+    seen = batch.take((~model.unseen[pairs[:, 0], pairs[:, 1]]).nonzero()[:, 0])
+    assert metrics["loss"] == pytest.approx(score(task, model, [seen])["loss"], rel=1e-4)
+
+
+def test_a_split_of_unseen_pairs_alone_has_no_scores_of_seen_ones(pairs_zoo):
+    task = TASK.model_copy(update={"unseen_pairs": 0.3})
+    model, batch = model_of(pairs_zoo, task), batch_of(pairs_zoo, "test")
+    pairs = torch.stack([batch.columns["class_0"], batch.columns["class_1"]], 1)
+    unseen = batch.take(model.unseen[pairs[:, 0], pairs[:, 1]].nonzero()[:, 0])
+    metrics = score(task, model, [unseen])
+    assert math.isnan(metrics["target_accuracy"])
+    assert 0 <= metrics["unseen_target_accuracy"] <= 1
 
 
 def test_figures(pairs_zoo, tmp_path):

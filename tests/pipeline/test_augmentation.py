@@ -1,6 +1,9 @@
 """Augmentation of a task: by each member's key alone, exact where it says so, refused where it cannot be."""
 
+from contextlib import nullcontext
+
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -56,6 +59,16 @@ def test_what_would_not_be_exact_is_refused_in_a_sentence(zoo):
         EXACT.check(relu)
     with pytest.raises(InputError, match=r"augmentation.signs needs .* are unknown: set it to"):
         EXACT.check(with_contract(zoo, activations=None))
+    for own, refused in (
+        (["tanh", "sine"], None),
+        (["tanh", "relu"], "are relu, tanh: set it to"),
+        (["tanh", None], "are tanh, unknown: set it to"),
+    ):
+        each = with_contract(zoo, activations=("catalog", "catalog", "linear"))
+        column = pa.array([own[i % 2] for i in range(len(zoo))])
+        each.catalog = zoo.catalog.append_column("activation", column)
+        with pytest.raises(InputError, match=refused) if refused else nullcontext():
+            EXACT.check(each)
     unknown = with_contract(zoo, coordinate_range=None)
     for field in ("shift", "rotation", "zoom"):
         with pytest.raises(InputError, match=f"augmentation.{field} needs INRs"):

@@ -270,7 +270,7 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path):
     learn = ["--set", "training.task.kind=classification", "--out", str(tmp_path / "run")]
     result = dwszoo("run", "mlps", *learn)  # Prefect would stay in this process, and in its forks
     assert result.code == 2
-    assert "has no column 'label' for classification to learn from" in result.err
+    assert "has no column 'label' to learn from" in result.err
     assert not any((tmp_path / "run" / "zoo").rglob("*.tar"))
     with pytest.raises(InputError, match="has no classes to learn"):
         Classification().check(mlp_zoo)

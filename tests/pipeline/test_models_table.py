@@ -1,5 +1,7 @@
 """The table of a report: a row a family, with mean and spread where there are several seeds."""
 
+from math import nan
+
 import pytest
 
 from pipeline.report.models import Model, families, model_table, over_seeds
@@ -45,7 +47,11 @@ def test_what_has_no_epochs_has_no_parameters_either():
 
 @pytest.mark.parametrize(
     ("metric", "values", "text"),
-    [("accuracy", [0.5], "50.0 %"), ("r2", [0.5, 0.7], "0.6 ± 0.1414")],
+    [
+        ("accuracy", [0.5], "50.0 %"),
+        ("r2", [0.5, 0.7], "0.6 ± 0.1414"),
+        ("target_accuracy", [nan], "undefined"),
+    ],
 )
 def test_metrics_are_read_as_people_read_them(metric, values, text):
     assert over_seeds(metric, values) == text

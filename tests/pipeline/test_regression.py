@@ -14,11 +14,13 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.figures.regression import draw_predicted
+from pipeline.tasks.classification import Classification
 from pipeline.tasks.columns import batch_columns
 from pipeline.tasks.inputs import encode
 from pipeline.tasks.ranks import rank_scores
 from pipeline.tasks.regression import Regression
 from pipeline.tasks.task import Batch
+from pipeline.training.loader import Feed, LearnedFrom
 
 BOTH = Regression(targets=("psnr", "psnr_off_grid"), inputs=("stop_reason", "view"))
 
@@ -300,6 +302,34 @@ def test_shares_outside_of_0_to_1_and_unknown_inputs_are_refused(zoo):
     with_column(zoo, "psnr_off_grid", lambda v: [None, *v[1:]])
     with pytest.raises(InputError, match="known of every member to be an input, found None for 0"):
         Regression(targets=("psnr",), inputs=("psnr_off_grid",)).check(zoo)
+
+
+@pytest.mark.parametrize(
+    ("task", "missing"),
+    [
+        (Regression(targets=("psnr", "test_accuracy")), "test_accuracy"),
+        (Regression(targets=("psnr",), inputs=("activation",)), "activation"),
+        (Classification(column="optimizer"), "optimizer"),
+    ],
+)
+def test_a_column_that_the_catalog_has_not_is_refused(zoo, task, missing):
+    with pytest.raises(InputError, match=f"has no column '{missing}' to learn from: its columns"):
+        task.check(zoo)
+
+
+def test_facts_are_those_of_the_members_that_are_learned_from(zoo):
+    feed = Feed.of(BOTH, zoo, "train", members=12, seed=3)
+    some, whole = feed.rows(), zoo.members("train")
+    prepared = BOTH.prepare(LearnedFrom(feed))
+    target = prepared["targets"]["psnr"]
+    assert target["mean"] == pytest.approx(some["psnr"].to_numpy().mean())
+    assert target["std"] == pytest.approx(some["psnr"].to_numpy().std())
+    assert target["mean"] != pytest.approx(whole["psnr"].to_numpy().mean(), rel=1e-6)
+    reasons, views = prepared["inputs"]
+    assert reasons["values"] == sorted(whole["stop_reason"].unique().to_pylist())
+    assert views["mean"] == pytest.approx(some["view"].to_numpy().mean())
+    with pytest.raises(InputError, match=r"must differ between members .* for all 1 of the train"):
+        BOTH.prepare(LearnedFrom(Feed.of(BOTH, zoo, "train", members=1)))
 
 
 def test_a_column_named_twice_is_refused():
