@@ -168,7 +168,7 @@ def zoo_render(options: Namespace):
     from pipeline.report.pictures import draw_reconstructions
 
     file_kind(options.out, *KINDS)
-    zoo = Zoo.open(options.zoo)
+    zoo = Zoo.open(options.zoo, options.trust)
     draw = draw_accuracies if ACCURACY in zoo.catalog.column_names else draw_reconstructions
     draw(zoo, options.out)
     print(options.out)
@@ -228,16 +228,22 @@ def train(options: Namespace):
     from cluster.session import ray_session
     from flows.stages import build, learn
     from pipeline.archive.files import exclusive
+    from pipeline.archive.zoo import Zoo
+    from pipeline.functions import modules_named
     from pipeline.training.launch import is_trained
 
     recipe = with_training(options)
-    learn.check_task(build.verify(options.zoo), recipe.training)
+    trusted = modules_named(recipe).union(options.trust)
+    build.verify(options.zoo)
+    learn.check_task(Zoo.open(options.zoo, trusted), recipe.training)
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
         with ray_session(
             recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done
         ):
-            learn.train(options.zoo, options.out, recipe.training, recipe.resources)
+            learn.train(
+                options.zoo, options.out, recipe.training, recipe.resources, trusted=trusted
+            )
     print(f"{options.out} is trained; `dwszoo evaluate {options.out}` scores it")
 
 

@@ -65,7 +65,7 @@ def add_zoo_commands(groups: Any) -> None:
     add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, ZOO_OUT)
     add(groups, "info", commands.zoo_info, ZOO, json)
     add(groups, "verify", commands.zoo_verify, ZOO)
-    add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"))
+    add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"), TRUST)
     add(groups, "export", commands.zoo_export, ZOO, format, out("a new folder"))
     add(groups, "import", commands.zoo_import, source, format, fields, ZOO_OUT)
     add(groups, "merge", commands.zoo_merge, several, ZOO_OUT)
@@ -91,20 +91,13 @@ def add_run_commands(groups: Any) -> None:
         default="test",
         help="default: test",
     )
-    trust = argument(
-        "--trust",
-        metavar="MODULE",
-        action="append",
-        default=[],
-        help="call functions of this module, where the run has a task or an encoder of your own; may "
-        "be repeated",
-    )
-    add(groups, "train", commands.train, RECIPE, SETTINGS, *RESOURCES, zoo, out("run folder"))
-    add(groups, "evaluate", commands.evaluate, run, split, trust)
-    add(groups, "report", commands.report, run, trust)
-    add(groups, "probe", commands.probe, run, other, target, trust)
-    add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), trust)
-    add(groups, "edit", commands.edit, run, zoo, ZOO_OUT, trust)
+    folder = out("run folder")
+    add(groups, "train", commands.train, RECIPE, SETTINGS, *RESOURCES, zoo, folder, TRUST)
+    add(groups, "evaluate", commands.evaluate, run, split, TRUST)
+    add(groups, "report", commands.report, run, TRUST)
+    add(groups, "probe", commands.probe, run, other, target, TRUST)
+    add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), TRUST)
+    add(groups, "edit", commands.edit, run, zoo, ZOO_OUT, TRUST)
 
 
 def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:
@@ -166,6 +159,14 @@ SETTINGS = settings("override a field of the recipe, such as zoo.views=4")
 RESOURCES = (
     setting("--workers", "resources.workers", "processes that fit, and that train"),
     setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker"),
+)
+TRUST = argument(
+    "--trust",
+    metavar="MODULE",
+    action="append",
+    default=[],
+    help="call functions of this module, where a run has a task or an encoder, or a zoo signals, of "
+    "your own; may be repeated",
 )
 ZOO_OUT = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
 ZOO = argument(

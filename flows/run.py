@@ -73,14 +73,18 @@ def verify(run: Path):
 
 @stage
 def train(run: Path, recipe: Recipe, models: Sequence[Variant]) -> bool:
-    return learn.train(run / "zoo", run, recipe.training, recipe.resources, models)
+    trusted = modules_named(recipe)
+    return learn.train(run / "zoo", run, recipe.training, recipe.resources, models, trusted)
 
 
 @stage
 def train_transfers(
     run: Path, recipe: Recipe, finetune: FinetuneConfig, transfers: Sequence[Transfer]
 ) -> bool:
-    return learn.train_transfers(run, recipe.training, finetune, recipe.resources, transfers)
+    trusted = modules_named(recipe)
+    return learn.train_transfers(
+        run, recipe.training, finetune, recipe.resources, transfers, trusted
+    )
 
 
 @stage
@@ -126,7 +130,7 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
     transfers = TRANSFERS if finetune else ()
     trusted = modules_named(recipe)
     planned = plan(recipe, run)
-    learn.check_task(Zoo.open(run / "zoo"), training)
+    learn.check_task(Zoo.open(run / "zoo", trusted), training)
     learn.claim(run, planned.record, training)
     needs_ray = bool(pending_shards(run / "zoo")) or not all(
         is_trained(run / model.folder, config)

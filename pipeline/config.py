@@ -148,6 +148,11 @@ class SignalsConfig(Config):
         """Whether signals are made by code of the user's: never called because an archive names it."""
         return ":" in self.source
 
+    @property
+    def module(self) -> str | None:
+        """The module of that function; None where there is none."""
+        return self.source.partition(":")[0] if self.is_function else None
+
     @field_validator("source")
     @classmethod
     def name_a_source_or_a_function(cls, source: str) -> str:

@@ -90,10 +90,9 @@ class Own(Config):
 
 
 def modules_named(config: Config) -> frozenset[str]:
-    """Modules of the functions by which a configuration is completed: trusted if the caller wrote it."""
-    if isinstance(config, Own):
-        return frozenset({config.module})
+    """Modules of the functions that a configuration names: trusted if the caller wrote it."""
+    own = getattr(config, "module", None)
     values = (getattr(config, name) for name in type(config).model_fields)
-    return frozenset().union(
+    return frozenset({own} - {None}).union(
         *(modules_named(value) for value in values if isinstance(value, Config))
     )

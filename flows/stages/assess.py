@@ -22,7 +22,7 @@ def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, 
     """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
     trained, training = load_best(run, trusted), read_training(run)
     metrics, _ = evaluation.evaluate(
-        trained, Zoo.open(run / "zoo"), split, training.members, training.seed
+        trained, Zoo.open(run / "zoo", trusted), split, training.members, training.seed
     )
     write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
     return metrics
@@ -46,7 +46,8 @@ def boost(run: Path, trusted: Collection[str] = ()):
     known = evaluation.read_metrics(file) if file.exists() else {}
     if latest(run) is not None and not is_whole(known):
         trained, training = load_best(run, trusted), read_training(run)
-        metrics = boosted_metrics(trained, Zoo.open(run / "zoo"), training.members, training.seed)
+        zoo = Zoo.open(run / "zoo", trusted)
+        metrics = boosted_metrics(trained, zoo, training.members, training.seed)
         if metrics is not None:
             write_json(file, metrics)
 
@@ -61,7 +62,7 @@ def probe(
 
     On the run's own zoo, its transfers come along, and probe.json is written for the report.
     """
-    opened = Zoo.open(zoo or run / "zoo")
+    opened = Zoo.open(zoo or run / "zoo", trusted)
     seed = read_json(run / "config.json")["training"]["seed"]
     readings = probing.probe(load_best(run, trusted), opened, targets, seed)
     if zoo is None:

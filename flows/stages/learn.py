@@ -1,7 +1,7 @@
 """Models are trained on a zoo, each into the folder of a run."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from flows.bars import TrainingBars
@@ -79,12 +79,14 @@ def train(
     training: TrainingConfig,
     resources: ResourcesConfig,
     variants: Sequence[Variant] = (OWN,),
+    trusted: Collection[str] = (),
 ) -> bool:
     """Train variants into their folders in `run`, each from its newest checkpoint on, in one launch of workers.
 
-    False where all were trained already. Needs a Ray session if not.
+    False where all were trained already. Needs a Ray session if not. Code that the zoo names is called if its module is one
+    of `trusted`.
     """
-    opened = Zoo.open(zoo)
+    opened = Zoo.open(zoo, trusted)
     opened.require_finished()
     prepared = check_task(opened, training).prepare(opened)  # of any number of members: for sizes
     jobs = []
@@ -92,7 +94,7 @@ def train(
         config = variant.of(training, opened.space, prepared)
         folder, title = run / variant.folder, variant.title(training)
         jobs.append(claim_job(opened, folder, config, resources, title))
-    return run_jobs(zoo, jobs, resources)
+    return run_jobs(opened, jobs, resources)
 
 
 def train_transfers(
@@ -101,9 +103,10 @@ def train_transfers(
     finetune: FinetuneConfig,
     resources: ResourcesConfig,
     transfers: Sequence[Transfer],
+    trusted: Collection[str] = (),
 ) -> bool:
     """Train on from the encoder of a run, and from scratch, by some of the labels; as `train`."""
-    opened = Zoo.open(run / "zoo")
+    opened = Zoo.open(run / "zoo", trusted)
     num_members = Feed(opened, "train", ()).num_members
     jobs = []
     for transfer in transfers:
@@ -111,7 +114,7 @@ def train_transfers(
         check_task(opened, config)
         title = f"{transfer.title}, {transfer.percent}"
         jobs.append(claim_job(opened, run / transfer.folder, config, resources, title))
-    return run_jobs(opened.folder, jobs, resources)
+    return run_jobs(opened, jobs, resources)
 
 
 def claim_job(
@@ -137,7 +140,7 @@ def claim_job(
     return Job(title, run, training, prepared, members)
 
 
-def run_jobs(zoo: Location, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
+def run_jobs(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
     """Train those that are not trained, with a bar for each; False where there are none."""
     waiting = [job for job in jobs if not is_trained(job.run, job.training)]
     if not waiting:

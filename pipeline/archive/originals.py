@@ -6,6 +6,7 @@ from pathlib import Path
 from pipeline.archive.record import ZooRecord
 from pipeline.config import differences
 from pipeline.errors import InputError
+from pipeline.functions import modules_named
 from pipeline.location import Location
 from pipeline.signals import Signals, check_signals, load_signals, operated
 
@@ -20,17 +21,14 @@ def original_signals(
 
     Raises InputError where they are not known, are not there, or are not what was fitted.
     """
-    if (why := why_unknown(record)) is not None:
+    given = isinstance(source, Signals)  # then no code is called
+    why = why_unknown(record, modules_named(record.origin.config) if given else trusted)
+    if why is not None:
         raise InputError(f"the signals of zoo {zoo} are not known: {why}")
     config = record.origin.config.signals
-    if isinstance(source, Signals):
+    if given:
         signals = check_signals(config.source, source) if config.is_function else source
         signals = operated(signals, config.operation)
-    elif config.is_function and config.source.partition(":")[0] not in trusted:
-        raise InputError(
-            f"the signals of zoo {zoo} are made by {config.source}, code that is run only if you "
-            f"trust it: look at it, then add `--trust {config.source.partition(':')[0]}`"
-        )
     else:
         if source is not None:
             config = config.model_copy(update={"path": Path(source)})
@@ -44,11 +42,18 @@ def original_signals(
     return signals
 
 
-def why_unknown(record: ZooRecord) -> str | None:
-    """Why zoo.json cannot say where the signals come from; None where it can."""
+def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
+    """Why zoo.json does not say where the signals come from, or names code for it that is not trusted; else None."""
     if record.origin.merged:
         return "the zoo was merged, those that it was merged from know theirs"
-    return "the zoo was imported" if record.origin.imported else None
+    if record.origin.imported:
+        return "the zoo was imported"
+    signals = record.origin.config.signals
+    if signals.module is None or signals.module in trusted:
+        return None
+    return (
+        f"they are made by {signals.source}, code that is run only with `--trust {signals.module}`"
+    )
 
 
 def require_same(zoo: Location, record: ZooRecord, signals: Signals):

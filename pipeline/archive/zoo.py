@@ -17,7 +17,7 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read_part, shard_path
 from pipeline.archive.files import list_files, parse_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
-from pipeline.archive.originals import original_signals
+from pipeline.archive.originals import original_signals, why_unknown
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
@@ -47,30 +47,34 @@ class Zoo(Dataset[Block]):
         record: ZooRecord,
         shards: tuple[ShardRecord, ...],
         seal: bytes | None,
+        trusted: Collection[str] = (),
     ):
+        self.trusted = frozenset(trusted)
         self.folder, self.record, self.shards = folder, record, shards
         self.space: WeightSpace = record.space
         self._seal, self._names = seal, {shard.name for shard in shards}
         self._shard = lru_cache(CACHED_SHARDS)(self._read_shard)
 
     @classmethod
-    def open(cls, place: str | Location) -> "Zoo":
+    def open(cls, place: str | Location, trusted: Collection[str] = ()) -> "Zoo":
         """A zoo at a path or a URI of `pyarrow.fs`, such as `s3://bucket/zoo`.
 
-        Raises InputError where there is no zoo, ArchiveError where it is damaged.
+        Code that it names, a function that made its signals, is called only if its module is one of `trusted`. Raises
+        InputError where there is no zoo, ArchiveError where it is damaged.
         """
         folder = locate(place)
         record = read_record(folder)
         try:
-            return cls(folder, record, record.shards, (folder / SEAL).read_bytes())
+            seal = (folder / SEAL).read_bytes()
+            return cls(folder, record, record.shards, seal, trusted)
         except FileNotFoundError:
             parts = list_files(folder / "catalog")
             committed = (shard for shard in record.shards if part_path(folder, shard.name) in parts)
-            return cls(folder, record, tuple(committed), None)
+            return cls(folder, record, tuple(committed), None, trusted)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a DataLoader's worker gets: neither catalog nor shards, which it reads for itself."""
-        return Zoo, (self.folder.resolve(), self.record, self.shards, self._seal)
+        return Zoo, (self.folder.resolve(), self.record, self.shards, self._seal, self.trusted)
 
     def __repr__(self) -> str:
         sizes = {
@@ -276,16 +280,23 @@ class Zoo(Dataset[Block]):
         return Decoder(self.record.decode, self.space, f"zoo {self.folder}")
 
     def signals(
-        self, source: Signals | Path | str | None = None, trusted: Collection[str] = ()
+        self, source: Signals | Path | str | None = None, trusted: Collection[str] | None = None
     ) -> Signals:
         """The signals that the zoo was fitted to, in the order of their source: member `source_index` is
         fitted to `values[source_index]`. Of a zoo of classifiers: the images that they learned.
 
         Read from where zoo.json says, or from the path `source`; or `source` are the signals. A function
-        of the user's is called only if its module is one of `trusted`. Raises InputError where the
-        signals are not known, are not there, or are not what was fitted.
+        of the user's is called only if its module is one of `trusted`, by default of those that the zoo
+        was opened with. Raises InputError where the signals are not known, are not there, or are not
+        what was fitted.
         """
+        trusted = self.trusted if trusted is None else trusted
         return original_signals(self.folder, self.record, source, trusted)
+
+    @property
+    def why_no_signals(self) -> str | None:
+        """Why `signals()` does not look for them; None where it does."""
+        return why_unknown(self.record, self.trusted)
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:

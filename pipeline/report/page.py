@@ -42,7 +42,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     """
     folder = run / "report"
     folder.mkdir(exist_ok=True)
-    zoo, training, models = Zoo.open(run / "zoo"), read_training(run), models_of(run)
+    zoo, training, models = Zoo.open(run / "zoo", trusted), read_training(run), models_of(run)
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     first = models[0]
     histories = {group[0].title: group[0].history for group in families(models) if group[0].history}
@@ -80,7 +80,7 @@ def task_figures(
     run: Path, model: Model, folder: Path, trusted: Collection[str]
 ) -> list[dict[str, Any]]:
     """The task's own pictures and tables, as the page has them."""
-    trained, zoo = load_best(run, trusted), Zoo.open(run / "zoo")
+    trained, zoo = load_best(run, trusted), Zoo.open(run / "zoo", trusted)
     trained.task.attach(trained.model, zoo)
     table = predict(trained, zoo, "test")
     evaluation = Evaluation(zoo, trained.model, trained.prepared, table)

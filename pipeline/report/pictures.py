@@ -9,7 +9,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 
-from pipeline.archive.originals import why_unknown
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import ZooConfig
 from pipeline.decode import coordinates_of
@@ -71,14 +70,11 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
 
 
 def why_not_drawn(zoo: Zoo) -> str | None:
-    """Why the record does not say what the signals were; None where it does."""
-    if (why := why_unknown(zoo.record)) is not None:
-        order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
-        return f"without originals: {why}{order}"
-    source = zoo.record.origin.config.signals
-    if source.is_function:
-        return f"without originals: no code is run because an archive names it ({source.source})"
-    return None
+    """Why there are no signals to draw; None where there are."""
+    if zoo.why_no_signals is None:
+        return None
+    order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
+    return f"without originals: {zoo.why_no_signals}{order}"
 
 
 def grid_of(zoo: Zoo) -> tuple[int, ...]:

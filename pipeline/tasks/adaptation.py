@@ -15,7 +15,6 @@ from dwsnet.encoders import Encoder
 from dwsnet.heads import WeightsHead
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ClassifierZooConfig
 from pipeline.decode import Decoder
 from pipeline.errors import InputError
 from pipeline.tasks.columns import batch_columns
@@ -47,16 +46,15 @@ class Adaptation(AdaptationConfig):
 
     def check(self, zoo: Zoo) -> None:
         """A zoo of classifiers that was built here, of which it is known how they are run."""
-        decode, config = zoo.record.decode, zoo.record.config
+        decode = zoo.record.decode
         if decode.image is None:
             raise InputError(
                 f"zoo {zoo.folder} cannot teach adaptation: its members must be classifiers of images, found "
                 f"{zoo.record.architecture} networks that take none; `dwszoo zoo build` makes some, as in recipe mlps"
             )
-        if not isinstance(config, ClassifierZooConfig):
+        if (why := zoo.why_no_signals) is not None:
             raise InputError(
-                f"zoo {zoo.folder} cannot teach adaptation: its images must be known, but it was imported or merged; "
-                "train on a zoo that was built with `dwszoo zoo build`"
+                f"zoo {zoo.folder} cannot teach adaptation: its images must be known, and {why}"
             )
         Decoder(decode, zoo.space, f"zoo {zoo.folder}")
         super().check(zoo)

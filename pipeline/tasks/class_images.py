@@ -22,7 +22,7 @@ class ClassImages(nn.Module):
 
     def __init__(self, zoo: Zoo):
         super().__init__()
-        signals, config = zoo.signals(), zoo.record.config
+        signals, config = zoo.signals(), zoo.record.origin.config
         assert isinstance(config, ClassifierZooConfig)
         self.of_pairs, self.num_classes = config.classes == "pairs", len(signals.class_names)
         self.num_outputs = 2 if self.of_pairs else self.num_classes

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from dwsnet.encoders import Encoder
 from dwsnet.heads import WeightsHead
-from pipeline.archive.originals import why_unknown
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
 from pipeline.decode import DecodeContract, Decoder, coordinates_of
@@ -49,13 +48,8 @@ class Editing(EditingConfig):
         if record.decode.image is not None:
             raise InputError(f"{where}: its members must be INRs, found classifiers of images")
         Decoder(record.decode, zoo.space, f"zoo {zoo.folder}")
-        if (why := why_unknown(record)) is not None:
+        if (why := zoo.why_no_signals) is not None:
             raise InputError(f"{where}: targets are made from the original signals, and {why}")
-        if record.origin.config.signals.is_function:
-            raise InputError(
-                f"{where}: targets are made from the original signals, and no code is run because an archive names it "
-                f"({record.origin.config.signals.source}): write them into an NPZ file, signals.source=npz"
-            )
         OPERATIONS[self.operation](np.zeros((1, *grid, record.signals.num_channels), np.float32))
         self.augmentation.check(zoo)
         if self.augmentation.moves:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig
 from pipeline.errors import DivergenceError, InputError, WorkError, reason
-from pipeline.location import Location, locate
 from pipeline.training.checkpoint import num_epochs, read_history
 from pipeline.training.config import TrainingConfig
 from pipeline.training.loader import Feed
@@ -60,7 +60,7 @@ class Job:
 
 
 def launch_training(
-    zoo_folder: Location,
+    zoo: Zoo,
     jobs: Sequence[Job],
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
@@ -84,7 +84,8 @@ def launch_training(
     trainer = DataParallelTrainer(
         train_worker,
         train_loop_config={
-            "zoo": str(zoo_folder.resolve()),
+            "zoo": str(zoo.folder.resolve()),
+            "trusted": sorted(zoo.trusted),
             "jobs": [job.as_json() for job in jobs],
             "on_gpu": on_gpu,
         },
@@ -160,10 +161,11 @@ def train_worker(spec: dict[str, Any]) -> list[int | None]:
 
     torch.set_num_threads(1)
     with process_group(spec["on_gpu"]):
+        zoo = Zoo.open(spec["zoo"], spec["trusted"])
         worker = Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"])
         return [
             train_loop(
-                locate(spec["zoo"]),
+                zoo,
                 Path(job["run"]),
                 TrainingConfig(**job["training"]),
                 job["prepared"],

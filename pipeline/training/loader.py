@@ -196,7 +196,7 @@ class LearnedFrom(Zoo):
 
     def __init__(self, feed: Feed):
         zoo = feed.zoo
-        super().__init__(zoo.folder, zoo.record, zoo.shards, zoo._seal)
+        super().__init__(zoo.folder, zoo.record, zoo.shards, zoo._seal, zoo.trusted)
         self.feed = feed
 
     def members(self, split: str) -> pa.Table:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
 from pipeline.functions import modules_named
-from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.tasks.kinds import task_of
 from pipeline.training import checkpoint
@@ -79,7 +78,7 @@ class Worker:
 
 
 def train_loop(
-    zoo_folder: Location,
+    zoo: Zoo,
     run: Path,
     config: TrainingConfig,
     prepared: dict[str, Any],
@@ -91,7 +90,7 @@ def train_loop(
     which nothing is kept; None where training came to its end.
     """
     trusted = modules_named(config)  # by the caller, who gave this configuration
-    zoo, task = Zoo.open(zoo_folder), task_of(config.task, trusted)
+    task = task_of(config.task, trusted)
     history = checkpoint.read_history(run) or History(task.monitor)
     if len(history) >= config.epochs:
         return None

@@ -8,6 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.functions import modules_named
+from tests.conftest import dwszoo
+from tests.pipeline.test_function import build
 
 MODULE = """
 from pathlib import Path
@@ -59,3 +63,71 @@ def test_a_run_calls_nothing_that_is_not_trusted(run, command, capsys):
     assert not Path("p.csv").exists()
     assert main([*map(str, arguments[command]), "--trust", "theirs"]) == 0
     assert Path("theirs.imported").exists()
+
+
+SIGNALS = """
+import numpy as np
+
+def make(size):
+    return np.random.default_rng(0).uniform(size=(40, 6, 6, 1)), np.arange(40) % 2
+"""
+EDITING = """
+[zoo.signals]
+source = "steps:make"
+
+[training]
+batch_size = 8
+epochs = 1
+task = {kind = "editing", operation = "blur"}
+encoder = {channels = 4, num_layers = 2}
+baselines = []
+"""
+
+
+@pytest.fixture
+def signals_zoo(tmp_path, monkeypatch):
+    """A zoo whose signals are made by a function of a module in the working directory."""
+    (tmp_path / "steps.py").write_text(SIGNALS)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    signals, inr = SignalsConfig(source="steps:make"), InrConfig(hidden=(4,))
+    zoo = build(ZooConfig(signals=signals, inr=inr, fit=FitConfig(max_steps=3)), tmp_path / "zoo")
+    del sys.modules["steps"]
+    yield zoo.folder
+    sys.modules.pop("steps", None)
+
+
+def test_signals_of_the_users_own_are_made_for_who_names_or_trusts_their_module(
+    signals_zoo, tmp_path, capsys
+):
+    def refusal(*arguments) -> str:
+        assert main([*map(str, arguments)]) == 2
+        told = capsys.readouterr().err
+        assert len(told.splitlines()) == 1
+        assert "steps" not in sys.modules
+        return told
+
+    run, picture = tmp_path / "run", tmp_path / "zoo.svg"
+    editing = ("--set", "training.task.kind=editing", "--zoo", signals_zoo, "--out", run)
+    told = refusal("train", "smoke", *editing)
+    assert "made by steps:make, code that is run only with `--trust steps`" in told
+    (tmp_path / "mine.toml").write_text(EDITING)
+    result = dwszoo("train", "mine.toml", "--zoo", signals_zoo, "--out", run)
+    assert result.code == 0, result.err
+    assert "only with `--trust steps`" in refusal("evaluate", run)
+    assert main(["zoo", "render", str(signals_zoo), "--out", str(picture)]) == 0
+    assert "original<" not in picture.read_text()
+    assert "steps" not in sys.modules
+    trust = ("--trust", "steps")
+    assert main(["evaluate", str(run), *trust]) == 0
+    assert "trivial mse" in capsys.readouterr().out
+    assert main(["report", str(run), *trust]) == 0
+    assert (run / "report" / "edits.png").exists()
+    assert main(["zoo", "render", str(signals_zoo), "--out", str(picture), *trust]) == 0
+    assert "original<" in picture.read_text()
+
+
+def test_a_configuration_names_the_modules_of_all_its_functions():
+    config = ZooConfig(signals=SignalsConfig(source="steps:make"))
+    assert modules_named(config) == {"steps"}
+    assert modules_named(ZooConfig()) == set()

@@ -199,7 +199,5 @@ def test_what_cannot_teach_it_is_refused_in_a_sentence(zoo):
         Editing().check(changed(imported=True))
     signals = zoo.record.config.signals.model_copy(update={"source": "mine:make"})
     own = zoo.record.config.model_copy(update={"signals": signals})
-    with pytest.raises(
-        InputError, match=r"no code is run .* \(mine:make\): write them into an NPZ"
-    ):
+    with pytest.raises(InputError, match=r"made by mine:make, code .* only with `--trust mine`"):
         Editing().check(changed(config=own))

@@ -15,7 +15,7 @@ from dwsnet.weight_space import WeightSpace
 from flows.recipes import smoke
 from flows.stages import learn
 from flows.stages.learn import claim
-from pipeline.archive.zoo import column
+from pipeline.archive.zoo import Zoo, column
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.tasks import Monitor
@@ -136,7 +136,7 @@ def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, mon
     for error, reason in ray_failures():
         monkeypatch.setattr(DataParallelTrainer, "fit", Mock(side_effect=error))
         with pytest.raises(WorkError) as caught:
-            launch_training(built_zoo, [job], smoke().resources, lambda: None)
+            launch_training(Zoo.open(built_zoo), [job], smoke().resources, lambda: None)
         assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
         assert "\n" not in str(caught.value)
 
