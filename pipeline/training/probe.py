@@ -20,6 +20,7 @@ from pipeline.tasks import Table
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.evaluate import require_space
 from pipeline.training.loader import Feed
+from pipeline.training.models import shared_names
 
 SHARES = (0.01, 0.1, 1.0)
 """Of the train split's members, whose targets are known."""
@@ -65,8 +66,9 @@ def probe(trained: TrainedModel, zoo: Zoo, targets: Sequence[str], seed: int) ->
 
     Classes by softmax regression, numbers by ridge regression and by least squares. The members whose targets are known at a
     share are drawn from `seed` as `training.members` draws them; the penalty is chosen on the validation split. Raises
-    InputError where the zoo is of another architecture, or a target cannot be read from it.
+    InputError where the model learned no vectors, the zoo is of another architecture, or a target cannot be read from it.
     """
+    require_vectors(trained)
     require_space(trained, zoo)
     wanted = [target_of(zoo, name) for name in targets or known_of(zoo)]
     features = {
@@ -81,6 +83,15 @@ def probe(trained: TrainedModel, zoo: Zoo, targets: Sequence[str], seed: int) ->
         for share in SHARES
         for reading in readings(target, features, share, drawn(zoo, share, seed))
     ]
+
+
+def require_vectors(trained: TrainedModel):
+    """Raises InputError where the encoder's vectors were not trained, as the model has no use for them."""
+    if trained.encoder.state_dict().keys() - shared_names(trained.encoder, trained.model).keys():
+        raise InputError(
+            f"a run must have learned a vector of each network to be probed, which task {trained.config.task.kind} has no "
+            "use for: probe a run of another task"
+        )
 
 
 def known_of(zoo: Zoo) -> list[str]:

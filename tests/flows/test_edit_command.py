@@ -59,4 +59,7 @@ def test_what_cannot_edit_or_be_edited_is_one_sentence(run, smoke_run, built_zoo
         "whose outcome is networks, such as editing, to edit a zoo, found classification" in problem
     )
     assert not (tmp_path / "edited" / "zoo.json").exists()
+    told = refusal("probe", run)
+    assert "a vector of each network to be probed, which task editing has no use for" in told
+    assert len(told.splitlines()) == 1
     assert "is not a zoo" in refusal("edit", run, "--zoo", tmp_path, *out)
