@@ -28,6 +28,9 @@ from pipeline.unions import BY_KIND
 
 LOCATION = "location"
 """Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
+ADDED = "added"
+"""Marks a field that is not fingerprinted at its default: configurations from before there was such
+a field keep their fingerprints."""
 KIND = "kind"
 """Marks a field that says which kind of configuration this is where the other fields say so too: not fingerprinted."""
 
@@ -55,8 +58,9 @@ class Config(Frozen):
         """The fields that decide the bytes, nested as the configuration is."""
         fields = {}
         for name, field in type(self).model_fields.items():
-            if LOCATION not in field.metadata and KIND not in field.metadata:
-                value = getattr(self, name)
+            value = getattr(self, name)
+            is_new = ADDED in field.metadata and value == field.default
+            if not is_new and LOCATION not in field.metadata and KIND not in field.metadata:
                 fields[name] = value.identity() if isinstance(value, Config) else value
         return fields
 
@@ -90,7 +94,18 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     return [f"{prefix}: was {json.dumps(old)}, is {json.dumps(new)}"]
 
 
-SOURCES = ("digits", "folder", "parquet", "idx", "npz", "sines", "waves", "distances", "occupancy")
+SOURCES = (
+    "digits",
+    "folder",
+    "parquet",
+    "idx",
+    "npz",
+    "sines",
+    "waves",
+    "wide-waves",
+    "distances",
+    "occupancy",
+)
 Operation = Literal[
     "identity", "dilate", "erode", "gradient", "blur", "contrast", "rotate", "mask", "coarsen"
 ]
@@ -101,9 +116,10 @@ FUNCTION = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 class SignalsConfig(Config):
     source: str = "digits"
     """'digits': scikit-learn's, 8x8; 'folder': images, in one subfolder a class or in none; 'parquet': a Parquet file, or a
-    folder of them in the Hugging Face layout; 'idx': a folder of IDX files; 'npz': an NPZ file; 'sines', 'waves': 10,000
-    waves sin(bx) or a sin(bx), whose class is a band of frequencies, with frequency and amplitude as
-    facts; 'distances', 'occupancy': signed distances to, or occupancy of, 4,000 solid shapes, whose
+    folder of them in the Hugging Face layout; 'idx': a folder of IDX files; 'npz': an NPZ file; 'sines', 'waves',
+    'wide-waves': 10,000 waves sin(bx), or a sin(bx) of a and b from 1 to 10 or from 0 on, whose
+    class is a band of frequencies, with frequency and amplitude as facts; 'distances', 'occupancy':
+    signed distances to, or occupancy of, 4,000 solid shapes, whose
     class is the kind of shape, with scale and centre as facts. Or a function of yours as
     package.module:function: it takes `size` and returns values (signals, *grid, channels) in [0, 1]
     with their labels (signals,), or None for those, and perhaps a dict of facts: numbers (signals,),
@@ -126,7 +142,7 @@ class SignalsConfig(Config):
     max_unreadable: Annotated[float, LOCATION] = Field(0.5, ge=0, le=1)
     """Share of the signals, and of the files of tables, that may be unreadable: those fail one by one; where more cannot be
     read, nothing is fitted."""
-    operation: Operation = "identity"
+    operation: Annotated[Operation, ADDED] = "identity"
     """What is done to each signal before it is fitted: nothing; 'dilate', 'erode' and 'gradient' are
     morphology over 3x3, 2x2 and 2x2 points; 'blur', 'contrast', 'rotate'; 'mask' hides a box of half of
     each side; 'coarsen' leaves half the resolution. An editor can be trained to undo it."""
@@ -135,13 +151,6 @@ class SignalsConfig(Config):
     is taken instead."""
     test_fraction: float = Field(0.2, ge=0, lt=1)
     """Share of each class that goes to the test split; where the source has a test split, that one is taken instead."""
-
-    def identity(self) -> dict[str, Any]:
-        """Without an operation that does nothing: fingerprints are what they were before there were any."""
-        fields = super().identity()
-        if self.operation == "identity":
-            del fields["operation"]
-        return fields
 
     @property
     def is_function(self) -> bool:
@@ -174,6 +183,18 @@ class InrConfig(Config):
     """All INRs of a view begin at the same weights, so that their neurons correspond; else each begins at its own."""
     output_offset: float = 0.5
     """Added to the output of the last layer."""
+    output_scale: Annotated[PositiveFloat | None, ADDED] = None
+    """Multiplies the output of the last layer before the offset is added; null: nothing does. With
+    0.05 the layer returns -10 to 10 for signals from 0 to 1, and weights tell how large these are."""
+    coordinate_range: Annotated[tuple[float, float], ADDED] = (-1.0, 1.0)
+    """First and last coordinate of each axis of the grid."""
+
+    @field_validator("coordinate_range")
+    @classmethod
+    def rises(cls, bounds: tuple[float, float]) -> tuple[float, float]:
+        if bounds[0] < bounds[1]:
+            return bounds
+        raise PydanticCustomError("range", "the first should be below the last")
 
 
 class FitConfig(Config):

@@ -15,9 +15,10 @@ from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 """2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null, 4 a
-column for each fact of the signals, and zoos that a model edited. Zoos of older versions are read, and go on as version 4."""
+column for each fact of the signals, and zoos that a model edited, 5 the scale of outputs and the range of coordinates. Zoos
+of older versions are read, and go on as version 5."""
 FILE = "zoo.json"
 
 

@@ -30,6 +30,8 @@ class DecodeContract(Frozen):
     """Of all layers, or of each hidden layer."""
     output_offset: float | None
     """Added to the last layer's output."""
+    output_scale: float | None = None
+    """Multiplies it before that."""
     coordinate_range: tuple[float, float] | None
     """First and last coordinate of each axis, both on the grid."""
     coordinate_order: str | None

@@ -59,6 +59,7 @@ class Decoder:
         self.activations = contract.activations or ()
         omega = 1.0 if contract.omega is None else contract.omega
         self.omegas = (*omega, 1.0) if isinstance(omega, tuple) else (omega,) * len(weights)
+        self.scale = 1.0 if contract.output_scale is None else contract.output_scale
         self.offset = contract.output_offset or 0.0
         self.contract, self.image, self.what = contract, contract.image, what
         self._check_layers([len(spec.shape) for spec in weights])
@@ -112,7 +113,7 @@ class Decoder:
                 )
             activation = own if activation == CATALOG else activation
             values = ACTIVATIONS[activation](values, self.omegas[i])
-        return (values + self.offset).transpose(1, 2)
+        return (self.scale * values + self.offset).transpose(1, 2)
 
     def _first(self, inputs: Tensor) -> Tensor:
         """Inputs as the first layer takes them: `([members,] dims, points)`.

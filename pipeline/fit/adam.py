@@ -73,11 +73,12 @@ def fit(
         torch.zeros(len(keys), dtype=torch.int64, device=device),
     )
     kernel = find_kernel((coordinates.shape[1], *inr.hidden, targets.shape[1]), device)
-    values = (targets - inr.output_offset).to(device)
+    outputs = ((targets - inr.output_offset) / (inr.output_scale or 1.0)).to(device)
+    problem = space, inr, of_outputs(config, inr), rows, steps, coordinates.to(device), outputs
     if kernel is None:
-        _fit_eagerly(space, inr, config, rows, steps, coordinates.to(device), values, advance)
+        _fit_eagerly(*problem, advance)
     else:
-        _fit_compiled(kernel, inr, config, rows, steps, coordinates.to(device), values, advance)
+        _fit_compiled(kernel, *problem[1:], advance)
     rows, steps = rows.cpu(), steps.cpu()
     final = psnr_at(space, inr, rows, coordinates, targets, device)
     finite = rows.isfinite().all(1) & final.isfinite()
@@ -119,6 +120,14 @@ def psnr_at(
         for part, target in zip(rows.split(CHUNK[device]), wanted.split(CHUNK[device]), strict=True)
     ]
     return torch.cat(qualities).cpu()
+
+
+def of_outputs(config: FitConfig, inr: InrConfig) -> FitConfig:
+    """With the PSNR, for a peak of 1, that outputs have where the signals that they are scaled to are at the target."""
+    if config.target_psnr is None:
+        return config
+    target = config.target_psnr + 20 * math.log10(inr.output_scale or 1.0)
+    return config.model_copy(update={"target_psnr": target})
 
 
 def learning_rates(config: FitConfig) -> Tensor:

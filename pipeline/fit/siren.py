@@ -22,7 +22,8 @@ def decode_contract(config: InrConfig) -> DecodeContract:
         activations=(*("sine" for _ in config.hidden), "linear"),
         omega=config.omega,
         output_offset=config.output_offset,
-        coordinate_range=(-1.0, 1.0),
+        output_scale=config.output_scale,
+        coordinate_range=config.coordinate_range,
         coordinate_order="row-major: (y, x) for images",
         value_range=(0.0, 1.0),
     )

@@ -5,7 +5,13 @@ import os
 
 from pipeline.config import SignalsConfig
 from pipeline.errors import InputError
-from pipeline.signals.analytic import load_distances, load_occupancy, load_sines, load_waves
+from pipeline.signals.analytic import (
+    load_distances,
+    load_occupancy,
+    load_sines,
+    load_waves,
+    load_wide_waves,
+)
 from pipeline.signals.arrays import load_idx, load_npz
 from pipeline.signals.digits import load_digits
 from pipeline.signals.folder import load_folder
@@ -30,6 +36,7 @@ MADE = {
     "digits": load_digits,
     "sines": load_sines,
     "waves": load_waves,
+    "wide-waves": load_wide_waves,
     "distances": load_distances,
     "occupancy": load_occupancy,
 }

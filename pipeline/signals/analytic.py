@@ -11,7 +11,7 @@ NUM_WAVES, NUM_BANDS, WAVE_POINTS = 10_000, 8, 2000
 FREQUENCIES, AMPLITUDES = (0.5, 10.0), (0.1, 1.0)
 """Both uniform: cycles over [-pi, pi], and the height of a wave."""
 RANGE = 10.0
-"""Waves of the self-supervised experiment lie in [-RANGE, RANGE]."""
+"""Waves of the self-supervised experiment lie in [-RANGE, RANGE], their frequencies in [0, RANGE]."""
 NUM_SHAPES, SHAPE_POINTS = 4_000, 16
 CENTRE = ("centre_x", "centre_y", "centre_z")
 SEED = 7
@@ -42,18 +42,27 @@ def load_waves(size: int | None) -> Signals:
     return waves("waves", height, frequency, size or WAVE_POINTS, facts)
 
 
+def load_wide_waves(size: int | None) -> Signals:
+    """The same with both from U(0, 10), as that experiment has them: some waves are all but constant."""
+    height, share = np.random.default_rng([SEED, 3]).random((2, NUM_WAVES))
+    facts = {"amplitude": RANGE * height, "frequency": RANGE * share}
+    points = size or WAVE_POINTS
+    return waves("wide-waves", height, facts["frequency"], points, facts, (0.0, RANGE))
+
+
 def waves(
     name: str,
     amplitude: np.ndarray,
     frequency: np.ndarray,
     points: int,
     facts: Mapping[str, np.ndarray],
+    frequencies: tuple[float, float] = FREQUENCIES,
 ) -> Signals:
     """(1 + a sin(bx)) / 2 for x in [-pi, pi]; the class is the band of the frequency."""
     x = np.pi * coordinates((points,)).T
     values = np.empty((len(frequency), points, 1), np.float32)
     values[..., 0] = (1 + amplitude[:, None] * np.sin(frequency[:, None] * x)) / 2
-    edges = np.linspace(*FREQUENCIES, NUM_BANDS + 1)
+    edges = np.linspace(*frequencies, NUM_BANDS + 1)
     names = tuple(f"b {low:.1f} to {high:.1f}" for low, high in pairwise(edges))
     labels = np.searchsorted(edges, frequency, side="right") - 1
     return Signals(name, values, labels, names, facts=facts, by_formula=True)

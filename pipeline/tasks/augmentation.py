@@ -31,7 +31,8 @@ class Augmentation(Config):
     signs: bool = False
     """Negate hidden units at random, with what they go to: the same function where activations are odd (sine, tanh)."""
     shift: NonNegativeFloat = 0.0
-    """INRs: the signal moves by up to so much along each axis, exactly; the grid is from -1 to 1."""
+    """INRs: the signal moves by up to so much along each axis, exactly; the grid is from -1 to 1, or
+    as `zoo.inr.coordinate_range` says."""
     rotation: float = Field(0.0, ge=0, le=180)
     """INRs of images: the image turns about its centre by up to so many degrees, exactly."""
     zoom: float = Field(1.0, ge=1)

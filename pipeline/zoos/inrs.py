@@ -11,12 +11,12 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.plan import SPLITS, ShardPlan
 from pipeline.archive.shard import Members
 from pipeline.config import InrConfig, ZooConfig
-from pipeline.decode import DecodeContract
+from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.fit.adam import find_kernel, fit, psnr_at
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import decode_contract, inr_space
 from pipeline.progress import Advance
-from pipeline.signals import NO_LABEL, Signals, cell_centres, coordinates
+from pipeline.signals import NO_LABEL, Signals, cell_centres
 from pipeline.zoos.splits import split_sources
 
 
@@ -80,7 +80,7 @@ class Inrs:
         values = channels_first(signals.values[source_index])
         sources = np.zeros_like(source_index) if config.inr.shared_init else source_index
         seeds = member_keys(config.seed, sources, shard.view)
-        grid = torch.from_numpy(coordinates(signals.grid))
+        grid = coordinates_of(self.decode_contract(), signals.grid)
         fitted = fit(self.space, config.inr, config.fit, seeds, grid, values, device, advance)
         off_grid = psnr_off_grid(self.space, config.inr, fitted.rows, signals, source_index, device)
         reason = np.where(values.isfinite().all((1, 2)).numpy(), fitted.stop_reason, "unreadable")
@@ -121,8 +121,8 @@ def psnr_off_grid(
     member which draws them sharper scores low too.
     """
     num_dims = len(signals.grid)
-    grid = coordinates(signals.grid).reshape(1, *signals.grid, num_dims)
-    centres = torch.from_numpy(cell_centres(grid, num_dims).reshape(-1, num_dims))
+    grid = coordinates_of(decode_contract(inr), signals.grid).view(1, *signals.grid, num_dims)
+    centres = cell_centres(grid, num_dims).view(-1, num_dims)
     wanted = channels_first(cell_centres(signals.values[source_index], num_dims))
     return psnr_at(space, inr, rows, centres, wanted, device).numpy()
 

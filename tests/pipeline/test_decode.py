@@ -72,6 +72,7 @@ ONE_OMEGA = contract(SINES, omega=30.0, output_offset=0.5)
 CASES = {
     "siren": (ONE_OMEGA, SIREN, (11, 3)),
     "omegas": (contract(SINES, omega=(7.0, 1.5), output_offset=0.25), SIREN, (11, 3)),
+    "scaled": (contract(SINES, omega=2.0, output_scale=0.05, output_offset=0.5), SIREN, (11, 3)),
     "siren without biases": (ONE_OMEGA, without_biases(SIREN), (11, 3)),
     "coordinates, mixed": (contract(OWN, omega=2.0), SIREN, (11, 3)),
     "mlp": (contract(("relu", "gelu", "linear"), image=GREY), MLP, (9, 3, 6, 9)),
@@ -140,7 +141,7 @@ def test_members_return_what_torch_returns(case, is_shared, dtype, tolerance):
     for i, own in enumerate(MIXED):
         member = {name: tensor[i] for name, tensor in state.items()}
         wanted = in_torch(how, member, own)(inputs if is_shared else inputs[i])
-        wanted = wanted + (how.output_offset or 0.0)
+        wanted = (how.output_scale or 1.0) * wanted + (how.output_offset or 0.0)
         torch.testing.assert_close(found[i], wanted, rtol=0, atol=tolerance)
         alone = Network(decode, member, own)
         assert list(alone.state_dict()) == list(member)
@@ -153,6 +154,7 @@ def test_another_activation_omega_or_stride_is_another_function():
     for case, changes in (
         ("mlp, mixed", {}),
         ("omegas", {"omega": (1.5, 7.0)}),
+        ("scaled", {"output_scale": None}),
         ("cnn", {"image": TWO.model_copy(update={"stride": 1})}),
         ("mlp", {"image": GREY.model_copy(update={"std": (0.31,)})}),
     ):

@@ -3,13 +3,17 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from dwsnet.state import unpack, write_state
 from dwsnet.symmetry import canonical_signs, permute, random_permutation
+from dwsnet.weight_space import WeightSpace
 from pipeline.config import FitConfig, InrConfig
+from pipeline.decode import coordinates_of
+from pipeline.fit import adam
 from pipeline.fit.adam import fit, gradients
 from pipeline.fit.seeds import member_keys, uniform
-from pipeline.fit.siren import init_rows, inr_space, psnr
+from pipeline.fit.siren import decode_contract, init_rows, inr_space, psnr
 from pipeline.signals import coordinates
 from tests.rendering import render
 
@@ -54,6 +58,57 @@ def test_the_fit_is_torchs_adam_one_network_at_a_time():
             optimizer.step()
         assert torch.allclose(fitted.rows[member], row.detach()[0], rtol=1e-3, atol=1e-5)
     assert fitted.steps.tolist() == [25, 25, 25]
+
+
+class Sine(nn.Module):
+    def forward(self, values: torch.Tensor) -> torch.Tensor:
+        return torch.sin(30 * values)
+
+
+def test_scaled_outputs_are_fitted_to_the_signal_as_it_is_before_it_is_scaled():
+    """Waves of up to 10 on [-pi, pi], whose signals are in [0, 1]: the INR itself is a network that returns the wave."""
+    inr = InrConfig(hidden=(7, 5), output_scale=0.05, coordinate_range=(-np.pi, np.pi))
+    space, points = inr_space(inr, 1, 1), coordinates_of(decode_contract(inr), (40,))
+    assert points[[0, -1], 0].tolist() == pytest.approx([-np.pi, np.pi])
+    wave = torch.tensor([[2.0], [6.0], [10.0]]) * torch.sin(2 * points.T)  # (members, points)
+    signals = (0.5 + wave / 20).unsqueeze(1)
+    config = FitConfig(max_steps=25, learning_rate=2e-3)
+    fitted = fit(space, inr, config, keys(3), points, signals)
+    for state, row, target in zip(unpack_each(space, keys(3), inr), fitted.rows, wave, strict=True):
+        net = nn.Sequential(nn.Linear(1, 7), Sine(), nn.Linear(7, 5), Sine(), nn.Linear(5, 1))
+        net.load_state_dict(dict(zip(net.state_dict(), state, strict=True)))
+        optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate)
+        for _ in range(config.max_steps):
+            optimizer.zero_grad()
+            (net(points)[:, 0] - target).square().mean().backward()
+            optimizer.step()
+        own = torch.cat([parameter.detach().flatten() for parameter in net.parameters()])
+        torch.testing.assert_close(row, own, rtol=1e-3, atol=1e-4)
+
+
+def unpack_each(space: WeightSpace, keys: np.ndarray, inr: InrConfig) -> list[list[torch.Tensor]]:
+    """Initial tensors of each member."""
+    tensors = unpack(space, init_rows(space, inr, keys)).values()
+    return [list(member) for member in zip(*tensors, strict=True)]
+
+
+@pytest.mark.parametrize("is_compiled", [True, False])
+def test_the_target_is_of_the_signal_whatever_scale_the_outputs_have(monkeypatch, is_compiled):
+    if not is_compiled:
+        monkeypatch.setattr(adam, "load_kernel", lambda: None)
+    inr = InrConfig(hidden=(16, 16), output_scale=0.05)
+    space, points = inr_space(inr, 1, 1), torch.from_numpy(coordinates((30,)))
+    signals = (0.5 + torch.tensor([[0.1], [0.4]]) * torch.sin(3 * points.T)).unsqueeze(1)
+    config = FitConfig(max_steps=900, target_psnr=35.0)
+    fitted = fit(space, inr, config, keys(2), points, signals)
+    assert set(fitted.stop_reason) == {"target"}
+    rendered = render(unpack(space, fitted.rows), inr, points)
+    np.testing.assert_allclose(psnr(rendered, signals), fitted.psnr, atol=1e-3)
+    assert (fitted.psnr >= 34.99).all()
+    for member, steps in enumerate(fitted.steps.tolist()):  # and not a look earlier
+        before = FitConfig(max_steps=steps - adam.CHECK_EVERY)
+        one = slice(member, member + 1)
+        assert fit(space, inr, before, keys(2)[one], points, signals[one]).psnr < 35
 
 
 def test_each_member_stops_at_its_own_target_and_its_psnr_is_that_of_the_stored_weights():
