@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.encoders.encoder import Encoder
+from dwsnet.encoders.encoder import Encoder, features_of
 from dwsnet.state import check_counts, read_state, write_state
 
 State = Mapping[str, Tensor]
@@ -105,7 +105,7 @@ class EntriesHead(nn.Module):
 
     def __init__(self, encoder: Encoder):
         super().__init__()
-        channels = encoder.features().channels
+        channels = features_of(encoder).channels
         self.encoder = encoder
         self.vector = nn.Linear(encoder.width, channels)
         self.outs = nn.ModuleList(nn.Linear(channels, 1) for _ in encoder.space.tensors)

@@ -3,7 +3,8 @@
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from pydantic import Field, JsonValue, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config import FUNCTION, Config
-from pipeline.errors import InputError
+from pipeline.errors import ArchiveError, InputError, WorkError, reason
 
 
 def find_function(name: str, field: str) -> Callable[..., Any]:
@@ -36,6 +37,19 @@ def find_function(name: str, field: str) -> Callable[..., Any]:
             f"{field} names {name}: module {module_name!r} has no function {attribute!r}"
         )
     return function
+
+
+@contextmanager
+def failures_of(what: str) -> Iterator[None]:
+    """Whatever code of the user's raises becomes an InputError about `what`; what is a sentence already stays."""
+    try:
+        yield
+    except (InputError, ArchiveError, WorkError, OSError):
+        raise
+    except Exception as error:
+        raise InputError(
+            f"{what} failed with {type(error).__name__}: {reason(error)}; `dwszoo --debug` shows where"
+        ) from error
 
 
 class Own(Config):
@@ -80,7 +94,8 @@ class Own(Config):
             inspect.signature(function).bind(*arguments, **self.options)
         except (TypeError, ValueError) as error:
             raise InputError(f"{field}.options must suit {self.kind}: {error}") from error
-        made = function(*arguments, **self.options)
+        with failures_of(f"{field} {self.kind}"):
+            made = function(*arguments, **self.options)
         if missing := [part for part in parts if not hasattr(made, part)]:
             raise InputError(
                 f"{self.kind} must return something with {', '.join(parts)} for {field}, found "

@@ -1,7 +1,7 @@
 """Encoders: networks in, a vector or equivariant features out. One file a family."""
 
 from dwsnet.encoders.dwsnet import DWSNetEncoder
-from dwsnet.encoders.encoder import Encoder
+from dwsnet.encoders.encoder import Encoder, features_of
 from dwsnet.encoders.flat import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
 from dwsnet.encoders.inr2vec import INR2VecEncoder
 from dwsnet.encoders.statistics import StatisticsEncoder
@@ -16,4 +16,5 @@ __all__ = [
     "INR2VecEncoder",
     "StatisticsEncoder",
     "TransformerEncoder",
+    "features_of",
 ]

@@ -29,12 +29,23 @@ class Encoder(nn.Module):
         the attributes `space`, `channels` and `read`, the `ReadState` whose `entries` the features are of. Raises
         ValueError where there are no features of every entry.
         """
-        raise ValueError(
-            f"{type(self).__name__} gives one vector a network and no features of its entries"
-        )
+        raise no_features(self)
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
         raise NotImplementedError
+
+
+def features_of(encoder: nn.Module) -> nn.Module:
+    """`Encoder.features` of any module that encodes. Raises ValueError where it has none."""
+    if not hasattr(encoder, "features"):
+        raise no_features(encoder)
+    return encoder.features()
+
+
+def no_features(encoder: nn.Module) -> ValueError:
+    return ValueError(
+        f"{type(encoder).__name__} gives one vector a network and no features of its entries"
+    )
 
 
 class ReadingEncoder(Encoder):

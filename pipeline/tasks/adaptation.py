@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor, nn
 
-from dwsnet.encoders import Encoder
+from dwsnet.encoders import Encoder, features_of
 from dwsnet.heads import WeightsHead
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
@@ -32,7 +32,7 @@ class Adapter(WeightsHead):
     """Takes stacked state dicts of classifiers, returns such: v - s dv."""
 
     def __init__(self, encoder: Encoder, unseen_pairs: Sequence[Sequence[int]], num_classes: int):
-        super().__init__(encoder.features())
+        super().__init__(features_of(encoder))
         self.domains: Domains | None = None  # until they are attached
         unseen = torch.zeros(num_classes, num_classes, dtype=torch.bool)
         for pair in unseen_pairs:

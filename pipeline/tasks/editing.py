@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dwsnet.encoders import Encoder
+from dwsnet.encoders import Encoder, features_of
 from dwsnet.heads import WeightsHead
 from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
@@ -31,7 +31,7 @@ class INREditor(WeightsHead):
     def __init__(
         self, encoder: Encoder, expansion: int, contract: DecodeContract, grid: Sequence[int]
     ):
-        super().__init__(encoder.features(), expansion)
+        super().__init__(features_of(encoder), expansion)
         self.decode = Decoder(contract, encoder.space, "the zoo that was trained on")
         self.register_buffer("points", coordinates_of(contract, grid), persistent=False)
         self.grid = tuple(grid)

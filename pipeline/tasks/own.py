@@ -1,15 +1,17 @@
 """A task of the user's own, which may leave out what many tasks do not need."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import wraps
 from types import MethodType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks.task import TaskConfig, require_columns
+from pipeline.functions import failures_of
+from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, TaskConfig, require_columns
 
 NEEDED = (
     "columns",
@@ -25,23 +27,48 @@ NEEDED = (
 
 
 class OwnTask:
-    """The task, with the parts of `TaskConfig` where it has none of its own; what it returns is checked."""
+    """The task, with the parts of `TaskConfig` where it has none of its own.
+
+    Raises InputError where one of its parts fails, or returns what it must not.
+    """
 
     def __init__(self, task: Any):
-        self._task = task
+        self._task, self._title = task, f"task {type(task).__name__}"
+        names = self.columns
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise self._error("columns", "be names of columns", names)
+        if not isinstance(self.monitor, Monitor):
+            raise self._error("monitor", "be a pipeline.tasks.Monitor", self.monitor)
+        if not isinstance(self.group, int) or self.group < 1:
+            raise self._error("group", "be a number of members from 1 on", self.group)
 
     def __getattr__(self, name: str) -> Any:
-        if hasattr(self._task, name):
-            return getattr(self._task, name)
-        part = getattr(TaskConfig, name)
-        return MethodType(part, self) if callable(part) else part
+        if not hasattr(self._task, name):
+            part = getattr(TaskConfig, name)
+            return MethodType(part, self) if callable(part) else part
+        part = getattr(self._task, name)
+        if not callable(part):
+            return part
+
+        @wraps(part)
+        def call(*arguments: Any) -> Any:
+            with failures_of(f"{name} of {self._title}"):
+                return part(*arguments)
+
+        return call
+
+    def _own(self, name: str, *arguments: Any) -> Any:
+        return self.__getattr__(name)(*arguments)
+
+    def _error(self, name: str, expected: str, found: Any) -> InputError:
+        return InputError(f"{name} of {self._title} must {expected}, found {found!r}")
 
     def check(self, zoo: Zoo) -> None:
         require_columns(zoo, self.columns)
-        self._task.check(zoo)
+        self._own("check", zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        prepared = self._task.prepare(zoo)
+        prepared = self._own("prepare", zoo)
         try:
             return dict(json.loads(json.dumps(prepared, allow_nan=False)))
         except (TypeError, ValueError) as error:
@@ -49,14 +76,39 @@ class OwnTask:
                 f"prepare of {self._title} must return a dict of JSON values, found {prepared!r}: {error}"
             ) from error
 
+    def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
+        model = self._own("build", encoder, prepared)
+        if not isinstance(model, nn.Module):
+            raise self._error("build", "return a torch module", model)
+        return model
+
+    def loss(self, model: nn.Module, batch: Any, keys: Tensor) -> Tensor:
+        loss = self._own("loss", model, batch, keys)
+        if not isinstance(loss, Tensor) or loss.ndim or not loss.requires_grad:
+            raise self._error("loss", "return one number as a tensor with a gradient", loss)
+        return loss
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        metrics = self._task.metrics(sums)
+        metrics = self._own("metrics", sums)
         if self.monitor.metric not in metrics:
             raise InputError(
                 f"metrics of {self._title} must have {self.monitor.metric!r}, which it monitors, found {', '.join(metrics)}"
             )
-        return {name: float(value) for name, value in metrics.items()}
+        try:
+            return {name: float(value) for name, value in metrics.items()}
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise self._error("metrics", "be numbers by name", metrics) from error
 
-    @property
-    def _title(self) -> str:
-        return f"task {type(self._task).__name__}"
+    def predictions(self, outputs: Any) -> Mapping[str, Any]:
+        columns = self._own("predictions", outputs)
+        if not isinstance(columns, Mapping):
+            raise self._error("predictions", "return columns by name", columns)
+        return columns
+
+    def figures(
+        self, metrics: Mapping[str, Any], evaluation: Evaluation
+    ) -> Sequence[Figure | Table]:
+        made = self._own("figures", metrics, evaluation)
+        if not isinstance(made, Sequence) or not all(isinstance(x, Figure | Table) for x in made):
+            raise self._error("figures", "return figures and tables of pipeline.tasks", made)
+        return made

@@ -70,13 +70,20 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
 def as_table(task: Task, model: torch.nn.Module, batch: Batch) -> pa.Table:
     """The task's predictions for a batch; null in place of numbers that are not finite."""
     made = task.predictions(task.outputs(model, batch))
-    return pa.table({name: as_column(values) for name, values in made.items()})
+    return pa.table({name: as_column(name, values) for name, values in made.items()})
 
 
-def as_column(values: Any) -> pa.Array:
+def as_column(name: str, values: Any) -> pa.Array:
+    """Raises InputError where predictions are no column, or called as members are named."""
+    if name in NAMING:
+        raise InputError(f"predictions must have a name of their own, found a column {name!r}")
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     array = np.asarray(values)
+    if array.ndim != 1:
+        raise InputError(
+            f"predictions must have one entry a member, found {name!r} of shape {array.shape}"
+        )
     return pa.array(array, mask=~np.isfinite(array) if array.dtype.kind == "f" else None)
 
 

@@ -28,7 +28,12 @@ def build_encoder(
 ) -> nn.Module:
     """The encoder of a configuration, as `task_of`."""
     if isinstance(config, Own):
-        return config.make("training.encoder", trusted, "width", arguments=(space,))
+        encoder = config.make("training.encoder", trusted, "width", arguments=(space,))
+        if not isinstance(encoder, nn.Module):
+            raise InputError(
+                f"{config.kind} must return a torch module for training.encoder, found {type(encoder).__name__}"
+            )
+        return encoder
     return config.build(space)
 
 
@@ -45,6 +50,8 @@ def build_model(
     task, encoder = task_of(config.task, trusted), build_encoder(config.encoder, space, trusted)
     try:
         return encoder, task.build(encoder, prepared)
+    except InputError:
+        raise
     except ValueError as error:
         raise InputError(
             f"training.encoder {config.encoder.kind} does not suit training.task {config.task.kind}: {error}"

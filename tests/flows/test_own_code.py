@@ -6,11 +6,18 @@ import sys
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from torch import nn
 
 from flows.cli import main
 from pipeline.errors import InputError
-from pipeline.tasks import Monitor
+from pipeline.functions import Own
+from pipeline.tasks import EditingConfig, Monitor
+from pipeline.tasks.kinds import task_of
 from pipeline.tasks.own import OwnTask
+from pipeline.training.config import TrainingConfig
+from pipeline.training.evaluate import as_column
+from pipeline.training.models import build_model
 from tests.conftest import dwszoo
 
 CODE = '''
@@ -122,22 +129,107 @@ def test_the_users_own_task_and_encoder_do_all_that_ours_do(folder, built_zoo, z
     assert f"<td class=number>{metrics['error']:.2f}</td>" in page
 
 
-def test_what_a_task_of_the_users_returns_is_checked():
-    class Wrong:
-        monitor = Monitor("error")
-        made = np.float32(1)
+class Right:
+    """Nothing is wrong with it."""
 
-        def prepare(self, zoo):
-            return {"mean": self.made}
+    columns, monitor, layer = ("psnr",), Monitor("error"), nn.Linear(2, 1)
 
-        def metrics(self, sums):
-            return sums
+    def check(self, zoo):
+        pass
 
-    task = OwnTask(Wrong())
+    def prepare(self, zoo):
+        return {"mean": 1.0}
+
+    def build(self, encoder, prepared):
+        return self.layer
+
+    def loss(self, model, batch, keys):
+        return model(torch.ones(3, 2)).mean()
+
+    def metrics(self, sums):
+        return {"error": torch.ones(())}
+
+    def predictions(self, outputs):
+        return {"a": outputs}
+
+    def figures(self, metrics, evaluation):
+        return ()
+
+
+def call(task: OwnTask, zoo) -> None:
+    """Every part once."""
+    task.check(zoo)
+    model = task.build(None, task.prepare(zoo))
+    task.loss(model, None, None)
+    task.metrics({})
+    task.predictions(task.scores(None))
+    task.figures({}, None)
+
+
+def test_a_task_of_the_users_has_the_parts_that_it_leaves_out(zoo):
+    task = OwnTask(Right())
+    call(task, zoo)
     assert task.group == 1
     assert task.scores(None) == {}
-    with pytest.raises(InputError, match="prepare of task Wrong must return a dict of JSON"):
-        task.prepare(None)
-    with pytest.raises(InputError, match="must have 'error', which it monitors, found loss"):
-        task.metrics({"loss": 1})
-    assert task.metrics({"error": 1}) == {"error": 1.0}
+    assert task.metrics({}) == {"error": 1.0}
+
+
+def oops(self, *arguments):
+    raise KeyError("oops")
+
+
+@pytest.mark.parametrize(
+    ("part", "wrong", "message"),
+    [
+        ("columns", "psnr", "columns of task Wrong must be names of columns, found 'psnr'"),
+        ("columns", ("pnsr",), "has no column 'pnsr' to learn from: .*did you mean 'psnr'"),
+        ("monitor", "error", r"monitor of task Wrong must be a pipeline.tasks.Monitor, found 'er"),
+        ("group", "2", "group of task Wrong must be a number of members from 1 on, found '2'"),
+        ("check", oops, "check of task Wrong failed with KeyError: 'oops'; `dwszoo --debug` shows"),
+        ("prepare", lambda self, zoo: {"a": np.float32(1)}, "must return a dict of JSON values"),
+        ("build", lambda self, *_: None, "build of task Wrong must return a torch module, found N"),
+        ("loss", lambda self, *_: 3.0, "must return one number as a tensor with a gradient, found"),
+        ("loss", lambda self, *_: torch.ones(()), "must return one number as a tensor with a grad"),
+        ("loss", lambda self, *_: self.layer.weight, "must return one number as a tensor with a g"),
+        ("metrics", lambda self, _: {"loss": 1}, "have 'error', which it monitors, found loss"),
+        ("metrics", lambda self, _: {"error": "low"}, "metrics of task Wrong must be numbers by"),
+        ("predictions", lambda self, _: None, "must return columns by name, found None"),
+        ("figures", lambda self, *_: None, "must return figures and tables of pipeline.tasks"),
+    ],
+)
+def test_what_a_task_of_the_users_does_wrong_is_a_sentence(zoo, part, wrong, message):
+    made = type("Wrong", (Right,), {part: wrong})()
+    with pytest.raises(InputError, match=message):
+        call(OwnTask(made), zoo)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "message"),
+    [
+        ("key", [1.0], "predictions must have a name of their own, found a column 'key'"),
+        ("a", [[1.0]], r"predictions must have one entry a member, found 'a' of shape \(1, 1\)"),
+    ],
+)
+def test_predictions_that_are_no_columns_are_refused(name, values, message):
+    with pytest.raises(InputError, match=message):
+        as_column(name, values)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mine:Path", "must return a torch module for training.encoder, found Path"),
+        (
+            "mine:Mean",
+            "does not suit training.task editing: Mean gives one vector a network and no",
+        ),
+        ("mine:fails", "training.encoder mine:fails failed with ZeroDivisionError: division by"),
+    ],
+)
+def test_an_encoder_of_the_users_that_will_not_do_is_a_sentence(folder, zoo, kind, message):
+    more = "\nclass Path:\n    width = 3\n    def __init__(self, space): pass\ndef fails(space): 1 / 0\n"
+    (folder / "mine.py").write_text(CODE + more)
+    training = TrainingConfig(task=EditingConfig(), encoder=Own(kind=kind))
+    prepared = task_of(training.task, ()).prepare(zoo)
+    with pytest.raises(InputError, match=message):
+        build_model(training, zoo.space, prepared, {"mine"})

@@ -15,7 +15,7 @@ from pipeline.errors import InputError
 from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.kinds import task_of
 from pipeline.tasks.reconstruction import Reconstruction
-from pipeline.training.checkpoint import checkpoint_folder, load_best, model_card
+from pipeline.training.checkpoint import checkpoint_folder, load_best, model_card, read_best
 from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.models import build_model, calibrate, num_parameters_of
@@ -69,6 +69,20 @@ def test_a_run_begins_with_the_encoder_of_another(run, zoo, freeze):
     assert all(torch.equal(x, expected[name]) for name, x in encoder.state_dict().items())
     assert {parameter.requires_grad for parameter in encoder.parameters()} == {not freeze}
     assert all(parameter.requires_grad for parameter in model.head.parameters())
+
+
+def test_a_frozen_encoder_stays_as_it_was_under_zero(smoke_run, built_zoo, tmp_path):
+    start = ("--set", f"training.start.checkpoint={smoke_run.folder}")
+    few = ("--set", "training.epochs=1", "--set", "training.baselines=[]")
+    frozen = ("--set", "training.start.freeze=true", "--set", "training.zero_stage=1")
+    result = dwszoo(
+        "train", "smoke", *start, *few, *frozen, "--zoo", built_zoo, "--out", tmp_path / "run"
+    )
+    assert result.code == 0, result.err
+    before, after = read_best(smoke_run.folder), read_best(tmp_path / "run")
+    of_encoder = after.card["encoder_tensors"].values()
+    for name, tensor in after.tensors.items():
+        assert torch.equal(tensor, before.tensors[name]) == (name in of_encoder)
 
 
 def test_the_model_that_is_begun_from_is_part_of_a_runs_identity(run, zoo, tmp_path):
