@@ -16,7 +16,7 @@ from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.state import check_counts, check_like, read_state
-from dwsnet.symmetry import scale_units, unit_signs
+from dwsnet.symmetry import bias_places, scale_units, unit_signs
 from dwsnet.weight_space import WeightSpace
 
 NORMS = {"batch": BatchNorm, "member": MemberNorm}
@@ -26,11 +26,16 @@ all of its neurons there (`tests/dwsnet/test_start.py`)."""
 
 
 class ReadState(nn.Module):
-    """Stacked state dicts to standardised tensors `(batch, *spec.shape)`, signs made canonical first where asked for."""
+    """Stacked state dicts to standardised tensors `(batch, *spec.shape)`, signs made canonical first where asked for.
+
+    Raises ValueError where they are to be, and a hidden axis of the space has no bias.
+    """
 
     def __init__(self, space: WeightSpace, canonical_signs: bool):
         super().__init__()
         self.space, self.canonical_signs = space, canonical_signs
+        if canonical_signs:
+            bias_places(space)  # they decide the signs
         self.standardize = Standardize(space)
 
     def entries(

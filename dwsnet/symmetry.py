@@ -243,8 +243,13 @@ def biases(
 
     Raises ValueError unless there is one.
     """
-    space.check_roles()
     check_tensors(space, tensors, ())
+    return {name: tensors[place] for name, place in bias_places(space).items()}
+
+
+def bias_places(space: WeightSpace) -> dict[str, int]:
+    """For each hidden axis by name the place of its bias among the tensors; raises ValueError as `biases`."""
+    space.check_roles()
     found = {}
     for name in space.hidden:
         own = [
@@ -255,5 +260,5 @@ def biases(
                 f"hidden axis {name!r} must have one bias, a tensor that computes it and carries it alone, "
                 f"found {[space.tensors[i].name for i in own]}"
             )
-        found[name] = tensors[own[0]]
+        (found[name],) = own
     return found

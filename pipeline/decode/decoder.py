@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
+from math import prod
 
 import torch
 from jaxtyping import Float
@@ -62,6 +63,7 @@ class Decoder:
         self.scale = 1.0 if contract.output_scale is None else contract.output_scale
         self.offset = contract.output_offset or 0.0
         self.contract, self.image, self.what = contract, contract.image, what
+        self.num_inputs = weights[0].shape[1]
         self._check_layers([len(spec.shape) for spec in weights])
 
     def __call__(
@@ -75,8 +77,9 @@ class Decoder:
         `inputs`: coordinates `(points, dims)` for all members or `(members, points, dims)`, of
         classifiers images in [0, 1] `(images, channels, height, width)` or `(members, images, ...)`.
         `activations`: each member's own, as in the catalog's column, where the contract says so;
-        InputError where they are not known.
+        InputError where they are not known, and for inputs of another shape.
         """
+        self._check_inputs(inputs.shape)
         if CATALOG not in self.activations:
             return self._run(state, inputs, "")
         groups = self._by_activation(activations, len(next(iter(state.values()))))
@@ -160,6 +163,20 @@ class Decoder:
             )
         self._check_omega(groups)
         return groups
+
+    def _check_inputs(self, shape: torch.Size):
+        """Raises InputError where members take no inputs of this shape."""
+        what, taken = "dimensions", shape[-1:]
+        if self.image is not None:
+            channels = 1 if self.image.grey else shape[-3] if len(shape) > 2 else 0
+            what = "channels" if self.num_convolutions else "values"
+            taken = (channels,) if self.num_convolutions else (channels, *shape[-2:])
+        ranks = (2, 3) if self.image is None else (4, 5)
+        if len(shape) not in ranks or prod(taken) != self.num_inputs:
+            inputs = "coordinates" if self.image is None else "images"
+            raise self._error(
+                f"expected {inputs} of {self.num_inputs} {what}, found inputs of shape {tuple(shape)}"
+            )
 
     def _check_layers(self, ranks: Sequence[int]):
         """Raises InputError where the contract does not say all of layers whose weights have these ranks.

@@ -57,7 +57,7 @@ class Augmentation(Config):
             if contract.coordinate_range is None or (name == "rotation" and num_dims != 2):
                 needed = "INRs of images" if name == "rotation" else "INRs"
                 found = (
-                    "other networks"
+                    "networks of no known coordinates"
                     if contract.coordinate_range is None
                     else f"INRs of {num_dims} coordinates"
                 )

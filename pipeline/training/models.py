@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 def build_encoder(
     config: EncoderConfig | Own, space: WeightSpace, trusted: Collection[str]
 ) -> nn.Module:
-    """The encoder of a configuration, as `task_of`."""
+    """The encoder of a configuration, as `task_of`. Raises InputError where it cannot read such networks, too."""
     if isinstance(config, Own):
         encoder = config.make("training.encoder", trusted, "width", arguments=(space,))
         if not isinstance(encoder, nn.Module):
@@ -34,7 +34,12 @@ def build_encoder(
                 f"{config.kind} must return a torch module for training.encoder, found {type(encoder).__name__}"
             )
         return encoder
-    return config.build(space)
+    try:
+        return config.build(space)
+    except ValueError as error:
+        raise InputError(
+            f"training.encoder {config.kind} cannot read the networks of the zoo: {error}"
+        ) from error
 
 
 def build_model(

@@ -65,6 +65,9 @@ def without_biases(space: WeightSpace) -> WeightSpace:
 
 SIREN, MLP = WeightSpace.mlp((3, 7, 5, 2)), WeightSpace.mlp((54, 7, 5, 4))
 CNN = WeightSpace.cnn(2, (6, 5), 3, 4)
+OBLONG = WeightSpace.chain(
+    [("a", (6, 2, 3, 5), True), ("b", (5, 6, 1, 2), True), ("c", (4, 5), True)]
+)
 SINES, OWN = ("sine", "sine", "linear"), (CATALOG, CATALOG, "linear")
 GREY = ImageContract(grey=True, mean=(0.4,), std=(0.3,))
 TWO = ImageContract(grey=False, mean=(0.4, 0.1), std=(0.3, 0.7), stride=2)
@@ -78,6 +81,11 @@ CASES = {
     "mlp": (contract(("relu", "gelu", "linear"), image=GREY), MLP, (9, 3, 6, 9)),
     "mlp, mixed": (contract(OWN, omega=1.0, image=GREY), MLP, (9, 3, 6, 9)),
     "cnn": (contract(("tanh", "relu", "linear"), image=TWO), CNN, (9, 2, 6, 9)),
+    "cnn of oblong kernels": (
+        contract(("tanh", "relu", "linear"), image=TWO),
+        OBLONG,
+        (9, 2, 6, 9),
+    ),
     "cnn, mixed": (contract(OWN, omega=1.0, image=TWO), CNN, (9, 2, 6, 9)),
     "cnn without biases": (contract(OWN, omega=1.0, image=TWO), without_biases(CNN), (9, 2, 6, 9)),
 }
@@ -112,7 +120,8 @@ def in_torch(how: DecodeContract, state: dict[str, Tensor], own: str) -> nn.Modu
         }
         size_out, size_in, *kernel = tensors["weight"].shape
         if kernel:
-            layer = nn.Conv2d(size_in, size_out, 3, 2, padding=1, bias="bias" in tensors)
+            padding = [size // 2 for size in kernel]
+            layer = nn.Conv2d(size_in, size_out, kernel, 2, padding, bias="bias" in tensors)
         else:
             is_after_maps = i and state[f"{names[i - 1]}.weight"].ndim == 4
             modules += [nn.AdaptiveAvgPool2d(1), nn.Flatten()] if is_after_maps else []
@@ -253,3 +262,25 @@ def test_what_the_catalog_leaves_open_is_named(activations, message):
     decode = Decoder(contract(OWN), SIREN, "zoo x")
     with pytest.raises(InputError, match=f"^cannot run members of zoo x: {message}"):
         decode(drawn(SIREN, torch.float32), torch.rand(2, 3), activations)
+
+
+@pytest.mark.parametrize(
+    ("case", "shape", "expected"),
+    [
+        ("siren", (11, 2), "coordinates of 3 dimensions"),
+        ("siren", (3,), "coordinates of 3 dimensions"),
+        ("siren", (MEMBERS, 9, 11, 3), "coordinates of 3 dimensions"),
+        ("mlp", (9, 3, 6, 8), "images of 54 values"),
+        ("mlp", (9, 54), "images of 54 values"),
+        ("cnn", (9, 3, 6, 9), "images of 2 channels"),
+        ("cnn", (6, 9), "images of 2 channels"),
+    ],
+)
+def test_inputs_of_another_shape_are_refused(case, shape, expected):
+    how, space, _ = CASES[case]
+    decode = Decoder(how, space, "zoo x")
+    with pytest.raises(InputError) as caught:
+        decode(drawn(space, torch.float32), torch.zeros(shape))
+    assert str(caught.value) == (
+        f"cannot run members of zoo x: expected {expected}, found inputs of shape {shape}"
+    )

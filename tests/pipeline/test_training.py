@@ -16,7 +16,7 @@ from flows.recipes import smoke
 from flows.stages import learn
 from flows.stages.learn import claim
 from pipeline.archive.zoo import Zoo, column
-from pipeline.encoders import DWSNetConfig
+from pipeline.encoders import DWSNetConfig, FlatMLPConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.tasks import Monitor
 from pipeline.tasks.kinds import task_of
@@ -339,6 +339,19 @@ def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog)
     learn.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
     (text,) = warned
     assert "'layer0' of its networks had a single entry and not 784" in text
+
+
+def test_canonical_signs_of_networks_without_biases_are_refused_before_anything_is_trained():
+    space = WeightSpace.from_shapes({"layers.0.weight": (5, 2), "layers.1.weight": (3, 5)})
+    for kind in (DWSNetConfig, FlatMLPConfig):
+        plain, canonical = (
+            TrainingConfig(encoder=kind(canonical_signs=signs)) for signs in (False, True)
+        )
+        build_model(plain, space, TEN, ())
+        with pytest.raises(
+            InputError, match=r"cannot read the networks of the zoo: hidden axis .*bias"
+        ):
+            build_model(canonical, space, TEN, ())
 
 
 @pytest.mark.parametrize("baselines", [("mpl",), ("mlp", "mlp"), ("mine:encoder",)])
