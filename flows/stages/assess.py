@@ -24,7 +24,8 @@ def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, 
     metrics, _ = evaluation.evaluate(
         trained, Zoo.open(run / "zoo", trusted), split, training.members, training.seed
     )
-    write_json(run / ("metrics.json" if split == "test" else f"metrics-{split}.json"), metrics)
+    name = "metrics.json" if split == "test" else f"metrics-{split}.json"
+    evaluation.write_metrics(run / name, metrics)
     return metrics
 
 
@@ -49,7 +50,7 @@ def boost(run: Path, trusted: Collection[str] = ()):
         zoo = Zoo.open(run / "zoo", trusted)
         metrics = boosted_metrics(trained, zoo, training.members, training.seed)
         if metrics is not None:
-            write_json(file, metrics)
+            evaluation.write_metrics(file, metrics)
 
 
 def probe(

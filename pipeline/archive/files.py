@@ -112,13 +112,15 @@ def write_json(path: Location, value: Any):
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
 
 
-def json_text(value: Any) -> str:
+def json_text(value: Any, indent: int | None = None) -> str:
     """JSON of a value that other programs measured: for numbers that are not finite JSON has no words.
 
     NaN becomes null, infinity 1e999, which all readers that compute in float64 take for infinity.
     """
     words = {"NaN": "null", "Infinity": "1e999"}
-    return NOT_FINITE.sub(lambda match: words.get(match[0], match[0]), json.dumps(value))
+    return NOT_FINITE.sub(
+        lambda match: words.get(match[0], match[0]), json.dumps(value, indent=indent)
+    )
 
 
 def read_json(path: Location) -> Any:

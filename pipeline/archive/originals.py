@@ -1,6 +1,7 @@
 """The signals that a zoo was fitted to, as their source has them now."""
 
 from collections.abc import Collection
+from os import PathLike
 from pathlib import Path
 
 from pipeline.archive.record import ZooRecord
@@ -30,6 +31,11 @@ def original_signals(
         signals = check_signals(config.source, source) if config.is_function else source
         signals = operated(signals, config.operation)
     else:
+        if not isinstance(source, str | PathLike | None):
+            raise InputError(
+                f"the signals of zoo {zoo} must be given as Signals or as the path where they lie, "
+                f"found {type(source).__name__}"
+            )
         if source is not None:
             config = config.model_copy(update={"path": Path(source)})
         if config.path is not None and not config.path.exists():

@@ -14,7 +14,7 @@ import torch
 from pyarrow import csv
 
 from dwsnet.models import num_parameters
-from pipeline.archive.files import file_kind, read_json, write_atomic
+from pipeline.archive.files import file_kind, json_text, read_json, write_atomic
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, WorkError
@@ -128,9 +128,19 @@ def on_train(trained: TrainedModel, zoo: Zoo, members: int, seed: int) -> dict[s
     return {"members": members, "value": metrics[trained.task.monitor.metric]}
 
 
+def write_metrics(file: Path, metrics: Mapping[str, Any]):
+    write_atomic(file, (json_text(metrics, indent=2) + "\n").encode())
+
+
 def read_metrics(file: Path) -> dict[str, Any]:
-    """The content of metrics.json, or of a file like it; null is NaN, a mean over nothing."""
-    return {name: math.nan if value is None else value for name, value in read_json(file).items()}
+    """What `write_metrics` wrote into metrics.json, or a file like it; null is NaN, a mean over nothing."""
+    return _with_nan(read_json(file))
+
+
+def _with_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _with_nan(one) for name, one in value.items()}
+    return math.nan if value is None else value
 
 
 def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:

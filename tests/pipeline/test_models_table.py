@@ -1,11 +1,13 @@
 """The table of a report: a row a family, with mean and spread where there are several seeds."""
 
-from math import nan
+import json
+from math import inf, isnan, nan
 
 import pytest
 
 from pipeline.report.models import Model, families, model_table, over_seeds
 from pipeline.tasks import Monitor
+from pipeline.training.evaluate import read_metrics, write_metrics
 from pipeline.training.history import EpochMetrics, History
 
 
@@ -43,6 +45,24 @@ def test_a_family_is_a_row_with_the_mean_and_the_spread_of_its_seeds():
 def test_what_has_no_epochs_has_no_parameters_either():
     row = model_table([model("DWSNet", 0.8), model("boosting", 0.6, boosted=True)])["rows"][1]
     assert row[:5] == ["boosting", "", "", "", "2"]
+
+
+def test_metrics_that_are_not_finite_come_back_from_disk(tmp_path):
+    metrics = {
+        "monitor": "a",
+        "a": nan,
+        "b": inf,
+        "c": 0.5,
+        "names": ["NaN"],
+        "train": {"value": nan},
+    }
+    write_metrics(tmp_path / "metrics.json", metrics)
+    text = (tmp_path / "metrics.json").read_text()
+    assert json.loads(text, parse_constant=pytest.fail)["a"] is None
+    again = read_metrics(tmp_path / "metrics.json")
+    assert isnan(again.pop("a"))
+    assert isnan(again.pop("train")["value"])
+    assert again == {"monitor": "a", "b": inf, "c": 0.5, "names": ["NaN"]}
 
 
 @pytest.mark.parametrize(

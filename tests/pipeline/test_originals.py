@@ -79,6 +79,15 @@ def test_other_signals_are_refused_and_what_differs_is_said(table_zoo, tmp_path,
         table_zoo.signals()
 
 
+@pytest.mark.parametrize("wrong", [3, PIXELS, [PIXELS]])
+def test_what_is_neither_signals_nor_a_path_is_refused(table_zoo, wrong):
+    name = type(wrong).__name__
+    with pytest.raises(
+        InputError, match=f"must be given as Signals or as the path .* found {name}"
+    ):
+        table_zoo.signals(wrong)
+
+
 def test_a_fact_that_differs_is_found(table_zoo):
     signals = table_zoo.signals()
     other = replace(signals, facts={"mass": signals.facts["mass"] + 1})
