@@ -3,7 +3,7 @@
 import io
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,8 +13,19 @@ from pipeline.archive.files import sha256, write_atomic
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
 
-MARK = b"dwszoo.shard"
+MARK, BLOCKS = b"dwszoo.shard", b"dwszoo.blocks"
 REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes its shard again"
+
+
+@dataclass(frozen=True)
+class BlockMark:
+    """Where the tensors of a block lie in its shard."""
+
+    start: int
+    num_bytes: int
+    num_members: int
+    sha256: str
+    """Of these bytes: a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class ShardMark:
 
     sha256: str
     num_bytes: int
+    blocks: tuple[BlockMark, ...] | None = None
+    """In order; None where an older dwszoo wrote the part."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +69,10 @@ def write_part(
     schema: pa.Schema,
 ):
     """Commit a shard: its rows and its checksum, with a checksum on every page."""
-    metadata = {MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode()}
+    metadata = {
+        MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode(),
+        BLOCKS: json.dumps([astuple(block) for block in mark.blocks or ()]).encode(),
+    }
     table = pa.table(columns, schema=schema.with_metadata(metadata))
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
@@ -94,7 +110,7 @@ def read_part(
         # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
         table = file.read(use_threads=False)
         table.validate(full=True)
-        mark = ShardMark(**json.loads((table.schema.metadata or {})[MARK]))
+        mark = mark_in(table.schema.metadata or {})
     except (pa.ArrowException, OSError, ValueError, TypeError, KeyError) as error:
         raise ArchiveError(
             f"catalog part {path} is damaged ({' '.join(str(error).split())}): {REBUILD}"
@@ -110,6 +126,15 @@ def read_part(
                 f"catalog part {path} must have {value!r} as {name} in all rows, found {others[0]!r}: {REBUILD}"
             )
     return CatalogPart(table.replace_schema_metadata(None), mark, digest)
+
+
+def mark_in(metadata: Mapping[bytes, bytes]) -> ShardMark:
+    """Raises KeyError, TypeError or ValueError where it is not what `write_part` writes."""
+    blocks = json.loads(metadata[BLOCKS]) if BLOCKS in metadata else None
+    marks = None if blocks is None else tuple(BlockMark(*block) for block in blocks)
+    if any(type(number) is not int for mark in marks or () for number in astuple(mark)[:3]):
+        raise ValueError("a block must have a start, num_bytes and num_members")
+    return ShardMark(**json.loads(metadata[MARK]), blocks=marks)
 
 
 def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:

@@ -76,20 +76,26 @@ def require_folder_name(path: Location):
         )
 
 
-def read_array(path: Location, size: int) -> np.ndarray:
-    """The `(size,)` bytes of a file, uint8, in memory of their own. Raises ValueError where it has another size.
+def read_array(path: Location, size: int, span: slice = slice(None)) -> np.ndarray:
+    """The bytes of a file of `size`, or a span of them, uint8, in memory of their own.
+
+    Raises ValueError where the file has another size, or does not hold the span.
 
     Not mapped: whoever cut the file short would end the process, and whoever wrote into it would change what was checked.
     NumPy takes large arrays from huge pages, so that fresh memory costs little.
     """
+    start, stop = span.start or 0, size if span.stop is None else span.stop
+    if not 0 <= start <= stop <= size:
+        raise ValueError(f"{path} has no bytes {start} to {stop}, but {size}")
     filesystem, name = opened(path)
     with filesystem.open_input_file(name) as file:
-        found = file.size()
-        if found == size:
-            data = np.empty(size, np.uint8)
+        found, wanted = file.size(), size
+        if found == wanted:
+            data, wanted = np.empty(stop - start, np.uint8), stop - start
+            file.seek(start)
             found = file.readinto(data)
-    if found != size:
-        raise ValueError(f"{path} must have {size} bytes, found {found}")
+    if found != wanted:
+        raise ValueError(f"{path} must have {wanted} bytes, found {found}")
     return data
 
 

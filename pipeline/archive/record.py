@@ -7,7 +7,7 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.files import read_json, write_json
+from pipeline.archive.files import parse_json, write_json
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.schemas import edited_schema, fitted_schema, imported_schema, merged_schema
 from pipeline.config import AnyOrigin, Frozen, fingerprint
@@ -167,12 +167,14 @@ def write_record(folder: Location, record: ZooRecord):
 def read_record(folder: Location) -> ZooRecord:
     """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
     file = folder / FILE
-    if not file.is_file():
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(
             f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one"
-        )
+        ) from None
     try:
-        content = read_json(file)
+        content = parse_json(data)
         version = content["schema_version"]
     except (ValueError, TypeError, KeyError) as error:
         raise ArchiveError(

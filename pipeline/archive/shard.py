@@ -21,7 +21,7 @@ from torch import Tensor
 
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import ShardMark
+from pipeline.archive.catalog import BlockMark, ShardMark
 from pipeline.archive.files import read_array, sha256
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
@@ -76,6 +76,16 @@ def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
     return buffer.getvalue()
 
 
+def mark_of(data: bytes, blocks: Sequence[tuple[Block, list[str]]]) -> ShardMark:
+    """What the catalog part says about the shard of these blocks, encoded as `data`."""
+    array, marks = np.frombuffer(data, np.uint8), []
+    files = (span for name, span in tar_entries(array) if name.endswith(".safetensors"))
+    for span, (_, keys) in zip(files, blocks, strict=True):
+        num_bytes = span.stop - span.start
+        marks.append(BlockMark(span.start, num_bytes, len(keys), sha256(array[span])))
+    return ShardMark(sha256(data), len(data), tuple(marks))
+
+
 def read_blocks(
     path: Location, name: str, mark: ShardMark, space: WeightSpace
 ) -> list[tuple[Block, list[str]]]:
@@ -103,7 +113,7 @@ def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[
     """
     blocks = []
     try:
-        content = dict(tar_entries(data))
+        content = {entry: data[span] for entry, span in tar_entries(data)}
         for number in range(len(content) // 2):
             key = f"{name}-{number:04d}"
             keys = json.loads(content.pop(f"{key}.json").tobytes())
@@ -121,8 +131,11 @@ def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[
     return blocks
 
 
-def tar_entries(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """Name and bytes of each entry of a tar of plain files. Raises ValueError where it is anything else, or is cut short."""
+def tar_entries(data: np.ndarray) -> Iterator[tuple[str, slice]]:
+    """Each file in a tar: its name, and where its bytes are.
+
+    Raises ValueError where there is anything but plain files, or the tar is cut short.
+    """
     start = 0
     while start + TAR_BLOCK <= len(data):
         header = data[start : start + TAR_BLOCK].tobytes()
@@ -137,7 +150,7 @@ def tar_entries(data: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
         start += TAR_BLOCK
         if not 0 <= size <= len(data) - start:
             raise ValueError(f"{name!r} must have {size} bytes, found {len(data) - start}")
-        yield name, data[start : start + size]
+        yield name, slice(start, start + size)
         start += -(-size // TAR_BLOCK) * TAR_BLOCK
     raise ValueError("the end of the tar is missing")
 

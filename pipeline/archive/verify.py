@@ -4,10 +4,14 @@ import json
 import math
 from concurrent.futures import ThreadPoolExecutor
 
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.archive import catalog
+from pipeline.archive.consolidated import ROWS, SHARDS, read_marks, read_rows
+from pipeline.archive.extents import read_block
 from pipeline.archive.files import list_files, sha256
+from pipeline.archive.parts import Catalog
 from pipeline.archive.record import FILE, ShardRecord
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import counts
@@ -22,7 +26,7 @@ def verify_zoo(zoo: Zoo) -> list[str]:
     except ArchiveError as error:
         return [str(error)]
     problems += unexpected_files(zoo)
-    return problems or plan_problems(zoo) or seal_problems(zoo)
+    return problems or consolidated_problems(zoo) or plan_problems(zoo) or seal_problems(zoo)
 
 
 def shard_problems(zoo: Zoo) -> dict[str, str]:
@@ -40,7 +44,10 @@ def shard_problems(zoo: Zoo) -> dict[str, str]:
 
 def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
     try:
-        zoo.read_shard(shard.name, zoo.read_part(shard))
+        part = zoo.read_part(shard)
+        zoo.read_shard(shard.name, part)
+        for block in part.mark.blocks or ():
+            read_block(zoo, shard.name, part.mark, block, verify=True)
     except ArchiveError as error:
         return str(error)
     return None
@@ -63,6 +70,27 @@ def unexpected_files(zoo: Zoo) -> list[str]:
         f"{path} is not in the plan of this zoo: move it out of the folder"
         for path in sorted(found - expected)
     ]
+
+
+def consolidated_problems(zoo: Zoo) -> list[str]:
+    """What the files that the seal made of the catalog parts say that these do not. A zoo may have none of them."""
+    if not zoo.is_sealed:
+        return []
+    parts = Catalog(zoo.folder, zoo.record.schema, zoo.shards, checksums=None)
+    problems = []
+    for file, read, expected in (
+        (ROWS, read_rows, parts.rows),
+        (SHARDS, read_marks, parts.marks),
+    ):
+        try:
+            found = read(zoo.folder, zoo.seal.catalog)
+        except ArchiveError as error:
+            problems.append(str(error))
+            continue
+        same = found.equals(expected) if isinstance(found, pa.Table) else found == expected
+        if not same and (zoo.folder / file).is_file():
+            problems.append(f"{zoo.folder / file} is not what the catalog parts say: delete it")
+    return problems
 
 
 def plan_problems(zoo: Zoo) -> list[str]:

@@ -8,10 +8,11 @@ import pyarrow as pa
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
-from pipeline.archive.files import sha256, sweep_temporaries, write_atomic, write_json
+from pipeline.archive.consolidated import remove_consolidated, write_consolidated
+from pipeline.archive.files import sweep_temporaries, write_atomic, write_json
 from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, read_record, write_record
 from pipeline.archive.seal import SEAL
-from pipeline.archive.shard import Block, Members, encode_shard, pack_blocks
+from pipeline.archive.shard import Block, Members, encode_shard, mark_of, pack_blocks
 from pipeline.archive.statistics import compute_seal
 from pipeline.archive.verify import shard_problems
 from pipeline.archive.zoo import Zoo
@@ -80,12 +81,13 @@ def commit_blocks(
     """Write the tar first, then its catalog part, which has all columns of `schema`."""
     data = encode_shard(name, blocks)
     write_atomic(catalog.shard_path(folder, name), data)
-    catalog.write_part(folder, name, columns, catalog.ShardMark(sha256(data), len(data)), schema)
+    catalog.write_part(folder, name, columns, mark_of(data, blocks), schema)
 
 
 def unseal_zoo(folder: Location, planned: ZooRecord):
     """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema."""
     (folder / SEAL).unlink(missing_ok=True)
+    remove_consolidated(folder)
     record = read_record(folder)
     if record.schema_version < SCHEMA_VERSION:
         newer = {"schema_version": SCHEMA_VERSION, "facts": planned.facts}
@@ -93,7 +95,13 @@ def unseal_zoo(folder: Location, planned: ZooRecord):
 
 
 def seal_zoo(folder: Location) -> Zoo:
-    """Write statistics.json, the last file of a zoo. Raises ArchiveError where a shard is not committed."""
+    """Write the catalog as one, and statistics.json, the last file of a zoo.
+
+    Raises ArchiveError where a shard is not committed.
+    """
     sweep(folder)
-    write_json(folder / SEAL, compute_seal(Zoo.open(folder)))
+    zoo = Zoo.open(folder)
+    seal = compute_seal(zoo)
+    write_consolidated(folder, zoo.parts, zoo.catalog)
+    write_json(folder / SEAL, seal)
     return Zoo.open(folder)

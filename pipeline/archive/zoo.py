@@ -14,10 +14,11 @@ import torch
 from torch.utils.data import Dataset
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.catalog import CatalogPart, not_committed, part_path, read_part, shard_path
+from pipeline.archive.catalog import CatalogPart, ShardMark, not_committed, part_path, shard_path
 from pipeline.archive.files import list_files, parse_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
 from pipeline.archive.originals import original_signals, why_unknown
+from pipeline.archive.parts import Catalog
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
 from pipeline.archive.seal import SEAL, Seal
@@ -97,27 +98,35 @@ class Zoo(Dataset[Block]):
         return f"{len(self.shards):,} of {len(self.record.shards):,} shards are committed"
 
     @cached_property
+    def _catalog(self) -> Catalog:
+        checksums = self.seal.catalog if self.is_sealed else None
+        return Catalog(self.folder, self.record.schema, self.shards, checksums)
+
+    @property
     def parts(self) -> dict[str, CatalogPart]:
         """Catalog part of each of `shards`. Raises ArchiveError where one is missing or damaged."""
-        with ThreadPoolExecutor(READ_AHEAD) as pool:
-            parts = pool.map(self.read_part, self.shards)
-            return {shard.name: part for shard, part in zip(self.shards, parts, strict=True)}
+        return self._catalog.parts
+
+    @property
+    def marks(self) -> dict[str, ShardMark]:
+        """What the catalog says of the file of each of `shards`; raises as `parts`."""
+        return self._catalog.marks
 
     def read_part(self, shard: ShardRecord) -> CatalogPart:
         """The catalog part of a shard, read anew.
 
         Raises ArchiveError where it is not what was committed, or was not committed when the zoo was opened.
         """
-        if shard.name not in self._names:
-            raise ArchiveError(not_committed(self.folder, shard.name))
-        checksum = self.seal.catalog.get(shard.name) if self.is_sealed else None
-        return read_part(self.folder, shard.name, self.record.schema, checksum, shard.num_members)
+        return self._catalog.read_part(shard.name)
 
     @cached_property
     def catalog(self) -> pa.Table:
         """One row a member, in the order of the plan: columns as its record's schema says."""
-        tables = [part.table for part in self.parts.values()]
-        return pa.concat_tables(tables) if tables else self.record.schema.empty_table()
+        return self._catalog.rows
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        """Some columns of the catalog; where it was not read before, the others are not."""
+        return self._catalog.columns(names)
 
     @property
     def is_sealed(self) -> bool:
