@@ -54,13 +54,27 @@ class Batch:
         state = {name: tensor[index] for name, tensor in self.state.items()}
         return replace(self, state=state, columns=columns, positions=self.positions[index])
 
+    def __getitem__(self, part: slice) -> Batch:
+        """Some that come one after another: views of the tensors."""
+        columns = {name: values[part] for name, values in self.columns.items()}
+        state = {name: tensor[part] for name, tensor in self.state.items()}
+        return replace(self, state=state, columns=columns, positions=self.positions[part])
+
     def to(self, device: torch.device) -> Batch:
+        """On a device; what lies in page-locked memory is copied while other work goes on."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
+
+    def pin_memory(self) -> Batch:
+        """In page-locked memory, from which a GPU copies by itself."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
         columns = {
-            name: values if isinstance(values, list) else values.to(device)
+            name: values if isinstance(values, list) else change(values)
             for name, values in self.columns.items()
         }
-        state = {name: tensor.to(device) for name, tensor in self.state.items()}
-        return replace(self, state=state, columns=columns, positions=self.positions.to(device))
+        state = {name: change(tensor) for name, tensor in self.state.items()}
+        return replace(self, state=state, columns=columns, positions=change(self.positions))
 
     def with_state(self, state: Block) -> Batch:
         """The same members with other weights: augmented ones."""

@@ -1,30 +1,39 @@
 """Batches of members, planned from the catalog.
 
-Every rank gets the same number of batches, and what batch number k of an epoch holds does not depend on how many ranks
-share it. (WebDataset's own shuffling gives neither.)
+Every rank gets the same number of batches, and what batch number k of an epoch holds does not depend
+on how many ranks share it. (WebDataset's own shuffling gives neither.)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property, partial
 from itertools import chain
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
+from torch import Tensor
 
-from pipeline.archive.record import ShardRecord
+from pipeline.archive.shard import Block
 from pipeline.archive.zoo import Zoo
 from pipeline.fit.seeds import member_keys
 from pipeline.tasks.columns import batch_columns
 from pipeline.tasks.task import Batch, Task
+from pipeline.training.ahead import Lanes, ahead, results, threads
+from pipeline.training.order import Epoch, Order
+from pipeline.training.sources import READERS, Source, Staged, Streamed, source_of
+from pipeline.training.views import Views
 
-WINDOW = 65_536
-"""Members held and shuffled together."""
+HELD, HELD_BYTES = 65_536, 2**30
+"""So many members, of so many bytes, are shuffled together over all ranks."""
+MADE_TOGETHER = 2**24
+"""Bytes of the batches that are made at once."""
 SCORED_TOGETHER = 256
-"""Members of a batch that is scored, where views of a signal come together."""
+"""Members of a batch that is scored."""
 MEMBERS, VIEWS = 4, 5
-"""Purposes that numbers are drawn for, beside the order of an epoch."""
+"""Purposes that numbers are drawn for, beside those of `pipeline.training.order`."""
+MEMBER = "member of the feed"
+"""Stands among the tensors of a window under this name, which none of a state dict has."""
 
 
 @dataclass(frozen=True)
@@ -56,134 +65,164 @@ class Feed:
 
     def rows(self) -> pa.Table:
         """Catalog rows of the members, with their `position` in the catalog."""
-        shards = {shard.name: start for shard, start in self._starts()}
-        tables = [self._rows_of(name, start) for name, start in shards.items()]
-        if not tables:
-            return self.zoo.catalog.slice(0, 0).append_column("position", pa.array([], pa.int64()))
-        return self._chosen(pa.concat_tables(tables))
+        position = pa.array(self._positions)
+        return self.zoo.catalog.take(position).append_column("position", position)
 
-    def _chosen(self, rows: pa.Table) -> pa.Table:
-        """`members` of the rows: signals in an order drawn from the seed, each with its views."""
+    @cached_property
+    def _with_weights(self) -> np.ndarray:
+        """`(members,)` int64: where in the catalog the members of the split are that have weights."""
+        shards = self.zoo.shards
+        is_ours = np.repeat(
+            [shard.split == self.split for shard in shards],
+            [shard.num_members for shard in shards],
+        )
+        return np.flatnonzero(self._catalog["block"].is_valid().to_numpy() & is_ours.astype(bool))
+
+    @cached_property
+    def _places(self) -> np.ndarray | None:
+        """Which of those are fed, where it is not all: signals in an order drawn from the seed, each with its views."""
+        rows = self._with_weights
         if self.members is None or self.members >= len(rows):
-            return rows
-        sources, source = np.unique(rows["source_index"].to_numpy(), return_inverse=True)
+            return None
+        source, view = (self._catalog[name].to_numpy()[rows] for name in ("source_index", "view"))
+        sources, source = np.unique(source, return_inverse=True)
         rank = np.random.default_rng([self.seed, MEMBERS]).permutation(len(sources))[source]
-        order = np.lexsort((rows["view"].to_numpy(), rank))
-        return rows.take(np.sort(order[: self.members]))
+        return np.sort(np.lexsort((view, rank))[: self.members])
 
-    def _starts(self) -> Iterator[tuple[ShardRecord, int]]:
-        """The shards of the split, and where in the catalog each begins."""
-        start = 0
-        for shard in self.zoo.shards:
-            if shard.split == self.split:
-                yield shard, start
-            start += shard.num_members
+    @cached_property
+    def _positions(self) -> np.ndarray:
+        """`(members,)` int64: rows of the catalog, in its order."""
+        places = self._places
+        return self._with_weights if places is None else self._with_weights[places]
 
-    def _rows_of(self, shard: str, start: int) -> pa.Table:
-        table = self.zoo.parts[shard].table
-        positions = pa.array(np.arange(start, start + len(table)))
-        table = table.append_column("position", positions)
-        return table.filter(pc.field("status") == "ok")
+    @cached_property
+    def _catalog(self) -> pa.Table:
+        """What is needed of it."""
+        naming = () if self.group == 1 and self.members is None else ("source_index", "view")
+        return self.zoo.columns(list(dict.fromkeys(("block", *naming, *self.columns))))
 
-    def num_batches(self, batch_size: int) -> int:
-        """Batches of `epoch`; the members that do not fill one are left out of that epoch."""
-        if self.group > 1:
-            return self.passes * (self.num_members // batch_size)
-        return self.passes * self.num_members // batch_size
+    @cached_property
+    def _table(self) -> pa.Table:
+        """The columns of the members."""
+        return self._catalog.select(self.columns).take(self._positions).combine_chunks()
+
+    @cached_property
+    def _views(self) -> Views:
+        rows = self._positions
+        source, view = (self._catalog[name].to_numpy()[rows] for name in ("source_index", "view"))
+        return Views(source, view, self.group)
+
+    @cached_property
+    def _streamed(self) -> Streamed:
+        return Streamed(self.zoo, self.split, len(self._with_weights), self._places)
+
+    @cached_property
+    def _source(self) -> Source:
+        """Members of one signal lie anywhere in the split: they come together in memory alone."""
+        return source_of(self._streamed, in_any_order=self.group > 1)
 
     @property
     def num_members(self) -> int:
         """Members that an epoch goes over."""
-        rows = self.rows()
-        if self.group == 1:
-            return len(rows)
-        views = np.unique(rows["source_index"].to_numpy(), return_counts=True)[1]
-        return int((views >= self.group).sum()) * self.group
+        return len(self._positions) if self.group == 1 else len(self._views) * self.group
+
+    def num_batches(self, batch_size: int) -> int:
+        """Batches of `epoch`; the members that do not fill one are left out of that epoch."""
+        return self.passes * (self.num_members // self.group) // (batch_size // self.group)
+
+    def _order(self, batch_size: int) -> Order:
+        sizes = np.diff(self._streamed.bounds) if self.group == 1 else np.array([len(self._views)])
+        held = min(HELD, HELD_BYTES // self._member_bytes)
+        held = held if self.group == 1 else sizes[0]
+        return Order.of(sizes, batch_size // self.group, held, self.seed, self.passes)
+
+    @property
+    def _member_bytes(self) -> int:
+        return 4 * self.zoo.space.num_parameters
 
     def epoch(
-        self, epoch: int, batch_size: int, rank: int = 0, world_size: int = 1
+        self,
+        epoch: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        first_step: int = 0,
     ) -> Iterator[Batch]:
-        """This rank's share of each batch of an epoch: `batch_size / world_size` members.
+        """This rank's share of each batch of an epoch from `first_step` on, as even as can be.
 
-        In an order drawn from (seed, epoch). Shards come in random order; the members of a window of shards are shuffled
-        together. Where views of a signal come together, the window is the whole split: of each signal `group` of its views,
-        drawn anew each epoch.
+        What a step holds is a function of (seed, epoch, step): the shares of all ranks, one after
+        another, are the same batch however many there are. Where views of a signal come together,
+        an epoch has `group` views of each signal, drawn anew each time, and no share splits them.
         """
-        share = batch_size // world_size
-        rng = np.random.default_rng([self.seed, epoch])
-        waiting: list[Batch] = []
-        passes = (self._windows(rng) for _ in range(self.passes))
-        for window in chain.from_iterable(passes):
-            whole = concatenate([*waiting, window])
-            order = torch.from_numpy(self._order(whole, rng))
-            full = len(order) // batch_size * batch_size
-            for start in range(rank * share, full, batch_size):
-                yield whole.take(order[start : start + share])
-            waiting = [whole.take(order[full:])] if self.group == 1 else []
+        order = self._order(batch_size)
+        share = order.share(rank, world_size)
+        if world_size > order.batch:
+            raise ValueError(
+                f"each of {world_size} ranks must have a part of a batch of {order.batch} units"
+            )
+        steps = range(first_step, order.num_steps)
+        yield from ahead(self._batches(self._source, order.epoch(epoch), share, steps))
 
-    def _windows(self, rng: np.random.Generator) -> Iterator[Batch]:
-        chosen = None if self.members is None else self.rows()["position"].to_numpy()
-        shards = list(self._starts())
-        waiting: list[Batch] = []
-        for number in rng.permutation(len(shards)):
-            waiting += self._blocks(*shards[number], chosen)
-            if self.group == 1 and sum(map(len, waiting)) >= WINDOW:
-                yield concatenate(waiting)
-                waiting = []
-        if waiting:
-            yield concatenate(waiting)
+    def _batches(self, source: Source, epoch: Epoch, share: range, steps: range) -> Iterator[Batch]:
+        size = len(share) * self.group
+        together = max(1, MADE_TOGETHER // (size * self._member_bytes))
+        with threads(READERS) as pool:
+            lanes = Lanes(epoch, partial(self._window, source, epoch), pool)
+            for start in range(0, len(steps), together):
+                taken = lanes.take(steps[start : start + together], share)
+                taken = {name: values.flatten(0, 2) for name, values in taken.items()}
+                members = taken.pop(MEMBER).numpy()
+                batch = self._batch(members, taken or source.fetch(members))
+                for start in range(0, len(batch), size):
+                    yield batch[start : start + size]
 
-    def _order(self, batch: Batch, rng: np.random.Generator) -> np.ndarray:
-        """Places of the members in a random order; groups of views one after another."""
-        shuffled = rng.permutation(len(batch))
-        if self.group == 1:
-            return shuffled
-        source = batch.columns["source_index"].numpy()[shuffled]
-        return shuffled[groups_of(source, self.group, rng)]
+    def _window(self, source: Source, epoch: Epoch, lane: int, number: int) -> Block:
+        """Members of a window `(units, group)`; with them, where nothing is staged, their state dicts."""
+        units = epoch.window(lane, number)
+        if self.group > 1:
+            rng = np.random.default_rng([self.seed, VIEWS, epoch.number, lane, number])
+            members = self._views.drawn(units, rng)
+        else:
+            members = units[:, None]
+        state = {} if isinstance(source, Staged) else source.fetch(members.flatten())
+        of_units = {name: values.unflatten(0, members.shape) for name, values in state.items()}
+        return {MEMBER: torch.from_numpy(members), **of_units}
 
     def whole(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Every member once, in the order of the plan, block by block; ranks take turns.
+        """Every member once, in the order of the plan, block by block; each rank has a stretch of them.
 
         Where views of a signal come together: of each signal its first `group` views, signal by signal.
         """
-        for number, batch in enumerate(self._in_order()):
-            if number % world_size == rank:
-                yield batch
-
-    def _in_order(self) -> Iterator[Batch]:
-        chosen = None if self.members is None else self.rows()["position"].to_numpy()
-        blocks = (
-            block for shard, start in self._starts() for block in self._blocks(shard, start, chosen)
-        )
         if self.group == 1:
-            yield from blocks
-            return
-        whole = concatenate(list(blocks))
-        order = np.lexsort((whole.columns["view"].numpy(), whole.columns["source_index"].numpy()))
-        source = whole.columns["source_index"].numpy()[order]
-        order = torch.from_numpy(order[groups_of(source, self.group)])
-        for start in range(0, len(order), together := SCORED_TOGETHER // self.group * self.group):
-            yield whole.take(order[start : start + together])
+            parts = np.split(np.arange(self.num_members), self._streamed.bounds[1:-1])
+        else:
+            members = self._views.first().flatten()
+            size = SCORED_TOGETHER // self.group * self.group
+            parts = np.split(members, range(size, len(members), size))
+        stretch = slice(*(number * len(parts) // world_size for number in (rank, rank + 1)))
+        calls = (partial(self._scored, part) for part in parts[stretch] if len(part))
+        yield from chain.from_iterable(results(calls, READERS))
 
-    def _blocks(self, shard: ShardRecord, start: int, chosen: np.ndarray | None) -> list[Batch]:
-        """The blocks of a shard with their columns; of the chosen members alone."""
-        rows, names = self._rows_of(shard.name, start), list(self.columns)
-        if self.group > 1:
-            names += [name for name in ("source_index", "view") if name not in names]
-        batches, place = [], 0
-        for block in self.zoo.shard(shard.name):
-            part = rows.slice(place, len(next(iter(block.values()))))
-            place += len(part)
-            positions = part["position"].to_numpy()
-            columns, class_names = batch_columns(part, names), self.zoo.record.class_names
-            batch = Batch(block, columns, torch.tensor(positions), class_names)
-            if chosen is not None:
-                batch = batch.take(torch.from_numpy(np.flatnonzero(np.isin(positions, chosen))))
-            if len(batch):
-                batches.append(batch)
-        return batches
+    def _scored(self, members: np.ndarray) -> list[Batch]:
+        """The batches of members that are read together."""
+        source = self._streamed if self.group == 1 else self._source
+        batch = self._batch(members, source.fetch(members))
+        return [
+            batch[start : start + SCORED_TOGETHER]
+            for start in range(0, len(batch), SCORED_TOGETHER)
+        ]
 
-    def keys(self, epoch: int, batch: Batch) -> torch.Tensor:
+    def _batch(self, members: np.ndarray, state: Block) -> Batch:
+        """Members of the feed, in page-locked memory where a GPU waits for them."""
+        batch = Batch(
+            state=state,
+            columns=batch_columns(self._table.take(pa.array(members)), self.columns),
+            positions=torch.from_numpy(self._positions[members]),
+            class_names=self.zoo.record.class_names,
+        )
+        return batch.pin_memory() if torch.cuda.is_initialized() else batch
+
+    def keys(self, epoch: int, batch: Batch) -> Tensor:
         """`(batch,)` int64: what each member's augmentation is drawn from in this epoch."""
         positions = batch.positions.cpu().numpy()
         return torch.from_numpy(
@@ -201,29 +240,3 @@ class LearnedFrom(Zoo):
 
     def members(self, split: str) -> pa.Table:
         return self.feed.rows() if split == self.feed.split else super().members(split)
-
-
-def groups_of(source: np.ndarray, size: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Places of the first `size` members of each source that has as many, source after source.
-
-    Sources come as they first appear, or in an order drawn from `rng`.
-    """
-    order = np.argsort(source, kind="stable")
-    _, starts, counts = np.unique(source[order], return_index=True, return_counts=True)
-    starts = starts[counts >= size]
-    starts = starts if rng is None else rng.permutation(starts)
-    return order[(starts[:, None] + np.arange(size)).flatten()]
-
-
-def concatenate(batches: list[Batch]) -> Batch:
-    if len(batches) == 1:
-        return batches[0]
-    first = batches[0]
-    columns = {}
-    for name, values in first.columns.items():
-        parts = [batch.columns[name] for batch in batches]
-        is_tensor = isinstance(values, torch.Tensor)
-        columns[name] = torch.cat(parts) if is_tensor else list(chain.from_iterable(parts))
-    state = {name: torch.cat([batch.state[name] for batch in batches]) for name in first.state}
-    positions = torch.cat([batch.positions for batch in batches])
-    return replace(first, state=state, columns=columns, positions=positions)

@@ -64,7 +64,7 @@ def test_an_epoch_holds_every_member_once_in_an_order_of_its_own(zoo):
 
 
 def test_a_small_window_still_gives_every_member_once(zoo, monkeypatch):
-    monkeypatch.setattr("pipeline.training.loader.WINDOW", 100)
+    monkeypatch.setattr("pipeline.training.loader.HELD", 100)
     seen = members(feed(zoo).epoch(1, 2))
     assert len(set(seen)) == len(seen) == len(zoo.members("train"))
 
