@@ -234,8 +234,7 @@ class LearnedFrom(Zoo):
     """The zoo of a feed as a task may take facts from it: `members` of the feed's split are those of the feed."""
 
     def __init__(self, feed: Feed):
-        zoo = feed.zoo
-        super().__init__(zoo.folder, zoo.record, zoo.shards, zoo._seal, zoo.trusted)
+        vars(self).update(vars(feed.zoo))  # with the catalog and the shards that it has read
         self.feed = feed
 
     def members(self, split: str) -> pa.Table:

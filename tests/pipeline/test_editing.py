@@ -6,10 +6,14 @@ import torch
 from pyarrow.compute import field
 
 from dwsnet.encoders import DWSNetEncoder
+from dwsnet.heads import WeightsHead
+from dwsnet.symmetry import permute
 from dwsnet.testing import assert_equivariant
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.decode import DecodeContract, Decoder, ImageContract
 from pipeline.errors import InputError
 from pipeline.signals.operations import OPERATIONS
 from pipeline.tasks.augmentation import Augmentation
@@ -79,17 +83,6 @@ def test_the_trivial_error_is_that_of_renderings_to_the_operation_on_the_origina
     assert metrics["trivial_mse"] == pytest.approx(np.mean(errors), rel=1e-4)
 
 
-def test_sums_add_up_over_batches(zoo):
-    task, batch = Editing(), batch_of(zoo, "test")
-    model = model_of(zoo, task).eval()
-    with torch.no_grad():
-        whole = task.sums(model, batch)
-        index = torch.arange(len(batch))
-        parts = [task.sums(model, batch.take(part)) for part in index.split(7)]
-    for name, value in whole.items():
-        torch.testing.assert_close(sum(part[name] for part in parts), value, rtol=1e-4, atol=1e-6)
-
-
 @pytest.mark.parametrize("operation", ["dilate", "erode"])
 def test_the_error_falls_below_the_identity(zoo, operation):
     task = Editing(operation=operation)
@@ -139,6 +132,48 @@ def test_an_edit_is_equivariant(zoo):
     assert_equivariant(zoo.space, edit, 1)
     with pytest.raises(AssertionError):
         assert_equivariant(zoo.space, ordered, 1)
+
+
+def contract(*activations: str, **known) -> DecodeContract:
+    return DecodeContract(
+        **dict.fromkeys(DecodeContract.model_fields) | {"activations": activations} | known
+    )
+
+
+RUN_AS = {
+    "siren": (WeightSpace.mlp((2, 7, 5, 3)), contract("sine", "sine", "linear", omega=3.0), (9, 2)),
+    "cnn": (
+        WeightSpace.cnn(2, (6, 5), 3, 4),
+        contract("relu", "gelu", "linear", image=ImageContract(grey=False, stride=2)),
+        (4, 2, 6, 7),
+    ),
+}
+
+
+@pytest.mark.parametrize("expansion", [1, 3])
+@pytest.mark.parametrize("kind", RUN_AS)
+def test_the_edited_function_does_not_depend_on_the_order_of_neurons(kind, expansion):
+    space, how, shape = RUN_AS[kind]
+    torch.manual_seed(0)
+    encoder = DWSNetEncoder(space, width=4, channels=6, num_layers=2)
+    head = WeightsHead(encoder.features(), expansion, init_scale=0.5).double().eval()
+    shapes = {spec.name: spec.shape for spec in space.tensors}
+    state = {name: torch.randn(3, *one).double() / 3 for name, one in shapes.items()}
+    orders = {name: torch.rand(3, size).argsort(1) for name, size in space.hidden.items()}
+    permuted = dict(zip(state, permute(space, list(state.values()), orders), strict=True))
+    first = space.tensors[0].name
+    torn = permuted | {first: state[first]}  # one tensor stays: another function
+    inputs = torch.rand(shape, dtype=torch.float64)
+    plain, moved, other = (run(head(one), how, inputs) for one in (state, permuted, torn))
+    torch.testing.assert_close(moved, plain, rtol=0, atol=1e-10)
+    assert (plain - run(state, how, inputs)).abs().max() > 0.1
+    assert (other - plain).abs().max() > 0.01
+
+
+def run(state: dict[str, torch.Tensor], how: DecodeContract, inputs: torch.Tensor) -> torch.Tensor:
+    shapes = {name: tuple(tensor.shape[1:]) for name, tensor in state.items()}
+    with torch.no_grad():
+        return Decoder(how, WeightSpace.from_shapes(shapes), "zoo x")(state, inputs)
 
 
 def test_what_an_operation_hid_is_learned_from_the_originals(tmp_path):
