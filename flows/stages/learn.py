@@ -19,7 +19,7 @@ from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.training.models import warn_of_wide_axes
-from pipeline.training.start import resolve_start
+from pipeline.training.start import check_frozen, resolve_start
 from pipeline.training.transfer import Transfer
 from pipeline.training.variants import OWN, Variant
 
@@ -131,6 +131,7 @@ def claim_job(
     prepared = task.prepare(LearnedFrom(feed))
     if not is_trained(run, training):
         check_batches(feed, training, resources.workers)
+        check_frozen(resolve_start(training, zoo.record), zoo.space, prepared)
         warn_of_wide_axes(training, zoo.space, prepared, trusted)
     run.mkdir(parents=True, exist_ok=True)
     training = claim(run, zoo.record, training)

@@ -1,13 +1,19 @@
 """Beginning from another run's encoder: which model that is, and whether it suits."""
 
+from collections.abc import Mapping
+from typing import Any
+
+import torch
 from torch import nn
 
+from dwsnet.weight_space import WeightSpace
 from pipeline.archive.record import ZooRecord
 from pipeline.config import differences
 from pipeline.errors import InputError
+from pipeline.functions import modules_named
 from pipeline.training.checkpoint import read_best
 from pipeline.training.config import StartConfig, TrainingConfig
-from pipeline.training.models import load_encoder
+from pipeline.training.models import build_model, load_encoder, shared_names
 
 
 def resolve_start(training: TrainingConfig, record: ZooRecord) -> TrainingConfig:
@@ -39,6 +45,20 @@ def resolve_start(training: TrainingConfig, record: ZooRecord) -> TrainingConfig
         )
     named = {"checkpoint": run.resolve(), "sha256": sha256}
     return training.model_copy(update={"start": training.start.model_copy(update=named)})
+
+
+def check_frozen(training: TrainingConfig, space: WeightSpace, prepared: Mapping[str, Any]):
+    """Raises InputError where a part of the encoder would be frozen that the run it is from never trained."""
+    if training.start is None or not training.start.freeze:
+        return
+    card = read_best(training.start.checkpoint).card
+    with torch.device("meta"):
+        used = shared_names(*build_model(training, space, prepared, modules_named(training)))
+    if used.keys() - card["encoder_tensors"].keys():
+        raise InputError(
+            f"training.start.checkpoint {training.start.checkpoint} has learned no vectors of networks, which task "
+            f"{training.task.kind} reads: set training.start.freeze=false or begin from a run of another task"
+        )
 
 
 def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):

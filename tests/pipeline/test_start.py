@@ -1,6 +1,7 @@
 """Beginning from another run: which model that is, what is refused, and what a probe of it writes."""
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from pipeline.archive.files import sha256, write_json
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
+from pipeline.tasks import EditingConfig
 from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.kinds import task_of
 from pipeline.tasks.reconstruction import Reconstruction
@@ -19,7 +21,7 @@ from pipeline.training.checkpoint import checkpoint_folder, load_best, model_car
 from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.models import build_model, calibrate, num_parameters_of
-from pipeline.training.start import begin_from, resolve_start
+from pipeline.training.start import begin_from, check_frozen, resolve_start
 from tests.conftest import dwszoo
 
 TRAINING = TrainingConfig(
@@ -29,26 +31,30 @@ TRAINING = TrainingConfig(
 
 
 @pytest.fixture
-def run(built_zoo, tmp_path) -> Path:
+def run(zoo, tmp_path) -> Path:
+    return made(tmp_path / "run", zoo, TRAINING)
+
+
+def made(folder: Path, zoo: Zoo, training: TrainingConfig) -> Path:
     """A run as training leaves it, whose weights are random."""
-    folder, zoo = tmp_path / "run", Zoo.open(built_zoo)
     folder.mkdir()
-    learn.claim(folder, zoo.record, TRAINING)
-    learn.link_zoo(folder / "zoo", built_zoo)
+    learn.claim(folder, zoo.record, training)
+    learn.link_zoo(folder / "zoo", zoo.folder)
     torch.manual_seed(5)
-    prepared = task_of(TRAINING.task, ()).prepare(zoo)
-    encoder, model = build_model(TRAINING, zoo.space, prepared, ())
+    task = task_of(training.task, ())
+    prepared = task.prepare(zoo)
+    encoder, model = build_model(training, zoo.space, prepared, ())
     calibrate(encoder, zoo)
     weights = safetensors.torch.save(model.state_dict())
-    card = model_card(TRAINING, zoo.record, prepared, encoder, model)
-    epoch = EpochMetrics(1, 1.0, {"loss": 1.0}, 1e-3, 1.0, 1.0)
+    card = model_card(training, zoo.record, prepared, encoder, model)
+    epoch = EpochMetrics(1, 1.0, {task.monitor.metric: 1.0}, 1e-3, 1.0, 1.0)
     checkpoint = checkpoint_folder(folder, 1)
     checkpoint.mkdir(parents=True)
     (checkpoint / "model.safetensors").write_bytes(weights)
     write_json(checkpoint / "model.json", card | {"sha256": sha256(weights)})
     write_json(
         checkpoint / "training.json",
-        History(task_of(TRAINING.task, ()).monitor).and_then(epoch).as_json(),
+        History(task.monitor).and_then(epoch).as_json(),
     )
     return folder
 
@@ -111,6 +117,22 @@ def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, t
         resolve_start(starting(tmp_path / "nothing"), zoo.record)
     with pytest.raises(InputError, match="must be the folder of a run, found null"):
         resolve_start(starting(None), zoo.record)
+
+
+def test_what_a_run_never_trained_is_not_frozen(zoo, tmp_path):
+    """An editor has features of entries and no use for vectors."""
+    editing = TRAINING.model_copy(update={"task": EditingConfig()})
+    run = made(tmp_path / "editor", zoo, editing)
+    for freeze in (True, False):
+        config = starting(run, start={"freeze": freeze})
+        prepared = task_of(config.task, ()).prepare(zoo)
+        refused = pytest.raises(
+            InputError, match="learned no vectors of networks, which task class"
+        )
+        with refused if freeze else nullcontext():
+            check_frozen(config, zoo.space, prepared)
+    again = starting(run, start={"freeze": True}, task=EditingConfig())
+    check_frozen(again, zoo.space, task_of(again.task, ()).prepare(zoo))
 
 
 def test_a_model_with_a_decoder_is_counted_without_memory(zoo):
