@@ -6,15 +6,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from flows.cli import main
 from flows.recipes import smoke
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.zoos.build import fit_shard, plan_zoo
+from tests.launchers import JOB, listening
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -69,6 +73,17 @@ def dwszoo(*arguments: str | Path) -> Result:
     return Result(process.returncode, out, err)
 
 
+@pytest.fixture
+def command(capsys) -> Callable[..., Result]:
+    """The command in this process, for what needs none of its own: Ray, Prefect, signals, what a shell sees."""
+
+    def run(*arguments: str | Path) -> Result:
+        capsys.readouterr()
+        return Result(main([*map(str, arguments)]), *capsys.readouterr())
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def built_zoo(tmp_path_factory) -> Path:
     """The zoo of the smoke recipe, fitted in this process. Read only: copy it before you damage it."""
@@ -112,3 +127,31 @@ def smoke_run(tmp_path_factory) -> Run:
     result = dwszoo("run", "smoke", "--out", folder)
     assert result.code == 0, result.err
     return Run(folder, result)
+
+
+EPOCHS = 48
+LONG = ("--set", f"training.epochs={EPOCHS}")
+"""Seconds of training: long enough to be stopped twice on the way, on any machine."""
+
+
+@dataclass(frozen=True)
+class LongTraining:
+    folder: Path
+    addresses: set[str]
+    """On which the command and all that it started have listened."""
+
+
+@pytest.fixture(scope="session")
+def long_training(built_zoo, tmp_path_factory) -> LongTraining:
+    """A training that nothing interrupted, in the job of every launcher at once. Read only."""
+    folder, addresses = tmp_path_factory.mktemp("long") / "run", set()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (JOB | {"GLOO_SOCKET_IFNAME": "eth7"}).items():
+            patch.setenv(name, value)
+        process = start_dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
+        while process.poll() is None:
+            addresses |= listening(process.pid)
+            time.sleep(0.5)
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    return LongTraining(folder, addresses)

@@ -1,5 +1,6 @@
 """Ray Train around the training loop."""
 
+import os
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.loader import Feed
 
 POLL_SECONDS = 0.5
+HEALTH_CHECK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
+"""How often Ray Train looks whether its workers are done: by default every two seconds."""
 MAX_FAILURES = 1
 """Times that training starts again from its newest checkpoint when a worker fails."""
 
@@ -78,6 +81,7 @@ def launch_training(
 
     from pipeline.training.process_group import TorchWorkers
 
+    os.environ.setdefault(HEALTH_CHECK_INTERVAL, str(POLL_SECONDS))
     on_gpu = resources.gpus_per_worker > 0
     storage = (jobs[0].run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})

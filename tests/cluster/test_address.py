@@ -14,6 +14,7 @@ from cluster.address import RequestError, find_cluster, parse, require_resources
 from cluster.scratch import scratch_folder
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     ("text", "parts"),
     [
@@ -26,6 +27,7 @@ def test_host_and_port(text, parts):
     assert parse(text) == parts
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(
     "text",
     ["head", "head:", ":6379", "head:port", "head:0", "head:65536", "ray://head:10001", "http://head:8265", "a b:1", "h:-1"],
@@ -35,6 +37,7 @@ def test_what_cannot_be_an_address_is_refused(text):
         parse(text)
 
 
+@pytest.mark.fast
 def test_where_nobody_answers():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -50,6 +53,7 @@ def test_where_somebody_else_answers(monkeypatch):
             find_cluster(f"127.0.0.1:{port}")
 
 
+@pytest.mark.fast
 def test_a_cluster_smaller_than_what_was_asked_for():
     require_resources("the cluster", 2, 0.5, CPU=2, GPU=1)
     require_resources("the cluster", 2, 0, CPU=2)

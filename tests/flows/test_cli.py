@@ -12,10 +12,13 @@ from PIL import Image
 from pyarrow import csv
 
 from flows.cli import main
+from flows.overrides import resolve_recipe
+from flows.recipes import smoke
 from flows.stages import build
 from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
-from pipeline.zoos.build import fit_shard
+from pipeline.errors import InputError
+from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import contents, dwszoo
 
 
@@ -71,16 +74,18 @@ def test_recipes_are_listed_and_written_with_every_field(tmp_path):
         (["train", "smoke", "--zoo", "/nowhere", "--out", "{tmp}"], "/nowhere is not a zoo"),
     ],
 )
-def test_a_callers_mistake_is_one_sentence_and_exit_code_2(arguments, message, tmp_path, built_zoo):
-    result = dwszoo(*(part.format(tmp=tmp_path, zoo=built_zoo) for part in arguments))
+def test_a_callers_mistake_is_one_sentence_and_exit_code_2(
+    command, arguments, message, tmp_path, built_zoo
+):
+    result = command(*(part.format(tmp=tmp_path, zoo=built_zoo) for part in arguments))
     assert result.code == 2
     assert message in result.err
     assert len(result.err.splitlines()) == 1
     assert "Traceback" not in result.err
 
 
-def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
-    info = json.loads(dwszoo("zoo", "info", built_zoo, "--json").out)
+def test_info_and_verify_tell_of_a_sound_zoo(command, built_zoo):
+    info = json.loads(command("zoo", "info", built_zoo, "--json").out)
     assert (info["members"], info["failed"], info["architecture"]) == (400, 0, "2-8-6-1")
     assert info["splits"] == {"train": 282, "validation": 38, "test": 80}
     assert {split: sum(classes.values()) for split, classes in info["classes"].items()} == info[
@@ -88,14 +93,14 @@ def test_info_and_verify_tell_of_a_sound_zoo(built_zoo):
     ]
     assert info["classes"]["validation"]["0"] == 4
     assert set(info["psnr"]) == set(info["psnr off grid"]) == {"0%", "5%", "50%", "95%", "100%"}
-    assert "architecture  2-8-6-1" in dwszoo("zoo", "info", built_zoo).out
-    verified = dwszoo("zoo", "verify", built_zoo)
+    assert "architecture  2-8-6-1" in command("zoo", "info", built_zoo).out
+    verified = command("zoo", "verify", built_zoo)
     assert (verified.code, verified.out) == (0, f"{built_zoo} is sound: 8 shards, 400 members\n")
 
 
-@pytest.mark.parametrize("command", ["verify", "info", "render", "train", "predict"])
+@pytest.mark.parametrize("name", ["verify", "info", "render", "train", "predict"])
 def test_every_command_says_what_is_wrong_with_a_damaged_zoo(
-    command, zoo_copy, smoke_run, tmp_path
+    command, name, zoo_copy, smoke_run, tmp_path
 ):
     (zoo_copy / "catalog" / "test-000000.parquet").unlink()
     arguments = {
@@ -112,14 +117,14 @@ def test_every_command_says_what_is_wrong_with_a_damaged_zoo(
             tmp_path / "p.parquet",
         ],
     }
-    result = dwszoo(*arguments[command])
+    result = command(*arguments[name])
     assert result.code == 1
     assert "shard test-000000 is not committed" in result.out + result.err
     assert "Traceback" not in result.err
 
 
-def test_render_draws_a_picture(built_zoo, tmp_path):
-    assert dwszoo("zoo", "render", built_zoo, "--out", tmp_path / "zoo.png").code == 0
+def test_render_draws_a_picture(command, built_zoo, tmp_path):
+    assert command("zoo", "render", built_zoo, "--out", tmp_path / "zoo.png").code == 0
     with Image.open(tmp_path / "zoo.png") as picture:
         assert picture.size[0] > 800
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
@@ -130,13 +135,15 @@ def test_two_workers_make_the_bytes_that_one_process_makes(built_zoo, smoke_run)
 
 
 def test_another_configuration_never_mixes_with_a_finished_run(smoke_run):
-    result = dwszoo("run", "smoke", "--set", "training.epochs=4", "--out", smoke_run.folder)
-    assert result.code == 2
-    assert "differs in training.epochs: was 3, is 4" in result.err
+    from flows.run import run_recipe
+
+    recipe = resolve_recipe("smoke", ["training.epochs=4"])
+    with pytest.raises(InputError, match=r"differs in training\.epochs: was 3, is 4"):
+        run_recipe(recipe, smoke_run.folder, tracked=False)
 
 
-def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
-    result = dwszoo(
+def test_predictions_cover_every_member(command, smoke_run, built_zoo, tmp_path):
+    result = command(
         "predict", smoke_run.folder, "--zoo", built_zoo, "--out", tmp_path / "p.parquet"
     )
     assert result.code == 0, result.err
@@ -150,14 +157,14 @@ def test_predictions_cover_every_member(smoke_run, built_zoo, tmp_path):
     assert (test["predicted"] == test["class"]).mean() == pytest.approx(metrics["accuracy"])
 
 
-def test_a_damaged_checkpoint_is_refused(smoke_run, tmp_path):
+def test_a_damaged_checkpoint_is_refused(command, smoke_run, tmp_path):
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
     best = json.loads((run / "metrics.json").read_text())["epoch"]
     weights = run / "checkpoints" / f"epoch-{best:04d}" / "model.safetensors"
     data = bytearray(weights.read_bytes())
     data[-5] ^= 1
     weights.write_bytes(data)
-    result = dwszoo("evaluate", run)
+    result = command("evaluate", run)
     assert result.code == 1
     assert "is damaged (model.safetensors must have sha256" in result.err
 
@@ -238,12 +245,7 @@ def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys
     assert json.loads((run / "metrics.json").read_text())["split"] == "test"
 
 
-def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
-    from flows.recipes import smoke
-    from pipeline.archive.write import seal_zoo
-    from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
-    from pipeline.zoos.build import fit_shard, plan_zoo
-
+def test_predicting_another_architecture_is_refused(command, smoke_run, tmp_path):
     config = ZooConfig(
         signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1)
     )
@@ -252,14 +254,14 @@ def test_predicting_another_architecture_is_refused(smoke_run, tmp_path):
     for shard in plan.shards:
         fit_shard(config, tmp_path / "zoo", plan.signals, shard)
     seal_zoo(tmp_path / "zoo")
-    result = dwszoo(
+    result = command(
         "predict", smoke_run.folder, "--zoo", tmp_path / "zoo", "--out", tmp_path / "p.parquet"
     )
     assert result.code == 2
     assert "must hold networks with tensors {'layers.0.weight': (8, 2)" in result.err
 
 
-def test_a_line_says_what_was_taken_and_only_training_needs_classes(tmp_path, capsys):
+def test_a_line_says_what_was_taken_and_only_training_needs_classes(command, tmp_path, capsys):
     photos, zoo = tmp_path / "photos", tmp_path / "zoo"
     photos.mkdir()
     (photos / ".DS_Store").touch()
@@ -273,7 +275,7 @@ def test_a_line_says_what_was_taken_and_only_training_needs_classes(tmp_path, ca
     for shard in plan.shards:
         fit_shard(config, zoo, plan.signals, shard)
     seal_zoo(zoo)
-    result = dwszoo("train", "smoke", "--zoo", str(zoo), "--out", str(tmp_path / "run"))
+    result = command("train", "smoke", "--zoo", zoo, "--out", tmp_path / "run")
     assert result.code == 2
     assert "has no classes to learn: its members must have labels of two classes" in result.err
     assert len(result.err.splitlines()) == 1

@@ -14,6 +14,7 @@ TASK = (
     *("--set", "training.task.expansion=2"),
     *("--set", "training.epochs=2"),
     *("--set", "training.learning_rate=0.01"),
+    *("--set", "training.zero_stage=2"),  # DeepSpeed's ZeRO, over two workers
 )
 
 

@@ -69,7 +69,7 @@ def test_workers_that_are_killed_on_the_way_leave_no_trace(ray, built_zoo, tmp_p
     assert contents(zoo) == contents(built_zoo)
 
 
-def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, tmp_path):
+def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, command, tmp_path):
     recipe = resolve_recipe(
         "smoke", settings := ["zoo.fit.learning_rate=1e30", "zoo.signals.limit=100"]
     )
@@ -78,7 +78,9 @@ def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, tmp_path):
     zoo = archive(tmp_path, fitted=True)
     assert verify_zoo(zoo) == []
     assert set(zoo.catalog["status"].to_pylist()) == {"failed"}
-    again = dwszoo(*BUILD, tmp_path, *(part for setting in settings for part in ("--set", setting)))
+    again = command(
+        *BUILD, tmp_path, *(part for setting in settings for part in ("--set", setting))
+    )
     assert again.code == 3, again.err
     assert "failed      200 members have no weights: 200 diverged" in again.out
 
@@ -127,10 +129,10 @@ def test_a_driver_whose_raylet_is_killed_says_so(built_zoo, tmp_path):
 
 
 def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopped(
-    built_zoo, tmp_path
+    command, built_zoo, tmp_path
 ):
     first = stopped_on_the_way(tmp_path)
-    second = dwszoo(*BUILD, tmp_path)
+    second = command(*BUILD, tmp_path)
     assert second.code == 2
     assert "is in use by another dwszoo process" in second.err
     first.kill()
@@ -210,7 +212,7 @@ def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_f
     ]
     zoo = tmp_path / "zoo"
     for message in ("40 INRs fitted at", "is complete"):
-        result = dwszoo(*arguments, "--out", zoo)
+        result = dwszoo(*arguments, "--workers", "1", "--out", zoo)
         assert result.code == 3, result.err
         assert (
             "1 of 20 signals of images cannot be read and are left out: b/3.png cannot be decoded"

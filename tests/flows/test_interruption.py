@@ -13,7 +13,7 @@ from flows import interruption
 from flows.cli import main
 from tests.conftest import dwszoo, start_dwszoo
 
-BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=20000", "--out"]
+BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=5000", "--out"]
 
 
 def started_by(process: int) -> list[int]:

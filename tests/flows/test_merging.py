@@ -13,6 +13,8 @@ from pipeline.errors import InputError
 from pipeline.functions import Own
 from pipeline.unions import BY_KIND
 
+pytestmark = pytest.mark.fast
+
 
 class Pen(Config):
     width: PositiveInt = 1

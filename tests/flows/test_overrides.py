@@ -6,6 +6,8 @@ from flows.recipes import RECIPES
 from pipeline.config import describe
 from pipeline.errors import InputError
 
+pytestmark = pytest.mark.fast
+
 
 def test_a_setting_replaces_one_field():
     recipe = resolve_recipe(

@@ -106,7 +106,7 @@ def test_the_users_own_task_and_encoder_do_all_that_ours_do(folder, built_zoo, z
         part for key, value in settings.items() for part in ("--set", f"training.{key}={value}")
     ]
     run = folder / "run"
-    result = dwszoo("train", "smoke", *chosen, "--zoo", built_zoo, "--out", run)
+    result = dwszoo("train", "smoke", "--workers", "1", *chosen, "--zoo", built_zoo, "--out", run)
     assert result.code == 0, result.err
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert len(lines) == 3

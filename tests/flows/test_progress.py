@@ -10,6 +10,8 @@ from pipeline.archive.plan import ShardPlan
 from pipeline.zoos.build import ShardSummary
 from pipeline.zoos.inrs import Inrs
 
+pytestmark = pytest.mark.fast
+
 
 class Terminal(io.StringIO):
     def isatty(self) -> bool:

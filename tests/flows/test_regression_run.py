@@ -6,12 +6,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from flows.cli import main
+from flows.overrides import resolve_recipe
 from flows.recipes import mlps, sines_frequency, smoke
 from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.tasks.regression import Regression
 from pipeline.training.config import TrainingConfig
+from pipeline.zoos.build import fit_shard
 from tests.conftest import dwszoo
 
 SMALL = {
@@ -28,14 +30,23 @@ SMALL = {
 }
 
 
-def test_a_run_learns_accuracies_and_scores_boosting_beside_it(tmp_path):
+def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path):
+    """What is trained by the command is scored and reported here, as `dwszoo run` does it."""
+    from flows.run import run_recipe
+
     folder, table = tmp_path / "run", tmp_path / "predictions.parquet"
     settings = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
-    result = dwszoo(
-        "run", "mlps", *(x for one in settings for x in ("--set", one)), "--out", folder
-    )
+    recipe = resolve_recipe("mlps", settings)
+    plan = build.plan(recipe.zoo, folder / "zoo")
+    for shard in plan.shards:
+        fit_shard(recipe.zoo, folder / "zoo", plan.signals, shard)
+    build.archive(folder / "zoo", fitted=True)
+    chosen = [part for setting in settings for part in ("--set", setting)]
+    train = ("train", "mlps", "--workers", "1", *chosen, "--zoo", folder / "zoo", "--out", folder)
+    result = dwszoo(*train)
     assert result.code == 0, result.err
-    assert "r2" in result.out
+    run_recipe(recipe, folder, tracked=False)
+    assert "r2" in command("evaluate", folder).out
     for model in (folder, folder / "sizes" / "8"):
         metrics, boosted = (
             json.loads((model / f"{name}.json").read_text()) for name in ("metrics", "boosted")
@@ -62,7 +73,7 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(tmp_path):
     for picture in ("predicted.svg", "sizes.svg"):
         assert picture in page
         assert (folder / "report" / picture).stat().st_size > 1000
-    result = dwszoo("predict", folder, "--zoo", folder / "zoo", "--out", table)
+    result = command("predict", folder, "--zoo", folder / "zoo", "--out", table)
     assert result.code == 0, result.err
     predictions, catalog = pq.read_table(table), Zoo.open(folder / "zoo").catalog
     assert predictions["predicted test_accuracy"].null_count == 0

@@ -14,7 +14,7 @@ import pytest
 
 from flows.recipes import smoke
 from pipeline.errors import DivergenceError
-from tests.conftest import dwszoo, start_dwszoo
+from tests.conftest import EPOCHS, LONG, dwszoo, start_dwszoo
 
 
 def metrics_of(run: Path) -> list[dict]:
@@ -110,13 +110,18 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
 
 
 def test_a_finished_run_is_not_repeated(smoke_run):
+    from flows.run import run_recipe
+
     watched = [
         path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"
     ]
     before = {path: path.stat().st_mtime_ns for path in watched}
-    again = dwszoo("run", "smoke", "--out", smoke_run.folder)
-    assert again.code == 0, again.err
-    assert again.out == smoke_run.result.out
+    again = run_recipe(smoke(), smoke_run.folder, tracked=False)
+    assert again["report"] == smoke_run.folder / "report" / "index.html"
+    assert [scores["accuracy"] for scores in again["metrics"].values()] == [
+        json.loads((smoke_run.folder / folder / "metrics.json").read_text())["accuracy"]
+        for folder in ("", "baselines/mlp")
+    ]
     assert {path: path.stat().st_mtime_ns for path in watched} == before
 
 
@@ -127,22 +132,8 @@ def wait_for(condition, seconds: float):
     assert condition()
 
 
-LONG = [
-    "--set",
-    "training.epochs=48",
-]  # seconds of training: long enough to be stopped twice on the way, on any machine
-
-
-@pytest.fixture(scope="module")
-def undisturbed(built_zoo, tmp_path_factory) -> list[dict]:
-    folder = tmp_path_factory.mktemp("undisturbed")
-    result = dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
-    assert result.code == 0, result.err
-    return metrics_of(folder)
-
-
 def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(
-    built_zoo, undisturbed, tmp_path
+    built_zoo, long_training, tmp_path
 ):
     arguments = ["train", "smoke", *LONG, "--zoo", built_zoo, "--out", tmp_path]
     reached = "epoch-0000"
@@ -158,10 +149,10 @@ def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(
             assert process.returncode == 130
             assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
         reached = newest_checkpoint(tmp_path)
-        assert reached < "epoch-0048"
+        assert reached < f"epoch-{EPOCHS:04d}"
     result = dwszoo(*arguments)
     assert result.code == 0, result.err
-    assert without_times(metrics_of(tmp_path)) == without_times(undisturbed)
+    assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(long_training.folder))
     assert not list(tmp_path.glob("checkpoints/.*"))
 
 
@@ -170,24 +161,16 @@ def newest_checkpoint(run: Path) -> str:
 
 
 def test_the_number_of_workers_does_not_change_what_is_learned_by_much(
-    built_zoo, undisturbed, tmp_path
+    built_zoo, smoke_run, tmp_path
 ):
-    result = dwszoo(
-        "train", "smoke", *LONG, "--workers", "1", "--zoo", built_zoo, "--out", tmp_path
+    result = dwszoo("train", "smoke", "--workers", "1", "--zoo", built_zoo, "--out", tmp_path)
+    assert result.code == 0, result.err
+    losses = (
+        [line["train_loss"] for line in metrics_of(run)] for run in (tmp_path, smoke_run.folder)
     )
-    assert result.code == 0, result.err
-    one, two = (
-        metrics_of(tmp_path)[11],
-        undisturbed[11],
-    )  # before the order of the sums has grown into another run
-    assert one["train_loss"] == pytest.approx(two["train_loss"], rel=0.15)
-
-
-def test_deepspeeds_zero_trains(built_zoo, tmp_path):
-    settings = ["--set", "training.zero_stage=2", "--set", "training.epochs=1"]
-    result = dwszoo("train", "smoke", *settings, "--zoo", built_zoo, "--out", tmp_path)
-    assert result.code == 0, result.err
-    assert metrics_of(tmp_path)[0]["train_loss"] < 3
+    one, two = losses  # so few epochs that the order of the sums has not grown into another run
+    assert one == pytest.approx(two, rel=0.05)
+    assert one[-1] < 0.99 * one[0]
 
 
 def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
@@ -201,7 +184,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     shutil.rmtree(folder / "baselines")
     (folder / "report" / "index.html").unlink()
 
-    def diverge(zoo, run, training, resources, variants):
+    def diverge(zoo, run, training, resources, variants, trusted):
         raise DivergenceError(f"training of {run / variants[1].folder} diverged")
 
     monkeypatch.setattr(learn, "train", diverge)

@@ -112,7 +112,7 @@ def test_signals_of_the_users_own_are_made_for_who_names_or_trusts_their_module(
     told = refusal("train", "smoke", *editing)
     assert "made by steps:make, code that is run only with `--trust steps`" in told
     (tmp_path / "mine.toml").write_text(EDITING)
-    result = dwszoo("train", "mine.toml", "--zoo", signals_zoo, "--out", run)
+    result = dwszoo("train", "mine.toml", "--workers", "1", "--zoo", signals_zoo, "--out", run)
     assert result.code == 0, result.err
     assert "only with `--trust steps`" in refusal("evaluate", run)
     assert main(["zoo", "render", str(signals_zoo), "--out", str(picture)]) == 0

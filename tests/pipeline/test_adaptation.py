@@ -363,23 +363,24 @@ def test_a_corruption_that_does_not_exist_is_refused(names):
         Adaptation(corruptions=names)
 
 
-def test_the_command_adapts_digits(tmp_path):
-    run, table = tmp_path / "run", tmp_path / "adapted.parquet"
-    few = ["zoo.num_runs=40", "zoo.hyperparameters.epochs=[4]", "training.epochs=2"]
+def test_the_command_adapts_digits(command, pairs_zoo, tmp_path):
+    zoo, run, table = pairs_zoo.folder, tmp_path / "run", tmp_path / "adapted.parquet"
+    few = ["training.epochs=2"]
     few += ["training.task.finetuning_steps=[2]", "training.task.evaluation_images=16"]
     few += ["training.encoder.channels=4", "training.baselines=[]", "training.batch_size=8"]
     settings = [argument for setting in few for argument in ("--set", setting)]
-    result = dwszoo("run", "digits-adapt", "--out", run, *settings)
+    train = ("train", "digits-adapt", "--workers", "1", *settings, "--zoo", zoo, "--out", run)
+    result = dwszoo(*train)
     assert result.code == 0, result.err
+    assert command("evaluate", run).code == 0
     metrics = json.loads((run / "metrics.json").read_bytes())
-    result = dwszoo("evaluate", run)
-    assert result.code == 0, result.err
+    assert command("evaluate", run).code == 0
     assert json.loads((run / "metrics.json").read_bytes()) == metrics
+    assert command("report", run).code == 0
     for name in ("target_accuracy", "trivial_target_accuracy", "finetuned_2_target_accuracy"):
         assert 0.3 < metrics[name] <= 1
     for name in ("adaptation.svg", "corrupted.png"):
         assert (run / "report" / name).stat().st_size > 2000
     assert "fine-tuned alone, 2 steps" in (run / "report" / "index.html").read_text()
-    result = dwszoo("predict", run, "--zoo", run / "zoo", "--out", table)
-    assert result.code == 0, result.err
+    assert command("predict", run, "--zoo", zoo, "--out", table).code == 0
     assert pq.read_table(table)["change"].null_count == 0

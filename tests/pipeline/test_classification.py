@@ -17,6 +17,8 @@ from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate
 from pipeline.training.scoring import add_up, sums_over
 
+pytestmark = pytest.mark.fast
+
 ENCODER = {"kind": "dwsnet", "channels": 8, "num_layers": 2, "width": 32}
 
 

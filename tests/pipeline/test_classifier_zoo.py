@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from flows.cli import main
+from flows.overrides import resolve_recipe
 from flows.recipes import cifar_binary, mlps
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
@@ -267,10 +268,11 @@ def test_info_and_render_show_accuracies(mlp_zoo, tmp_path, capsys):
 
 
 def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path):
-    learn = ["--set", "training.task.kind=classification", "--out", str(tmp_path / "run")]
-    result = dwszoo("run", "mlps", *learn)  # Prefect would stay in this process, and in its forks
-    assert result.code == 2
-    assert "has no column 'label' to learn from" in result.err
+    from flows.run import run_recipe
+
+    recipe = resolve_recipe("mlps", ["training.task.kind=classification"])
+    with pytest.raises(InputError, match="has no column 'label' to learn from"):
+        run_recipe(recipe, tmp_path / "run", tracked=False)
     assert not any((tmp_path / "run" / "zoo").rglob("*.tar"))
     with pytest.raises(InputError, match="has no classes to learn"):
         Classification().check(mlp_zoo)

@@ -67,17 +67,19 @@ def test_a_zoo_lies_in_a_folder_of_any_name(built_zoo, tmp_path, name):
 @pytest.mark.parametrize("name", NAMES, ids=ascii)
 def test_a_locale_does_not_damage_a_zoo(built_zoo, tmp_path, name):
     folder = Path(shutil.copytree(built_zoo, tmp_path / name))
-    for arguments in (
-        ["verify", folder],
-        ["export", folder, "--format", "unterthiner", "--out", tmp_path / f"{name} exported"],
-    ):
-        result = subprocess.run(
-            [sys.executable, "-m", "flows.cli", "zoo", *arguments],
-            env=os.environ | ASCII,
-            capture_output=True,
-        )
-        assert result.returncode == 0, result.stderr
-        assert os.fsencode(name) in result.stdout
+    code = (
+        "import sys; from flows.cli import main; from flows.streams import prepare_streams; "
+        "prepare_streams(); folder, out = sys.argv[1:]; "
+        "main(['zoo', 'export', folder, '--format', 'unterthiner', '--out', out]); "
+        "sys.exit(main(['zoo', 'verify', folder]))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, folder, tmp_path / f"{name} exported"],
+        env=os.environ | ASCII,
+        capture_output=True,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(os.fsencode(folder)) == 2
     assert (tmp_path / f"{name} exported" / "layout.csv").is_file()
 
 

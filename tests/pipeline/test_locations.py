@@ -72,7 +72,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_the_command_builds_the_same_bytes_in_an_object_store(server, built_zoo):
     uri, objects = server
     objects.clear()
-    result = dwszoo("zoo", "build", "smoke", "--out", uri)
+    result = dwszoo("zoo", "build", "smoke", "--workers", "1", "--out", uri)
     assert result.code == 0, result.err
     assert {key: data for key, data in objects.items() if not key.endswith("/")} == {
         f"/bucket/my zoo/{name}": data for name, data in contents(built_zoo).items()

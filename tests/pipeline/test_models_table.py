@@ -10,6 +10,8 @@ from pipeline.tasks import Monitor
 from pipeline.training.evaluate import read_metrics, write_metrics
 from pipeline.training.history import EpochMetrics, History
 
+pytestmark = pytest.mark.fast
+
 
 def model(family: str, accuracy: float, seed: int | None = None, boosted: bool = False) -> Model:
     metrics = {

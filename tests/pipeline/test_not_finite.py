@@ -23,7 +23,7 @@ from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import quantiles, summarize
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import column
-from pipeline.config import FitConfig, SignalsConfig, describe
+from pipeline.config import FitConfig, ResourcesConfig, SignalsConfig, describe
 from pipeline.errors import InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
@@ -80,8 +80,8 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
     """Weights grow by the decay's factor, at most -29, a step: finite after one epoch, beyond float32 in the next."""
     settings = ["training.weight_decay=3000", "training.epochs=6"]
     training, run = override(smoke(), settings).training, tmp_path / "run"
-    resources = smoke().resources
-    with ray_session(resources.workers, 0, start=True), pytest.raises(WorkError) as caught:
+    resources = ResourcesConfig(workers=1)
+    with ray_session(resources.workers), pytest.raises(WorkError) as caught:
         learn.train(built_zoo, run, training, resources)
     assert "diverged: in epoch 2 the loss is no longer finite" in str(caught.value)
     assert "evaluate` and `predict` use its best checkpoint, epoch 1" in str(caught.value)

@@ -10,6 +10,8 @@ from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.probe import Target, drawn, known_of, probe_table, readings, target_of
 from pipeline.training.transfer import TRANSFERS
 
+pytestmark = pytest.mark.fast
+
 
 def features(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((count, 5))

@@ -140,8 +140,8 @@ def test_a_model_with_a_decoder_is_counted_without_memory(zoo):
     assert num_parameters_of(config, zoo.space, task_of(config.task, ()).prepare(zoo), ()) > 1000
 
 
-def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(run, built_zoo):
-    result = dwszoo("probe", run)
+def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(command, run, built_zoo):
+    result = command("probe", run)
     assert result.code == 0, result.err
     assert "frozen encoder, softmax regression" in result.out
     readings = json.loads((run / "probe.json").read_text())
@@ -151,6 +151,6 @@ def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(run, built_zoo):
     page = (run / "report" / "index.html").read_text()
     assert "frozen encoder, softmax regression" in page
     assert "embedding.png" in page
-    refused = dwszoo("probe", run, "--zoo", built_zoo, "--target", "labl")
+    refused = command("probe", run, "--zoo", built_zoo, "--target", "labl")
     assert refused.code == 2
     assert "has no column 'labl'" in refused.err
