@@ -38,6 +38,11 @@ class Catalog:
         checksum, size = (self._checksums or {}).get(name), self._shards[name].num_members
         return read_part(self._folder, name, self._schema, checksum, size)
 
+    def part(self, name: str) -> CatalogPart:
+        """A part; where the others were not read before, they are not."""
+        are_read = {"parts", "_parts_by_themselves"} & self.__dict__.keys()
+        return self.parts[name] if are_read else self.read_part(name)
+
     @cached_property
     def parts(self) -> dict[str, CatalogPart]:
         """By the shard's name."""

@@ -218,7 +218,7 @@ class Zoo(Dataset[Block]):
         return self._shard(name)
 
     def _read_shard(self, name: str) -> list[Block]:
-        return [block for block, _ in self.read_shard(name, self.parts[name])]
+        return [block for block, _ in self.read_shard(name, self._catalog.part(name))]
 
     def read_shard(self, name: str, part: CatalogPart) -> list[tuple[Block, list[str]]]:
         """The blocks of a shard with their keys, read anew.
@@ -233,7 +233,7 @@ class Zoo(Dataset[Block]):
         return blocks
 
     def __len__(self) -> int:
-        return len(self.catalog)
+        return sum(shard.num_members for shard in self.shards)
 
     def __iter__(self) -> Iterator[Block]:
         """The state dict of each member: `zoo[0]`, `zoo[1]`, ..."""
@@ -264,7 +264,8 @@ class Zoo(Dataset[Block]):
     def _places(self) -> np.ndarray:
         """`(3, members)` int64: which shard, block and row is each member's; block and row are -1 where it has no weights."""
         shard = np.repeat(np.arange(len(self.shards)), [shard.num_members for shard in self.shards])
-        block, row = (pc.fill_null(self.catalog[name], -1).to_numpy() for name in ("block", "row"))
+        columns = self.columns(["block", "row"]).columns
+        block, row = (pc.fill_null(column, -1).to_numpy() for column in columns)
         return np.stack([shard, block, row])
 
     def module(self, index: int) -> Network:

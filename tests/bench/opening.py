@@ -1,10 +1,10 @@
 """How fast a zoo of many shards is opened: `dwszoo bench opening [SHARDS]`.
 
 A synthetic zoo of 10,000 shards with 1,000 rows each, as a seal leaves it; every shard has the same
-tensors. Seconds from `Zoo.open` to its whole catalog, and to the first batch of a rank that learns
-labels and streams, each in a process of its own, with the most memory that it took beside that of
-the imports; how many requests the first takes of an S3 server on this machine; and the same of 500
-shards by their catalog parts alone.
+tensors. Seconds from `Zoo.open` to the labels and where all blocks lie, to the first batch of a rank
+that learns labels and streams, and to all rows of the catalog, each in a process of its own, with its
+CPU seconds and the most memory that it took beside that of the imports; how many requests the last
+takes of an S3 server on this machine; and the same of 500 shards by their catalog parts alone.
 """
 
 import os
@@ -37,6 +37,7 @@ from tests.s3 import Handler, s3_server
 NUM_SHARDS, NUM_ROWS, FEW = 10_000, 1_000, 500
 SPACE = WeightSpace.mlp((2, 4, 1))
 OPEN = "from pipeline.archive.zoo import Zoo; zoo = Zoo.open(sys.argv[1]); "
+LABELS = OPEN + "marks, rows = zoo.marks, len(zoo.columns(['label']))"
 CATALOG = OPEN + "rows = len(zoo.catalog)"
 RANK = OPEN + (
     "from pipeline.training.loader import Feed; feed = Feed(zoo, 'train', ('label',)); "
@@ -52,10 +53,10 @@ def most_memory():
     return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 before = most_memory()
-start = time.perf_counter()
+start, cpu = time.perf_counter(), time.process_time()
 {code}
-seconds = time.perf_counter() - start
-print(seconds, most_memory() - before, rows)
+seconds, cpu = time.perf_counter() - start, time.process_time() - cpu
+print(seconds, cpu, most_memory() - before, rows)
 """
 
 
@@ -122,11 +123,11 @@ def make_zoo(folder: Path, num_shards: int, with_parts: bool):
     write_json(folder / SEAL, seal)
 
 
-def measured(code: str, place: str) -> tuple[float, float, int]:
-    """Seconds, bytes of memory and rows, in a process of its own."""
+def measured(code: str, place: str) -> tuple[float, float, float, int]:
+    """Seconds, CPU seconds, bytes of memory and rows, in a process of its own."""
     command = [sys.executable, "-c", MEASURE.format(code=code), place]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    return float(out[0]), float(out[1]), int(out[2])
+    return float(out[0]), float(out[1]), float(out[2]), int(out[3])
 
 
 def requests(folder: Path) -> tuple[list[str], float]:
@@ -148,7 +149,7 @@ def requests(folder: Path) -> tuple[list[str], float]:
     with s3_server() as (query, objects):
         for file in (FILE, SEAL, ROWS, SHARDS):
             objects[f"/bucket/zoo/{file}"] = (folder / file).read_bytes()
-        seconds, _, _ = measured(CATALOG + "; marks = zoo.marks", f"s3://bucket/zoo?{query}")
+        seconds, *_ = measured(CATALOG + "; marks = zoo.marks", f"s3://bucket/zoo?{query}")
     return seen, seconds
 
 
@@ -166,11 +167,18 @@ def main():
                 }
                 print(", ".join(f"{file} {size / 1e6:.1f} MB" for file, size in files.items()))
                 seen, seconds = requests(folder)
-                print(f"  S3 server      {seconds:7.2f} s  {len(seen):7d} requests", flush=True)
-            for what, code in (("catalog", CATALOG), ("a rank's batch", RANK)):
-                seconds, num_bytes, rows = measured(code, str(folder))
+                print(f"  all rows, by S3{seconds:7.2f} s  {len(seen):6d} requests", flush=True)
+            for what, code in (
+                ("labels", LABELS),
+                ("a rank's batch", RANK),
+                ("all rows", CATALOG),
+            ):
+                seconds, cpu, num_bytes, rows = measured(code, str(folder))
                 assert rows == size * NUM_ROWS
-                print(f"  {what:15s}{seconds:7.2f} s  {num_bytes / 1e6:7,.0f} MB", flush=True)
+                print(
+                    f"  {what:15s}{seconds:7.2f} s  {cpu:6.2f} CPU s  {num_bytes / 1e6:7,.0f} MB",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
