@@ -1,5 +1,6 @@
 """Pictures of zoos of INRs: what they render, below the signals that they were fitted to, and how well."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,8 @@ from pipeline.signals import Signals
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
 COLUMN_WIDTH = 12
 """Characters of a title above a column."""
+CHARACTERS = 15
+"""Of a line at the foot, to an inch."""
 GRIDS = {1: (256,), 2: (64, 64), 3: (32, 32, 32)}
 """By dimensions: where INRs are drawn of which the record does not say on what grid they were fitted."""
 
@@ -66,7 +69,8 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
         for row, name in enumerate(names):
             axes[row, 0].set_ylabel(name, fontsize=9)
         if why is not None:
-            figure.supxlabel(why, fontsize=8, color=GREY)
+            lines = textwrap.fill(why, round(CHARACTERS * figure.get_figwidth()))
+            figure.supxlabel(lines, fontsize=8, color=GREY)
 
 
 def why_not_drawn(zoo: Zoo) -> str | None:

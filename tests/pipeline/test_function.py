@@ -200,7 +200,8 @@ def test_an_archive_that_names_a_function_never_has_it_imported(module, tmp_path
     assert summarize(zoo)["signals"] == "40 of steps, 6"
     draw_reconstructions(zoo, tmp_path / "zoo.svg")
     drawn = (tmp_path / "zoo.svg").read_text()
-    assert "made by made:signals, code that is run only with `--trust made`" in drawn
+    assert "made by made:signals" in drawn
+    assert "`--trust made`" in drawn
     assert "original<" not in drawn
     draw_reconstructions(zoo, tmp_path / "zoo.svg", made)
     assert "original<" in (tmp_path / "zoo.svg").read_text()
