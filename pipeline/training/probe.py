@@ -213,8 +213,10 @@ def readers(is_class: bool) -> list[tuple[str, str | None, list[Any]]]:
 def fitted(model: Any, features: np.ndarray, values: np.ndarray) -> Any:
     """The model, that is judged on the validation split whether its solver came to an end or not."""
     from sklearn.exceptions import ConvergenceWarning
+    from threadpoolctl import threadpool_limits
 
-    with warnings.catch_warnings():
+    # Products are so small that threads of BLAS would only wait for each other.
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, values)
 
