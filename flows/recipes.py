@@ -352,7 +352,8 @@ def digits_pretrain() -> Recipe:
 def waves_embedding() -> Recipe:
     """Embeds waves a sin(bx) in 16 numbers, without labels: which two INRs, fitted independently, are of one wave?
 
-    Amplitude and frequency are then read from them linearly, as in E4 of the DWSNets paper, on INRs as there. 3 minutes.
+    Amplitude and frequency are then read from them linearly, as in E4 of the DWSNets paper, on INRs as there. Minutes on two
+    cores.
     """
     zoo = dws_waves().zoo
     few = zoo.signals.model_copy(update={"size": 64, "limit": 3000})
