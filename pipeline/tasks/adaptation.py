@@ -185,7 +185,7 @@ class Adaptation(AdaptationConfig):
         zoo = evaluation.zoo
         rows = zoo.where((pc.field("split") == "test") & (pc.field("status") == "ok"))[:1]
         columns = batch_columns(zoo.catalog.take(rows), self.columns)
-        batch = Batch(zoo[rows], columns, torch.from_numpy(rows))
+        batch = Batch(zoo[rows], columns, torch.tensor(rows))
         return next(evaluation.model.domains.trials(batch, self.evaluation_images))
 
 
