@@ -10,15 +10,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from flows.cli import main
 from flows.recipes import smoke
-from pipeline.archive.write import seal_zoo
-from pipeline.archive.zoo import Zoo
-from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.launchers import JOB, listening
+
+if TYPE_CHECKING:
+    from pipeline.archive.zoo import Zoo
+
+# Read when torch and scikit-learn are imported: on tensors as small as the tests' threads only wait for each other.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -87,6 +91,9 @@ def command(capsys) -> Callable[..., Result]:
 @pytest.fixture(scope="session")
 def built_zoo(tmp_path_factory) -> Path:
     """The zoo of the smoke recipe, fitted in this process. Read only: copy it before you damage it."""
+    from pipeline.archive.write import seal_zoo
+    from pipeline.zoos.build import fit_shard, plan_zoo
+
     folder = tmp_path_factory.mktemp("built") / "zoo"
     config = smoke().zoo
     plan = plan_zoo(config, folder)
@@ -110,7 +117,9 @@ def zoo_copy(built_zoo, tmp_path) -> Path:
 
 
 @pytest.fixture
-def zoo(built_zoo) -> Zoo:
+def zoo(built_zoo) -> "Zoo":
+    from pipeline.archive.zoo import Zoo
+
     return Zoo.open(built_zoo)
 
 
