@@ -10,7 +10,7 @@ from pipeline.archive.plan import ShardPlan
 from pipeline.training.checkpoint import num_epochs, read_history
 from pipeline.training.evaluate import shown, titled
 from pipeline.training.launch import Job, is_trained
-from pipeline.training.loop import read_pulse
+from pipeline.training.pulse import read_pulse
 from pipeline.zoos import ZooKind
 from pipeline.zoos.build import ShardSummary
 

@@ -12,7 +12,7 @@ from pipeline.report.models import read_training
 from pipeline.training import evaluate as evaluation
 from pipeline.training import probe as probing
 from pipeline.training.boosting import FILE, boosted_metrics
-from pipeline.training.checkpoint import latest, load_best
+from pipeline.training.checkpoint import latest, load_best, num_epochs
 from pipeline.training.loader import Feed
 from pipeline.training.transfer import TRANSFERS
 from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
@@ -45,7 +45,7 @@ def boost(run: Path, trusted: Collection[str] = ()):
     """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
     file = run / FILE
     known = evaluation.read_metrics(file) if file.exists() else {}
-    if latest(run) is not None and not is_whole(known):
+    if num_epochs(run) and not is_whole(known):
         trained, training = load_best(run, trusted), read_training(run)
         zoo = Zoo.open(run / "zoo", trusted)
         metrics = boosted_metrics(trained, zoo, training.members, training.seed)
@@ -82,7 +82,7 @@ def report(run: Path, trusted: Collection[str] = ()) -> Path:
     from pipeline.report.page import write_report  # draws, by Matplotlib
 
     for folder in all_folders_in(run):
-        if folder == run or latest(folder) is not None:
+        if folder == run or num_epochs(folder):
             scored(folder, trusted)
     for size in (run, *sizes_in(run).values()):
         for folder in seeds_in(size):

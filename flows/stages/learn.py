@@ -14,7 +14,7 @@ from pipeline.functions import modules_named
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
 from pipeline.tasks.kinds import task_of
-from pipeline.training.checkpoint import latest
+from pipeline.training.checkpoint import latest, require_resumable
 from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
@@ -130,6 +130,7 @@ def claim_job(
     feed = Feed.of(task, zoo, "train", training.members, training.seed, training.passes)
     prepared = task.prepare(LearnedFrom(feed))
     if not is_trained(run, training):
+        require_resumable(run)
         check_batches(feed, training, resources.workers)
         check_frozen(resolve_start(training, zoo.record), zoo.space, prepared)
         warn_of_wide_axes(training, zoo.space, prepared, trusted)

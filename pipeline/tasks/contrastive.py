@@ -82,7 +82,12 @@ def largest_group(zoo: Zoo) -> int:
 
 
 def of_all_ranks(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in order; gradients flow back to each."""
+    """The rows of all ranks, in order, however many each has; gradients flow back to each."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
-    return torch.cat(all_gather(rows))
+    own = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    most = int(max(counts))
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts, strict=True)])

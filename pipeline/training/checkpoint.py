@@ -1,13 +1,16 @@
-"""Checkpoints: `checkpoints/epoch-NNNN/` appears whole or not at all.
+"""Checkpoints: `checkpoints/epoch-NNNN/` appears whole or not at all; within an epoch `epoch-NNNN-step-NNNNNN/`.
 
-Each holds DeepSpeed's own state (to go on training), `model.safetensors` with `model.json` (to use the model: no
-pickle) and `training.json` (what happened so far). The newest and the best are kept.
+Each holds `model.safetensors` with `model.json` (to use the model), `optimizer.safetensors` (to go on training, on any
+number of ranks and ZeRO stage) and `training.json` (what happened so far, and where to go on). The schedule and all random
+numbers are functions of where that is. Nothing in it is a pickle.
 """
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +25,36 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.tasks import Task
 from pipeline.tasks.kinds import task_of
 from pipeline.training.config import TrainingConfig
-from pipeline.training.history import History
+from pipeline.training.history import History, Progress
 from pipeline.training.models import build_model, shared_names
+from pipeline.training.pulse import write_metrics
 
-TAG = "deepspeed"
+NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
 
-def checkpoint_folder(run: Path, epoch: int) -> Path:
-    return run / "checkpoints" / f"epoch-{epoch:04d}"
+def checkpoint_folder(run: Path, epoch: int, step: int | None = None) -> Path:
+    """Of the end of an epoch, or of so many steps into it."""
+    within = "" if step is None else f"-step-{step:06d}"
+    return run / "checkpoints" / f"epoch-{epoch:04d}{within}"
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """All complete ones, the oldest first."""
+    found = {}
+    for folder in (run / "checkpoints").glob("epoch-*"):
+        if name := NAME.fullmatch(folder.name):
+            epoch, step = name.groups()
+            found[int(epoch), step is None, int(step or 0)] = folder
+    return [folder for _, folder in sorted(found.items())]
 
 
 def latest(run: Path) -> Path | None:
     """The newest complete checkpoint."""
-    return max(
-        (run / "checkpoints").glob("epoch-*"), default=None, key=lambda folder: int(folder.name[6:])
-    )
+    return next(reversed(checkpoints(run)), None)
 
 
 def read_history(run: Path) -> History | None:
-    """Every epoch up to the newest checkpoint; None before the first. Raises ArchiveError where it is damaged."""
+    """The epochs finished by the newest checkpoint; None before the first. Raises ArchiveError where it is damaged."""
     folder = latest(run)
     if folder is None:
         return None
@@ -62,43 +76,106 @@ def damage(folder: Path, error: Exception) -> str:
     return f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
 
 
-def save(run: Path, engine, history: History, model_card: dict[str, Any], rank: int):
-    """Called by every rank: DeepSpeed's ranks write their parts, rank 0 the rest, then the folder gets its name."""
-    final = checkpoint_folder(run, history.newest.epoch)
+@dataclass(frozen=True)
+class Snapshot:
+    """All that training goes on from; of rank 0, the tensors on the CPU."""
+
+    history: History
+    progress: Progress
+    model: Mapping[str, Tensor]
+    """The model's state dict."""
+    moments: Mapping[str, Tensor]
+    """Adam's, by name of the parameter: `pipeline.training.state`."""
+
+    def folder_in(self, run: Path) -> Path:
+        """Where it goes: what is at the first step of an epoch is the end of the one before."""
+        if self.progress.step:
+            return checkpoint_folder(run, self.progress.epoch, self.progress.step)
+        return checkpoint_folder(run, self.progress.epoch - 1)
+
+
+def write(run: Path, snapshot: Snapshot, card: Mapping[str, Any], kept: int):
+    """Make a checkpoint, and remove all but the newest `kept` and the best."""
+    final = snapshot.folder_in(run)
     partial = final.with_name(f".{final.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
     try:
-        write(partial, engine, history, model_card, rank)
+        partial.mkdir(parents=True)
+        weights, moments = map(safetensors.torch.save, (snapshot.model, snapshot.moments))
+        write_atomic(partial / "model.safetensors", weights)
+        write_json(partial / "model.json", {**card, "sha256": sha256(weights)})
+        write_atomic(partial / "optimizer.safetensors", moments)
+        progress = {"progress": asdict(snapshot.progress), "optimizer_sha256": sha256(moments)}
+        write_json(partial / "training.json", snapshot.history.as_json() | progress)
+        shutil.rmtree(final, ignore_errors=True)
+        os.replace(partial, final)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    if rank == 0:
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-        kept = {final, checkpoint_folder(run, history.best.epoch)}
-        for folder in final.parent.glob("epoch-*"):
-            if folder not in kept:
-                shutil.rmtree(folder)
+    best = {checkpoint_folder(run, snapshot.history.best.epoch)} if len(snapshot.history) else set()
+    for folder in set(checkpoints(run)[:-kept]) - best:
+        shutil.rmtree(folder)
 
 
-def write(partial: Path, engine, history: History, model_card: dict[str, Any], rank: int):
-    """The content of a checkpoint; comes back on every rank when all of them have written."""
-    import torch.distributed
+@dataclass
+class Writer:
+    """Writes checkpoints one after another in a thread, while training goes on."""
 
-    if rank == 0:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    torch.distributed.barrier()
-    engine.save_checkpoint(str(partial), tag=TAG)
-    if rank == 0:
-        state = {
-            name: tensor.detach().cpu().contiguous()
-            for name, tensor in engine.module.state_dict().items()
-        }
-        weights = safetensors.torch.save(state)
-        write_atomic(partial / "model.safetensors", weights)
-        write_json(partial / "model.json", model_card | {"sha256": sha256(weights)})
-        write_json(partial / "training.json", history.as_json())
-    torch.distributed.barrier()
+    run: Path
+    card: Mapping[str, Any]
+    kept: int
+    thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
+    pending: Future | None = None
+
+    def write(self, snapshot: Snapshot):
+        """Begins when the one before is written; raises what went wrong with that."""
+        self.wait()
+        self.pending = self.thread.submit(self._write, snapshot)
+
+    def _write(self, snapshot: Snapshot):
+        write(self.run, snapshot, self.card, self.kept)
+        write_metrics(self.run, snapshot.history)
+
+    def wait(self):
+        """Until everything is written; raises what went wrong."""
+        if self.pending is not None:
+            self.pending.result()
+
+
+def read_newest(run: Path) -> Snapshot | None:
+    """What training goes on from; None before the first checkpoint. Raises as `require_resumable`."""
+    require_resumable(run)
+    folder = latest(run)
+    if folder is None:
+        return None
+    try:
+        training, card = read_json(folder / "training.json"), read_json(folder / "model.json")
+        return Snapshot(
+            History.from_json(training),
+            Progress.from_json(training["progress"]),
+            read_tensors(folder / "model.safetensors", card["sha256"]),
+            read_tensors(folder / "optimizer.safetensors", training["optimizer_sha256"]),
+        )
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ArchiveError(damage(folder, error)) from error
+
+
+def require_resumable(run: Path):
+    """Raises InputError where the newest checkpoint was written when training went on from pickles of DeepSpeed's."""
+    folder = latest(run)
+    if folder is not None and not (folder / "optimizer.safetensors").exists():
+        raise InputError(
+            f"training cannot go on from {folder}: expected optimizer.safetensors, found none, as older versions kept "
+            "pickles there, which are not read any more; evaluate and predict use it, train again with another --out"
+        )
+
+
+def read_tensors(file: Path, digest: str) -> dict[str, Tensor]:
+    """Raises ValueError where the file has another sha256."""
+    content = file.read_bytes()
+    if sha256(content) != digest:
+        raise ValueError(f"{file.name} must have sha256 {digest}, found {sha256(content)}")
+    return safetensors.torch.load(content)
 
 
 def model_card(
@@ -122,7 +199,7 @@ def model_card(
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What the best checkpoint of a run holds beside DeepSpeed's state."""
+    """The model of a run's best checkpoint."""
 
     folder: Path
     epoch: int
@@ -137,19 +214,15 @@ def read_best(run: Path) -> Checkpoint:
     Raises InputError where `run` has none, ArchiveError where it is damaged.
     """
     history = read_history(run)
-    if history is None:
+    if not history:
         raise InputError(
             f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one"
         )
     folder = checkpoint_folder(run, history.best.epoch)
     try:
         card = read_json(folder / "model.json")
-        weights = (folder / "model.safetensors").read_bytes()
-        if sha256(weights) != card["sha256"]:
-            raise ValueError(
-                f"model.safetensors must have sha256 {card['sha256']}, found {sha256(weights)}"
-            )
-        return Checkpoint(folder, history.best.epoch, card, safetensors.torch.load(weights))
+        tensors = read_tensors(folder / "model.safetensors", card["sha256"])
+        return Checkpoint(folder, history.best.epoch, card, tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise ArchiveError(damage(folder, error)) from error
 

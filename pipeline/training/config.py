@@ -1,7 +1,7 @@
 """What training is made of, and what is tried on the encoder afterwards."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
@@ -59,8 +59,25 @@ class TrainingConfig(Config):
     """AdamW's decoupled weight decay."""
     gradient_clip: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
-    zero_stage: Literal[0, 1, 2, 3] = 0
-    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size."""
+    precision: Literal["float32", "bf16"] = "float32"
+    """What the model computes in while it trains; 'bf16' is autocast: weights, optimiser and metrics stay float32."""
+    max_skipped_steps: Annotated[PositiveInt, LOCATION] = 10
+    """A step whose loss or gradient is not finite is skipped; after so many in a row training ends."""
+    zero_stage: Annotated[Literal[0, 1, 2, 3], LOCATION] = 0
+    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size. A run may go on with another."""
+    checkpoint_steps: Annotated[PositiveInt | None, LOCATION] = None
+    """A checkpoint also after so many steps within an epoch."""
+    checkpoint_minutes: Annotated[PositiveFloat | None, LOCATION] = 10.0
+    """A checkpoint also when the newest is so old."""
+    checkpoints_kept: Annotated[PositiveInt, LOCATION] = 1
+    """So many of the newest checkpoints are kept, and the best."""
+
+    def identity(self) -> dict[str, Any]:
+        """As it was before there was a precision, and while the ZeRO stage was part of it: fingerprints stay."""
+        fields = super().identity() | {"zero_stage": 0}
+        if self.precision == "float32":
+            del fields["precision"]
+        return fields
 
     @field_validator("baselines")
     @classmethod

@@ -1,7 +1,8 @@
-"""What happened in a run so far: the metrics of each epoch, and which was the best."""
+"""What happened in a run so far: the metrics of each epoch, which was the best, and how far training is."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from pipeline.tasks import Monitor
@@ -14,17 +15,80 @@ class EpochMetrics:
     epoch: int
     """Counts from 1."""
     train_loss: float
+    """Mean over the steps that were not skipped."""
     validation: Mapping[str, float]
     """The task's metrics on the validation split."""
     learning_rate: float
     seconds: float
     models_per_second: float
     """Members trained on, over the time of the epoch without validation."""
+    step_seconds: float | None = None
+    """Mean time of a step."""
+    data_seconds: float | None = None
+    """Mean time of a step in which rank 0 waited for its data."""
+    gradient_norm: float | None = None
+    """Mean over the steps that were not skipped, before clipping."""
+    skipped_steps: int = 0
+    """Steps whose loss or gradient was not finite: they changed nothing."""
+
+
+@dataclass
+class Totals:
+    """Sums over the steps of an epoch."""
+
+    skipped: int = 0
+    loss: float = 0.0
+    gradient_norm: float = 0.0
+    seconds: float = 0.0
+    data_seconds: float = 0.0
+
+    def add(self, loss: float, gradient_norm: float):
+        """Count a step; a norm that is not finite is that of a step that was skipped."""
+        if math.isfinite(gradient_norm):
+            self.loss += loss
+            self.gradient_norm += gradient_norm
+        else:
+            self.skipped += 1
+
+
+@dataclass
+class Progress:
+    """How far training is: where it goes on after an interruption, on however many ranks."""
+
+    epoch: int = 1
+    """The epoch under way."""
+    step: int = 0
+    """Steps of it that are done."""
+    updates: int = 0
+    """Of the weights since the first epoch: steps that were not skipped."""
+    skipped_in_a_row: int = 0
+    totals: Totals = field(default_factory=Totals)
+    """Of the epoch under way."""
+
+    def count(self, loss: float, gradient_norm: float):
+        """One more step."""
+        self.step += 1
+        self.totals.add(loss, gradient_norm)
+        is_taken = math.isfinite(gradient_norm)
+        self.updates += is_taken
+        self.skipped_in_a_row = 0 if is_taken else self.skipped_in_a_row + 1
+
+    def mean(self, total: float) -> float:
+        """Over the steps that were not skipped; NaN where all were."""
+        taken = self.step - self.totals.skipped
+        return total / taken if taken else math.nan
+
+    def next_epoch(self) -> "Progress":
+        return Progress(self.epoch + 1, 0, self.updates, self.skipped_in_a_row)
+
+    @classmethod
+    def from_json(cls, content: dict[str, Any]) -> "Progress":
+        return cls(**content | {"totals": Totals(**content["totals"])})
 
 
 @dataclass(frozen=True)
 class History:
-    """The content of training.json."""
+    """The epochs that are finished."""
 
     monitor: Monitor
     epochs: tuple[EpochMetrics, ...] = ()

@@ -28,11 +28,15 @@ def is_trained(run: Path, config: TrainingConfig) -> bool:
 
 
 def check_batches(feed: Feed, config: TrainingConfig, num_workers: int):
-    """Raises InputError where the batch cannot be dealt evenly or the train split does not fill one."""
-    if config.batch_size % (num_workers * feed.group):
-        views = f" times the {feed.group} views of a signal" if feed.group > 1 else ""
+    """Raises InputError where a batch has too few members for all workers, or the train split does not fill one."""
+    if config.batch_size % feed.group or config.batch_size < num_workers * feed.group:
+        views = (
+            f" times the {feed.group} views of a signal, and a multiple of those"
+            if feed.group > 1
+            else ""
+        )
         raise InputError(
-            f"training.batch_size must be a multiple of resources.workers ({num_workers}){views}, got {config.batch_size}"
+            f"training.batch_size must be at least resources.workers ({num_workers}){views}, got {config.batch_size}"
         )
     if not feed.num_batches(config.batch_size):
         views = f" that have {feed.group} views" if feed.group > 1 else ""
@@ -123,9 +127,9 @@ def launch_training(
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    for job, epoch in zip(jobs, diverged, strict=True):
-        if epoch is not None:
-            raise DivergenceError(divergence(job.run, epoch))
+    for job, what in zip(jobs, diverged, strict=True):
+        if what is not None:
+            raise DivergenceError(divergence(job.run, what))
 
 
 def under_way(jobs: Sequence[Job]) -> Job:
@@ -139,8 +143,8 @@ def cause_of(error: Exception) -> Exception:
     return next(iter(failures), getattr(error, "controller_failure", error))
 
 
-def divergence(run: Path, epoch: int) -> str:
-    """What a user should know and do."""
+def divergence(run: Path, what: str) -> str:
+    """What a user should know and do, where a worker says what happened."""
     history = read_history(run)
     kept = (
         f"`dwszoo evaluate` and `predict` use its best checkpoint, epoch {history.best.epoch}"
@@ -148,13 +152,13 @@ def divergence(run: Path, epoch: int) -> str:
         else "it has no checkpoint from before"
     )
     return (
-        f"training of {run} diverged: in epoch {epoch} the loss is no longer finite; {kept}; "
+        f"training of {run} diverged: {what}; {kept}; "
         "train with a smaller training.learning_rate into another --out"
     )
 
 
-def train_worker(spec: dict[str, Any]) -> list[int | None]:
-    """Runs in each Ray Train worker. Returns for each job the epoch in which it diverged: what is raised, Ray Train would try
+def train_worker(spec: dict[str, Any]) -> list[str | None]:
+    """Runs in each Ray Train worker. Returns for each job how it diverged, if it did: what is raised, Ray Train would try
     again.
     """
     import torch

@@ -1,10 +1,8 @@
 """The training loop: what every worker runs."""
 
-import json
 import math
-import os
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +15,21 @@ from pipeline.archive.zoo import Zoo
 from pipeline.functions import modules_named
 from pipeline.tasks import Task
 from pipeline.tasks.kinds import task_of
+from pipeline.tasks.task import Batch
 from pipeline.training import checkpoint
 from pipeline.training.config import TrainingConfig
-from pipeline.training.engine import make_engine
-from pipeline.training.history import EpochMetrics, History
+from pipeline.training.engine import learning_rate_factor, make_engine, take_step
+from pipeline.training.history import EpochMetrics, History, Progress
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate
+from pipeline.training.pulse import Pulses
+from pipeline.training.running_statistics import RunningStatistics
 from pipeline.training.scoring import add_up, sums_over
 from pipeline.training.start import begin_from
+from pipeline.training.state import gather_model, gather_moments, set_moments, whole
 
-PULSE_SECONDS = 1.0
-"""How often rank 0 says how far it is."""
-CHECK_STEPS = 100
-"""Steps between looks at the loss: all ranks look at the same step, and stop together where it is not finite."""
-
-
-@dataclass(frozen=True)
-class Pulse:
-    """How far training is, for a progress bar; the content of `.progress.json`."""
-
-    members: int
-    """Trained on since the first epoch."""
-    epoch: int
-    loss: float
-    models_per_second: float
-
-
-def read_pulse(run: Path) -> Pulse | None:
-    """The newest pulse, None before the first."""
-    try:
-        return Pulse(**json.loads((run / ".progress.json").read_bytes()))
-    except FileNotFoundError:
-        return None
-
-
-def write_pulse(run: Path, pulse: Pulse):
-    write_whole(run / ".progress.json", json.dumps(asdict(pulse)))
-
-
-def write_metrics(run: Path, history: History):
-    """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
-    lines = (json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
-    write_whole(run / "metrics.jsonl", "".join(lines))
-
-
-def write_whole(path: Path, text: str):
-    """Readers see the old text or the new; not flushed to disk, as nothing is resumed from it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
+CLOCK_STEPS = 10
+"""Steps between looks at the clock for a checkpoint: all ranks go by that of rank 0."""
 
 
 @dataclass(frozen=True)
@@ -83,118 +47,210 @@ def train_loop(
     config: TrainingConfig,
     prepared: dict[str, Any],
     worker: Worker,
-) -> int | None:
-    """Train from the newest checkpoint of `run` to the last epoch; a checkpoint and a line of metrics after each epoch.
+) -> str | None:
+    """Train from the newest checkpoint of `run` to the last epoch; a line of metrics after each epoch.
 
-    `prepared` is what the task takes from the train split. Returns the epoch in which the loss was no longer finite, of
-    which nothing is kept; None where training came to its end.
+    `prepared` is what the task takes from the train split. Returns how training diverged, with the checkpoints from before
+    kept; None where it came to its end.
     """
-    trusted = modules_named(config)  # by the caller, who gave this configuration
-    task = task_of(config.task, trusted)
-    history = checkpoint.read_history(run) or History(task.monitor)
-    if len(history) >= config.epochs:
+    if checkpoint.num_epochs(run) >= config.epochs:
         return None
-    feed = Feed.of(task, zoo, "train", config.members, config.seed, config.passes)
-    scored = Feed.of(task, zoo, "validation")
-    steps = feed.num_batches(config.batch_size)
+    return make_trainer(zoo, run, config, prepared, worker).train()
+
+
+def make_trainer(
+    zoo: Zoo,
+    run: Path,
+    config: TrainingConfig,
+    prepared: dict[str, Any],
+    worker: Worker,
+) -> "Trainer":
+    """At the newest checkpoint of `run`, or at the beginning."""
+    trusted = modules_named(config)  # by the caller, who gave this configuration
+    task, newest = task_of(config.task, trusted), checkpoint.read_newest(run)
     torch.manual_seed(config.seed)
     encoder, model = build_model(config, zoo.space, prepared, trusted)
     calibrate(encoder, zoo)
     if config.start is not None:
-        begin_from(config.start, encoder, is_new=not len(history))
+        begin_from(config.start, encoder, is_new=newest is None)
+    if newest is not None:
+        model.load_state_dict(newest.model)
     task.attach(model, zoo)
-    engine = make_engine(model, config, steps * config.epochs, worker.world_size, worker.on_gpu)
-    if len(history):
-        engine.load_checkpoint(str(checkpoint.latest(run)), tag=checkpoint.TAG)
     card = checkpoint.model_card(config, zoo.record, prepared, encoder, model)
-    for epoch in range(len(history) + 1, config.epochs + 1):
-        start = time.perf_counter()
-        engine.train()
-        if config.start is not None and config.start.freeze:
-            encoder.eval()
-        train_loss = train_epoch(engine, task, feed, run, config, epoch, worker)
-        seconds = time.perf_counter() - start
-        average_buffers(engine.module)
-        validation = score(engine.module, task, scored, engine.device, worker)
-        if not all(map(math.isfinite, (train_loss, *validation.values()))):
-            return epoch
-        history = history.and_then(
-            EpochMetrics(
-                epoch=epoch,
-                train_loss=train_loss,
-                validation=validation,
-                learning_rate=engine.get_lr()[0],
-                seconds=seconds,
-                models_per_second=steps * config.batch_size / seconds,
-            )
-        )
-        checkpoint.save(run, engine, history, card, worker.rank)
-        if worker.rank == 0:
-            write_metrics(run, history)
-    return None
-
-
-def train_epoch(
-    engine,
-    task: Task,
-    feed: Feed,
-    run: Path,
-    config: TrainingConfig,
-    epoch: int,
-    worker: Worker,
-) -> float:
-    """One pass over the train split, cut short where the loss is no longer finite.
-
-    Returns the mean loss over the epoch and all ranks.
-    """
-    seed = np.random.SeedSequence([config.seed, epoch, worker.rank])
-    torch.manual_seed(int(seed.generate_state(1)[0]))  # dropout
-    steps = feed.num_batches(config.batch_size)
-    total, start = torch.zeros((), device=engine.device), time.perf_counter()
-    last_pulse = start
-    batches = feed.epoch(epoch, config.batch_size, worker.rank, worker.world_size)
-    for step, batch in enumerate(batches, start=1):
-        keys = feed.keys(epoch, batch).to(engine.device)
-        loss = task.loss(engine, batch.to(engine.device), keys)
-        engine.backward(loss)
-        engine.step()
-        total += loss.detach()
-        if step % CHECK_STEPS == 0 and not over_ranks(total).isfinite():
-            break
-        now = time.perf_counter()
-        if worker.rank == 0 and now - last_pulse >= PULSE_SECONDS:
-            last_pulse = now
-            members = ((epoch - 1) * steps + step) * config.batch_size
-            rate = step * config.batch_size / (now - start)
-            write_pulse(run, Pulse(members, epoch, total.item() / step, rate))
-    return over_ranks(total).item() / steps / worker.world_size
-
-
-def over_ranks(value: Tensor) -> Tensor:
-    """Its sum over all ranks."""
-    total = value.clone()
-    dist.all_reduce(total)
-    return total
-
-
-def average_buffers(model: nn.Module):
-    """Batch norm's running statistics become their mean over the ranks, each of which saw its own share."""
-    kept = model.state_dict(keep_vars=True).values()
-    for tensor in kept:
-        if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point():
-            dist.all_reduce(tensor)
-            tensor /= dist.get_world_size()
-
-
-@torch.no_grad()
-def score(
-    model: nn.Module, task: Task, feed: Feed, device: torch.device, worker: Worker
-) -> dict[str, float]:
-    """The task's metrics on a split, of all ranks together."""
-    model.eval()
-    own = sums_over(
-        task, model, (batch.to(device) for batch in feed.whole(worker.rank, worker.world_size))
+    engine = make_engine(model, config, worker.world_size, worker.on_gpu)
+    if newest is not None:
+        set_moments(engine, newest.moments, newest.progress.updates)
+    return Trainer(
+        engine=engine,
+        encoder=encoder,
+        task=task,
+        feed=Feed.of(task, zoo, "train", config.members, config.seed, config.passes),
+        scored=Feed.of(task, zoo, "validation"),
+        config=config,
+        worker=worker,
+        run=run,
+        writer=checkpoint.Writer(run, card, config.checkpoints_kept),
+        history=newest.history if newest else History(task.monitor),
+        progress=newest.progress if newest else Progress(),
     )
-    of_ranks: list[dict[str, Tensor]] = [{}] * worker.world_size
-    dist.all_gather_object(of_ranks, own)
-    return task.metrics(add_up(of_ranks))
+
+
+@dataclass
+class Trainer:
+    """A model on its way through the epochs, on one of the ranks."""
+
+    engine: Any
+    """DeepSpeed's."""
+    encoder: nn.Module
+    task: Task
+    feed: Feed
+    """Of the train split."""
+    scored: Feed
+    """Of the validation split."""
+    config: TrainingConfig
+    worker: Worker
+    run: Path
+    writer: checkpoint.Writer
+    history: History
+    progress: Progress
+
+    def __post_init__(self):
+        self.steps = self.feed.num_batches(self.config.batch_size)
+        self.statistics = RunningStatistics(self.engine.module)
+        self.pulses = Pulses(self.run, self.steps, self.config.batch_size)
+        self.saved = time.monotonic()
+
+    def train(self) -> str | None:
+        """To the last epoch; returns how training diverged, if it did."""
+        divergence = None
+        while self.progress.epoch <= self.config.epochs and divergence is None:
+            divergence = self.train_epoch() or self.finish_epoch()
+        self.writer.wait()
+        return divergence
+
+    def train_epoch(self) -> str | None:
+        """The steps of an epoch that are not done; returns how training diverged, if it did."""
+        self.engine.train()
+        if self.config.start is not None and self.config.start.freeze:
+            self.encoder.eval()
+        progress, totals, most = self.progress, self.progress.totals, self.config.max_skipped_steps
+        worker = self.worker
+        batches = self.feed.epoch(
+            progress.epoch,
+            self.config.batch_size,
+            worker.rank,
+            worker.world_size,
+            progress.step,
+        )
+        before = time.perf_counter()
+        for batch in batches:
+            begun = time.perf_counter()
+            progress.count(*self.step(batch))
+            ended = time.perf_counter()
+            totals.data_seconds += begun - before
+            totals.seconds += ended - before
+            if progress.skipped_in_a_row >= most:
+                return f"in epoch {progress.epoch} {most} steps in a row had no finite loss or gradient"
+            if self.worker.rank == 0:
+                self.pulses.show(progress)
+            if self.is_checkpoint_due():
+                self.save()
+            before = time.perf_counter()
+        return None
+
+    def step(self, batch: Batch) -> tuple[float, float]:
+        """The loss of this rank's part of a batch, as a share of the batch's mean, and the norm of the whole gradient.
+
+        What is drawn for dropout is a function of (seed, epoch, step, rank).
+        """
+        config, place = self.config, self.progress
+        seed = np.random.SeedSequence([config.seed, place.epoch, place.step, self.worker.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        self.statistics.keep()
+        keys = self.feed.keys(place.epoch, batch).to(self.engine.device)
+        loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
+        weight = len(batch) * self.worker.world_size / config.batch_size
+        norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
+        if not math.isfinite(norm):
+            self.statistics.put_back()
+        return weight * loss.item(), norm
+
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        number = (self.progress.epoch - 1) * self.steps + self.progress.step
+        factor = learning_rate_factor(
+            number, self.steps * self.config.epochs, self.config.warmup_fraction
+        )
+        return self.config.learning_rate * factor
+
+    def finish_epoch(self) -> str | None:
+        """Score the model and make a checkpoint; returns how training diverged, if it did."""
+        progress, totals = self.progress, self.progress.totals
+        self.statistics.average()
+        train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
+        if not all(map(math.isfinite, (train_loss, *validation.values()))):
+            return f"in epoch {progress.epoch} the loss is no longer finite"
+        metrics = EpochMetrics(
+            epoch=progress.epoch,
+            train_loss=train_loss,
+            validation=validation,
+            learning_rate=self.learning_rate(),
+            seconds=totals.seconds,
+            models_per_second=self.steps * self.config.batch_size / totals.seconds,
+            step_seconds=totals.seconds / self.steps,
+            data_seconds=totals.data_seconds / self.steps,
+            gradient_norm=progress.mean(totals.gradient_norm),
+            skipped_steps=totals.skipped,
+        )
+        self.history, self.progress = self.history.and_then(metrics), progress.next_epoch()
+        self.save()
+        return None
+
+    def over_ranks(self, value: float) -> float:
+        """Its mean over the ranks."""
+        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+        dist.all_reduce(total)
+        return total.item() / self.worker.world_size
+
+    @torch.no_grad()
+    def score(self) -> dict[str, float]:
+        """The task's metrics on the validation split, of all ranks together."""
+        worker, device = self.worker, self.engine.device
+        batches = (batch.to(device) for batch in self.scored.whole(worker.rank, worker.world_size))
+        with whole(self.engine) as model:
+            own = sums_over(self.task, model.eval(), batches)
+        of_ranks: list[dict[str, Tensor]] = [{}] * worker.world_size
+        dist.all_gather_object(of_ranks, own)
+        return self.task.metrics(add_up(of_ranks))
+
+    def is_checkpoint_due(self) -> bool:
+        """Within an epoch, alike on all ranks; not while steps are skipped."""
+        step, every, minutes = (
+            self.progress.step,
+            self.config.checkpoint_steps,
+            self.config.checkpoint_minutes,
+        )
+        if step == self.steps or self.progress.skipped_in_a_row:
+            return False
+        if every is not None and step % every == 0:
+            return True
+        if minutes is None or step % CLOCK_STEPS:
+            return False
+        age = torch.tensor(time.monotonic() - self.saved, device=self.engine.device)
+        dist.broadcast(age, 0)
+        return age.item() >= 60 * minutes
+
+    def save(self):
+        """Copy the state and have it written while training goes on."""
+        self.statistics.average()
+        loss = self.over_ranks(self.progress.totals.loss)
+        totals = replace(self.progress.totals, loss=loss)
+        snapshot = checkpoint.Snapshot(
+            self.history,
+            replace(self.progress, totals=totals),
+            gather_model(self.engine.module),
+            gather_moments(self.engine),
+        )
+        if self.worker.rank == 0:
+            self.writer.write(snapshot)
+        self.saved = time.monotonic()

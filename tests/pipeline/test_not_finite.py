@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import resource
 from types import SimpleNamespace
 
@@ -77,17 +78,18 @@ def test_json_for_others_is_json_and_keeps_all_but_nan(value):
 
 
 def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_path):
-    """Weights grow by the decay's factor, at most -29, a step: finite after one epoch, beyond float32 in the next."""
+    """Weights grow by the decay's factor, at most -29, a step, until no gradient is finite."""
     settings = ["training.weight_decay=3000", "training.epochs=6"]
     training, run = override(smoke(), settings).training, tmp_path / "run"
     resources = ResourcesConfig(workers=1)
     with ray_session(resources.workers), pytest.raises(WorkError) as caught:
         learn.train(built_zoo, run, training, resources)
-    assert "diverged: in epoch 2 the loss is no longer finite" in str(caught.value)
+    how = "the loss is no longer finite|10 steps in a row had no finite loss or gradient"
+    assert re.search(f"diverged: in epoch [23] ({how}); ", str(caught.value))
     assert "evaluate` and `predict` use its best checkpoint, epoch 1" in str(caught.value)
-    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["epoch-0001"]
-    for line in (run / "metrics.jsonl").read_text().splitlines():
-        assert only_json(line)["epoch"] == 1
+    assert (run / "checkpoints" / "epoch-0001").is_dir()
+    for number, line in enumerate((run / "metrics.jsonl").read_text().splitlines(), start=1):
+        assert only_json(line)["epoch"] == number
     metrics = assess.evaluate(run, "test")
     assert (metrics["epoch"], metrics["num_members"]) == (1, 80)
     assert load_best(run).epoch == 1

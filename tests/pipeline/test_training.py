@@ -22,7 +22,7 @@ from pipeline.tasks import Monitor
 from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import load_best
 from pipeline.training.config import TrainingConfig
-from pipeline.training.engine import deepspeed_config, learning_rate_factor
+from pipeline.training.engine import learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.launch import Job, check_batches, launch_training
@@ -86,10 +86,13 @@ def test_ranks_share_a_split_without_overlap(zoo):
 
 def test_batches_that_cannot_be_are_refused(zoo):
     config = TrainingConfig(batch_size=30)
+    check_batches(feed(zoo), config, 4)
     with pytest.raises(
-        InputError, match=r"batch_size must be a multiple of resources\.workers \(4\), got 30"
+        InputError, match=r"batch_size must be at least resources\.workers \(31\), got 30"
     ):
-        check_batches(feed(zoo), config, 4)
+        check_batches(feed(zoo), config, 31)
+    with pytest.raises(InputError, match="the 2 views of a signal, and a multiple of those, got 7"):
+        check_batches(feed(zoo, group=2), config.model_copy(update={"batch_size": 7}), 2)
     with pytest.raises(
         InputError, match="batch_size must be at most the 282 members of the train split, got 5000"
     ):
@@ -150,10 +153,12 @@ def test_the_learning_rate_warms_up_and_ends_at_zero():
     assert learning_rate_factor(0, 10, 0.0) == 1
 
 
-@pytest.mark.parametrize("workers", [1, 2, 4])
-def test_the_global_batch_does_not_depend_on_the_workers(workers):
-    config = deepspeed_config(TrainingConfig(batch_size=64), workers)
-    assert config["train_batch_size"] == 64 == config["train_micro_batch_size_per_gpu"] * workers
+def test_a_precision_and_the_zero_stage_leave_the_identity_of_older_runs_as_it_was():
+    identity = TrainingConfig().identity()
+    assert "precision" not in identity
+    assert identity["zero_stage"] == 0
+    assert TrainingConfig(zero_stage=3, checkpoint_steps=5).identity() == identity
+    assert TrainingConfig(precision="bf16").identity() == identity | {"precision": "bf16"}
 
 
 @pytest.mark.parametrize("kind", BASELINES)

@@ -1,0 +1,73 @@
+"""What workers say while they train: for progress bars, and the metrics of each epoch."""
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pipeline.training.history import History, Progress
+
+PULSE_SECONDS = 1.0
+"""How often a pulse is written."""
+
+
+@dataclass(frozen=True)
+class Pulse:
+    """How far training is, for a progress bar; the content of `.progress.json`."""
+
+    members: int
+    """Trained on since the first epoch."""
+    epoch: int
+    loss: float
+    """Mean over the epoch so far."""
+    models_per_second: float
+    """Since the pulse before."""
+    skipped_steps: int
+    """Of the epoch so far."""
+
+
+def read_pulse(run: Path) -> Pulse | None:
+    """The newest pulse, None before the first."""
+    try:
+        return Pulse(**json.loads((run / ".progress.json").read_bytes()))
+    except FileNotFoundError:
+        return None
+
+
+def write_pulse(run: Path, pulse: Pulse):
+    write_whole(run / ".progress.json", json.dumps(asdict(pulse)))
+
+
+class Pulses:
+    """Writes how far training is, now and then."""
+
+    def __init__(self, run: Path, steps: int, batch_size: int):
+        self.run, self.steps, self.batch_size = run, steps, batch_size
+        self.mark: tuple[float, int] | None = None
+        """When the newest was written, and how many members had been trained on."""
+
+    def show(self, progress: Progress):
+        """Called after each step."""
+        members = ((progress.epoch - 1) * self.steps + progress.step) * self.batch_size
+        now = time.monotonic()
+        time_before, members_before = self.mark = self.mark or (now, members)
+        seconds = now - time_before
+        if seconds >= PULSE_SECONDS and progress.step > progress.totals.skipped:
+            loss, skipped = progress.mean(progress.totals.loss), progress.totals.skipped
+            rate = (members - members_before) / seconds
+            write_pulse(self.run, Pulse(members, progress.epoch, loss, rate, skipped))
+            self.mark = now, members
+
+
+def write_metrics(run: Path, history: History):
+    """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
+    lines = (json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
+    write_whole(run / "metrics.jsonl", "".join(lines))
+
+
+def write_whole(path: Path, text: str):
+    """Readers see the old text or the new; not flushed to disk, as nothing is resumed from it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    os.replace(temporary, path)

@@ -1,0 +1,37 @@
+"""What training changes in a model beside its parameters: the running statistics of batch norm."""
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+class RunningStatistics:
+    """Those of a model, that is, its persistent floating-point buffers."""
+
+    def __init__(self, model: nn.Module):
+        tensors = model.state_dict(keep_vars=True).values()
+        self.tensors = [
+            tensor
+            for tensor in tensors
+            if not isinstance(tensor, nn.Parameter) and tensor.is_floating_point()
+        ]
+        self.kept = [tensor.clone() for tensor in self.tensors]
+
+    def keep(self):
+        """Remember them, for `put_back`."""
+        if self.tensors:
+            torch._foreach_copy_(self.kept, self.tensors)
+
+    def put_back(self):
+        """As they were at the last `keep`."""
+        if self.tensors:
+            torch._foreach_copy_(self.tensors, self.kept)
+
+    def average(self):
+        """Replace them by their mean over the ranks, each of which saw its own share.
+
+        They are linear in what was seen: how often this is done does not change what comes out.
+        """
+        for tensor in self.tensors:
+            dist.all_reduce(tensor)
+            tensor /= dist.get_world_size()

@@ -1,0 +1,50 @@
+"""Worlds of processes that train together, several at once, without Ray."""
+
+import multiprocessing
+import os
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+SECONDS = 200
+ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+
+
+@patch.dict(os.environ, ENVIRONMENT)
+def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments: Any):
+    """Call `function(worker, barrier, *arguments)` in each process of each world; all worlds can meet at the barrier."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["deepspeed", "pipeline.training.loop"])
+    barrier = context.Barrier(sum(sizes), timeout=SECONDS)
+    processes = [
+        context.Process(target=run, args=(function, rank, size, folder, barrier, arguments))
+        for size in sizes
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    running = {process.sentinel: process for process in processes}
+    try:
+        while running:
+            ended = wait(list(running), SECONDS)
+            assert ended
+            assert all(running.pop(sentinel).exitcode == 0 for sentinel in ended)
+    finally:
+        for process in processes:
+            process.kill()
+
+
+def run(function, rank: int, size: int, folder: Path, barrier, arguments: Sequence[Any]):
+    import torch
+    import torch.distributed as dist
+
+    from pipeline.training.loop import Worker
+
+    torch.set_num_threads(1)
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    meeting = f"file://{folder}/world-{size}"
+    dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
+    function(Worker(rank, size, on_gpu=False), barrier, *arguments)
+    dist.destroy_process_group()
