@@ -75,5 +75,5 @@ def check_classes(zoo: Zoo, name: str):
             f"{start}: its members must have labels of two classes or more, found "
             f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
         )
-    if name not in members.column_names or members[name].null_count:
+    if members[name].null_count:
         raise InputError(f"{start}: its members must have labels, whole numbers or names")

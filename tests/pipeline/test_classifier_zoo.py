@@ -274,7 +274,7 @@ def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path):
     with pytest.raises(InputError, match="has no column 'label' to learn from"):
         run_recipe(recipe, tmp_path / "run", tracked=False)
     assert not any((tmp_path / "run" / "zoo").rglob("*.tar"))
-    with pytest.raises(InputError, match="has no classes to learn"):
+    with pytest.raises(InputError, match="has no column 'label' to learn from"):
         Classification().check(mlp_zoo)
 
 
