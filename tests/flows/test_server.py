@@ -5,14 +5,21 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
-from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from flows import server
 from flows.server import drop_unusable_proxies, is_here, require_answer
 from pipeline.errors import InputError
+
+
+def the_server_is_at(url: str) -> AbstractContextManager:
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    return temporary_settings({PREFECT_API_URL: url})
+
 
 TRIAL = """
 import sys
@@ -169,7 +176,7 @@ def answering():
 def test_a_server_that_answers_otherwise_is_a_sentence(status, said, answering):
     url = answering(status)
     with (
-        temporary_settings({PREFECT_API_URL: url}),
+        the_server_is_at(url),
         pytest.raises(InputError, match=said) as raised,
     ):
         require_answer(url)
@@ -180,7 +187,7 @@ def test_a_server_that_answers_otherwise_is_a_sentence(status, said, answering):
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/api", "nonsense"])
 def test_a_url_where_nobody_answers_is_a_sentence(url):
     with (
-        temporary_settings({PREFECT_API_URL: url}),
+        the_server_is_at(url),
         pytest.raises(InputError, match="does not answer as one"),
     ):
         require_answer(url)
@@ -190,7 +197,7 @@ def test_a_server_that_is_silent_is_a_sentence(monkeypatch):
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.2)
     with server.socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
-        with temporary_settings({PREFECT_API_URL: url}), pytest.raises(InputError, match="timed"):
+        with the_server_is_at(url), pytest.raises(InputError, match="timed"):
             require_answer(url)
 
 
