@@ -35,8 +35,12 @@ def is_local() -> bool:
 
 
 @contextmanager
-def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True) -> Iterator[None]:
+def ray_session(
+    num_workers: int, gpus_per_worker: float = 0, start: bool = True, fewest: int | None = None
+) -> Iterator[None]:
     """Connect to Ray, starting a local cluster of `num_workers` CPUs where RAY_ADDRESS is not set.
+
+    A running cluster must have room for `fewest` of the workers; None: for all.
 
     Where `start` is false there is nothing to run and the block goes without Ray. Raises RequestError where RAY_ADDRESS
     cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in,
@@ -47,7 +51,8 @@ def ray_session(num_workers: int, gpus_per_worker: float = 0, start: bool = True
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with (local_cluster if is_local() else running_cluster)(num_workers, gpus_per_worker):
+    cluster = local_cluster if is_local() else running_cluster
+    with cluster(num_workers if is_local() else fewest or num_workers, gpus_per_worker):
         yield
 
 

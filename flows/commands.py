@@ -239,7 +239,10 @@ def train(options: Namespace):
     with exclusive(options.out):
         done = is_trained(options.out, recipe.training)
         with ray_session(
-            recipe.resources.workers, recipe.resources.gpus_per_worker, start=not done
+            recipe.resources.workers,
+            recipe.resources.gpus_per_worker,
+            start=not done,
+            fewest=recipe.resources.fewest,
         ):
             learn.train(
                 options.zoo, options.out, recipe.training, recipe.resources, trusted=trusted

@@ -137,7 +137,10 @@ def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
         for config, of in ((training, models), (finetune, transfers))
         for model in of
     )
-    with ray_session(recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray):
+    resources = recipe.resources
+    with ray_session(
+        resources.workers, resources.gpus_per_worker, start=needs_ray, fewest=resources.fewest
+    ):
         fitted = fit(planned, recipe, run)
         archive(run, fitted)
         verify(run)

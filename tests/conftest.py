@@ -164,3 +164,23 @@ def long_training(built_zoo, tmp_path_factory) -> LongTraining:
     _, err = process.communicate()
     assert process.returncode == 0, err
     return LongTraining(folder, addresses)
+
+
+@pytest.fixture
+def two_nodes(monkeypatch):
+    """A Ray cluster of two nodes of one CPU each, and this process their driver."""
+    from ray.cluster_utils import Cluster
+
+    from cluster.session import ray_session
+
+    nodes = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+    )
+    try:
+        nodes.second = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
+        with ray_session(2):
+            yield nodes
+    finally:
+        nodes.shutdown()

@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig
 from pipeline.errors import DivergenceError, InputError, WorkError, reason
-from pipeline.training.checkpoint import num_epochs, read_history
+from pipeline.training.checkpoint import latest, num_epochs, read_history
 from pipeline.training.config import TrainingConfig
 from pipeline.training.loader import Feed
 
@@ -20,7 +20,9 @@ POLL_SECONDS = 0.5
 HEALTH_CHECK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 """How often Ray Train looks whether its workers are done: by default every two seconds."""
 MAX_FAILURES = 1
-"""Times that training starts again from its newest checkpoint when a worker fails."""
+"""Times in a row that training starts again after a failure without a new checkpoint."""
+RESIZE_SECONDS = 60.0
+"""How often a cluster is looked at for room for more workers."""
 
 
 def is_trained(run: Path, config: TrainingConfig) -> bool:
@@ -75,9 +77,33 @@ def launch_training(
     """Train models one after another with one process a worker; each goes on from its newest checkpoint.
 
     Needs a Ray session. `on_progress` is called a few times a second; what it raises ends the training. Raises
-    DivergenceError where a model diverged, after the others are trained, and WorkError where Ray fails, or a worker again
-    after training went on from its checkpoint.
+    DivergenceError where a model diverged, after the others are trained, and WorkError where workers fail twice, or Ray
+    does, without a new checkpoint in between.
     """
+    for job in jobs:
+        (job.run / ".progress.json").unlink(missing_ok=True)
+    failures = 0
+    while True:
+        before = [latest(job.run) for job in jobs]
+        try:
+            diverged = launch_workers(zoo, jobs, resources, on_progress)
+            break
+        except WorkError:
+            failures = failures + 1 if before == [latest(job.run) for job in jobs] else 0
+            if failures > MAX_FAILURES:
+                raise
+    for job, what in zip(jobs, diverged, strict=True):
+        if what is not None:
+            raise DivergenceError(divergence(job.run, what))
+
+
+def launch_workers(
+    zoo: Zoo,
+    jobs: Sequence[Job],
+    resources: ResourcesConfig,
+    on_progress: Callable[[], None],
+) -> list[str | None]:
+    """What `train_worker` returns. Raises WorkError where a worker or Ray fails."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -99,17 +125,20 @@ def launch_training(
         },
         backend_config=TorchWorkers(),
         scaling_config=ScalingConfig(
-            num_workers=resources.workers, use_gpu=on_gpu, resources_per_worker=per_worker
+            num_workers=resources.workers
+            if resources.fewest == resources.workers
+            else (resources.fewest, resources.workers),
+            use_gpu=on_gpu,
+            resources_per_worker=per_worker,
+            elastic_resize_monitor_interval_s=RESIZE_SECONDS,
         ),
         run_config=RunConfig(
             name=uuid.uuid4().hex,
             storage_path=str(storage),
-            failure_config=FailureConfig(max_failures=MAX_FAILURES),
+            failure_config=FailureConfig(max_failures=0),
         ),
     )
     shutil.rmtree(storage, ignore_errors=True)
-    for job in jobs:
-        (job.run / ".progress.json").unlink(missing_ok=True)
     waiting = ThreadPoolExecutor(1)  # while it waits, this thread can be interrupted
     training = waiting.submit(trainer.fit)
     waiting.shutdown(wait=False)
@@ -117,7 +146,7 @@ def launch_training(
         while not wait([training], POLL_SECONDS).done:
             on_progress()
         on_progress()
-        diverged = training.result().return_value
+        return training.result().return_value
     except KeyboardInterrupt:
         ray.shutdown()  # the workers end, and write no more
         raise
@@ -127,9 +156,6 @@ def launch_training(
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
-    for job, what in zip(jobs, diverged, strict=True):
-        if what is not None:
-            raise DivergenceError(divergence(job.run, what))
 
 
 def under_way(jobs: Sequence[Job]) -> Job:

@@ -98,3 +98,10 @@ def test_resources_have_options_of_their_own():
     )
     with pytest.raises(InputError, match=r'resources.workers: .*integer.* got "none"'):
         resolve_recipe(options.recipe, options.settings)
+
+
+def test_workers_may_be_a_range():
+    resources = resolve_recipe("digits", ["resources.workers=1:8"]).resources
+    assert (resources.fewest, resources.workers) == (1, 8)
+    with pytest.raises(InputError, match="min_workers should be at most workers, 2"):
+        resolve_recipe("digits", ["resources.workers=5:2"])

@@ -12,16 +12,20 @@ import torch
 
 from flows.recipes import smoke
 from flows.stages import learn
+from pipeline.config import ResourcesConfig
 from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.errors import ArchiveError, InputError
+from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import (
     checkpoints,
+    latest,
     load_best,
     read_newest,
     require_resumable,
     write,
 )
+from pipeline.training.launch import Job, launch_training
 from tests.pipeline.worlds import in_worlds
 
 STAGES, WORLDS = (0, 1, 2, 3), (1, 3)
@@ -277,3 +281,45 @@ def test_the_newest_checkpoint_of_a_stage_trains_on_through_the_command(runs, zo
     assert learn.claim(tmp_path, zoo.record, training) == training
     (tmp_path / "checkpoints" / MIDDLE).mkdir(parents=True)
     learn.claim(tmp_path, zoo.record, training.model_copy(update={"zero_stage": 3}))
+
+
+def slowly(spec):
+    """What workers run, with a line in `steps` for each step of rank 0: the world's size and the step."""
+    import time
+
+    from pipeline.training.launch import train_worker
+    from pipeline.training.loop import Trainer
+
+    original = Trainer.step
+
+    def step(trainer, batch):
+        time.sleep(0.3)
+        if trainer.worker.rank == 0:
+            with open(trainer.run / "steps", "a") as file:
+                file.write(f"{trainer.worker.world_size} {trainer.progress.step}\n")
+        return original(trainer, batch)
+
+    Trainer.step = step
+    return train_worker(spec)
+
+
+def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint(
+    two_nodes, runs, zoo, tmp_path, monkeypatch
+):
+    """Training goes on in a world of one, to where a world of one or two comes undisturbed."""
+    monkeypatch.setattr("pipeline.training.launch.train_worker", slowly)
+    changes = {"encoder": TransformerConfig(head_dim=2), "epochs": 1, "checkpoint_steps": 4}
+    training = smoke().training.model_copy(update=changes)
+    job = Job("dwsnet", tmp_path, training, task_of(training.task, ()).prepare(zoo), 256)
+    nodes = [two_nodes.second]
+
+    def remove_a_node():
+        if nodes and latest(tmp_path) is not None:
+            two_nodes.remove_node(nodes.pop(), allow_graceful=False)
+
+    launch_training(zoo, [job], ResourcesConfig(workers="1:2"), remove_a_node)
+    steps = [tuple(map(int, line.split())) for line in (tmp_path / "steps").open()]
+    alone = [step for world, step in steps if world == 1]
+    assert alone == [4, 5, 6, 7]
+    assert steps[:4] == [(2, step) for step in range(4)]
+    assert figures(tmp_path) == pytest.approx(figures(runs / "matrix" / "0-1"), rel=1e-5)
