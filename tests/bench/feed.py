@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib import import_module
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -101,8 +102,9 @@ def work(how: str, place: str, rank: int, world_size: int, barrier, results):
 def measure(how: str, place: str, world_size: int) -> list[Measured]:
     context = get_context("spawn")
     barrier, results = context.Barrier(world_size), context.Queue()
+    target = import_module("tests.bench.feed").work  # not of __main__, which processes do not have
     processes = [
-        context.Process(target=work, args=(how, place, rank, world_size, barrier, results))
+        context.Process(target=target, args=(how, place, rank, world_size, barrier, results))
         for rank in range(world_size)
     ]
     for process in processes:
