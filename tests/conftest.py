@@ -173,8 +173,10 @@ def two_nodes(monkeypatch):
 
     from cluster.session import ray_session
 
+    health = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
     nodes = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False}
+        initialize_head=True,
+        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": health},
     )
     try:
         nodes.second = nodes.add_node(num_cpus=1)

@@ -102,7 +102,8 @@ def test_info_and_verify_tell_of_a_sound_zoo(command, built_zoo):
 def test_every_command_says_what_is_wrong_with_a_damaged_zoo(
     command, name, zoo_copy, smoke_run, tmp_path
 ):
-    (zoo_copy / "catalog" / "test-000000.parquet").unlink()
+    for lost in ("catalog/test-000000.parquet", "catalog.parquet", "shards.parquet"):
+        (zoo_copy / lost).unlink()
     arguments = {
         "verify": ["zoo", "verify", zoo_copy],
         "info": ["zoo", "info", zoo_copy],
