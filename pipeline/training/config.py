@@ -67,7 +67,7 @@ class TrainingConfig(Config):
     """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size. A run may go on with another."""
     checkpoint_steps: Annotated[PositiveInt | None, LOCATION] = None
     """A checkpoint also after so many steps within an epoch."""
-    checkpoint_minutes: Annotated[PositiveFloat | None, LOCATION] = 10.0
+    checkpoint_minutes: Annotated[PositiveFloat, LOCATION] = 10.0
     """A checkpoint also when the newest is so old."""
     checkpoints_kept: Annotated[PositiveInt, LOCATION] = 1
     """So many of the newest checkpoints are kept, and the best."""

@@ -225,20 +225,16 @@ class Trainer:
 
     def is_checkpoint_due(self) -> bool:
         """Within an epoch, alike on all ranks; not while steps are skipped."""
-        step, every, minutes = (
-            self.progress.step,
-            self.config.checkpoint_steps,
-            self.config.checkpoint_minutes,
-        )
+        step, every = self.progress.step, self.config.checkpoint_steps
         if step == self.steps or self.progress.skipped_in_a_row:
             return False
         if every is not None and step % every == 0:
             return True
-        if minutes is None or step % CLOCK_STEPS:
+        if step % CLOCK_STEPS:
             return False
         age = torch.tensor(time.monotonic() - self.saved, device=self.engine.device)
         dist.broadcast(age, 0)
-        return age.item() >= 60 * minutes
+        return age.item() >= 60 * self.config.checkpoint_minutes
 
     def save(self):
         """Copy the state and have it written while training goes on."""

@@ -184,7 +184,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
         raise DivergenceError(f"training of {run / variants[1].folder} diverged")
 
     monkeypatch.setattr(learn, "train", diverge)
-    monkeypatch.setattr(flow, "ray_session", lambda *_, start: nullcontext())
+    monkeypatch.setattr(flow, "ray_session", lambda *_, **__: nullcontext())
     with pytest.raises(DivergenceError) as caught:
         flow.run_recipe(smoke(), folder, tracked=False)
     page = folder / "report" / "index.html"
