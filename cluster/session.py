@@ -51,8 +51,11 @@ def ray_session(
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    cluster = local_cluster if is_local() else running_cluster
-    with cluster(num_workers if is_local() else fewest or num_workers, gpus_per_worker):
+    if is_local():
+        cluster = local_cluster(num_workers, gpus_per_worker)
+    else:
+        cluster = running_cluster(fewest or num_workers, gpus_per_worker)
+    with cluster:
         yield
 
 

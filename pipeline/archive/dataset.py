@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError
 
 
 class IterableZoo(IterableDataset):
@@ -32,13 +32,7 @@ class IterableZoo(IterableDataset):
         world_size: int | None = None,
     ):
         zoo.shards_of(split)
-        known = zoo.record.schema.names
-        for name in columns:
-            if name not in known:
-                raise InputError(
-                    f"the catalog of zoo {zoo.folder} has no column {name!r}: its columns are "
-                    f"{', '.join(known)}{nearest(name, known)}"
-                )
+        zoo.require_columns(columns)
         given = (rank, world_size)
         if given != (None, None) and (None in given or not 0 <= rank < world_size):
             raise InputError(

@@ -141,6 +141,16 @@ class Zoo(Dataset[Block]):
                 "`dwszoo zoo build` (or `import`, `merge`) finishes it"
             )
 
+    def require_columns(self, names: Sequence[str], purpose: str = ""):
+        """Raises InputError where the catalog, written or not, has not all of these columns; `purpose` says why they matter."""
+        known = self.record.schema.names
+        for name in names:
+            if name not in known:
+                raise InputError(
+                    f"the catalog of zoo {self.folder} has no column {name!r}{purpose}: "
+                    f"its columns are {', '.join(known)}{nearest(name, known)}"
+                )
+
     @cached_property
     def seal(self) -> Seal:
         """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.functions import failures_of
-from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, TaskConfig, require_columns
+from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, TaskConfig
 
 NEEDED = (
     "columns",
@@ -64,7 +64,7 @@ class OwnTask:
         return InputError(f"{name} of {self._title} must {expected}, found {found!r}")
 
     def check(self, zoo: Zoo) -> None:
-        require_columns(zoo, self.columns)
+        zoo.require_columns(self.columns, " to learn from")
         self._own("check", zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from pipeline.config import Config
-from pipeline.errors import InputError, nearest
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -190,7 +189,7 @@ class TaskConfig(Config):
     group: ClassVar[int] = 1
 
     def check(self, zoo: Zoo) -> None:
-        require_columns(zoo, self.columns)
+        zoo.require_columns(self.columns, " to learn from")
 
     def boosted(
         self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
@@ -210,14 +209,3 @@ class TaskConfig(Config):
         self, metrics: Mapping[str, Any], evaluation: Evaluation
     ) -> Sequence[Figure | Table]:
         return ()
-
-
-def require_columns(zoo: Zoo, names: Sequence[str]):
-    """Raises InputError where the catalog of a zoo, fitted or not, has not all of these columns."""
-    known = zoo.record.schema.names
-    for name in names:
-        if name not in known:
-            raise InputError(
-                f"the catalog of zoo {zoo.folder} has no column {name!r} to learn from: "
-                f"its columns are {', '.join(known)}{nearest(name, known)}"
-            )

@@ -8,8 +8,9 @@ numbers are functions of where that is. Nothing in it is a pickle.
 import os
 import re
 import shutil
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from pipeline.tasks.kinds import task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.history import History, Progress
 from pipeline.training.models import build_model, shared_names
-from pipeline.training.pulse import write_metrics
+from pipeline.training.pulse import write_epochs
 
 NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
 
@@ -74,6 +75,15 @@ def num_epochs(run: Path) -> int:
 
 def damage(folder: Path, error: Exception) -> str:
     return f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
+
+
+@contextmanager
+def undamaged(folder: Path) -> Iterator[None]:
+    """Raises ArchiveError where what is read of a checkpoint in the block is not what was written."""
+    try:
+        yield
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise ArchiveError(damage(folder, error)) from error
 
 
 @dataclass(frozen=True)
@@ -134,7 +144,7 @@ class Writer:
 
     def _write(self, snapshot: Snapshot):
         write(self.run, snapshot, self.card, self.kept)
-        write_metrics(self.run, snapshot.history)
+        write_epochs(self.run, snapshot.history)
 
     def wait(self):
         """Until everything is written; raises what went wrong."""
@@ -148,7 +158,7 @@ def read_newest(run: Path) -> Snapshot | None:
     folder = latest(run)
     if folder is None:
         return None
-    try:
+    with undamaged(folder):
         training, card = read_json(folder / "training.json"), read_json(folder / "model.json")
         return Snapshot(
             History.from_json(training),
@@ -156,8 +166,6 @@ def read_newest(run: Path) -> Snapshot | None:
             read_tensors(folder / "model.safetensors", card["sha256"]),
             read_tensors(folder / "optimizer.safetensors", training["optimizer_sha256"]),
         )
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ArchiveError(damage(folder, error)) from error
 
 
 def require_resumable(run: Path):
@@ -219,12 +227,10 @@ def read_best(run: Path) -> Checkpoint:
             f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one"
         )
     folder = checkpoint_folder(run, history.best.epoch)
-    try:
+    with undamaged(folder):
         card = read_json(folder / "model.json")
         tensors = read_tensors(folder / "model.safetensors", card["sha256"])
         return Checkpoint(folder, history.best.epoch, card, tensors)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise ArchiveError(damage(folder, error)) from error
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator
 from pydantic_core import PydanticCustomError
 
-from pipeline.config import LOCATION, Config
+from pipeline.config import ADDED, LOCATION, Config
 from pipeline.encoders import AnyEncoder, DWSNetConfig
 from pipeline.errors import nearest
 from pipeline.tasks import AnyTask, ClassificationConfig
@@ -59,7 +59,7 @@ class TrainingConfig(Config):
     """AdamW's decoupled weight decay."""
     gradient_clip: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
-    precision: Literal["float32", "bf16"] = "float32"
+    precision: Annotated[Literal["float32", "bf16"], ADDED] = "float32"
     """What the model computes in while it trains; 'bf16' is autocast: weights, optimiser and metrics stay float32."""
     max_skipped_steps: Annotated[PositiveInt, LOCATION] = 10
     """A step whose loss or gradient is not finite is skipped; after so many in a row training ends."""
@@ -73,11 +73,8 @@ class TrainingConfig(Config):
     """So many of the newest checkpoints are kept, and the best."""
 
     def identity(self) -> dict[str, Any]:
-        """As it was before there was a precision, and while the ZeRO stage was part of it: fingerprints stay."""
-        fields = super().identity() | {"zero_stage": 0}
-        if self.precision == "float32":
-            del fields["precision"]
-        return fields
+        """As it was while the ZeRO stage was part of it: fingerprints stay."""
+        return super().identity() | {"zero_stage": 0}
 
     @field_validator("baselines")
     @classmethod

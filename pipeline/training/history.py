@@ -42,14 +42,6 @@ class Totals:
     seconds: float = 0.0
     data_seconds: float = 0.0
 
-    def add(self, loss: float, gradient_norm: float):
-        """Count a step; a norm that is not finite is that of a step that was skipped."""
-        if math.isfinite(gradient_norm):
-            self.loss += loss
-            self.gradient_norm += gradient_norm
-        else:
-            self.skipped += 1
-
 
 @dataclass
 class Progress:
@@ -66,12 +58,16 @@ class Progress:
     """Of the epoch under way."""
 
     def count(self, loss: float, gradient_norm: float):
-        """One more step."""
+        """One more step; a norm that is not finite is that of a step that was skipped."""
         self.step += 1
-        self.totals.add(loss, gradient_norm)
-        is_taken = math.isfinite(gradient_norm)
-        self.updates += is_taken
-        self.skipped_in_a_row = 0 if is_taken else self.skipped_in_a_row + 1
+        if math.isfinite(gradient_norm):
+            self.updates += 1
+            self.skipped_in_a_row = 0
+            self.totals.loss += loss
+            self.totals.gradient_norm += gradient_norm
+        else:
+            self.skipped_in_a_row += 1
+            self.totals.skipped += 1
 
     def mean(self, total: float) -> float:
         """Over the steps that were not skipped; NaN where all were."""

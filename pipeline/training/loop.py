@@ -154,6 +154,7 @@ class Trainer:
             if self.worker.rank == 0:
                 self.pulses.show(progress)
             if self.is_checkpoint_due():
+                self.statistics.average()
                 self.save()
             before = time.perf_counter()
         return None
@@ -237,8 +238,7 @@ class Trainer:
         return age.item() >= 60 * self.config.checkpoint_minutes
 
     def save(self):
-        """Copy the state and have it written while training goes on."""
-        self.statistics.average()
+        """Copy the state, whose statistics are averaged, and have it written while training goes on."""
         loss = self.over_ranks(self.progress.totals.loss)
         totals = replace(self.progress.totals, loss=loss)
         snapshot = checkpoint.Snapshot(

@@ -15,7 +15,7 @@ from dwsnet.encoders.statistics import tensor_statistics
 from dwsnet.state import read_state
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import InputError, WorkError, nearest
+from pipeline.errors import InputError, WorkError
 from pipeline.tasks import Table
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.evaluate import require_space
@@ -107,12 +107,7 @@ def known_of(zoo: Zoo) -> list[str]:
 
 def target_of(zoo: Zoo, name: str) -> Target:
     """Raises InputError where there is no such column, or fewer than two values of it in a split."""
-    known = zoo.record.schema.names
-    if name not in known:
-        raise InputError(
-            f"the catalog of zoo {zoo.folder} has no column {name!r} to probe for: its columns are {', '.join(known)}"
-            f"{nearest(name, known)}"
-        )
+    zoo.require_columns([name], " to probe for")
     columns = {split: zoo.members(split)[name] for split in SPLITS}
     kind = columns["train"].type
     is_class = name == "label" or not (pa.types.is_integer(kind) or pa.types.is_floating(kind))

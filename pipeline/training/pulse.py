@@ -60,7 +60,7 @@ class Pulses:
             self.mark = now, members
 
 
-def write_metrics(run: Path, history: History):
+def write_epochs(run: Path, history: History):
     """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
     lines = (json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
     write_whole(run / "metrics.jsonl", "".join(lines))

@@ -37,7 +37,6 @@ def test_what_cannot_be_an_address_is_refused(text):
         parse(text)
 
 
-@pytest.mark.fast
 def test_where_nobody_answers():
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
