@@ -60,7 +60,7 @@ class Streamed:
         extent = np.searchsorted(self._starts, places, "right") - 1
         order = np.argsort(extent, kind="stable")
         numbers, firsts = np.unique(extent[order], return_index=True)
-        for number, index in zip(numbers.tolist(), np.split(order, firsts[1:]), strict=True):
+        for number, index in zip(numbers.tolist(), np.split(order, firsts)[1:], strict=True):
             block = read_extent(self.zoo, self.extents[number], number not in self._verified)
             self._verified.add(number)
             rows = torch.from_numpy(places[index] - self._starts[number])

@@ -149,7 +149,9 @@ def batches(feed: Feed, *arguments) -> list[tuple[list[int], bytes]]:
     ]
 
 
-@pytest.mark.parametrize("fields", [{}, {"group": 2}, {"members": 100, "passes": 3}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"group": 2}, {"members": 100, "passes": 3}, {"members": 16, "passes": 3}]
+)
 @pytest.mark.parametrize("held", [60, 10**6])
 def test_where_members_are_read_from_does_not_change_them(zoo, monkeypatch, fields, held):
     monkeypatch.setattr(loader, "HELD", held)
