@@ -39,6 +39,18 @@ def quiet_environment(tmp_path_factory):
         os.environ.pop(name, None)
 
 
+COMPLETE_RUNS = {"smoke_run", "long_training"}
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items):
+    """Where several processes test: a file is one's, complete runs are made by one, and the shortest tests come last."""
+    items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
+    for item in items:
+        needs_run = COMPLETE_RUNS & set(item.fixturenames)
+        item.add_marker(pytest.mark.xdist_group("runs" if needs_run else item.path.stem))
+
+
 HEAVY = {"ray", "prefect", "deepspeed"}
 
 
