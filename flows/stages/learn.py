@@ -13,6 +13,7 @@ from pipeline.errors import InputError
 from pipeline.functions import modules_named
 from pipeline.location import Location, RemotePath
 from pipeline.tasks import Task
+from pipeline.tasks.augmentation import require_odd_activations
 from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import latest, require_resumable
 from pipeline.training.config import FinetuneConfig, TrainingConfig
@@ -25,12 +26,14 @@ from pipeline.training.variants import OWN, Variant
 
 
 def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
-    """The task, where the zoo can teach it. Raises InputError where it cannot, or where the task is none.
+    """The task, where the zoo can teach it to the encoder. Raises InputError where it cannot, or where the task is none.
 
     Of a zoo that is not fitted yet, what its record says is looked at.
     """
     task = task_of(training.task, modules_named(training))
     task.check(zoo)
+    if getattr(training.encoder, "canonical_signs", False):
+        require_odd_activations(zoo, "training.encoder.canonical_signs")
     planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
     if training.sizes and max(training.sizes) > planned:
         raise InputError(

@@ -47,11 +47,8 @@ class Augmentation(Config):
     def check(self, zoo: Zoo):
         """Raises InputError where what is meant to leave the members' functions as they are, or to move them, would not."""
         contract = zoo.record.decode
-        if self.signs and not (hidden := activations_of(zoo)) <= ODD:
-            raise InputError(
-                f"training.task.augmentation.signs needs networks of odd activations, sine or tanh, but those of zoo "
-                f"{zoo.folder} are {', '.join(sorted(hidden))}: set it to false"
-            )
+        if self.signs:
+            require_odd_activations(zoo, "training.task.augmentation.signs")
         num_dims = zoo.space.tensors[0].shape[1]
         for name in self.moves:
             if contract.coordinate_range is None or (name == "rotation" and num_dims != 2):
@@ -99,6 +96,15 @@ class Augmentation(Config):
         if self.mask:
             tensors = mask(space, tensors, fold_in(keys, 5), self.mask)
         return write_state(space, tensors)
+
+
+def require_odd_activations(zoo: Zoo, field: str):
+    """Raises InputError where signs of hidden units, which a field of the configuration changes, are no matter of choice."""
+    if not (hidden := activations_of(zoo)) <= ODD:
+        raise InputError(
+            f"{field} needs networks of odd activations, sine or tanh, but those of zoo "
+            f"{zoo.folder} are {', '.join(sorted(hidden))}: set it to false"
+        )
 
 
 def activations_of(zoo: Zoo) -> set[str]:

@@ -109,3 +109,13 @@ def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_
     build.plan(smoke().zoo, tmp_path / "zoo")
     with pytest.raises(InputError, match=r"at most the 282 members of the train split, got 283"):
         learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
+
+
+def test_signs_that_matter_are_not_made_canonical(tmp_path):
+    recipe = mlps()
+    build.plan(recipe.zoo, tmp_path / "zoo")
+    encoder = recipe.training.encoder.model_copy(update={"canonical_signs": True})
+    training = recipe.training.model_copy(update={"encoder": encoder})
+    message = r"canonical_signs needs networks of odd activations, .* relu.*: set it to false"
+    with pytest.raises(InputError, match=message):
+        learn.check_task(Zoo.open(tmp_path / "zoo"), training)
