@@ -1,6 +1,7 @@
 """Shared by all tests: a quiet environment, the real command, one small zoo and one complete run."""
 
 import hashlib
+import json
 import os
 import shutil
 import signal
@@ -8,11 +9,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from filelock import FileLock
 
 from flows.cli import main
 from flows.recipes import smoke
@@ -39,16 +41,9 @@ def quiet_environment(tmp_path_factory):
         os.environ.pop(name, None)
 
 
-COMPLETE_RUNS = {"smoke_run", "long_training"}
-
-
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
-    """Where several processes test: a file is one's, complete runs are made by one, and the shortest tests come last."""
+    """The shortest tests come last: where several processes test, those are what they share out evenly."""
     items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
-    for item in items:
-        needs_run = COMPLETE_RUNS & set(item.fixturenames)
-        item.add_marker(pytest.mark.xdist_group("runs" if needs_run else item.path.stem))
 
 
 HEAVY = {"ray", "prefect", "deepspeed"}
@@ -142,12 +137,33 @@ class Run:
 
 
 @pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory) -> Run:
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], tuple[Path, Any]]:
+    """Makes a folder of a name once for all processes that test, and returns it with the JSON that making it gave."""
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent  # of this test run
+
+    def get(name: str, make: Callable[[Path], Any]) -> tuple[Path, Any]:
+        folder, made = shared / name, shared / f"{name}.json"
+        with FileLock(shared / f"{name}.lock"):
+            if not made.exists():
+                made.write_text(json.dumps(make(folder)))
+        return folder, json.loads(made.read_text())
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def smoke_run(once) -> Run:
     """One complete `dwszoo run smoke`: real Ray, Prefect and DeepSpeed. Read only."""
-    folder = tmp_path_factory.mktemp("smoke") / "run"
-    result = dwszoo("run", "smoke", "--out", folder)
-    assert result.code == 0, result.err
-    return Run(folder, result)
+
+    def make(folder: Path) -> dict[str, Any]:
+        result = dwszoo("run", "smoke", "--out", folder)
+        assert result.code == 0, result.err
+        return asdict(result)
+
+    folder, result = once("smoke-run", make)
+    return Run(folder, Result(**result))
 
 
 EPOCHS = 48
@@ -163,19 +179,24 @@ class LongTraining:
 
 
 @pytest.fixture(scope="session")
-def long_training(built_zoo, tmp_path_factory) -> LongTraining:
+def long_training(built_zoo, once) -> LongTraining:
     """A training that nothing interrupted, in the job of every launcher at once. Read only."""
-    folder, addresses = tmp_path_factory.mktemp("long") / "run", set()
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in (JOB | {"GLOO_SOCKET_IFNAME": "eth7"}).items():
-            patch.setenv(name, value)
-        process = start_dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
-        while process.poll() is None:
-            addresses |= listening(process.pid)
-            time.sleep(0.5)
-    _, err = process.communicate()
-    assert process.returncode == 0, err
-    return LongTraining(folder, addresses)
+
+    def make(folder: Path) -> list[str]:
+        addresses = set()
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (JOB | {"GLOO_SOCKET_IFNAME": "eth7"}).items():
+                patch.setenv(name, value)
+            process = start_dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
+            while process.poll() is None:
+                addresses |= listening(process.pid)
+                time.sleep(0.5)
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+        return sorted(addresses)
+
+    folder, addresses = once("long-training", make)
+    return LongTraining(folder, set(addresses))
 
 
 @pytest.fixture
