@@ -1,0 +1,81 @@
+"""What is learned without labels, and then read from or trained on."""
+
+from math import pi
+
+from flows.recipe import Recipe
+from flows.recipes.classification import digits
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.encoders import DWSNetConfig
+from pipeline.tasks import ContrastiveConfig
+from pipeline.tasks.augmentation import Augmentation
+from pipeline.training.config import FinetuneConfig, ProbeConfig, TrainingConfig
+
+
+def digits_pretrain() -> Recipe:
+    """Learns from two INRs of each of scikit-learn's digits which belong together, without labels; then probed and fine-tuned.
+
+    At 1, 10 and 100 % of the labels, against the same model from scratch.
+    """
+    return Recipe(
+        zoo=digits().zoo.model_copy(update={"views": 2}),
+        training=TrainingConfig(
+            task=ContrastiveConfig(positives="views", augmentation=Augmentation(noise=0.05)),
+            baselines=(),
+            encoder=DWSNetConfig(channels=32, num_layers=4, width=64, canonical_signs=True),
+            epochs=18,
+            batch_size=256,
+            learning_rate=5e-3,
+        ),
+        probe=ProbeConfig(targets=("label",), finetune=FinetuneConfig(epochs=6)),
+    )
+
+
+WAVES = ProbeConfig(targets=("amplitude", "frequency"))
+
+
+def waves_embedding() -> Recipe:
+    """Embeds waves a sin(bx) in 16 numbers, without labels: which two INRs, fitted independently, are of one wave?
+
+    Amplitude and frequency are then read from them linearly, as in E4 of the DWSNets paper, on INRs as there. Minutes on two
+    cores.
+    """
+    zoo = dws_waves().zoo
+    few = zoo.signals.model_copy(update={"size": 64, "limit": 3000})
+    return Recipe(
+        zoo=zoo.model_copy(update={"signals": few, "views": 2}),
+        training=TrainingConfig(
+            task=ContrastiveConfig(positives="views"),
+            baselines=(),
+            encoder=DWSNetConfig(channels=16, num_layers=4, width=16, canonical_signs=True),
+            epochs=34,
+            batch_size=256,
+            learning_rate=5e-3,
+        ),
+        probe=WAVES,
+    )
+
+
+def dws_waves() -> Recipe:
+    """The self-supervised experiment of the DWSNets paper (E4): 10,000 waves a sin(bx) of a and b from 0 to 10, one INR each.
+
+    8,000 / 1,000 / 1,000, 1-32-32-1, whose outputs are the waves as they are at 2,000 x in [-pi, pi], stopped at a mean squared
+    error of 1e-4; 500 epochs on two copies of each with noise of 0.2 and half of the weights 0. Without the weight decay of
+    1e-4 that the paper fits with.
+    """
+    return Recipe(
+        zoo=ZooConfig(
+            signals=SignalsConfig(source="wide-waves", test_fraction=0.1),
+            inr=InrConfig(hidden=(32, 32), output_scale=0.05, coordinate_range=(-pi, pi)),
+            fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=66.0),
+        ),
+        training=TrainingConfig(
+            task=ContrastiveConfig(augmentation=Augmentation(noise=0.2, mask=0.5)),
+            baselines=(),
+            encoder=DWSNetConfig(channels=16, num_layers=5, num_heads=8, width=16),
+            epochs=500,
+            batch_size=512,
+            learning_rate=5e-3,
+            weight_decay=5e-4,
+        ),
+        probe=WAVES,
+    )
