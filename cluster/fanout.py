@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Any, TypeVar
 
-from cluster.progress import SECONDS, Listener
+from cluster.progress import SECONDS, ProgressReader
 from cluster.session import require_ray
 
 Item = TypeVar("Item")
@@ -36,19 +36,19 @@ def run_tasks(
         function
     )
     references = [ray.put(value) for value in shared]
-    waiting, running, listener = iter(items), {}, Listener()
+    waiting, running, reader = iter(items), {}, ProgressReader()
     try:
         while True:
             for item in islice(waiting, num_workers * WINDOW - len(running)):
-                teller = listener.teller()
-                told = {"advance": teller} if on_progress else {}
-                running[remote.remote(*references, item, **options, **told)] = item, teller
+                reporter = reader.reporter()
+                extra = {"advance": reporter} if on_progress else {}
+                running[remote.remote(*references, item, **options, **extra)] = item, reporter
             if not running:
                 return
             done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS)
             require_ray()
             if on_progress:
-                for item, count in listener.hear(running.values()):
+                for item, count in reader.read(running.values()):
                     on_progress(item, count)
             for reference in done:
                 item, _ = running.pop(reference)
@@ -57,7 +57,7 @@ def run_tasks(
         for reference in running:
             ray.cancel(reference, force=True)
         if on_progress:
-            listener.forget()
+            reader.clear()
 
 
 def outcome(reference: Any) -> Any:

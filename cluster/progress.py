@@ -1,6 +1,6 @@
-"""How far tasks are while they run: a number a task in Ray's key-value store, where the driver looks now and then.
+"""Progress of running tasks: one number a task in Ray's key-value store, which the driver polls.
 
-It costs no process and no connection of its own. A number that comes late or never leaves a bar standing, nothing else.
+It needs no process and no connection of its own. Where a number is late or missing, a progress bar is late, nothing else.
 """
 
 import time
@@ -13,11 +13,11 @@ Item = TypeVar("Item")
 
 NAMESPACE = b"dwszoo-progress"
 SECONDS = 0.5
-"""A task tells, and the driver looks, no more often."""
+"""Least time between two reports of a task, and between two polls."""
 
 
-class Teller:
-    """What a task calls with how much it has done since the last call."""
+class ProgressReporter:
+    """Called by a task with how much it has done since the last call."""
 
     def __init__(self, key: str):
         self.key, self.done, self.due = key, 0, None
@@ -36,21 +36,23 @@ class Teller:
                 _internal_kv_put(self.key, str(self.done), namespace=NAMESPACE)
 
 
-class Listener:
-    """What the driver hears of the tasks of one fan-out."""
+class ProgressReader:
+    """Reads the progress of the tasks of one fan-out, in the driver."""
 
     def __init__(self):
-        self.name, self.num_tellers, self.due = uuid.uuid4().hex, 0, 0.0
+        self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
 
-    def teller(self) -> Teller:
+    def reporter(self) -> ProgressReporter:
         """For the next task."""
-        self.num_tellers += 1
-        return Teller(f"{self.name}-{self.num_tellers}")
+        self.num_reporters += 1
+        return ProgressReporter(f"{self.name}-{self.num_reporters}")
 
-    def hear(self, under_way: Iterable[tuple[Item, Teller]]) -> Iterator[tuple[Item, int]]:
-        """The items of which more is done than was known, with how much; none where it is too early to look again.
+    def read(
+        self, under_way: Iterable[tuple[Item, ProgressReporter]]
+    ) -> Iterator[tuple[Item, int]]:
+        """The items that are further than when last read, with how much is done; none where it is too early to poll again.
 
-        A task that is tried again begins at zero: nothing is heard of it before it is further than it was.
+        A task that is retried begins at zero: it is left out until it is further than before.
         """
         from ray.exceptions import RayError
         from ray.experimental.internal_kv import _internal_kv_get
@@ -58,15 +60,15 @@ class Listener:
         if time.monotonic() < self.due:
             return
         with suppress(RayError):
-            for item, teller in under_way:
-                done = int(_internal_kv_get(teller.key, namespace=NAMESPACE) or 0)
-                if done > teller.done:
-                    teller.done = done
+            for item, reporter in under_way:
+                done = int(_internal_kv_get(reporter.key, namespace=NAMESPACE) or 0)
+                if done > reporter.done:
+                    reporter.done = done
                     yield item, done
         self.due = time.monotonic() + SECONDS
 
-    def forget(self):
-        """Ends in time even where the cluster does not answer any more."""
+    def clear(self):
+        """Delete the numbers; returns soon even where the cluster no longer answers."""
         from ray.exceptions import RayError
         from ray.experimental.internal_kv import internal_kv_get_gcs_client
 

@@ -1,4 +1,4 @@
-"""How work that takes long tells how far it is."""
+"""How long work reports its progress."""
 
 from collections.abc import Callable
 
@@ -6,5 +6,5 @@ Advance = Callable[[int], None]
 """Called with the number of members done since the last call."""
 
 
-def untold(count: int):
-    """Nobody listens."""
+def no_progress(count: int):
+    """Progress is reported to nobody."""

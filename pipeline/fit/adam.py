@@ -21,7 +21,7 @@ from pipeline.errors import InputError
 from pipeline.fit.gpu import load_gpu_kernel
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.siren import decode_contract, init_rows, psnr
-from pipeline.progress import Advance, untold
+from pipeline.progress import Advance, no_progress
 
 CHUNK = {"cpu": 64, "cuda": 1024}
 """Members in flight in PyTorch. On a CPU more spill from the L2 cache; on a GPU fewer do not hide the launches."""
@@ -59,7 +59,7 @@ def fit(
     coordinates: Tensor,
     targets: Tensor,
     device: str = "cpu",
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Fit:
     """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key, on "cpu" or "cuda".
 

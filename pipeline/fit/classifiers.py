@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.fit.lessons import Lessons, epoch_order, order_keys, steps_per_epoch
+from pipeline.fit.dataset import ImageDataset, epoch_order, order_keys, steps_per_epoch
 from pipeline.fit.optimizers import OPTIMIZERS, segments, sorted_for_segments, update
 from pipeline.fit.runs import DROPOUT, Runs, initial_rows
 from pipeline.fit.seeds import bits, derive
 from pipeline.fit.stack import Stack, cross_entropy
-from pipeline.progress import Advance, untold
+from pipeline.progress import Advance, no_progress
 
 STACK_FLOATS = {"cpu": 1_600_000, "cuda": 1_000_000_000}
 """Size of the largest values of a step: more spill from a CPU's caches, fewer leave a GPU idle."""
@@ -40,12 +40,12 @@ class Checkpoints:
 
 def train_runs(
     stack: Stack,
-    lessons: Lessons,
+    dataset: ImageDataset,
     runs: Runs,
     epochs: Sequence[Sequence[int]],
     batch_size: int,
     device: str = "cpu",
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> Checkpoints:
     """Train each run to the last of its `epochs` and keep its weights after each of them.
 
@@ -63,8 +63,8 @@ def train_runs(
         np.zeros(total, bool),
     )
     places = np.split(np.arange(total), np.cumsum([len(part) for part in epochs])[:-1])
-    images = lessons.images.to(device)
-    pools = lessons.pools("train", runs)
+    images = dataset.images.to(device)
+    pools = dataset.pools("train", runs)
     per_epoch = np.array([steps_per_epoch(len(pool), batch_size) for pool in pools])
     by_length = np.argsort(per_epoch * np.array([part[-1] for part in epochs]), kind="stable")
     size = max(
@@ -81,9 +81,9 @@ def train_runs(
             dict(zip(per_epoch[i] * np.array(epochs[i]), places[i], strict=True)) for i in chosen
         ]
         own = {name: column[chosen] for name, column in runs.items()}
-        course = Course(
+        training = StackTraining(
             stack,
-            lessons,
+            dataset,
             images,
             own,
             [pools[i] for i in chosen],
@@ -91,17 +91,17 @@ def train_runs(
             due,
             batch_size,
         )
-        course.run(out, advance)
+        training.run(out, advance)
     return out
 
 
-class Course:
+class StackTraining:
     """One stack of runs, from its initial weights to its last checkpoint."""
 
     def __init__(
         self,
         stack: Stack,
-        lessons: Lessons,
+        dataset: ImageDataset,
         images: Tensor,
         runs: Runs,
         pools: list[np.ndarray],
@@ -117,10 +117,10 @@ class Course:
             per_epoch,
             np.array(order_keys(runs), np.uint64),
         )
-        self.labels = torch.from_numpy(lessons.labels).to(images.device)
-        self.outputs = lessons.outputs(runs).to(images.device)
+        self.labels = torch.from_numpy(dataset.labels).to(images.device)
+        self.outputs = dataset.outputs(runs).to(images.device)
         self.scored = {
-            split: np.fromiter(lessons.scored(split, runs), object, len(pools)) for split in SPLITS
+            split: np.fromiter(dataset.scored(split, runs), object, len(pools)) for split in SPLITS
         }
         self.rows = initial_rows(stack.space, runs).to(images.device)
         self.moments = torch.zeros(2, *self.rows.shape, device=images.device)
@@ -142,7 +142,7 @@ class Course:
         self.activations = segments(self.runs["activation"].tolist())
 
     def run(self, out: Checkpoints, advance: Advance):
-        """Into `out`; `advance` is told of each checkpoint that is kept."""
+        """Into `out`; `advance` is called for each checkpoint that is kept."""
         step = 0
         while len(self.rows):
             if due := [i for i, places in enumerate(self.due) if step in places]:

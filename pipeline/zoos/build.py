@@ -12,7 +12,7 @@ from pipeline.archive.write import claim_zoo, commit_shard
 from pipeline.config import AnyZooConfig, fingerprint
 from pipeline.errors import InputError
 from pipeline.location import Location
-from pipeline.progress import Advance, untold
+from pipeline.progress import Advance, no_progress
 from pipeline.signals import Signals, check_signals, load_signals, operated
 from pipeline.zoos import ZooKind, kind_of
 
@@ -109,7 +109,7 @@ def fit_shard(
     signals: Signals,
     shard: ShardPlan,
     device: str = "cpu",
-    advance: Advance = untold,
+    advance: Advance = no_progress,
 ) -> ShardSummary:
     """Fit the members of a shard on a device as torch names them, and commit it.
 

@@ -16,7 +16,7 @@ from pipeline.config import ClassifierZooConfig
 from pipeline.decode import CATALOG, DecodeContract, ImageContract, standardized
 from pipeline.errors import InputError
 from pipeline.fit.classifiers import train_runs
-from pipeline.fit.lessons import Lessons
+from pipeline.fit.dataset import ImageDataset
 from pipeline.fit.runs import checkpoint_epochs, draw_runs
 from pipeline.fit.stack import KERNEL, Stack
 from pipeline.progress import Advance
@@ -120,7 +120,7 @@ class Classifiers:
         epochs = [checkpoint_epochs(config, number) for number in runs["epochs"].tolist()]
         stack = Stack(self.space, config.network.stride)
         kept = train_runs(
-            stack, self.lessons(stack), runs, epochs, config.batch_size, device, advance
+            stack, self.dataset(stack), runs, epochs, config.batch_size, device, advance
         )
         of_run = {name: np.repeat(column, counts) for name, column in runs.items()}
         names = [f"{run:08d}" for run in shard.source_index]
@@ -144,11 +144,11 @@ class Classifiers:
         keys = [f"{run}-{view:04d}" for run, view in zip(names, shard.view, strict=True)]
         return Members(keys, kept.rows, kept.ok, columns)
 
-    def lessons(self, stack: Stack) -> Lessons:
+    def dataset(self, stack: Stack) -> ImageDataset:
         """The images as every run sees them."""
         config, signals = self.config, self.signals
         images = standardized(images_of(signals, slice(None)), self.decode_contract().image)
-        return Lessons(
+        return ImageDataset(
             stack.prepare(images),
             signals.labels,
             image_splits(config, signals),

@@ -21,7 +21,7 @@ from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
 from pipeline.config import ClassifierZooConfig, HyperparametersConfig
 from pipeline.fit.classifiers import train_runs
-from pipeline.fit.lessons import Lessons, epoch_order, order_keys
+from pipeline.fit.dataset import ImageDataset, epoch_order, order_keys
 from pipeline.fit.runs import Runs, draw_runs, initial_rows
 from pipeline.fit.stack import Stack
 
@@ -64,7 +64,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def digits() -> Lessons:
+def digits() -> ImageDataset:
     """1,397 images to learn from and 400 to test on."""
     images, labels = load_digits(return_X_y=True)
     large = functional.interpolate(
@@ -75,7 +75,7 @@ def digits() -> Lessons:
         "validation": np.arange(1397, 1400),
         "test": np.arange(1397, 1797),
     }
-    return Lessons((large - 0.3) / 0.37, labels.astype(np.int64), splits, 10, 400)
+    return ImageDataset((large - 0.3) / 0.37, labels.astype(np.int64), splits, 10, 400)
 
 
 def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
@@ -94,16 +94,16 @@ def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
 
 
 def one_by_one(
-    space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int
+    space: WeightSpace, dataset: ImageDataset, runs: Runs, epochs: int, batch_size: int
 ) -> np.ndarray:
     """A PyTorch module and an optimizer for each run; returns test accuracies."""
     rows, keys, labels = (
         initial_rows(space, runs),
         order_keys(runs),
-        torch.from_numpy(lessons.labels),
+        torch.from_numpy(dataset.labels),
     )
     accuracies = []
-    for i, pool in enumerate(lessons.pools("train", runs)):
+    for i, pool in enumerate(dataset.pools("train", runs)):
         model = network(space, rows[i], runs["activation"][i])
         options = {
             "lr": float(runs["learning_rate"][i]),
@@ -115,38 +115,38 @@ def one_by_one(
                 batch_size
             ):
                 optimizer.zero_grad()
-                functional.cross_entropy(model(lessons.images[batch]), labels[batch]).backward()
+                functional.cross_entropy(model(dataset.images[batch]), labels[batch]).backward()
                 optimizer.step()
-        test = lessons.splits["test"]
+        test = dataset.splits["test"]
         with torch.no_grad():
             accuracies.append(
-                (model(lessons.images[test]).argmax(1) == labels[test]).float().mean().item()
+                (model(dataset.images[test]).argmax(1) == labels[test]).float().mean().item()
             )
     return np.array(accuracies)
 
 
 def stacked(
-    space: WeightSpace, lessons: Lessons, runs: Runs, epochs: int, batch_size: int
+    space: WeightSpace, dataset: ImageDataset, runs: Runs, epochs: int, batch_size: int
 ) -> np.ndarray:
     stack = Stack(space, 2)
-    lessons = replace(lessons, images=stack.prepare(lessons.images))
-    return train_runs(stack, lessons, runs, [[epochs]] * len(runs["run"]), batch_size).scores[
+    dataset = replace(dataset, images=stack.prepare(dataset.images))
+    return train_runs(stack, dataset, runs, [[epochs]] * len(runs["run"]), batch_size).scores[
         "test_accuracy"
     ]
 
 
 def main():
     torch.set_num_threads(1)
-    lessons = digits()
+    dataset = digits()
     print("architecture    batch  contender   runs   steps/s  runs/s  accuracy  ratio")
     for name, batch_size, num_runs, epochs in CASES:
         config = ClassifierZooConfig(hyperparameters=HYPERPARAMETERS)
-        steps, reference = epochs * (len(lessons.splits["train"]) // batch_size), None
+        steps, reference = epochs * (len(dataset.splits["train"]) // batch_size), None
         for contender, count in ((one_by_one, num_runs // 12), (stacked, num_runs)):
             runs = draw_runs(config, np.arange(count), 10)
-            contender(SPACES[name], lessons, draw_runs(config, np.arange(2), 10), 1, batch_size)
+            contender(SPACES[name], dataset, draw_runs(config, np.arange(2), 10), 1, batch_size)
             start = time.process_time()
-            accuracy = contender(SPACES[name], lessons, runs, epochs, batch_size)
+            accuracy = contender(SPACES[name], dataset, runs, epochs, batch_size)
             rate = count * steps / (time.process_time() - start)
             reference = reference or rate
             compared = 100 * accuracy[: num_runs // 12].mean()

@@ -31,8 +31,8 @@ def nothing(
     return shard.name
 
 
-def hear(shard: ShardPlan, done: int):
-    """Of a task that takes long enough to tell."""
+def ignore(shard: ShardPlan, done: int):
+    """Progress that nobody needs."""
 
 
 def seconds_of_a_fit() -> float:
@@ -56,10 +56,10 @@ def seconds_of_nothing(workers: int) -> float:
     shared = (digits().zoo, Path(), signals)
     with ray_session(workers):
         list(
-            run_tasks(nothing, shards[:100], shared, workers, on_progress=hear)
+            run_tasks(nothing, shards[:100], shared, workers, on_progress=ignore)
         )  # starts the workers
         start = time.perf_counter()
-        done = {name for _, name in run_tasks(nothing, shards, shared, workers, on_progress=hear)}
+        done = {name for _, name in run_tasks(nothing, shards, shared, workers, on_progress=ignore)}
         seconds = time.perf_counter() - start
     assert len(done) == NUM_SHARDS
     return seconds

@@ -10,7 +10,7 @@ import pytest
 
 from cluster.fanout import WINDOW, run_tasks
 from cluster.orphans import MARK, marked
-from cluster.progress import NAMESPACE, Listener
+from cluster.progress import NAMESPACE, ProgressReader
 from cluster.session import ray_session
 
 
@@ -94,17 +94,17 @@ def work_in_steps(folder, number, advance):
 def test_tasks_tell_how_far_they_are_and_never_go_back_when_they_are_tried_again(ray, tmp_path):
     from ray.experimental.internal_kv import _internal_kv_list
 
-    heard = {0: [], 1: []}
+    progress = {0: [], 1: []}
     results = run_tasks(
         work_in_steps,
         [0, 1],
         (tmp_path,),
         2,
-        on_progress=lambda number, done: heard[number].append(done),
+        on_progress=lambda number, done: progress[number].append(done),
     )
     assert dict(results) == {0: 0, 1: 1}
-    assert all(heard.values())
-    for steps in heard.values():
+    assert all(progress.values())
+    for steps in progress.values():
         assert steps == sorted(set(steps))
         assert 0 < steps[-1] <= 20
     assert _internal_kv_list("", namespace=NAMESPACE) == []
@@ -116,13 +116,13 @@ def test_what_cannot_be_told_does_not_stop_the_work(ray, monkeypatch):
 
     monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_put", broken)
     monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", broken)
-    listener = Listener()
-    teller = listener.teller()
-    teller(1)
-    teller.due = 0
-    teller(1)
-    assert teller.done == 2
-    assert list(listener.hear([("item", teller)])) == []
+    reader = ProgressReader()
+    reporter = reader.reporter()
+    reporter(1)
+    reporter.due = 0
+    reporter(1)
+    assert reporter.done == 2
+    assert list(reader.read([("item", reporter)])) == []
 
 
 def test_nothing_outlives_a_command_that_is_killed():

@@ -14,7 +14,7 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.config import ClassifierZooConfig, HyperparametersConfig
 from pipeline.distributions import draw, ends
 from pipeline.fit.classifiers import train_runs
-from pipeline.fit.lessons import Lessons, epoch_order, order_keys
+from pipeline.fit.dataset import ImageDataset, epoch_order, order_keys
 from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs, initial_rows
 from pipeline.fit.stack import ACTIVATIONS, Stack
 
@@ -37,7 +37,7 @@ SPACES = {"mlp": WeightSpace.mlp((2 * 6 * 9, 7, 5, 4)), "cnn": WeightSpace.cnn(2
 IMAGES = torch.rand(120, 2, 6, 9, generator=torch.Generator().manual_seed(0))
 LABELS = np.arange(120) % 4
 SPLITS = {"train": np.arange(80), "validation": np.arange(80, 95), "test": np.arange(95, 120)}
-LESSONS = Lessons(IMAGES, LABELS, SPLITS, 4, None)
+DATASET = ImageDataset(IMAGES, LABELS, SPLITS, 4, None)
 BATCH = 16
 
 
@@ -62,7 +62,7 @@ def trained(kind: str, runs: Runs, checkpoints: tuple[int, ...] = ()):
         for number in runs["epochs"].tolist()
     ]
     stack = Stack(SPACES[kind], stride=2)
-    return train_runs(stack, replace(LESSONS, images=stack.prepare(IMAGES)), runs, epochs, BATCH)
+    return train_runs(stack, replace(DATASET, images=stack.prepare(IMAGES)), runs, epochs, BATCH)
 
 
 def logits(kind: str, row: torch.Tensor, images: torch.Tensor, activation: str) -> torch.Tensor:
@@ -112,7 +112,7 @@ def test_training_is_that_of_torch_one_network_at_a_time(kind, optimizer):
     momentum = {"momentum": 0.9} if optimizer == "momentum" else {}
     for i, epochs in enumerate(runs["epochs"].tolist()):
         own = {name: column[i : i + 1] for name, column in runs.items()}
-        (pool,), (key,) = LESSONS.pools("train", own), order_keys(own)
+        (pool,), (key,) = DATASET.pools("train", own), order_keys(own)
         row = initial_rows(SPACES[kind], own).requires_grad_()
         optim = OPTIM[optimizer](
             [row], lr=float(own["learning_rate"][0]), weight_decay=0.01, **momentum
@@ -131,7 +131,7 @@ def test_training_is_that_of_torch_one_network_at_a_time(kind, optimizer):
             optim.step()
         assert torch.allclose(found.rows[i], row.detach()[0], rtol=1e-3, atol=2e-5)
         assert found.steps[i] == len(batches) == epochs * (len(pool) // BATCH)
-    assert len({len(pool) for pool in LESSONS.pools("train", runs)}) == 2
+    assert len({len(pool) for pool in DATASET.pools("train", runs)}) == 2
 
 
 @pytest.mark.parametrize("kind", SPACES)
@@ -187,27 +187,27 @@ def test_scores_are_those_of_the_weights_as_stored(kind):
 
 
 def test_dropout_changes_training_and_its_share_is_that_of_the_run():
-    from pipeline.fit.classifiers import Course
+    from pipeline.fit.classifiers import StackTraining
 
     runs = drawn(3, dropout=(0.25,)) | {"dropout": np.array([0.25, 0.0, 0.8])}
     stack = Stack(SPACES["mlp"], stride=2)
     due = [{10: i} for i in range(3)]
-    course = Course(
+    training = StackTraining(
         stack,
-        LESSONS,
+        DATASET,
         stack.prepare(IMAGES),
         runs,
-        LESSONS.pools("train", runs),
+        DATASET.pools("train", runs),
         np.full(3, 5),
         due,
         4000,
     )
-    first, second = course.masks(7)
+    first, second = training.masks(7)
     assert (first.shape, second.shape) == ((3, 4000, 7), (3, 4000, 5))
     assert (first == 0).float().mean((1, 2)).tolist() == pytest.approx([0.25, 0, 0.8], abs=0.01)
     assert first.mean((1, 2)).tolist() == pytest.approx([1, 1, 1], abs=0.05)
-    assert torch.equal(first, course.masks(7)[0])
-    assert not torch.equal(first, course.masks(8)[0])
+    assert torch.equal(first, training.masks(7)[0])
+    assert not torch.equal(first, training.masks(8)[0])
 
 
 def test_pairs_of_classes_are_learned_as_two_outputs():
@@ -215,10 +215,10 @@ def test_pairs_of_classes_are_learned_as_two_outputs():
     assert (runs["class_0"] < runs["class_1"]).all()
     assert len(set(zip(runs["class_0"].tolist(), runs["class_1"].tolist(), strict=True))) == 6
     for pool, one, two in zip(
-        LESSONS.pools("test", runs), runs["class_0"], runs["class_1"], strict=True
+        DATASET.pools("test", runs), runs["class_0"], runs["class_1"], strict=True
     ):
         assert set(LABELS[pool]) == {one, two}
-    outputs = LESSONS.outputs(runs).numpy()
+    outputs = DATASET.outputs(runs).numpy()
     assert (outputs[np.arange(30), runs["class_0"]] == 0).all()
     assert (outputs[np.arange(30), runs["class_1"]] == 1).all()
 

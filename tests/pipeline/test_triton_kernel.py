@@ -19,7 +19,7 @@ from pipeline.config import FitConfig, InrConfig, ResourcesConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.fit import adam, gpu
 from pipeline.fit.siren import inr_space
-from pipeline.progress import untold
+from pipeline.progress import no_progress
 
 has_triton = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="no Triton here: `pip install triton`"
@@ -130,7 +130,7 @@ def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot
     def run_here(function, shards, shared, *resources, **options):
         asked.append(resources[:2])
         with pytest.raises(InputError, match="go without --num-gpus") as refused:
-            function(*shared, shards[0], advance=untold, **options)
+            function(*shared, shards[0], advance=no_progress, **options)
         return ((shard, refused.value) for shard in shards)
 
     monkeypatch.setattr("flows.stages.build.run_tasks", run_here)
@@ -156,8 +156,8 @@ def test_no_tensor_of_the_eager_fit_is_left_on_the_cpu(monkeypatch):
         torch.zeros(3, dtype=torch.int64, device="meta"),
     )
     points, targets = torch.empty(6, 2, device="meta"), torch.empty(3, 3, 6, device="meta")
-    adam._fit_eagerly(space, inr, FitConfig(max_steps=3), rows, steps, points, targets, untold)
+    adam._fit_eagerly(space, inr, FitConfig(max_steps=3), rows, steps, points, targets, no_progress)
     with pytest.raises(RuntimeError, match="device"):
         adam._fit_eagerly(
-            space, inr, FitConfig(max_steps=3), rows, steps, torch.empty(6, 2), targets, untold
+            space, inr, FitConfig(max_steps=3), rows, steps, torch.empty(6, 2), targets, no_progress
         )

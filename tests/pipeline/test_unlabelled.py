@@ -21,7 +21,7 @@ from pipeline.config import (
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.importing import import_shard, plan_import
-from pipeline.progress import untold
+from pipeline.progress import no_progress
 from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import NO_LABEL, Signals
 from pipeline.tasks.classification import Classification
@@ -99,7 +99,7 @@ def test_a_signal_without_a_class_among_others_fails_alone(labelled):
 
 @pytest.mark.parametrize("format", ["dwsnets", "fit-a-nef", "webdataset"])
 def test_a_zoo_without_classes_goes_out_and_comes_in(unlabelled, tmp_path, format):
-    assert export_zoo(unlabelled, format, tmp_path / "out", untold) == 40
+    assert export_zoo(unlabelled, format, tmp_path / "out", no_progress) == 40
     config = ImportConfig(format=format, path=tmp_path / "out", omega=30.0)
     plan = plan_import(config, tmp_path / "in")
     for name in plan.intake.shards:

@@ -12,7 +12,7 @@ from pipeline.fit.seeds import derive
 
 
 @dataclass(frozen=True)
-class Lessons:
+class ImageDataset:
     """Images that are split once for a whole zoo, whatever the split of its runs."""
 
     images: Tensor
