@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+import psutil
 import ray
 import ray.train
 import torch
@@ -42,13 +43,15 @@ def process_group(on_gpu: bool) -> Iterator[None]:
     """Make the workers of a Ray Train run the ranks of a torch process group, for the length of the block.
 
     What a launcher of another job has left in the environment is taken out of it, as DeepSpeed and MPI libraries would
-    believe it. Rank 0 listens on its node's address in the Ray cluster alone: torch by itself listens on all.
+    believe it. Rank 0 listens on its node's address in the Ray cluster alone: torch by itself listens on all. Where nothing
+    else is set, gloo takes that address's interface: by itself it would take what the name of the host stands for.
     """
-    context = ray.train.get_context()
+    context, address = ray.train.get_context(), ray.util.get_node_ip_address()
     rank, world_size = context.get_world_rank(), context.get_world_size()
+    if interface := interface_of(address):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", interface)
     listener = None
     if rank == 0:
-        address = ray.util.get_node_ip_address()
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         listener = socket.create_server((address, 0), family=family)
     host, port = broadcast_from_rank_zero(listener and listener.getsockname()[:2])
@@ -74,3 +77,15 @@ def process_group(on_gpu: bool) -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def interface_of(address: str) -> str | None:
+    """The network interface of this machine that has an address; None where a router translates it."""
+    return next(
+        (
+            name
+            for name, found in psutil.net_if_addrs().items()
+            if any(one.address.partition("%")[0] == address for one in found)
+        ),
+        None,
+    )
