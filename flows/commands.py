@@ -28,6 +28,7 @@ def run(options: Namespace) -> int:
     from flows.recipe import default_folder
     from flows.server import prefect_server
     from pipeline.archive.files import exclusive
+    from pipeline.training.checkpoint_folders import checkpoint_folder
 
     recipe = with_training(options)
     folder = options.out or default_folder(options.recipe, recipe)
@@ -38,7 +39,7 @@ def run(options: Namespace) -> int:
         result = run_recipe(recipe, folder, tracked=is_up())
     metrics = result["metrics"]
     print(f"zoo         {folder / 'zoo'}")
-    print(f"checkpoint  {folder / 'checkpoints'}/epoch-{next(iter(metrics.values()))['epoch']:04d}")
+    print(f"checkpoint  {checkpoint_folder(folder, next(iter(metrics.values()))['epoch'])}")
     print(f"report      {result['report']}")
     titles = [variant.title(recipe.training) for variant in metrics]
     width = max(11, *map(len, titles))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, unquote, urlsplit
-from xml.sax.saxutils import escape
+from xml.sax.saxutils import escape, unescape
 
 Objects = dict[str, bytes]
 """By `/bucket/key`."""
@@ -56,8 +56,13 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, ETag='"0"')
 
     def do_POST(self):
-        self.body()
-        if "uploads" in self.query:
+        body = self.body().decode()
+        if "delete" in self.query:
+            bucket = self.key.rstrip("/")
+            for name in re.findall("<Key>(.*?)</Key>", body):
+                self.objects.pop(f"{bucket}/{unescape(name)}", None)
+            self.xml("<DeleteResult></DeleteResult>")
+        elif "uploads" in self.query:
             upload = uuid.uuid4().hex
             self.uploads[upload] = {}
             self.xml(

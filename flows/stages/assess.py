@@ -12,7 +12,7 @@ from pipeline.report.models import read_training
 from pipeline.training import evaluate as evaluation
 from pipeline.training import probe as probing
 from pipeline.training.boosting import FILE, boosted_metrics
-from pipeline.training.checkpoint import latest, load_best, num_epochs
+from pipeline.training.checkpoint import load_best, num_epochs
 from pipeline.training.loader import Feed
 from pipeline.training.transfer import TRANSFERS
 from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
@@ -31,8 +31,8 @@ def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, 
 
 def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
     """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
-    file, newest = run / "metrics.json", latest(run)
-    metrics = evaluation.read_metrics(file) if newest and is_newer(file, newest) else {}
+    file, of_epochs = run / "metrics.json", run.glob("metrics.jsonl")
+    metrics = evaluation.read_metrics(file) if is_newer(file, *of_epochs) else {}
     return metrics if is_whole(metrics) else evaluate(run, "test", trusted)
 
 

@@ -1,25 +1,26 @@
 """Models are trained on a zoo, each into the folder of a run."""
 
-import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from flows.bars import TrainingBars
-from pipeline.archive.files import read_json, write_atomic, write_json
+from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, differences
 from pipeline.errors import InputError
 from pipeline.functions import modules_named
-from pipeline.location import Location, RemotePath
+from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.tasks.augmentation import require_odd_activations
 from pipeline.tasks.kinds import task_of
-from pipeline.training.checkpoint import latest, require_resumable
+from pipeline.training.checkpoint import read_history, require_resumable
+from pipeline.training.checkpoint_folders import latest, link_to, place_checkpoints, place_of
 from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.training.models import warn_of_wide_axes
+from pipeline.training.pulse import write_epochs
 from pipeline.training.start import check_frozen, resolve_start
 from pipeline.training.transfer import Transfer
 from pipeline.training.variants import OWN, Variant
@@ -95,8 +96,8 @@ def train(
     jobs = []
     for variant in variants:
         config = variant.of(training, opened.space, prepared)
-        folder, title = run / variant.folder, variant.title(training)
-        jobs.append(claim_job(opened, folder, config, resources, title))
+        title = variant.title(training)
+        jobs.append(claim_job(opened, run, variant.folder, config, resources, title))
     return run_jobs(opened, jobs, resources)
 
 
@@ -116,18 +117,20 @@ def train_transfers(
         config = transfer.of(run, training, finetune, num_members)
         check_task(opened, config)
         title = f"{transfer.title}, {transfer.percent}"
-        jobs.append(claim_job(opened, run / transfer.folder, config, resources, title))
+        jobs.append(claim_job(opened, run, transfer.folder, config, resources, title))
     return run_jobs(opened, jobs, resources)
 
 
 def claim_job(
     zoo: Zoo,
     run: Path,
+    folder: Path,
     training: TrainingConfig,
     resources: ResourcesConfig,
     title: str,
 ) -> Job:
-    """Make `run` the folder of a model. Raises InputError where it cannot be trained so, or not there."""
+    """Make `folder` in `run` that of a model. Raises InputError where it cannot be trained so, or not there."""
+    run, place = run / folder, place_of(training.checkpoints, folder)
     trusted = modules_named(training)
     task = task_of(training.task, trusted)
     feed = Feed.of(task, zoo, "train", training.members, training.seed, training.passes)
@@ -140,7 +143,10 @@ def claim_job(
     run.mkdir(parents=True, exist_ok=True)
     training = claim(run, zoo.record, training)
     if not (run / "zoo").exists():
-        link_zoo(run / "zoo", zoo.folder)
+        link_to(run / "zoo", zoo.folder)
+    place_checkpoints(run, place)
+    if (history := read_history(run)) is not None:
+        write_epochs(run, history)  # as the worker that made the checkpoint does, if it lives on
     members = feed.num_batches(training.batch_size) * training.batch_size
     return Job(title, run, training, prepared, members)
 
@@ -156,11 +162,3 @@ def run_jobs(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
     finally:
         bars.close()
     return True
-
-
-def link_zoo(link: Path, zoo: Location):
-    """A symbolic link, or for a zoo that is not on this machine a file with its URI, which `locate` follows."""
-    if isinstance(zoo, RemotePath):
-        write_atomic(link, f"{zoo}\n".encode())
-    else:
-        link.symlink_to(os.path.relpath(zoo, link.parent))

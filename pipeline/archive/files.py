@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pyarrow.fs import FileSelector, FileSystem, LocalFileSystem
+from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
 from pipeline.errors import InputError
 from pipeline.location import Location, RemotePath
@@ -107,6 +107,26 @@ def list_files(folder: Location) -> dict[Location, int]:
     filesystem, name = folder.opened
     found = filesystem.get_file_info(FileSelector(name, allow_not_found=True))
     return {folder / info.base_name: info.size for info in found if info.is_file}
+
+
+def list_folders(folder: Location) -> list[Location]:
+    """The folders in `folder`; none where there is no folder."""
+    if isinstance(folder, Path):
+        return [inside for inside in folder.iterdir() if inside.is_dir()] if folder.is_dir() else []
+    filesystem, name = folder.opened
+    found = filesystem.get_file_info(FileSelector(name, allow_not_found=True))
+    return [folder / info.base_name for info in found if info.type is FileType.Directory]
+
+
+def remove_folder(folder: Location):
+    """With all that is in it, if it is there."""
+    if isinstance(folder, Path):
+        shutil.rmtree(folder, ignore_errors=True)
+        return
+    filesystem, name = folder.opened
+    filesystem.delete_dir_contents(name, missing_dir_ok=True)
+    with suppress(FileNotFoundError):
+        filesystem.delete_dir(name)
 
 
 def opened(path: Location) -> tuple[FileSystem, str | bytes]:

@@ -1,13 +1,10 @@
-"""Checkpoints: `checkpoints/epoch-NNNN/` appears whole or not at all; within an epoch `epoch-NNNN-step-NNNNNN/`.
+"""Checkpoints, which appear whole or not at all.
 
 Each holds `model.safetensors` with `model.json` (to use the model), `optimizer.safetensors` (to go on training, on any
 number of ranks and ZeRO stage) and `training.json` (what happened so far, and where to go on). The schedule and all random
 numbers are functions of where that is. Nothing in it is a pickle.
 """
 
-import os
-import re
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,35 +20,22 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.errors import ArchiveError, InputError
+from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.tasks.kinds import task_of
+from pipeline.training.checkpoint_folders import (
+    LAST,
+    checkpoint_folder,
+    checkpoints,
+    folders,
+    latest,
+    new_checkpoint,
+    remove,
+)
 from pipeline.training.config import TrainingConfig
 from pipeline.training.history import History, Progress
 from pipeline.training.models import build_model, shared_names
 from pipeline.training.pulse import write_epochs
-
-NAME = re.compile(r"epoch-(\d+)(?:-step-(\d+))?")
-
-
-def checkpoint_folder(run: Path, epoch: int, step: int | None = None) -> Path:
-    """Of the end of an epoch, or of so many steps into it."""
-    within = "" if step is None else f"-step-{step:06d}"
-    return run / "checkpoints" / f"epoch-{epoch:04d}{within}"
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """All complete ones, the oldest first."""
-    found = {}
-    for folder in (run / "checkpoints").glob("epoch-*"):
-        if name := NAME.fullmatch(folder.name):
-            epoch, step = name.groups()
-            found[int(epoch), step is None, int(step or 0)] = folder
-    return [folder for _, folder in sorted(found.items())]
-
-
-def latest(run: Path) -> Path | None:
-    """The newest complete checkpoint."""
-    return next(reversed(checkpoints(run)), None)
 
 
 def read_history(run: Path) -> History | None:
@@ -60,7 +44,7 @@ def read_history(run: Path) -> History | None:
     if folder is None:
         return None
     try:
-        return History.from_json(read_json(folder / "training.json"))
+        return History.from_json(read_json(folder / LAST))
     except (OSError, ValueError, TypeError, KeyError) as error:
         if latest(run) != folder:  # a newer one took its place meanwhile
             return read_history(run)
@@ -73,12 +57,12 @@ def num_epochs(run: Path) -> int:
     return 0 if history is None else len(history)
 
 
-def damage(folder: Path, error: Exception) -> str:
+def damage(folder: Location, error: Exception) -> str:
     return f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
 
 
 @contextmanager
-def undamaged(folder: Path) -> Iterator[None]:
+def undamaged(folder: Location) -> Iterator[None]:
     """Raises ArchiveError where what is read of a checkpoint in the block is not what was written."""
     try:
         yield
@@ -97,7 +81,7 @@ class Snapshot:
     moments: Mapping[str, Tensor]
     """Adam's, by name of the parameter: `pipeline.training.state`."""
 
-    def folder_in(self, run: Path) -> Path:
+    def folder_in(self, run: Path) -> Location:
         """Where it goes: what is at the first step of an epoch is the end of the one before."""
         if self.progress.step:
             return checkpoint_folder(run, self.progress.epoch, self.progress.step)
@@ -106,25 +90,16 @@ class Snapshot:
 
 def write(run: Path, snapshot: Snapshot, card: Mapping[str, Any], kept: int):
     """Make a checkpoint, and remove all but the newest `kept` and the best."""
-    final = snapshot.folder_in(run)
-    partial = final.with_name(f".{final.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir(parents=True)
+    with new_checkpoint(snapshot.folder_in(run)) as folder:
         weights, moments = map(safetensors.torch.save, (snapshot.model, snapshot.moments))
-        write_atomic(partial / "model.safetensors", weights)
-        write_json(partial / "model.json", {**card, "sha256": sha256(weights)})
-        write_atomic(partial / "optimizer.safetensors", moments)
+        write_atomic(folder / "model.safetensors", weights)
+        write_json(folder / "model.json", {**card, "sha256": sha256(weights)})
+        write_atomic(folder / "optimizer.safetensors", moments)
         progress = {"progress": asdict(snapshot.progress), "optimizer_sha256": sha256(moments)}
-        write_json(partial / "training.json", snapshot.history.as_json() | progress)
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(partial, final)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+        write_json(folder / LAST, snapshot.history.as_json() | progress)
     best = {checkpoint_folder(run, snapshot.history.best.epoch)} if len(snapshot.history) else set()
-    for folder in set(checkpoints(run)[:-kept]) - best:
-        shutil.rmtree(folder)
+    for folder in set(folders(run)) - {*checkpoints(run)[-kept:], *best}:
+        remove(folder)
 
 
 @dataclass
@@ -159,7 +134,7 @@ def read_newest(run: Path) -> Snapshot | None:
     if folder is None:
         return None
     with undamaged(folder):
-        training, card = read_json(folder / "training.json"), read_json(folder / "model.json")
+        training, card = read_json(folder / LAST), read_json(folder / "model.json")
         return Snapshot(
             History.from_json(training),
             Progress.from_json(training["progress"]),
@@ -178,7 +153,7 @@ def require_resumable(run: Path):
         )
 
 
-def read_tensors(file: Path, digest: str) -> dict[str, Tensor]:
+def read_tensors(file: Location, digest: str) -> dict[str, Tensor]:
     """Raises ValueError where the file has another sha256."""
     content = file.read_bytes()
     if sha256(content) != digest:
@@ -209,7 +184,7 @@ def model_card(
 class Checkpoint:
     """The model of a run's best checkpoint."""
 
-    folder: Path
+    folder: Location
     epoch: int
     card: dict[str, Any]
     """model.json."""

@@ -69,6 +69,8 @@ class TrainingConfig(Config):
     """A checkpoint also after so many steps within an epoch."""
     checkpoint_minutes: Annotated[PositiveFloat, LOCATION] = 10.0
     """A checkpoint also when the newest is so old."""
+    checkpoints: Annotated[str | None, LOCATION] = None
+    """Where the checkpoints of a new run go: a folder or a URI; null: into the folder of the run."""
     checkpoints_kept: Annotated[PositiveInt, LOCATION] = 1
     """So many of the newest checkpoints are kept, and the best."""
 

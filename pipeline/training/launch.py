@@ -11,8 +11,9 @@ from typing import Any
 
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig
-from pipeline.errors import DivergenceError, InputError, WorkError, reason
-from pipeline.training.checkpoint import latest, num_epochs, read_history
+from pipeline.errors import ArchiveError, DivergenceError, InputError, WorkError, reason
+from pipeline.training.checkpoint import num_epochs, read_history
+from pipeline.training.checkpoint_folders import latest
 from pipeline.training.config import TrainingConfig
 from pipeline.training.loader import Feed
 
@@ -23,6 +24,9 @@ MAX_FAILURES = 1
 """Times in a row that training starts again after a failure without a new checkpoint."""
 RESIZE_SECONDS = 60.0
 """How often a cluster is looked at for room for more workers."""
+START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""How long Ray Train waits for room that it believes is there: it learns of a lost node up to 20 seconds late."""
+START_SECONDS = 5.0
 
 
 def is_trained(run: Path, config: TrainingConfig) -> bool:
@@ -103,7 +107,7 @@ def launch_workers(
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
 ) -> list[str | None]:
-    """What `train_worker` returns. Raises WorkError where a worker or Ray fails."""
+    """What `train_worker` returns. Raises WorkError where a worker or Ray fails, InputError and ArchiveError as workers do."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -112,6 +116,7 @@ def launch_workers(
     from pipeline.training.process_group import TorchWorkers
 
     os.environ.setdefault(HEALTH_CHECK_INTERVAL, str(POLL_SECONDS))
+    os.environ.setdefault(START_TIMEOUT, str(START_SECONDS))
     on_gpu = resources.gpus_per_worker > 0
     storage = (jobs[0].run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
@@ -151,8 +156,11 @@ def launch_workers(
         ray.shutdown()  # the workers end, and write no more
         raise
     except (TrainingFailedError, ray.exceptions.RayError) as error:
+        cause = cause_of(error)
+        if isinstance(cause, InputError | ArchiveError):  # which would be the same again
+            raise cause from error
         raise WorkError(
-            f"training of {under_way(jobs).run} failed: {reason(cause_of(error))}; run the same command again to go on"
+            f"training of {under_way(jobs).run} failed: {reason(cause)}; run the same command again to go on"
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)

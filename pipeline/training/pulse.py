@@ -62,8 +62,10 @@ class Pulses:
 
 def write_epochs(run: Path, history: History):
     """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
-    lines = (json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
-    write_whole(run / "metrics.jsonl", "".join(lines))
+    file = run / "metrics.jsonl"
+    text = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
+    if not (file.exists() and file.read_text() == text):
+        write_whole(file, text)
 
 
 def write_whole(path: Path, text: str):

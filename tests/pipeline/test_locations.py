@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ import torch
 
 from flows.cli import main
 from flows.recipes import smoke
-from flows.stages import assess, learn
+from flows.stages import assess
 from pipeline.archive.files import exclusive, list_files, write_atomic
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
@@ -19,10 +20,11 @@ from pipeline.config import FitConfig, SignalsConfig
 from pipeline.errors import InputError
 from pipeline.location import RemotePath, locate
 from pipeline.training.checkpoint import load_best
+from pipeline.training.checkpoint_folders import folders, latest, link_to, place_checkpoints
 from pipeline.training.evaluate import write_predictions
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
-from tests.conftest import dwszoo
+from tests.conftest import dwszoo, start_dwszoo
 from tests.s3 import Handler, Objects, s3_server
 
 CONFIG = smoke().zoo.model_copy(
@@ -97,7 +99,7 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
     uri, _ = store
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=False))
     shutil.rmtree(run / "zoo")
-    learn.link_zoo(run / "zoo", locate(uri))
+    link_to(run / "zoo", locate(uri))
     assert assess.evaluate(run, "test") == json.loads(
         (smoke_run.folder / "metrics.json").read_text()
     )
@@ -106,6 +108,35 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
         main(["zoo", "export", uri, "--format", "unterthiner", "--out", str(tmp_path / "out")]) == 0
     )
     assert main(["zoo", "render", str(run / "zoo"), "--out", str(tmp_path / "x.png")]) == 0
+
+
+def test_training_goes_on_from_checkpoints_in_an_object_store(server, built_zoo, tmp_path):
+    """The second time from another folder: that of the run is lost."""
+    uri, objects = server
+    objects.clear()
+    place = locate(uri) / "checkpoints"
+    epochs = ("--workers", "1", "--set", "training.epochs=12")
+    arguments = ("train", "smoke", *epochs, "--set", f"training.checkpoints={place}")
+    run, zoo = tmp_path / "run", ("--zoo", built_zoo)
+    process = start_dwszoo(*arguments, *zoo, "--out", tmp_path / "lost")
+    while process.poll() is None and latest(tmp_path / "lost") is None:
+        time.sleep(0.05)
+    process.kill()
+    _, err = process.communicate()
+    first = latest(tmp_path / "lost")
+    assert first is not None, err
+    result = dwszoo(*arguments, *zoo, "--out", run)
+    assert result.code == 0, result.err
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").open()]
+    assert [line["epoch"] for line in lines] == list(range(1, 13))
+    assert f"{int(first.name[-4:])}/12" in result.err
+    assert {folder.name for folder in folders(run)} <= {
+        f"epoch-{load_best(run).epoch:04d}",
+        "epoch-0012",
+    }
+    files = [name for name in objects if not name.endswith("/")]
+    assert len(files) == 4 * len(folders(run)) + 1
+    assert assess.evaluate(run, "test")["split"] == "test"
 
 
 def test_damage_in_an_object_store_is_found_and_mended(server):
@@ -134,6 +165,41 @@ def test_an_upload_that_fails_is_never_seen(store, monkeypatch):
     monkeypatch.setattr(Handler, "do_PUT", lambda self: (self.body(), self.answer(403))[1])
     with pytest.raises(OSError, match="ACCESS_DENIED"):
         write_atomic(locate(uri) / "zoo.json", b"half")
+    assert objects == before
+
+
+def test_checkpoints_go_where_no_other_run_has_its_own(store, tmp_path):
+    place = locate(store[0]) / "checkpoints"
+    for name in ("one", "same", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("2" if name == "other" else "1")
+    place_checkpoints(tmp_path / "one", place)
+    place_checkpoints(tmp_path / "one", place)
+    place_checkpoints(tmp_path / "same", place)
+    assert locate(tmp_path / "same" / "checkpoints") == place
+    with pytest.raises(InputError, match=r"must be a place for this run, found .* of another"):
+        place_checkpoints(tmp_path / "other", place)
+    assert not (tmp_path / "other" / "checkpoints").exists()
+    with pytest.raises(
+        InputError, match=r"has its checkpoints at .*: set training\.checkpoints as it was"
+    ):
+        place_checkpoints(tmp_path / "one", tmp_path / "here")
+    place_checkpoints(tmp_path / "other", tmp_path / "here" / "deep")
+    assert (tmp_path / "other" / "checkpoints").samefile(tmp_path / "here" / "deep")
+
+
+def test_a_store_that_lets_nobody_in_is_said_in_a_sentence(store, tmp_path, capsys, monkeypatch):
+    uri, objects = store
+    before = dict(objects)
+    monkeypatch.setattr(Handler, "do_PUT", lambda self: (self.body(), self.answer(403))[1])
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        place_checkpoints(tmp_path, locate(uri) / "checkpoints")
+    assert not (tmp_path / "checkpoints").exists()
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.answer(403))
+    assert main(["zoo", "verify", uri]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "ACCESS_DENIED" in line
     assert objects == before
 
 

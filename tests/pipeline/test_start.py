@@ -17,7 +17,8 @@ from pipeline.tasks import EditingConfig
 from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.kinds import task_of
 from pipeline.tasks.reconstruction import Reconstruction
-from pipeline.training.checkpoint import checkpoint_folder, load_best, model_card, read_best
+from pipeline.training.checkpoint import load_best, model_card, read_best
+from pipeline.training.checkpoint_folders import checkpoint_folder, link_to
 from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.models import build_model, calibrate, num_parameters_of
@@ -39,7 +40,7 @@ def made(folder: Path, zoo: Zoo, training: TrainingConfig) -> Path:
     """A run as training leaves it, whose weights are random."""
     folder.mkdir()
     learn.claim(folder, zoo.record, training)
-    learn.link_zoo(folder / "zoo", zoo.folder)
+    link_to(folder / "zoo", zoo.folder)
     torch.manual_seed(5)
     task = task_of(training.task, ())
     prepared = task.prepare(zoo)

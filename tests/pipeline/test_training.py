@@ -1,6 +1,8 @@
 """The loader's promises, the schedule, checkpoints and evaluation; the engine itself is tested through the command."""
 
+import errno
 import json
+import os
 import re
 from collections import OrderedDict
 from itertools import pairwise
@@ -17,7 +19,7 @@ from flows.stages import learn
 from flows.stages.learn import claim
 from pipeline.archive.zoo import Zoo, column
 from pipeline.encoders import DWSNetConfig, FlatMLPConfig
-from pipeline.errors import InputError, WorkError
+from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.tasks import Monitor
 from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import load_best
@@ -111,6 +113,7 @@ def test_before_the_first_checkpoint_the_training_of_a_run_may_change_but_not_it
     with pytest.raises(InputError, match="another configuration"):
         claim(tmp_path, elsewhere, other)
     (tmp_path / "checkpoints" / "epoch-0001").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "epoch-0001" / "training.json").touch()
     claim(tmp_path, zoo.record, other)
     with pytest.raises(InputError, match=r"training\.batch_size"):
         claim(tmp_path, zoo.record, training)
@@ -120,6 +123,7 @@ def ray_failures():
     from ray import exceptions
     from ray.train import ControllerError, WorkerGroupError
 
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "model")
     out_of_memory = exceptions.OutOfMemoryError("The node ran low on memory.\nRefer to the docs")
     raised = exceptions.RayError('ray::f()\n  File "f.py", line 1\nKeyError: 3')
     return [
@@ -129,6 +133,7 @@ def ray_failures():
         (ControllerError(out_of_memory), "The node ran low on memory."),
         (WorkerGroupError("...", {1: out_of_memory}), "The node ran low on memory."),
         (WorkerGroupError("...", {0: raised}), "KeyError: 3"),
+        (WorkerGroupError("...", {0: full}), "[Errno 28] No space left on device: 'model'"),
     ]
 
 
@@ -142,6 +147,21 @@ def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, mon
             launch_training(Zoo.open(built_zoo), [job], smoke().resources, lambda: None)
         assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
         assert "\n" not in str(caught.value)
+
+
+def test_what_is_wrong_with_the_input_is_said_as_a_worker_says_it_and_not_tried_again(
+    built_zoo, tmp_path, monkeypatch
+):
+    from ray.train import WorkerGroupError
+    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+
+    job = Job("dwsnet", tmp_path, smoke().training, {}, 256)
+    for wrong in (ArchiveError("a block is damaged"), InputError("pickles are not read")):
+        fit = Mock(side_effect=WorkerGroupError("...", {1: wrong}))
+        monkeypatch.setattr(DataParallelTrainer, "fit", fit)
+        with pytest.raises(type(wrong), match=str(wrong)):
+            launch_training(Zoo.open(built_zoo), [job], smoke().resources, lambda: None)
+        assert fit.call_count == 1
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero():
