@@ -94,11 +94,12 @@ class TrainingBars:
         """Bring them up to what the workers wrote; raises WorkError where Ray is gone."""
         require_ray()
         while True:
-            job = self.jobs[0]
+            job, *others = self.jobs
+            has_ended = is_trained(job.run, job.training) or (
+                others and is_under_way(others[0].run)
+            )
             show_training(self.bar, job.run, job.training.epochs, job.members_per_epoch)
-            if len(self.jobs) == 1 or not (
-                is_trained(job.run, job.training) or is_under_way(self.jobs[1].run)
-            ):
+            if not others or not has_ended:
                 return
             self.close()
             self.jobs.pop(0)
