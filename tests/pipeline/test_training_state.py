@@ -4,6 +4,8 @@ import json
 import os
 import pickle
 import shutil
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +19,8 @@ from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.tasks.kinds import task_of
-from pipeline.training.checkpoint import (
-    checkpoints,
-    latest,
-    load_best,
-    read_newest,
-    require_resumable,
-    write,
-)
+from pipeline.training.checkpoint import load_best, read_newest, require_resumable, write
+from pipeline.training.checkpoint_folders import checkpoints, latest
 from pipeline.training.launch import Job, launch_training
 from tests.pipeline.worlds import in_worlds
 
@@ -280,11 +276,15 @@ def test_the_newest_checkpoint_of_a_stage_trains_on_through_the_command(runs, zo
     training = smoke().training
     assert learn.claim(tmp_path, zoo.record, training) == training
     (tmp_path / "checkpoints" / MIDDLE).mkdir(parents=True)
+    (tmp_path / "checkpoints" / MIDDLE / "training.json").touch()
     learn.claim(tmp_path, zoo.record, training.model_copy(update={"zero_stage": 3}))
 
 
 def slowly(spec):
-    """What workers run, with a line in `steps` for each step of rank 0: the world's size and the step."""
+    """What workers run, with a line in `steps` for each step of rank 0: the world's size and the step.
+
+    One worker alone waits before step 6 for another.
+    """
     import time
 
     from pipeline.training.launch import train_worker
@@ -293,33 +293,61 @@ def slowly(spec):
     original = Trainer.step
 
     def step(trainer, batch):
-        time.sleep(0.3)
+        world, number = trainer.worker.world_size, trainer.progress.step
+        time.sleep(100 if (world, number) == (1, 6) else 0.3)
         if trainer.worker.rank == 0:
             with open(trainer.run / "steps", "a") as file:
-                file.write(f"{trainer.worker.world_size} {trainer.progress.step}\n")
+                file.write(f"{world} {number}\n")
         return original(trainer, batch)
 
     Trainer.step = step
     return train_worker(spec)
 
 
-def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint(
+def look_often_for_nodes():
+    """Ray Train learns of nodes that come and go from an actor that looks every 20 seconds: here twice a second."""
+    import ray
+    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as ray_data
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    class Coordinator(ray_data._AutoscalingCoordinatorActor):
+        TICK_INTERVAL_S = 0.5
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    name = {key: "AutoscalingCoordinator" for key in ("name", "namespace")}
+    actor = ray.remote(num_cpus=0, scheduling_strategy=here, lifetime="detached")(Coordinator)
+    actor.options(**name).remote()
+
+
+def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint_and_another_may_come(
     two_nodes, runs, zoo, tmp_path, monkeypatch
 ):
-    """Training goes on in a world of one, to where a world of one or two comes undisturbed."""
+    """Two workers train, then one, then two, to where a world of one or two comes undisturbed."""
     monkeypatch.setattr("pipeline.training.launch.train_worker", slowly)
-    changes = {"encoder": TransformerConfig(head_dim=2), "epochs": 1, "checkpoint_steps": 4}
+    monkeypatch.setattr("pipeline.training.launch.RESIZE_SECONDS", 1.0)
+    look_often_for_nodes()
+    changes = {"encoder": TransformerConfig(head_dim=2), "epochs": 1, "checkpoint_steps": 2}
     training = smoke().training.model_copy(update=changes)
     job = Job("dwsnet", tmp_path, training, task_of(training.task, ()).prepare(zoo), 256)
-    nodes = [two_nodes.second]
+    removed, added = [], []
 
-    def remove_a_node():
-        if nodes and latest(tmp_path) is not None:
-            two_nodes.remove_node(nodes.pop(), allow_graceful=False)
+    def steps() -> list[tuple[int, int]]:
+        lines = (tmp_path / "steps").read_text().splitlines()
+        return [tuple(map(int, line.split())) for line in lines]
 
-    launch_training(zoo, [job], ResourcesConfig(workers="1:2"), remove_a_node)
-    steps = [tuple(map(int, line.split())) for line in (tmp_path / "steps").open()]
-    alone = [step for world, step in steps if world == 1]
-    assert alone == [4, 5, 6, 7]
-    assert steps[:4] == [(2, step) for step in range(4)]
+    def change_nodes():
+        if not removed and latest(tmp_path) is not None:
+            two_nodes.remove_node(two_nodes.second, allow_graceful=False)
+            removed.extend(steps())
+        elif removed and not added and steps()[-1][0] == 1:
+            added.append(two_nodes.add_node(num_cpus=1))
+
+    launch_training(zoo, [job], ResourcesConfig(workers="1:2"), change_nodes)
+    worlds = [(world, [step for _, step in own]) for world, own in groupby(steps(), itemgetter(0))]
+    (two, first), (one, alone), (again, last) = worlds
+    assert (two, one, again) == (2, 1, 2)
+    assert first == list(range(len(first)))
+    assert alone == list(range(len(removed) // 2 * 2, 6))[: len(alone)] != []
+    assert last == list(range(last[0], 8))
+    assert last[0] in (alone[-1], alone[-1] + 1)
     assert figures(tmp_path) == pytest.approx(figures(runs / "matrix" / "0-1"), rel=1e-5)
