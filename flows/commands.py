@@ -6,13 +6,9 @@ import runpy
 import sys
 from argparse import Namespace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
-
-if TYPE_CHECKING:
-    from flows.recipe import Recipe
 
 MEMBERS_FAILED = 3
 """Exit code of a command that did all it could, for a zoo with members that have no weights."""
@@ -25,18 +21,18 @@ def run(options: Namespace) -> int:
 
     Run again, it goes on where it stopped.
     """
+    from flows.overrides import resolve_training
     from flows.recipe import default_folder
     from flows.server import prefect_server
-    from pipeline.archive.files import exclusive
     from pipeline.training.checkpoint_folders import checkpoint_folder
 
-    recipe = with_training(options)
+    recipe = resolve_training(options.recipe, options.settings)
     folder = options.out or default_folder(options.recipe, recipe)
-    with exclusive(folder), prefect_server() as is_up:
+    with prefect_server() as is_up:
         # Prefect has its settings only now; and while it is imported, its server starts.
         from flows.run import run_recipe
 
-        result = run_recipe(recipe, folder, tracked=is_up())
+        result = run_recipe(options.recipe, options.settings, folder, tracked=is_up())
     metrics = result["metrics"]
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {checkpoint_folder(folder, next(iter(metrics.values()))['epoch'])}")
@@ -46,19 +42,6 @@ def run(options: Namespace) -> int:
     for title, scores in zip(titles, metrics.values(), strict=True):
         print(f"{title:<{width}} {score_line(scores)}")
     return tell_failed(folder / "zoo")
-
-
-def with_training(options: Namespace) -> "Recipe":
-    """Raises InputError where the recipe makes a zoo alone."""
-    from flows.overrides import resolve_recipe
-
-    recipe = resolve_recipe(options.recipe, options.settings)
-    if recipe.training is None:
-        raise InputError(
-            f"recipe {options.recipe!r} makes a zoo and trains nothing: `dwszoo zoo build "
-            f"{options.recipe} --out DIR` makes it; a field of `training` says how to train on it"
-        )
-    return recipe
 
 
 def tell_failed(zoo: Location) -> int:
@@ -82,6 +65,28 @@ def score_line(metrics: dict) -> str:
         f"{figures} on {metrics['num_members']:,} networks of the {metrics['split']} split "
         f"({metrics['num_parameters']:,} parameters)"
     )
+
+
+def serve(options: Namespace):
+    """Run recipes on the schedules of a file until stopped; see the README for what such a file holds.
+
+    With PREFECT_API_URL the server there keeps the schedules and shows the runs, without a temporary server does.
+    """
+    from flows.overrides import resolve_training
+    from flows.schedule import read_schedule
+    from flows.server import own_url, prefect_server
+
+    runs = read_schedule(options.schedule)
+    for run in runs.values():
+        resolve_training(run.recipe, run.settings)
+    with prefect_server(serves=True) as is_up:
+        from flows.serve import serve_runs
+
+        is_up()
+        for name, run in runs.items():
+            print(f"{name}: {run.recipe} in {run.out}, {run.when}")
+        print(f"Prefect's server: {own_url()}", flush=True)
+        serve_runs(runs)
 
 
 def recipes(options: Namespace):
@@ -227,13 +232,14 @@ def zoo_merge(options: Namespace):
 def train(options: Namespace):
     """Train on a zoo. Run again, it goes on from the newest checkpoint."""
     from cluster.session import ray_session
+    from flows.overrides import resolve_training
     from flows.stages import build, learn
     from pipeline.archive.files import exclusive
     from pipeline.archive.zoo import Zoo
     from pipeline.functions import modules_named
     from pipeline.training.launch import is_trained
 
-    recipe = with_training(options)
+    recipe = resolve_training(options.recipe, options.settings)
     trusted = modules_named(recipe).union(options.trust)
     build.verify(options.zoo)
     learn.check_task(Zoo.open(options.zoo, trusted), recipe.training)

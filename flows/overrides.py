@@ -23,6 +23,17 @@ def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
     return override(find_recipe(name), settings)
 
 
+def resolve_training(name: str, settings: Iterable[str]) -> Recipe:
+    """As `resolve_recipe`; raises InputError too where the recipe makes a zoo alone."""
+    recipe = resolve_recipe(name, settings)
+    if recipe.training is None:
+        raise InputError(
+            f"recipe {name!r} makes a zoo and trains nothing: `dwszoo zoo build {name} --out DIR` "
+            "makes it; a field of `training` says how to train on it"
+        )
+    return recipe
+
+
 def find_recipe(name: str) -> Recipe:
     """A recipe of ours, of a TOML or JSON file, or of a function of the user's that returns one.
 
@@ -36,23 +47,24 @@ def find_recipe(name: str) -> Recipe:
             raise InputError(f"{name} must return a Recipe, found {type(made).__name__}")
         return made
     if Path(name).suffix or os.path.exists(name):
-        return read_recipe(Path(name))
+        return read_config(Recipe, Path(name))
     raise InputError(
         f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}, a .toml or .json file or "
         f"package.module:function{nearest(name, RECIPES)}"
     )
 
 
-def read_recipe(path: Path) -> Recipe:
-    """The recipe that a TOML or JSON file holds; fields that it does not set have their defaults.
+def read_config(model: type[AnyConfig], path: Path, table: str | None = None) -> AnyConfig:
+    """The configuration that a TOML or JSON file holds, or a table of it; what it does not set is as by default.
 
     Raises InputError where it cannot be read or has a wrong field, with the line if that is known.
     """
     text, fields = read_file(path)
     try:
-        return with_changes(Recipe, {}, fields)
+        return with_changes(model, {}, fields if table is None else fields[table])
     except FieldError as error:
-        lines = {field: line_of(text, field) for field in error.problems}
+        prefix = "" if table is None else f"{table}."
+        lines = {field: line_of(text, f"{prefix}{field}") for field in error.problems}
         sentences = (
             f"line {lines[field]}: {sentence}" if lines[field] else sentence
             for field, sentence in error.problems.items()

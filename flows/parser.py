@@ -40,6 +40,13 @@ def parser() -> argparse.ArgumentParser:
 def add_recipe_commands(groups: Any) -> None:
     default = "run folder; by default runs/RECIPE-FINGERPRINT"
     add(groups, "run", commands.run, RECIPE, SETTINGS, *RESOURCES, out(default, required=False))
+    schedule = argument(
+        "schedule",
+        metavar="FILE",
+        type=local_path,
+        help="a .toml or .json file with a table for each scheduled run",
+    )
+    add(groups, "serve", commands.serve, schedule)
     add(groups, "recipes", commands.recipes, recipe(nargs="?"), SETTINGS)
 
 

@@ -15,14 +15,17 @@ import httpx
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
+from prefect.runtime import deployment
+from prefect.states import Cancelled
 
 from cluster.session import ray_session
+from flows.overrides import resolve_training
 from flows.recipe import Recipe
 from flows.stages import assess, build, learn
-from pipeline.archive.files import write_json
+from pipeline.archive.files import exclusive, write_json
 from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import DivergenceError
+from pipeline.errors import DivergenceError, InUseError
 from pipeline.functions import modules_named
 from pipeline.training.config import FinetuneConfig
 from pipeline.training.launch import is_trained
@@ -108,23 +111,42 @@ def report(run: Path, trusted: Collection[str]) -> Path:
     return page if is_drawn else assess.report(run, trusted)
 
 
-def run_recipe(recipe: Recipe, run: Path, tracked: bool) -> dict[str, Any]:
-    """The whole job into the folder `run`; returns the test metrics of each model by its title, and the report.
+def run_recipe(recipe: str, settings: Sequence[str], out: Path, tracked: bool) -> dict[str, Any]:
+    """`run_flow`, which Prefect's server sees where it is `tracked`.
 
-    Where it is `tracked`, Prefect's server sees it. The server may go away: the work does not need it.
+    The server may go away: the work does not need it.
     """
     if tracked:
         try:
-            return run_flow(recipe, run)
+            return run_flow(recipe, settings, out)
         except httpx.HTTPError as error:
             logger.warning(
                 "Prefect's server does not answer any more (%s): the run goes on without it", error
             )
-    return run_flow.fn(recipe, run)
+    return run_flow.fn(recipe, settings, out)
 
 
-@flow(name="dwszoo-run", persist_result=False)
-def run_flow(recipe: Recipe, run: Path) -> dict[str, Any]:
+@flow(name="run", flow_run_name="{out}", persist_result=False)
+def run_flow(recipe: str, settings: Sequence[str], out: Path) -> Any:
+    """Builds a zoo, trains on it, evaluates and reports, into one folder; goes on from what is there.
+
+    Args:
+        recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
+        settings: Fields of the recipe that are overridden, such as zoo.views=4.
+        out: The folder of the run. A scheduled run is skipped where another one is at work in it.
+    """
+    resolved = resolve_training(recipe, settings)
+    try:
+        with exclusive(out):
+            return run_stages(resolved, out)
+    except InUseError as error:
+        if deployment.id is None:
+            raise
+        return Cancelled(message=str(error))
+
+
+def run_stages(recipe: Recipe, run: Path) -> dict[str, Any]:
+    """The whole job into the folder `run`; returns the test metrics of each model, and the report."""
     training, models = recipe.training, list(variants(recipe.training))
     finetune = recipe.probe and recipe.probe.finetune
     transfers = TRANSFERS if finetune else ()

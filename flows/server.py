@@ -35,16 +35,23 @@ QUIET = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 
+ALONE = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
+"""For a server that one run reports to: neither schedules nor pages."""
+
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def prefect_server() -> Iterator[Callable[[], bool]]:
+def prefect_server(serves: bool = False) -> Iterator[Callable[[], bool]]:
     """A server for the length of the block: the one at PREFECT_API_URL, which may stand in a profile, or a temporary one.
 
     What the block gets is called before the server is needed and waits until it answers. It returns False, after one
     warning, where the temporary server does not, and raises InputError where the user's own does not.
+
+    One that `serves` starts runs on schedules and has Prefect's pages; what happens is logged.
     """
+    if serves:
+        os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     end_children_with_me()
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     hosts = urllib.request.getproxies_environment().get("no")
@@ -56,7 +63,7 @@ def prefect_server() -> Iterator[Callable[[], bool]]:
             yield lambda: require_answer(url)
         return
     drop_unusable_proxies()
-    with scratch_folder() as home, temporary_server(home) as is_up, last_reports():
+    with scratch_folder() as home, temporary_server(home, serves) as is_up, last_reports():
         yield is_up
 
 
@@ -134,7 +141,7 @@ def require_answer(url: str) -> bool:
 
 
 @contextmanager
-def temporary_server(home: Path) -> Iterator[Callable[[], bool]]:
+def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
     """A server with a database of its own in `home`, at a port that is free, and in a session of its own.
 
     Ctrl-C in a terminal does not reach it: it lives to be told that the run was interrupted.
@@ -147,7 +154,7 @@ def temporary_server(home: Path) -> Iterator[Callable[[], bool]]:
             process = subprocess.Popen(
                 [sys.executable, *command, "--fd", str(listener.fileno()), "--log-level", "error"],
                 cwd=home,
-                env=os.environ | {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"},
+                env=os.environ | ({} if serves else ALONE),
                 pass_fds=[listener.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -8,6 +8,10 @@ class InputError(ValueError):
     """A caller's mistake: a bad setting, file or folder. The command ends with exit code 2."""
 
 
+class InUseError(InputError):
+    """A folder that another process works in."""
+
+
 class ArchiveError(Exception):
     """A zoo that is damaged or incomplete. The command ends with exit code 1."""
 

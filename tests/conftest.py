@@ -84,6 +84,14 @@ def dwszoo(*arguments: str | Path) -> Result:
     return Result(process.returncode, out, err)
 
 
+def wait_for(condition, seconds: float):
+    """Until a condition holds; fails where it does not within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert condition()
+
+
 @pytest.fixture
 def command(capsys) -> Callable[..., Result]:
     """The command in this process, for what needs none of its own: Ray, Prefect, signals, what a shell sees."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem
 
-from pipeline.errors import InputError
+from pipeline.errors import InputError, InUseError
 from pipeline.location import Location, RemotePath
 
 NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
@@ -188,7 +188,7 @@ def exclusive(folder: Location) -> Iterator[None]:
     there write the same bytes; of two with different configurations the second is refused, by zoo.json, unless they begin
     within the same moment.
 
-    Raises InputError where another process holds it or the folder cannot be written.
+    Raises InUseError where another process holds it, InputError where the folder cannot be written.
     """
     require_folder_name(folder)
     if isinstance(folder, RemotePath):
@@ -221,7 +221,7 @@ def hold(folder: Path) -> int | None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(lock)
-        raise InputError(
+        raise InUseError(
             f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
         ) from None
     except OSError as error:  # NFS, Lustre and FUSE, as they are mounted

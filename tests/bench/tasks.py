@@ -5,13 +5,14 @@ prints one table in Markdown. Runs again, it goes on where it stopped: a run tha
 """
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from flows.recipe import Recipe
 from flows.recipes import RECIPES
-from flows.run import run_recipe
+from flows.run import run_stages
 from pipeline.archive.files import exclusive
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
@@ -45,11 +46,11 @@ def suited(recipe: Recipe, folder: Path) -> tuple[str, ...]:
 def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
     """The rows of a recipe; the first is of its own encoder."""
     recipe = RECIPES[name]()
-    run_recipe(with_baselines(recipe, ()), folder, tracked=False)
-    run_recipe(with_baselines(recipe, suited(recipe, folder)), folder, tracked=False)
+    run_stages(with_baselines(recipe, ()), folder)
+    run_stages(with_baselines(recipe, suited(recipe, folder)), folder)
     for model in models_of(folder):
-        metric, size = model.metrics["monitor"], model.metrics.get("num_parameters")
-        trivial = model.metrics.get(f"trivial_{metric}")
+        metric, trivial = compared(model.metrics)
+        size = model.metrics.get("num_parameters")
         yield (
             name,
             model.title,
@@ -59,6 +60,13 @@ def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
             shown(metric, model.metrics[metric]),
             "" if trivial is None else shown(metric, trivial),
         )
+
+
+def compared(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
+    """The metric that chose the epoch, or else the first one, that a trivial answer has too; with the value of that."""
+    trivial = {name: metrics.get(f"trivial_{name}") for name in (metrics["monitor"], *metrics)}
+    known = {name: value for name, value in trivial.items() if value is not None}
+    return next(iter(known.items()), (metrics["monitor"], None))
 
 
 def main(folder: str, *names: str):

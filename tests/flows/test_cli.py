@@ -136,11 +136,11 @@ def test_two_workers_make_the_bytes_that_one_process_makes(built_zoo, smoke_run)
 
 
 def test_another_configuration_never_mixes_with_a_finished_run(smoke_run):
-    from flows.run import run_recipe
+    from flows.run import run_stages
 
     recipe = resolve_recipe("smoke", ["training.epochs=4"])
     with pytest.raises(InputError, match=r"differs in training\.epochs: was 3, is 4"):
-        run_recipe(recipe, smoke_run.folder, tracked=False)
+        run_stages(recipe, smoke_run.folder)
 
 
 def test_predictions_cover_every_member(command, smoke_run, built_zoo, tmp_path):

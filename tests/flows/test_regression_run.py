@@ -32,7 +32,7 @@ SMALL = {
 
 def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path):
     """What is trained by the command is scored and reported here, as `dwszoo run` does it."""
-    from flows.run import run_recipe
+    from flows.run import run_stages
 
     folder, table = tmp_path / "run", tmp_path / "predictions.parquet"
     settings = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
@@ -45,7 +45,7 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path
     train = ("train", "mlps", "--workers", "1", *chosen, "--zoo", folder / "zoo", "--out", folder)
     result = dwszoo(*train)
     assert result.code == 0, result.err
-    run_recipe(recipe, folder, tracked=False)
+    run_stages(recipe, folder)
     assert "r2" in command("evaluate", folder).out
     for model in (folder, folder / "sizes" / "8"):
         metrics, boosted = (

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import time
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 
 from flows.recipes import smoke
 from pipeline.errors import DivergenceError
-from tests.conftest import EPOCHS, LONG, dwszoo, start_dwszoo
+from tests.conftest import EPOCHS, LONG, dwszoo, start_dwszoo, wait_for
 
 
 def metrics_of(run: Path) -> list[dict]:
@@ -106,26 +105,19 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
 
 
 def test_a_finished_run_is_not_repeated(smoke_run):
-    from flows.run import run_recipe
+    from flows.run import run_stages
 
     watched = [
         path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"
     ]
     before = {path: path.stat().st_mtime_ns for path in watched}
-    again = run_recipe(smoke(), smoke_run.folder, tracked=False)
+    again = run_stages(smoke(), smoke_run.folder)
     assert again["report"] == smoke_run.folder / "report" / "index.html"
     assert [scores["accuracy"] for scores in again["metrics"].values()] == [
         json.loads((smoke_run.folder / folder / "metrics.json").read_text())["accuracy"]
         for folder in ("", "baselines/mlp")
     ]
     assert {path: path.stat().st_mtime_ns for path in watched} == before
-
-
-def wait_for(condition, seconds: float):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert condition()
 
 
 def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(
@@ -186,7 +178,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     monkeypatch.setattr(learn, "train", diverge)
     monkeypatch.setattr(flow, "ray_session", lambda *_, **__: nullcontext())
     with pytest.raises(DivergenceError) as caught:
-        flow.run_recipe(smoke(), folder, tracked=False)
+        flow.run_stages(smoke(), folder)
     page = folder / "report" / "index.html"
     assert str(caught.value) == (
         f"training of {folder / 'baselines' / 'mlp'} diverged; {page} reports what was trained beside it"

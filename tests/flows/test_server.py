@@ -42,7 +42,7 @@ with prefect_server() as is_up:
             psutil.Process().children()[-1].kill()
 
     @run.flow(name="trial")
-    def run_flow(recipe, folder):
+    def run_flow(recipe, settings, out):
         work.clear()
         for name in ("first", "second", "third"):
             step(name)
@@ -50,7 +50,7 @@ with prefect_server() as is_up:
 
     tracked = is_up()
     run.run_flow = run_flow
-    print(tracked, run.run_recipe(None, None, tracked))
+    print(tracked, run.run_recipe(None, None, None, tracked))
     if sys.argv[1] == "never":
         from prefect.client.orchestration import get_client
 

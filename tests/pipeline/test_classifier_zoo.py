@@ -268,11 +268,11 @@ def test_info_and_render_show_accuracies(mlp_zoo, tmp_path, capsys):
 
 
 def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path):
-    from flows.run import run_recipe
+    from flows.run import run_stages
 
     recipe = resolve_recipe("mlps", ["training.task.kind=classification"])
     with pytest.raises(InputError, match="has no column 'label' to learn from"):
-        run_recipe(recipe, tmp_path / "run", tracked=False)
+        run_stages(recipe, tmp_path / "run")
     assert not any((tmp_path / "run" / "zoo").rglob("*.tar"))
     with pytest.raises(InputError, match="has no column 'label' to learn from"):
         Classification().check(mlp_zoo)

@@ -1,0 +1,102 @@
+"""When recipes are run by themselves: a TOML or JSON file with a table for each scheduled run."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from pydantic import ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from flows.overrides import read_config
+from flows.recipe_file import read_file
+from pipeline.config import Config
+from pipeline.errors import InputError
+
+
+class ScheduledRun(Config):
+    recipe: str
+    """A recipe, a file or package.module:function, as `dwszoo run` takes it."""
+    out: Path
+    """The run folder. Each time the run goes on there: what is done already is not done again."""
+    settings: tuple[str, ...] = ()
+    """Fields of the recipe that are overridden: "zoo.views=4"."""
+    cron: str | None = None
+    """When, as in a crontab: "0 3 * * *" is three o'clock each night."""
+    interval: timedelta | None = None
+    """How often: seconds, or a duration of ISO 8601 such as "PT6H"."""
+    rrule: str | None = None
+    """When, as a recurrence rule of RFC 5545: "FREQ=WEEKLY;BYDAY=SU"."""
+    timezone: str = "UTC"
+    """Where the clock of `cron` and `rrule` is: "Europe/Berlin"."""
+
+    @field_validator("cron", "interval", "rrule")
+    @classmethod
+    def suits_prefect(cls, value: Any, info: ValidationInfo) -> Any:
+        from prefect.client.schemas.schedules import construct_schedule
+
+        try:
+            construct_schedule(**{info.field_name: value})
+        except (ValueError, TypeError) as error:
+            kind = {
+                "cron": "a line of a crontab, such as 0 3 * * *",
+                "interval": "positive",
+                "rrule": "a rule of RFC 5545",
+            }
+            raise PydanticCustomError(
+                "schedule", f"input should be {kind[info.field_name]}"
+            ) from error
+        return value
+
+    @field_validator("timezone")
+    @classmethod
+    def is_known(cls, timezone: str) -> str:
+        try:
+            ZoneInfo(timezone)
+        except (KeyError, ValueError, OSError) as error:
+            raise PydanticCustomError(
+                "timezone", "input should be one of the IANA database, such as Europe/Berlin"
+            ) from error
+        return timezone
+
+    @model_validator(mode="after")
+    def says_when_once(self) -> "ScheduledRun":
+        given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(
+                f"one of cron, interval and rrule must be set, found {' and '.join(given) or 'none'}"
+            )
+        return self
+
+    @property
+    def when(self) -> str:
+        """In words."""
+        if self.interval is not None:
+            return f"every {self.interval}"
+        return f"{self.cron or self.rrule} ({self.timezone})"
+
+    @property
+    def times(self) -> dict[str, Any]:
+        """What Prefect's Schedule is made of."""
+        return {name: getattr(self, name) for name in ("cron", "interval", "rrule", "timezone")}
+
+
+def read_schedule(path: Path) -> dict[str, ScheduledRun]:
+    """The scheduled runs of a file by name.
+
+    Raises InputError where it has none, one is wrong, or two are in one folder.
+    """
+    _, tables = read_file(path)
+    if not tables or not all(isinstance(table, dict) for table in tables.values()):
+        raise InputError(
+            f"{path} must have a table for each scheduled run, such as [nightly] with recipe, out and cron"
+        )
+    runs = {name: read_config(ScheduledRun, path, name) for name in tables}
+    folders: dict[Path, str] = {}
+    for name, run in runs.items():
+        other = folders.setdefault(run.out.resolve(), name)
+        if other != name:
+            raise InputError(
+                f"{path}: {other} and {name} are both in {run.out}: give each scheduled run a folder of its own"
+            )
+    return runs

@@ -1,0 +1,59 @@
+"""Runs on a schedule, in processes of their own."""
+
+import asyncio
+import signal
+from collections.abc import Iterable, Mapping
+
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
+from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.runner import Runner
+from prefect.schedules import Schedule
+
+from flows.interruption import SIGNALS, received
+from flows.run import run_flow
+from flows.schedule import ScheduledRun
+
+ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+"""A run that is due while the one before it is still at work is skipped."""
+
+
+def serve_runs(runs: Mapping[str, ScheduledRun]):
+    """Starts each run when it is due, until a signal: then ends what is at work, and raises KeyboardInterrupt."""
+    try:
+        asyncio.run(serve_deployments([deployed(name, run) for name, run in runs.items()]))
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
+
+
+def deployed(name: str, run: ScheduledRun) -> RunnerDeployment:
+    """The run as Prefect knows it."""
+    return run_flow.to_deployment(
+        name,
+        schedules=[Schedule(**run.times)],
+        parameters={
+            "recipe": run.recipe,
+            "settings": list(run.settings),
+            "out": str(run.out.resolve()),
+        },
+        concurrency_limit=ONE,
+        entrypoint_type=EntrypointType.MODULE_PATH,
+    )
+
+
+async def serve_deployments(deployments: Iterable[RunnerDeployment]):
+    """Cancelled by a signal: leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
+    runner, loop = Runner(), asyncio.get_running_loop()
+    for deployment in deployments:
+        await runner.aadd_deployment(deployment)
+    serving = asyncio.ensure_future(runner.start())
+
+    def stop(signum: int, *_):
+        received.append(signum)
+        loop.set_exception_handler(lambda *_: None)  # what Prefect leaves unfinished is cancelled
+        loop.call_soon_threadsafe(serving.cancel)
+
+    runner.handle_sigterm = stop  # Prefect's own leaves at once
+    for signum in SIGNALS:
+        if signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, stop)
+    await serving
