@@ -10,7 +10,7 @@ from pipeline.archive.plan import ShardPlan
 from pipeline.training.checkpoint import num_epochs, read_history
 from pipeline.training.evaluate import shown, titled
 from pipeline.training.launch import Job, is_trained
-from pipeline.training.pulse import read_pulse
+from pipeline.training.status import read_status
 from pipeline.zoos import ZooKind
 from pipeline.zoos.build import ShardSummary
 
@@ -116,17 +116,17 @@ def is_under_way(run: Path) -> bool:
 
 def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
     """Bring the bar up to what the workers wrote into the run folder."""
-    history, pulse = read_history(run), read_pulse(run)
+    history, status = read_history(run), read_status(run)
     num_epochs = len(history) if history else 0
     done = num_epochs * per_epoch
-    note = f"epoch {num_epochs}/{epochs}" if history or pulse else "starting the workers"
+    note = f"epoch {num_epochs}/{epochs}" if history or status else "starting the workers"
     if history:
         newest, metric = history.newest, history.monitor.metric
         value = shown(metric, history.monitored(newest))
         note += f", loss {newest.train_loss:.3f}, validation {titled(metric)} {value}"
-    if pulse is not None and pulse.members > done:
-        done = pulse.members
-        note += f", now loss {pulse.loss:.3f} at {pulse.models_per_second:,.0f} models/s"
+    if status is not None and status.members > done:
+        done = status.members
+        note += f", now loss {status.loss:.3f} at {status.models_per_second:,.0f} models/s"
     elif history:
         note += f", {history.newest.models_per_second:,.0f} models/s"
     bar.update(done, note)

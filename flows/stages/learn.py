@@ -20,8 +20,9 @@ from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.training.models import warn_of_wide_axes
-from pipeline.training.pulse import write_epochs
 from pipeline.training.start import check_frozen, resolve_start
+from pipeline.training.status import write_epochs
+from pipeline.training.trackers import require_installed
 from pipeline.training.transfer import Transfer
 from pipeline.training.variants import OWN, Variant
 
@@ -138,6 +139,7 @@ def claim_job(
     if not is_trained(run, training):
         require_resumable(run)
         check_batches(feed, training, resources.workers)
+        require_installed(training.trackers)
         check_frozen(resolve_start(training, zoo.record), zoo.space, prepared)
         warn_of_wide_axes(training, zoo.space, prepared, trusted)
     run.mkdir(parents=True, exist_ok=True)

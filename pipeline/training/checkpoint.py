@@ -35,7 +35,7 @@ from pipeline.training.checkpoint_folders import (
 from pipeline.training.config import TrainingConfig
 from pipeline.training.history import History, Progress
 from pipeline.training.models import build_model, shared_names
-from pipeline.training.pulse import write_epochs
+from pipeline.training.status import write_epochs
 
 
 def read_history(run: Path) -> History | None:

@@ -10,6 +10,7 @@ from pipeline.config import ADDED, LOCATION, Config
 from pipeline.encoders import AnyEncoder, DWSNetConfig
 from pipeline.errors import nearest
 from pipeline.tasks import AnyTask, ClassificationConfig
+from pipeline.training.trackers import TrackerKind
 from pipeline.unions import kinds_of, models_in
 
 BASELINES = tuple(kind for family in models_in(AnyEncoder) for kind in kinds_of(family))
@@ -65,6 +66,9 @@ class TrainingConfig(Config):
     """A step whose loss or gradient is not finite is skipped; after so many in a row training ends."""
     zero_stage: Annotated[Literal[0, 1, 2, 3], LOCATION] = 0
     """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size. A run may go on with another."""
+    trackers: Annotated[tuple[TrackerKind, ...], LOCATION] = ()
+    """Where metrics go beside metrics.jsonl: 'tensorboard' writes into the run folder; 'wandb' and 'mlflow' are told by
+    their own variables where to."""
     checkpoint_steps: Annotated[PositiveInt | None, LOCATION] = None
     """A checkpoint also after so many steps within an epoch."""
     checkpoint_minutes: Annotated[PositiveFloat, LOCATION] = 10.0

@@ -30,6 +30,14 @@ class EpochMetrics:
     """Mean over the steps that were not skipped, before clipping."""
     skipped_steps: int = 0
     """Steps whose loss or gradient was not finite: they changed nothing."""
+    gpu_memory_bytes: int | None = None
+    """What PyTorch has reserved on the GPU of rank 0 at most; None on CPUs."""
+
+    def numbers(self) -> dict[str, float | None]:
+        """All of it by name, as trackers show it."""
+        own = asdict(self)
+        scores = {f"validation/{name}": value for name, value in own.pop("validation").items()}
+        return {f"epoch/{name}": value for name, value in own.items()} | scores
 
 
 @dataclass

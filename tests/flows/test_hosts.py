@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.training.checkpoint import num_epochs
-from pipeline.training.pulse import read_pulse
+from pipeline.training.status import read_status
 from tests.conftest import EPOCHS, LONG
 from tests.hosts import Host, Hosts, two_hosts
 
@@ -53,15 +53,15 @@ def test_training_outlasts_a_cut_link_and_the_death_of_a_host(cluster, built_zoo
     train = (sys.executable, "-m", "flows.cli", "train", "smoke", "--workers", "1:2", *LONG)
     where = ("--zoo", built_zoo, "--out", tmp_path)
     driver = first.start(*train, *where, RAY_ADDRESS=f"{first.address}:{PORT}")
-    wait_for(lambda: read_pulse(tmp_path), driver)
+    wait_for(lambda: read_status(tmp_path), driver)
     began = workers(second)
     cluster.cut()
     time.sleep(0.5)
-    before = read_pulse(tmp_path)
+    before = read_status(tmp_path)
     time.sleep(CUT_SECONDS)
-    assert read_pulse(tmp_path) == before, "no host trains without the other"
+    assert read_status(tmp_path) == before, "no host trains without the other"
     cluster.mend()
-    wait_for(lambda: read_pulse(tmp_path).members > before.members, driver)
+    wait_for(lambda: read_status(tmp_path).members > before.members, driver)
     assert workers(second) == began != set(), "nothing was started again"
     cluster.cut()
     second.end()

@@ -151,8 +151,13 @@ def newest_checkpoint(run: Path) -> str:
 def test_the_number_of_workers_does_not_change_what_is_learned_by_much(
     built_zoo, smoke_run, tmp_path
 ):
-    result = dwszoo("train", "smoke", "--workers", "1", "--zoo", built_zoo, "--out", tmp_path)
+    trackers = ("--set", 'training.trackers=["tensorboard"]')
+    result = dwszoo(
+        "train", "smoke", "--workers", "1", *trackers, "--zoo", built_zoo, "--out", tmp_path
+    )
     assert result.code == 0, result.err
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"validation/accuracy") == 3
     losses = (
         [line["train_loss"] for line in metrics_of(run)] for run in (tmp_path, smoke_run.folder)
     )

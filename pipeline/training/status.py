@@ -8,12 +8,12 @@ from pathlib import Path
 
 from pipeline.training.history import History, Progress
 
-PULSE_SECONDS = 1.0
-"""How often a pulse is written."""
+STATUS_SECONDS = 1.0
+"""How often a status is written."""
 
 
 @dataclass(frozen=True)
-class Pulse:
+class Status:
     """How far training is, for a progress bar; the content of `.progress.json`."""
 
     members: int
@@ -22,24 +22,24 @@ class Pulse:
     loss: float
     """Mean over the epoch so far."""
     models_per_second: float
-    """Since the pulse before."""
+    """Since the status before."""
     skipped_steps: int
     """Of the epoch so far."""
 
 
-def read_pulse(run: Path) -> Pulse | None:
-    """The newest pulse, None before the first."""
+def read_status(run: Path) -> Status | None:
+    """The newest status, None before the first."""
     try:
-        return Pulse(**json.loads((run / ".progress.json").read_bytes()))
+        return Status(**json.loads((run / ".progress.json").read_bytes()))
     except FileNotFoundError:
         return None
 
 
-def write_pulse(run: Path, pulse: Pulse):
-    write_whole(run / ".progress.json", json.dumps(asdict(pulse)))
+def write_status(run: Path, status: Status):
+    write_whole(run / ".progress.json", json.dumps(asdict(status)))
 
 
-class Pulses:
+class StatusWriter:
     """Writes how far training is, now and then."""
 
     def __init__(self, run: Path, steps: int, batch_size: int):
@@ -47,17 +47,20 @@ class Pulses:
         self.mark: tuple[float, int] | None = None
         """When the newest was written, and how many members had been trained on."""
 
-    def show(self, progress: Progress):
-        """Called after each step."""
+    def show(self, progress: Progress) -> Status | None:
+        """Called after each step; returns what was written, None where it is too early for more."""
         members = ((progress.epoch - 1) * self.steps + progress.step) * self.batch_size
         now = time.monotonic()
         time_before, members_before = self.mark = self.mark or (now, members)
         seconds = now - time_before
-        if seconds >= PULSE_SECONDS and progress.step > progress.totals.skipped:
-            loss, skipped = progress.mean(progress.totals.loss), progress.totals.skipped
-            rate = (members - members_before) / seconds
-            write_pulse(self.run, Pulse(members, progress.epoch, loss, rate, skipped))
-            self.mark = now, members
+        if seconds < STATUS_SECONDS or progress.step == progress.totals.skipped:
+            return None
+        loss, skipped = progress.mean(progress.totals.loss), progress.totals.skipped
+        rate = (members - members_before) / seconds
+        status = Status(members, progress.epoch, loss, rate, skipped)
+        write_status(self.run, status)
+        self.mark = now, members
+        return status
 
 
 def write_epochs(run: Path, history: History):

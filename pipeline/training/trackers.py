@@ -1,0 +1,132 @@
+"""Where the metrics of training also go: TensorBoard, Weights & Biases or MLflow, each through its own library."""
+
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from pipeline.errors import InputError
+
+TrackerKind = Literal["tensorboard", "wandb", "mlflow"]
+PROJECT = "dwszoo"
+"""The project of W&B and the experiment of MLflow, where their own variables name no other."""
+TAG = "dwszoo.run"
+
+
+class Tracker(Protocol):
+    package: ClassVar[str]
+    """What it needs."""
+
+    def __init__(self, run: Path, step: int):
+        """For the folder of a run, of which so many steps are done."""
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        """Numbers by name, after so many steps since training began."""
+
+    def close(self) -> None:
+        """Send what is not sent yet."""
+
+
+class TensorBoard:
+    """Event files in `RUN/tensorboard`, which the program of that name shows."""
+
+    package = "tensorboardX"
+
+    def __init__(self, run: Path, step: int):
+        from tensorboardX import SummaryWriter
+
+        place, suffix = str(run / "tensorboard"), f".{step}"
+        self.writer = SummaryWriter(place, purge_step=step + 1, filename_suffix=suffix)
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self.writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        self.writer.close()
+
+
+class WeightsAndBiases:
+    """A run of W&B with the name of the folder, which the same folder continues."""
+
+    package = "wandb"
+
+    def __init__(self, run: Path, step: int):
+        import wandb
+
+        project = os.environ.get("WANDB_PROJECT", PROJECT)
+        self.run = wandb.init(
+            dir=run, project=project, name=run.name, id=identifier(run), resume="allow"
+        )
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        self.run.log(dict(numbers), step=step)
+
+    def close(self) -> None:
+        self.run.finish()
+
+
+class MLflow:
+    """A run of MLflow with the name of the folder, which the same folder continues."""
+
+    package = "mlflow"
+
+    def __init__(self, run: Path, step: int):
+        from mlflow import MlflowClient
+
+        self.client = MlflowClient()
+        name, own = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT), identifier(run)
+        experiment = self.client.get_experiment_by_name(name)
+        place = experiment.experiment_id if experiment else self.client.create_experiment(name)
+        known = self.client.search_runs([place], f"tags.`{TAG}` = '{own}'")
+        made = known[0] if known else self.client.create_run(place, None, {TAG: own}, run.name)
+        self.run_id = made.info.run_id
+        self.client.update_run(self.run_id, status="RUNNING")
+
+    def log(self, numbers: Mapping[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            self.client.log_metric(self.run_id, name, value, step=step)
+
+    def close(self) -> None:
+        self.client.set_terminated(self.run_id)
+
+
+TRACKERS: dict[TrackerKind, type[Tracker]] = {
+    "tensorboard": TensorBoard,
+    "wandb": WeightsAndBiases,
+    "mlflow": MLflow,
+}
+
+
+class Trackers:
+    """All that are asked for, as one."""
+
+    def __init__(self, kinds: Sequence[TrackerKind], run: Path, step: int):
+        self.trackers = [TRACKERS[kind](run, step) for kind in kinds]
+
+    def log(self, numbers: Mapping[str, Any], step: int) -> None:
+        known = {name: float(value) for name, value in numbers.items() if value is not None}
+        for tracker in self.trackers:
+            tracker.log(known, step)
+
+    def close(self) -> None:
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def identifier(run: Path) -> str:
+    """The same for a run folder each time, and another for every other folder and configuration."""
+    content = str(run.resolve()).encode() + (run / "config.json").read_bytes()
+    return hashlib.sha256(content).hexdigest()[:16]
+
+
+def require_installed(kinds: Sequence[TrackerKind]):
+    """Raises InputError where the library of one is not there."""
+    for kind in kinds:
+        if find_spec(package := TRACKERS[kind].package) is None:
+            raise InputError(
+                f"training.trackers {kind} needs the package {package}, which is not installed: "
+                "`pip install 'dwszoo[trackers]'` installs all that trackers need"
+            )

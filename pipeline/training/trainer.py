@@ -1,0 +1,210 @@
+"""Training a model, step by step and epoch by epoch."""
+
+import math
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from pipeline.tasks import Task
+from pipeline.tasks.task import Batch
+from pipeline.training import checkpoint
+from pipeline.training.config import TrainingConfig
+from pipeline.training.engine import learning_rate_factor, take_step
+from pipeline.training.history import EpochMetrics, History, Progress
+from pipeline.training.loader import Feed
+from pipeline.training.running_statistics import RunningStatistics
+from pipeline.training.scoring import add_up, sums_over
+from pipeline.training.state import gather_model, gather_moments, whole
+from pipeline.training.status import StatusWriter
+from pipeline.training.trackers import Trackers
+
+CLOCK_STEPS = 10
+"""Steps between looks at the clock for a checkpoint: all ranks go by that of rank 0."""
+
+
+@dataclass(frozen=True)
+class Worker:
+    """Which of how many processes this is, and on what it trains."""
+
+    rank: int
+    world_size: int
+    on_gpu: bool
+
+
+@dataclass
+class Trainer:
+    """A model on its way through the epochs, on one of the ranks."""
+
+    engine: Any
+    """DeepSpeed's."""
+    encoder: nn.Module
+    task: Task
+    feed: Feed
+    """Of the train split."""
+    scored: Feed
+    """Of the validation split."""
+    config: TrainingConfig
+    worker: Worker
+    run: Path
+    writer: checkpoint.Writer
+    history: History
+    progress: Progress
+
+    def __post_init__(self):
+        self.steps = self.feed.num_batches(self.config.batch_size)
+        self.statistics = RunningStatistics(self.engine.module)
+        self.status = StatusWriter(self.run, self.steps, self.config.batch_size)
+        kinds = self.config.trackers if self.worker.rank == 0 else ()
+        self.trackers = Trackers(kinds, self.run, self.steps_done)
+        self.saved = time.monotonic()
+
+    @property
+    def steps_done(self) -> int:
+        """Since training began."""
+        return (self.progress.epoch - 1) * self.steps + self.progress.step
+
+    def train(self) -> str | None:
+        """To the last epoch; returns how training diverged, if it did."""
+        divergence = None
+        while self.progress.epoch <= self.config.epochs and divergence is None:
+            divergence = self.train_epoch() or self.finish_epoch()
+        self.trackers.close()
+        self.writer.wait()
+        return divergence
+
+    def train_epoch(self) -> str | None:
+        """The steps of an epoch that are not done; returns how training diverged, if it did."""
+        self.engine.train()
+        if self.config.start is not None and self.config.start.freeze:
+            self.encoder.eval()
+        progress, totals, most = self.progress, self.progress.totals, self.config.max_skipped_steps
+        worker = self.worker
+        batches = self.feed.epoch(
+            progress.epoch,
+            self.config.batch_size,
+            worker.rank,
+            worker.world_size,
+            progress.step,
+        )
+        before = time.perf_counter()
+        for batch in batches:
+            begun = time.perf_counter()
+            progress.count(*self.step(batch))
+            ended = time.perf_counter()
+            totals.data_seconds += begun - before
+            totals.seconds += ended - before
+            if progress.skipped_in_a_row >= most:
+                return f"in epoch {progress.epoch} {most} steps in a row had no finite loss or gradient"
+            if self.worker.rank == 0 and (status := self.status.show(progress)):
+                self.trackers.log(
+                    {
+                        "loss": status.loss,
+                        "models_per_second": status.models_per_second,
+                        "learning_rate": self.learning_rate(),
+                        "gradient_norm": progress.mean(totals.gradient_norm),
+                    },
+                    self.steps_done,
+                )
+            if self.is_checkpoint_due():
+                self.statistics.average()
+                self.save()
+            before = time.perf_counter()
+        return None
+
+    def step(self, batch: Batch) -> tuple[float, float]:
+        """The loss of this rank's part of a batch, as a share of the batch's mean, and the norm of the whole gradient.
+
+        What is drawn for dropout is a function of (seed, epoch, step, rank).
+        """
+        config, place = self.config, self.progress
+        seed = np.random.SeedSequence([config.seed, place.epoch, place.step, self.worker.rank])
+        torch.manual_seed(int(seed.generate_state(1)[0]))
+        self.statistics.keep()
+        keys = self.feed.keys(place.epoch, batch).to(self.engine.device)
+        loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
+        weight = len(batch) * self.worker.world_size / config.batch_size
+        norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
+        if not math.isfinite(norm):
+            self.statistics.put_back()
+        return weight * loss.item(), norm
+
+    def learning_rate(self) -> float:
+        """Of the next step."""
+        total = self.steps * self.config.epochs
+        factor = learning_rate_factor(self.steps_done, total, self.config.warmup_fraction)
+        return self.config.learning_rate * factor
+
+    def finish_epoch(self) -> str | None:
+        """Score the model and make a checkpoint; returns how training diverged, if it did."""
+        progress, totals = self.progress, self.progress.totals
+        self.statistics.average()
+        train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
+        if not all(map(math.isfinite, (train_loss, *validation.values()))):
+            return f"in epoch {progress.epoch} the loss is no longer finite"
+        metrics = EpochMetrics(
+            epoch=progress.epoch,
+            train_loss=train_loss,
+            validation=validation,
+            learning_rate=self.learning_rate(),
+            seconds=totals.seconds,
+            models_per_second=self.steps * self.config.batch_size / totals.seconds,
+            step_seconds=totals.seconds / self.steps,
+            data_seconds=totals.data_seconds / self.steps,
+            gradient_norm=progress.mean(totals.gradient_norm),
+            skipped_steps=totals.skipped,
+            gpu_memory_bytes=torch.cuda.max_memory_reserved() if self.worker.on_gpu else None,
+        )
+        self.trackers.log(metrics.numbers(), self.steps_done)
+        self.history, self.progress = self.history.and_then(metrics), progress.next_epoch()
+        self.save()
+        return None
+
+    def over_ranks(self, value: float) -> float:
+        """Its mean over the ranks."""
+        total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
+        dist.all_reduce(total)
+        return total.item() / self.worker.world_size
+
+    @torch.no_grad()
+    def score(self) -> dict[str, float]:
+        """The task's metrics on the validation split, of all ranks together."""
+        worker, device = self.worker, self.engine.device
+        batches = (batch.to(device) for batch in self.scored.whole(worker.rank, worker.world_size))
+        with whole(self.engine) as model:
+            own = sums_over(self.task, model.eval(), batches)
+        of_ranks: list[dict[str, Tensor]] = [{}] * worker.world_size
+        dist.all_gather_object(of_ranks, own)
+        return self.task.metrics(add_up(of_ranks))
+
+    def is_checkpoint_due(self) -> bool:
+        """Within an epoch, alike on all ranks; not while steps are skipped."""
+        step, every = self.progress.step, self.config.checkpoint_steps
+        if step == self.steps or self.progress.skipped_in_a_row:
+            return False
+        if every is not None and step % every == 0:
+            return True
+        if step % CLOCK_STEPS:
+            return False
+        age = torch.tensor(time.monotonic() - self.saved, device=self.engine.device)
+        dist.broadcast(age, 0)
+        return age.item() >= 60 * self.config.checkpoint_minutes
+
+    def save(self):
+        """Copy the state, whose statistics are averaged, and have it written while training goes on."""
+        loss = self.over_ranks(self.progress.totals.loss)
+        totals = replace(self.progress.totals, loss=loss)
+        snapshot = checkpoint.Snapshot(
+            self.history,
+            replace(self.progress, totals=totals),
+            gather_model(self.engine.module),
+            gather_moments(self.engine),
+        )
+        if self.worker.rank == 0:
+            self.writer.write(snapshot)
+        self.saved = time.monotonic()
