@@ -8,7 +8,7 @@ gradient is to be differentiated (`create_graph=True`), or many are taken at onc
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from dwsnet.autocast import no_autocast
@@ -72,3 +72,12 @@ class _Again(torch.autograd.Function):
         if not wants_more([gradient]):
             return None, gradient, *[None] * (len(ctx.needs_input_grad) - 2)
         return None, None, *gradients_of(ctx.plain, ctx.saved_tensors, [gradient])
+
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether somebody wants to see what goes into the module or comes out: then it has to be called."""
+    everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
+    return any(getattr(module, name) for name in HOOKS) or any(everywhere)

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "gelu.h"
 #include "members.h"
 
 namespace {
@@ -230,5 +231,24 @@ void scatter_backward(const int64_t* program, int64_t members, float* const* to_
     });
     sums.add_up(to_weights, threads);
     biases.add_up(&to_bias, threads);
+}
+
+// GELU of batch-normalised tensors, each `(rows, channels)`; mean and variance of each channel come too.
+void norm_gelu(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x, float* const* gains, float* const* shifts,
+               float epsilon, float* const* means, float* const* variances, float* const* y, int threads) {
+    for (int64_t i = 0; i < tensors; i++) {
+        const Normalized tensor{x[i], rows[i], channels, gains[i], shifts[i], means[i], variances[i], epsilon};
+        tensor.moments(means[i], variances[i], threads);
+        tensor.apply(y[i], threads);
+    }
+}
+
+void norm_gelu_backward(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x, float* const* gains,
+                        float* const* shifts, float epsilon, float* const* means, float* const* variances, float* const* to_y,
+                        float* const* to_x, float* const* to_gains, float* const* to_shifts, int threads) {
+    for (int64_t i = 0; i < tensors; i++) {
+        const Normalized tensor{x[i], rows[i], channels, gains[i], shifts[i], means[i], variances[i], epsilon};
+        tensor.backward(to_y[i], to_x[i], to_gains[i], to_shifts[i], threads);
+    }
 }
 }

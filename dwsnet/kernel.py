@@ -46,6 +46,9 @@ def load_kernel() -> ctypes.CDLL | None:
         library.gather.argtypes = library.gather_backward.argtypes = [*begin, PLACE, FLAG]
         library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG, FLAG]
         library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, *[PLACE] * 6, FLAG]
+        norm = [SIZE, PLACE, SIZE, *[PLACE] * 3, ctypes.c_float]
+        library.norm_gelu.argtypes = [*norm, *[PLACE] * 3, FLAG]
+        library.norm_gelu_backward.argtypes = [*norm, *[PLACE] * 6, FLAG]
     return library
 
 
@@ -337,3 +340,21 @@ def scatter_backward(
 def _(program, gradients, gathered, weights, positive):
     to_weights, to_bias = parameters(weights)
     return [*to_weights, to_bias, *(torch.empty_like(x) for x in gathered)]
+
+
+def norm_gelu(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
+    """Writes means, variances and outputs, the last of `others`: see `dwsnet.norm_gelu`."""
+    load_kernel().norm_gelu(*normalized(features, others))
+
+
+def norm_gelu_backward(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
+    """Writes the gradients of features, gains and shifts, the last of `others`."""
+    load_kernel().norm_gelu_backward(*normalized(features, others))
+
+
+def normalized(features: Sequence[Tensor], others: Sequence[Sequence[Tensor] | float]) -> list:
+    channels = features[0].shape[-1]
+    rows = (SIZE * len(features))(*[x.numel() // channels for x in features])
+    arguments = [other if isinstance(other, float) else places(other) for other in others]
+    start = [len(features), rows, channels, places(features)]
+    return [*start, *arguments, torch.get_num_threads()]

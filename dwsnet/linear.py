@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from dwsnet import affine, kernel
 from dwsnet.affine import Layers
 from dwsnet.autocast import cast, no_autocast
+from dwsnet.derivatives import hooked
 from dwsnet.equivariant_map import apply_scatter, gather
 from dwsnet.incidence import Incidence, adjacent, mean
 from dwsnet.pooling import PooledLinear, from_means, pooling_of
@@ -172,15 +173,6 @@ class EquivariantMLP(nn.Module):
         # what is exported takes any number of members, all at once
         members = 0 if torch.compiler.is_exporting() else self.members_at_once
         return apply_layers(list(self.layers), features, members)
-
-
-HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into the module or comes out: then it has to be called."""
-    everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
-    return any(getattr(module, name) for name in HOOKS) or any(everywhere)
 
 
 def apply_layers(

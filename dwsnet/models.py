@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from dwsnet.derivatives import is_transformed
@@ -93,7 +92,7 @@ class DWSNet(nn.Module):
             for size in inputs
         )
         gains = [num_layers**-0.5 if skip and i else 1.0 for i in range(num_layers)]
-        self.norms = nn.ModuleList(NORMS[norm](space, channels, gain) for gain in gains)
+        self.norms = nn.ModuleList(NORMS[norm](space, channels, gain, gelu=True) for gain in gains)
         self.channels, self.dropout = channels, nn.Dropout(dropout)
         self.skip, self.checkpoint = skip, checkpoint
 
@@ -116,7 +115,7 @@ class DWSNet(nn.Module):
         inner: bool,
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
         """A layer with what comes after it; round `inner` ones may be a skip."""
-        outputs = tuple(self.dropout(F.gelu(x)) for x in norm(layer(features)))
+        outputs = tuple(self.dropout(x) for x in norm(layer(features)))
         if self.skip and inner:
             outputs = tuple(x + y for x, y in zip(features, outputs, strict=True))
         return outputs

@@ -8,6 +8,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dwsnet import norm_gelu
+from dwsnet.derivatives import hooked
 from dwsnet.state import check_features, check_tensors
 from dwsnet.weight_space import WeightSpace
 
@@ -54,14 +56,15 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of features `(batch, *spec.shape, channels)`: over batch and positions, for each tensor.
+    """Batch normalisation of features `(batch, *spec.shape, channels)`: over batch and positions, for each tensor; with
+    `gelu` GELU of that, on CPUs in the same passes.
 
     A tensor of one entry in a batch of one is normalised by its running statistics.
     """
 
-    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0):
+    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0, gelu: bool = False):
         super().__init__()
-        self.space, self.channels = space, channels
+        self.space, self.channels, self.gelu = space, channels, gelu
         self.norms = nn.ModuleList(BatchNorm1d(channels) for _ in space.tensors)
         for norm in self.norms:
             nn.init.constant_(norm.weight, gain)
@@ -70,22 +73,45 @@ class BatchNorm(nn.Module):
         self, features: Sequence[Float[Tensor, "batch ... {self.channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
         check_features(self.space, features, self.channels, self.norms[0].weight)
-        return tuple(
+        if self.gelu and self.training and self.is_fast(features):
+            return self.fast(features)
+        outputs = (
             norm(x.flatten(0, -2)).view(x.shape)
             for norm, x in zip(self.norms, features, strict=True)
         )
+        return tuple(map(F.gelu, outputs) if self.gelu else outputs)
+
+    def is_fast(self, features: Sequence[Tensor]) -> bool:
+        return (
+            all(x.numel() > self.channels for x in features)
+            and not any(map(hooked, self.norms))
+            and norm_gelu.takes(features)
+        )
+
+    def fast(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Normalised, through GELU, in compiled code; running statistics are kept as PyTorch keeps them."""
+        gains, shifts = (
+            [getattr(norm, name) for norm in self.norms] for name in ("weight", "bias")
+        )
+        of_batch = norm_gelu.norm_gelu(features, gains, shifts, self.norms[0].eps)
+        for norm, x, mean, variance in zip(self.norms, features, *of_batch[1:], strict=True):
+            rows = x.numel() // self.channels
+            norm.num_batches_tracked += 1
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
+        return tuple(of_batch[0])
 
 
 class MemberNorm(nn.Module):
     """Each tensor of each member over its own mean and spread, taken over positions and channels; a gain for each channel.
 
     No batch statistics: the same in training and evaluation, for any batch. Over channels too, because a tensor of one
-    entry (an INR's last bias) has no spread over positions.
+    entry (an INR's last bias) has no spread over positions. With `gelu` GELU of that.
     """
 
-    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0):
+    def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0, gelu: bool = False):
         super().__init__()
-        self.space, self.channels = space, channels
+        self.space, self.channels, self.gelu = space, channels, gelu
         self.gains = nn.ParameterList(torch.full((channels,), gain) for _ in space.tensors)
         self.shifts = nn.ParameterList(torch.zeros(channels) for _ in space.tensors)
 
@@ -96,7 +122,8 @@ class MemberNorm(nn.Module):
         flat = (
             x.flatten(1) for x in features
         )  # as it is in memory; layer_norm's gradient cannot be traced for others
-        return tuple(
+        outputs = (
             torch.addcmul(shift, F.layer_norm(rows, rows.shape[1:]).view(x.shape), gain)
             for x, rows, gain, shift in zip(features, flat, self.gains, self.shifts, strict=True)
         )
+        return tuple(map(F.gelu, outputs) if self.gelu else outputs)
