@@ -28,20 +28,28 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def results(calls: Iterable[Callable[[], Item]], num_threads: int) -> Iterator[Item]:
-    """What calls return, in order; threads make some before they are asked for. What they raise is raised here."""
-    calls = iter(calls)
-    with threads(num_threads) as pool:
-        coming = deque(pool.submit(call) for call in islice(calls, num_threads + 1))
-        while coming:
-            item = coming.popleft().result()
-            coming.extend(pool.submit(call) for call in islice(calls, 1))
-            yield item
+    """What calls return, in order; threads make some before they are asked for, the first from now on. What they raise is
+    raised where their result is asked for.
+    """
+    calls, pool = iter(calls), ThreadPoolExecutor(num_threads)
+    coming = deque(pool.submit(call) for call in islice(calls, num_threads + 1))
+
+    def in_order() -> Iterator[Item]:
+        try:
+            while coming:
+                item = coming.popleft().result()
+                coming.extend(pool.submit(call) for call in islice(calls, 1))
+                yield item
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    return in_order()
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, made by a thread before they are asked for."""
+    """The items, made by a thread before they are asked for, the first from now on."""
     made = results(repeat(partial(next, items, END)), num_threads=1)
-    yield from takewhile(lambda item: item is not END, made)
+    return takewhile(lambda item: item is not END, made)
 
 
 class Lanes:

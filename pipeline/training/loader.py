@@ -148,7 +148,7 @@ class Feed:
         world_size: int = 1,
         first_step: int = 0,
     ) -> Iterator[Batch]:
-        """This rank's share of each batch of an epoch from `first_step` on, as even as can be.
+        """This rank's share of each batch of an epoch from `first_step` on, as even as can be; made from now on.
 
         What a step holds is a function of (seed, epoch, step): the shares of all ranks, one after
         another, are the same batch however many there are. Where views of a signal come together,
@@ -161,7 +161,7 @@ class Feed:
                 f"each of {world_size} ranks must have a part of a batch of {order.batch} units"
             )
         steps = range(first_step, order.num_steps)
-        yield from ahead(self._batches(self._source, order.epoch(epoch), share, steps))
+        return ahead(self._batches(self._source, order.epoch(epoch), share, steps))
 
     def _batches(self, source: Source, epoch: Epoch, share: range, steps: range) -> Iterator[Batch]:
         size = len(share) * self.group

@@ -2,6 +2,7 @@
 
 import math
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,7 @@ class Trainer:
         self.status = StatusWriter(self.run, self.steps, self.config.batch_size)
         kinds = self.config.trackers if self.worker.rank == 0 else ()
         self.trackers = Trackers(kinds, self.run, self.steps_done)
+        self.coming = self.batches_from(self.progress)
         self.saved = time.monotonic()
 
     @property
@@ -84,16 +86,8 @@ class Trainer:
         if self.config.start is not None and self.config.start.freeze:
             self.encoder.eval()
         progress, totals, most = self.progress, self.progress.totals, self.config.max_skipped_steps
-        worker = self.worker
-        batches = self.feed.epoch(
-            progress.epoch,
-            self.config.batch_size,
-            worker.rank,
-            worker.world_size,
-            progress.step,
-        )
         before = time.perf_counter()
-        for batch in batches:
+        for batch in self.coming:
             begun = time.perf_counter()
             progress.count(*self.step(batch))
             ended = time.perf_counter()
@@ -116,6 +110,12 @@ class Trainer:
                 self.save()
             before = time.perf_counter()
         return None
+
+    def batches_from(self, progress: Progress) -> Iterator[Batch]:
+        """Of this rank, to the end of the epoch; the first are made from now on."""
+        worker, size = self.worker, self.config.batch_size
+        place = worker.rank, worker.world_size, progress.step
+        return self.feed.epoch(progress.epoch, size, *place)
 
     def step(self, batch: Batch) -> tuple[float, float]:
         """The loss of this rank's part of a batch, as a share of the batch's mean, and the norm of the whole gradient.
@@ -144,6 +144,8 @@ class Trainer:
         """Score the model and make a checkpoint; returns how training diverged, if it did."""
         progress, totals = self.progress, self.progress.totals
         self.statistics.average()
+        if progress.epoch < self.config.epochs:
+            self.coming = self.batches_from(progress.next_epoch())
         train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
         if not all(map(math.isfinite, (train_loss, *validation.values()))):
             return f"in epoch {progress.epoch} the loss is no longer finite"

@@ -4,6 +4,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
+from threading import Event
 
 import numpy as np
 import pytest
@@ -195,4 +196,10 @@ def test_what_is_made_ahead_comes_in_order_and_its_errors_come_with_it():
         seen.extend(ahead(items()))
     some = ahead(iter(range(100)))
     assert [next(some), next(some)] == [0, 1]
-    some.close()
+
+
+def test_what_is_made_ahead_is_begun_before_it_is_asked_for():
+    begun = Event()
+    made = ahead(begun.set() for _ in range(1))
+    assert begun.wait(10)
+    assert list(made) == [None]
