@@ -4,7 +4,7 @@ from dwsnet.classification import DWSNetClassifier
 from dwsnet.downsample import DownsampledLinear
 from dwsnet.editing import DWSNetEditor
 from dwsnet.incidence import num_free_biases, num_free_parameters
-from dwsnet.linear import EquivariantLinear, EquivariantMLP, InvariantLinear
+from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.models import DWSNet
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
 from dwsnet.set_attention import EquivariantAttention
@@ -20,7 +20,6 @@ __all__ = [
     "DownsampledLinear",
     "EquivariantAttention",
     "EquivariantLinear",
-    "EquivariantMLP",
     "InvariantLinear",
     "MemberNorm",
     "Standardize",

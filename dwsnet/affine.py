@@ -1,8 +1,6 @@
-"""Affine layers one after the other, as one step of autograd: what `EquivariantLinear` and `EquivariantMLP` do."""
+"""The affine layer as one step of autograd: what `EquivariantLinear` does where it pools by means."""
 
-from collections.abc import Iterable, Sequence
-from functools import partial
-from itertools import chain, islice
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,118 +8,29 @@ from torch import Tensor
 
 from dwsnet import kernel
 from dwsnet.derivatives import gradients_of, is_transformed, wants_more
-from dwsnet.equivariant_map import (
-    outer,
-    plain_gather,
-    plain_scatter,
-    scatter,
-    where_positive,
-)
+from dwsnet.equivariant_map import outer, plain_gather, plain_scatter, scatter
 from dwsnet.incidence import Incidence, mean, total
-from dwsnet.memory import empty
 
 Tensors = Sequence[Tensor]
 
 
-class Layers(NamedTuple):
-    """What is known of the layers; their parameters are, for each, a weight for each axis set and a bias."""
+class Plan(NamedTuple):
+    """What is known of a layer; its parameters are a weight for each axis set and a bias."""
 
     incidence: Incidence
-    channels: tuple[int, ...]
-    """Before the first layer and after each."""
-    relu: bool
-    """Whether layers take the positive part of what comes out."""
+    in_channels: int
+    out_channels: int
     compiled: bool
-    members_at_once: int
-    """How many members are kept the activations of at once, which are computed again for gradients; 0 for all, kept."""
 
-
-def by_layer(plan: Layers, parameters: Tensors) -> list[Tensors]:
-    each = len(plan.incidence.axis_sets) + 1
-    return [parameters[i : i + each] for i in range(0, len(parameters), each)]
-
-
-def forward(
-    plan: Layers, features: Tensors, parameters: Tensors
-) -> tuple[list[Tensors], list[Tensors]]:
-    """What comes out of each layer, and what its backward pass needs to know of what went in."""
-    incidence, outputs, kept = plan.incidence, [], []
-    for i, (*weights, bias) in enumerate(by_layer(plan, parameters)):
-        if plan.compiled:
-            kept.append(features)
-            features = kernel.layer(incidence.program, features, weights, bias, plan.relu)
-        else:
-            kept.append(incidence.gather(features, mean, plan.channels[i]))
-            features = scatter(
-                incidence, kept[-1], [weight.t() for weight in weights], plan.channels[i + 1], bias
-            )
-            features = [y.relu_() for y in features] if plan.relu else features
-        outputs.append(features)
-    return outputs, kept
-
-
-def backward(
-    plan: Layers,
-    gradients: Tensors,
-    outputs: list[Tensors],
-    kept: list[Tensors],
-    parameters: Tensors,
-    to_features: bool,
-) -> tuple[Tensors, list[Tensor]]:
-    """Gradients of the features, if they are wanted, and of the parameters. Uses up what is given."""
-    incidence, to_parameters = plan.incidence, []
-    for i, (*weights, _) in reversed([*enumerate(by_layer(plan, parameters))]):
-        wanted, positive, inputs = (
-            to_features or i > 0,
-            outputs.pop() if plan.relu else [],
-            kept.pop(),
-        )
-        if plan.compiled:
-            found = kernel.layer_backward(
-                incidence.program, gradients, inputs, weights, positive, wanted
-            )
-            to_parameters[:0], gradients = found[: len(weights) + 1], found[len(weights) + 1 :]
-            continue
-        back = incidence.gather(where_positive(gradients, positive), total, plan.channels[i + 1])
-        gradients = scatter(incidence, back, weights, plan.channels[i]) if wanted else []
-        to_parameters[:0] = [
-            *(outer(g, x) for g, x in zip(back, inputs, strict=True)),
-            back[0].sum(0),
-        ]
-    return gradients, to_parameters
-
-
-def plain(plan: Layers, *tensors: Tensor) -> Sequence[Tensor]:
-    """What comes out of the last layer, in operations that PyTorch differentiates and maps."""
-    count = len(plan.incidence.own)
-    features, parameters = tensors[:count], tensors[count:]
-    for i, layer in enumerate(by_layer(plan, parameters)):
-        gathered = plain_gather(plan.incidence, plan.channels[i], *features)
-        features = plain_scatter(plan.incidence, plan.channels[i + 1], plan.relu, *gathered, *layer)
-    return features
-
-
-def parts(plan: Layers, tensors: Tensors) -> list[Tensors]:
-    """The members that go through together."""
-    return list(zip(*(x.split(plan.members_at_once) for x in tensors), strict=True))
-
-
-def backward_in_parts(
-    plan: Layers, gradients: Tensors, features: Tensors, parameters: Tensors, to_features: bool
-) -> tuple[Tensors, list[Tensor]]:
-    found, sums = [], []
-    for some, inputs in zip(parts(plan, gradients), parts(plan, features), strict=True):
-        outputs, kept = forward(plan, inputs, parameters)
-        back, to_parameters = backward(plan, some, outputs, kept, parameters, to_features)
-        sums = (
-            [x.add_(y) for x, y in zip(sums, to_parameters, strict=True)] if sums else to_parameters
-        )
-        found.append(back)
-    return joined(features[0].shape[0], found) if to_features else [], sums
+    def plain(self, *tensors: Tensor) -> Tensors:
+        """What the layer gives for features and parameters, in operations that PyTorch differentiates and maps."""
+        count = len(self.incidence.own)
+        gathered = plain_gather(self.incidence, self.in_channels, *tensors[:count])
+        return plain_scatter(self.incidence, self.out_channels, *gathered, *tensors[count:])
 
 
 class EquivariantMap(torch.autograd.Function):
-    """`Layers` with their backward pass written out: the transpose of an equivariant map is equivariant too.
+    """A layer with its backward pass written out: the transpose of an equivariant map is equivariant too.
 
     Pooled features are computed once and kept, or in compiled code pooled again from the features while these are in the
     cache; the gradient is pooled (sums for means) and goes through the same `scatter`. Autograd alone would write every
@@ -129,62 +38,39 @@ class EquivariantMap(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, plan: Layers, *tensors: Tensor):
-        count = len(plan.incidence.own)
-        features, parameters = tensors[:count], tensors[count:]
+    def forward(ctx, plan: Plan, *tensors: Tensor):
+        incidence, count = plan.incidence, len(plan.incidence.own)
+        features, (*weights, bias) = tensors[:count], tensors[count:]
         ctx.plan = plan
-        if plan.members_at_once:
-            save(ctx, features, parameters)
-            return tuple(
-                joined(
-                    len(features[0]),
-                    (forward(plan, some, parameters)[0][-1] for some in parts(plan, features)),
-                )
-            )
-        outputs, kept = forward(plan, features, parameters)
-        save(ctx, features, parameters, *kept, *(outputs if plan.relu else []))
-        return tuple(outputs[-1])
+        if plan.compiled:
+            ctx.save_for_backward(*tensors)
+            return tuple(kernel.layer(incidence.program, features, weights, bias))
+        gathered = incidence.gather(features, mean, plan.in_channels)
+        ctx.save_for_backward(*tensors, *gathered)
+        transposed = [weight.t() for weight in weights]
+        return tuple(scatter(incidence, gathered, transposed, plan.out_channels, bias))
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
-        plan, count, depth = ctx.plan, len(ctx.plan.incidence.own), len(ctx.plan.channels) - 1
-        features, parameters, *groups = saved(ctx)
+        plan, incidence = ctx.plan, ctx.plan.incidence
+        count, sets = len(incidence.own), len(incidence.axis_sets)
+        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        inputs, gathered = saved[: count + sets + 1], saved[count + sets + 1 :]
         if wants_more(gradients):
-            return None, *gradients_of(partial(plain, plan), [*features, *parameters], gradients)
+            return None, *gradients_of(plan.plain, inputs, gradients)
+        features, weights = inputs[:count], inputs[count:-1]
         wanted = any(ctx.needs_input_grad[1 : 1 + count])
-        if plan.members_at_once:
-            to_features, to_parameters = backward_in_parts(
-                plan, gradients, features, parameters, wanted
-            )
+        if plan.compiled:
+            found = kernel.layer_backward(incidence.program, gradients, features, weights, wanted)
+            to_parameters, to_features = found[: sets + 1], found[sets + 1 :]
         else:
-            to_features, to_parameters = backward(
-                plan, gradients, list(groups[depth:]), list(groups[:depth]), parameters, wanted
-            )
+            back = incidence.gather(gradients, total, plan.out_channels)
+            to_features = scatter(incidence, back, weights, plan.in_channels) if wanted else []
+            products = (outer(g, x) for g, x in zip(back, gathered, strict=True))
+            to_parameters = [*products, back[0].sum(0)]
         return None, *(to_features if wanted else [None] * count), *to_parameters
 
 
-def apply(plan: Layers, *tensors: Tensor) -> Sequence[Tensor]:
-    """Features and then parameters through the layers, by `EquivariantMap` or its plain twin."""
-    return plain(plan, *tensors) if is_transformed() else EquivariantMap.apply(plan, *tensors)
-
-
-def save(ctx, *groups: Tensors):
-    ctx.sizes = [len(group) for group in groups]
-    ctx.save_for_backward(*chain.from_iterable(groups))
-
-
-def saved(ctx) -> list[Tensors]:
-    tensors = iter(ctx.saved_tensors)  # once: under activation checkpointing a second look fails
-    return [list(islice(tensors, size)) for size in ctx.sizes]
-
-
-def joined(count: int, parts: Iterable[Tensors]) -> list[Tensor]:
-    """Tensors of `count` members from those of some members at a time, which are needed no longer then."""
-    whole: list[Tensor] = []
-    begin = 0
-    for some in parts:
-        whole = whole or empty(some[0], [(count, *x.shape[1:]) for x in some])
-        for x, part in zip(whole, some, strict=True):
-            x[begin : begin + len(part)] = part
-        begin += len(some[0])
-    return whole
+def apply(plan: Plan, *tensors: Tensor) -> Tensors:
+    """Features and then parameters through the layer, by `EquivariantMap` or its plain twin."""
+    return plan.plain(*tensors) if is_transformed() else EquivariantMap.apply(plan, *tensors)

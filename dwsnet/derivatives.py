@@ -81,3 +81,8 @@ def hooked(module: nn.Module) -> bool:
     """Whether somebody wants to see what goes into the module or comes out: then it has to be called."""
     everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
     return any(getattr(module, name) for name in HOOKS) or any(everywhere)
+
+
+def hooked_inside(module: nn.Module) -> bool:
+    """Whether this is so of a module inside of this one."""
+    return any(hooked(part) for part in module.modules() if part is not module)

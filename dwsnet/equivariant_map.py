@@ -19,9 +19,7 @@ Term = tuple[Move, Tensor, float]
 """What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
 
 
-def plain_scatter(
-    incidence: Incidence, channels: int, relu: bool, *tensors: Tensor
-) -> Sequence[Tensor]:
+def plain_scatter(incidence: Incidence, channels: int, *tensors: Tensor) -> Sequence[Tensor]:
     """What `Scatter` computes, nothing in place: of each set a product, and to it what smaller sets spread."""
     sets = len(incidence.axis_sets)
     gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
@@ -33,8 +31,7 @@ def plain_scatter(
             term = move.spread(mapped[move.small], channels)
             y = y + F.pad(term, (before, y.shape[-1] - before - width))
         mapped.append(y)
-    outputs = incidence.take(mapped, channels)
-    return [y.relu() for y in outputs] if relu else outputs
+    return incidence.take(mapped, channels)
 
 
 def scatter(
@@ -95,15 +92,6 @@ def outer(left: Tensor, right: Tensor) -> Tensor:
     if left[0, ..., 0].numel() < max(left.shape[-1], right.shape[-1]):
         return left.flatten(0, -2).t() @ right.flatten(0, -2)
     return torch.bmm(left.flatten(1, -2).transpose(1, 2), right.flatten(1, -2)).sum(0)
-
-
-def where_positive(gradients: Sequence[Tensor], outputs: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Gradients of what the outputs are the positive parts of; as they are where there are no such outputs."""
-    return (
-        [gradient * (y > 0) for gradient, y in zip(gradients, outputs, strict=True)]
-        if outputs
-        else gradients
-    )
 
 
 def plain_gather(incidence: Incidence, channels: int, *folded: Tensor) -> list[Tensor]:
@@ -168,47 +156,41 @@ def gather(
 
 
 class Scatter(torch.autograd.Function):
-    """`scatter` of features that were gathered elsewhere, for layers that do more than average them, or its positive part."""
+    """`scatter` of features that were gathered elsewhere, for layers that do more than average them."""
 
     @staticmethod
-    def forward(ctx, incidence: Incidence, out_channels: int, relu: bool, *tensors: Tensor):
+    def forward(ctx, incidence: Incidence, out_channels: int, *tensors: Tensor):
         sets = len(incidence.axis_sets)
         gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
-        ctx.incidence, ctx.out_channels, ctx.relu = incidence, out_channels, relu
+        ctx.incidence, ctx.out_channels = incidence, out_channels
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
         if ctx.compiled:
-            outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias, relu))
+            outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias))
         else:
             outputs = scatter(
                 incidence, gathered, [weight.t() for weight in weights], out_channels, bias
             )
-            outputs = tuple(y.relu_() for y in outputs) if relu else outputs
-        ctx.save_for_backward(*tensors, *(outputs if relu else ()))
+        ctx.save_for_backward(*tensors)
         return outputs
 
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
-        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
-        inputs, positive = saved[: 2 * sets + 1], saved[2 * sets + 1 :]
+        inputs = ctx.saved_tensors  # once: under activation checkpointing a second look fails
         if wants_more(gradients):
-            plain = partial(plain_scatter, incidence, ctx.out_channels, ctx.relu)
-            return None, None, None, *gradients_of(plain, inputs, gradients)
+            plain = partial(plain_scatter, incidence, ctx.out_channels)
+            return None, None, *gradients_of(plain, inputs, gradients)
         gathered, weights = inputs[:sets], inputs[sets:-1]
         if ctx.compiled:
-            found = kernel.scatter_backward(
-                incidence.program, gradients, gathered, weights, positive
-            )
-            return None, None, None, *found[sets + 1 :], *found[: sets + 1]
-        back = incidence.gather(where_positive(gradients, positive), total, ctx.out_channels)
+            found = kernel.scatter_backward(incidence.program, gradients, gathered, weights)
+            return None, None, *found[sets + 1 :], *found[: sets + 1]
+        back = incidence.gather(gradients, total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]
         to_weights = [outer(g, x) for g, x in zip(back, gathered, strict=True)]
-        return None, None, None, *to_gathered, *to_weights, back[0].sum(0)
+        return None, None, *to_gathered, *to_weights, back[0].sum(0)
 
 
-def apply_scatter(
-    incidence: Incidence, out_channels: int, relu: bool, *tensors: Tensor
-) -> Sequence[Tensor]:
+def apply_scatter(incidence: Incidence, out_channels: int, *tensors: Tensor) -> Sequence[Tensor]:
     """Gathered features, a weight for each axis set and the bias, by `Scatter` or its plain twin."""
     function = plain_scatter if is_transformed() else Scatter.apply
-    return function(incidence, out_channels, relu, *tensors)
+    return function(incidence, out_channels, *tensors)

@@ -8,38 +8,35 @@
 
 namespace {
 
-typedef int32_t Integers __attribute__((vector_size(4 * LANES)));
+typedef int32_t Integers __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
 constexpr int64_t TOGETHER = 512;    // rows whose sums are taken in float32 before they are added up in float64
 constexpr int64_t ALONE = 1 << 15;   // numbers that are not worth a second thread
 
-inline Vector all(float x) { return x - Vector{}; }
-
-// exp(x) for x <= 0, to 2 units in the last place; 0 below -80, as what is made of smaller numbers would be slow to work with.
-inline Vector exponential(const Vector below) {
-    const Vector x = below < -80.0f ? all(-80.0f) : below;
-    const Vector shift = all(12582912.0f);  // 1.5 x 2^23: what is added to it is rounded to an integer
-    const Vector n = (x * 1.44269504f + shift) - shift;
-    const Vector r = (x - n * 0.693359375f) + n * 2.12194440e-4f;  // ln 2 in two parts
-    Vector p = all(1.9875691500e-4f);
-    for (const float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) p = p * r + c;
-    p = p * r * r + r + 1.0f;
-    const Integers scale = (__builtin_convertvector(n, Integers) + 127) << 23;
-    return below < -80.0f ? Vector{} : p * reinterpret_cast<const Vector&>(scale);
+// 2^p for p from -126 to 126, to 1e-7 of it: the whole part goes into the exponent, the rest through a polynomial.
+inline Vector exp2(Vector p) {
+    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: a sum with it has no place for fractions
+    const Vector n = p + WHOLE, r = p - (n - WHOLE);
+    Vector y = Vector{} + 0.00133908634f;
+    for (const float c : {0.00967603192f, 0.0555035711f, 0.240221075f, 0.693147188f, 1.0f}) y = y * r + c;
+    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(y) + (reinterpret_cast<Integers>(n) << 23));
 }
 
-// The normal distribution up to z, to 1.5e-7, and its density times sqrt(2 pi): Abramowitz and Stegun 7.1.26.
-struct Normal {
-    Vector below, density;
+// z Phi(z) and its derivative, to 1e-6. log2 Phi(-m) is nearly a parabola: a polynomial fitted on [0, 9.5] gives Phi, and its
+// derivative the density.
+struct Gelu {
+    Vector value, slope;
 
-    explicit Normal(Vector z) {
-        const Vector size = z < 0.0f ? -z : z;
-        density = exponential(z * z * -0.5f);
-        const Vector t = 1.0f / (1.0f + size * (0.3275911f * 0.70710678f));
-        Vector p = all(1.061405429f);
-        for (const float c : {-1.453152027f, 1.421413741f, -0.284496736f, 0.254829592f}) p = p * t + c;
-        const Vector tail = p * t * density * 0.5f;
-        below = z < 0.0f ? tail : 1.0f - tail;
+    explicit Gelu(Vector z) {
+        constexpr float COEFFICIENTS[] = {2.93286511e-07f,  -6.49701368e-06f, 5.76329011e-05f, -2.32880823e-04f, -7.13780205e-05f,
+                                          7.01351028e-03f, -5.24773762e-02f, -4.59210806e-01f, -1.15110526f,     -9.99999984e-01f};
+        constexpr float FAR = 9.0f, LN2 = 0.693147181f;
+        const Vector size = z < 0.0f ? -z : z, m = size > FAR ? Vector{} + FAR : size;
+        Vector power{}, derivative{};
+#pragma GCC unroll 10
+        for (const float c : COEFFICIENTS) derivative = derivative * m + power, power = power * m + c;
+        const Vector tail = size > FAR ? Vector{} : exp2(power), phi = tail * derivative * -LN2, whole = z < 0.0f ? tail : 1.0f - tail;
+        value = z * whole, slope = whole + z * phi;
     }
 };
 
@@ -107,7 +104,7 @@ struct Normalized {
             for (int64_t r = first; r < end; r++)
                 for (int64_t c = 0; c < channels; c += LANES) {
                     const Vector z = (values(r, c) - at(mean + c)) * at(&inverse[c]) * at(gain + c) + at(shift + c);
-                    at(y + r * channels + c) = z * Normal(z).below;
+                    at(y + r * channels + c) = Gelu(z).value;
                 }
         });
     }
@@ -117,8 +114,7 @@ struct Normalized {
         const auto inverse = scale();
         const auto found = sums(threads, [&](int64_t r, int64_t c) {
             const Vector unit = (values(r, c) - at(mean + c)) * at(&inverse[c]), z = unit * at(gain + c) + at(shift + c);
-            const Normal normal(z);
-            const Vector to_z = at(to_y + r * channels + c) * (normal.below + z * normal.density * 0.39894228f);
+            const Vector to_z = at(to_y + r * channels + c) * Gelu(z).slope;
             at(to_x + r * channels + c) = to_z;
             return std::pair(to_z, to_z * unit);
         });

@@ -4,7 +4,7 @@
 #include <memory>
 #include <vector>
 
-#include "products.h"
+#include "activation.h"
 
 namespace {
 
@@ -49,13 +49,8 @@ struct Incidence {
         for (int64_t s = 0; s < num_sets; s++) found.push_back(sets[s].fixed * channels);
         return found;
     }
-    bool spread(int64_t s) const { return to_set(s, [](int) { return true; }); }
-    bool others(int64_t s) const { return to_set(s, [](int slot) { return slot < 0; }); }
-    template <typename Has>
-    bool to_set(int64_t s, const Has& has) const {  // whether anything that is spread to it has that
-        bool found = false;
-        for (int64_t m = 0; m < num_moves; m++) found |= moves[m].large == s && has(slot[m]);
-        return found;
+    bool spread(int64_t s) const {  // whether anything is spread to it
+        return std::any_of(moves, moves + num_moves, [s](const Move& move) { return move.large == s; });
     }
     int64_t numbers(int64_t i) const { return sets[tensors[i].set].positions * tensors[i].fixed; }
 };
@@ -85,9 +80,10 @@ struct Features {
     std::vector<float*> place;
     std::vector<std::vector<int32_t>> offsets;  // for each move and position of the larger set, where its term lies in the smaller
     std::unique_ptr<Scratch> memory;
-    // Of a set that is one tensor, which is not copied unless it is masked:
-    std::vector<const float*> source, sign;  // where it and what masks it lie
-    std::vector<std::unique_ptr<Scratch>> masked;
+    // Of a set that is one tensor, which is copied only where its entries do not count as they are:
+    std::vector<const float*> source;
+    std::vector<Reading> reading;
+    std::vector<std::unique_ptr<Scratch>> copied;
 
     // In memory of its own for so many members, and of the smallest set for `top` members.
     Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
@@ -112,7 +108,7 @@ struct Features {
     }
 
     explicit Features(const std::vector<int64_t>& columns)
-        : columns(columns), place(columns.size()), source(columns.size()), sign(columns.size()), masked(columns.size()) {}
+        : columns(columns), place(columns.size()), source(columns.size()), reading(columns.size()), copied(columns.size()) {}
 
     // These, with the smallest set from another of its members on.
     Features& from(int64_t member) {
@@ -123,9 +119,9 @@ struct Features {
     float* rows(int64_t s, int64_t row) const { return place[s] + row * columns[s]; }
 
     // The rows as they count.
-    const float* unmask(int64_t s, int64_t row, int64_t number) {
-        const int64_t step = columns[s], begin = row * step;
-        if (sign[s]) mask(source[s] + begin, sign[s] + begin, step, rows(s, row), step, number, step);
+    const float* read(int64_t s, int64_t row, int64_t number) {
+        const int64_t step = columns[s];
+        if (reading[s]) reading[s].apply(source[s], row * step, rows(s, row), step, number, step);
         return rows(s, row);
     }
 };

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <vector>
 
-#include "gelu.h"
 #include "members.h"
 
 namespace {
@@ -86,6 +85,28 @@ struct Matrices {
     }
 };
 
+// Sums of each thread, `(2, tensors, channels)`, and in the end of all; none where nobody wants them.
+struct Sums {
+    const int64_t tensors, channels;
+    double* const result;
+    std::vector<std::vector<double>> of_threads;
+
+    Sums(const Incidence& incidence, int64_t channels, double* result, int threads)
+        : tensors(incidence.num_tensors), channels(channels), result(result), of_threads(threads) {}
+
+    Writing writing(int thread, const Readings* readings = nullptr, float* const* x = nullptr) {
+        if (!result) return {};
+        of_threads[thread].assign(2 * tensors * channels, 0.0);
+        return {of_threads[thread].data(), tensors, channels, readings, x};
+    }
+    void add_up() const {
+        if (!result) return;
+        std::fill_n(result, 2 * tensors * channels, 0.0);
+        for (const std::vector<double>& some : of_threads)
+            for (size_t k = 0; k < some.size(); k++) result[k] += some[k];
+    }
+};
+
 // Calls `work(thread, its members)`.
 template <typename Work>
 void for_threads(const Incidence& incidence, int64_t members, int threads, const Work& work) {
@@ -101,58 +122,67 @@ void for_threads(const Incidence& incidence, int64_t members, int threads, const
 
 extern "C" {
 
-// The layer, from tensors x of `in` channels to tensors y of `out` channels, with `relu` their positive part.
-void layer(const int64_t* program, int64_t members, float* const* x, int64_t in, const float* const* weights, const float* bias,
-           int64_t out, float* const* y, int relu, int threads) {
+// The layer, from tensors x of `in` channels to tensors y of `out` channels. With `coefficients` `(2, tensors, in)` it is that of
+// GELU(first * x + second). `sums` `(2, tensors, out)`, where they are wanted, are those of y and of y^2.
+void layer(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t in,
+           const float* const* weights, const float* bias, int64_t out, float* const* y, double* sums, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, in};
+    Sums totals(incidence, out, sums, threads);
     Matrices matrices(incidence.columns(in), incidence.columns(out), 1);
     matrices.transpose(weights, threads);
-    for_threads(incidence, members, threads, [&](int, Members mine) {
+    for_threads(incidence, members, threads, [&](int t, Members mine) {
+        const Writing writing = totals.writing(t);
         Features gathered(incidence, in, together.few, together.group), mapped(incidence, out, together.few, together.group);
         mine.each(together.group, [&](Members group) {
             const auto gather = [&](Members some) {
-                some.gather(x, nullptr, in, true, gathered.from(some.first - group.first));
+                some.gather(x, readings, in, true, gathered.from(some.first - group.first));
             };
             group.each(together.few, gather);
-            group.map(0, 1, gathered.from(0), matrices.of(0), bias, false, out, mapped.from(0), y, relu);
+            group.map(0, 1, gathered.from(0), matrices.of(0), bias, false, out, mapped.from(0), y, writing);
             group.each(together.few, [&](Members some) {
                 if (group.count > together.few) gather(some);
                 mapped.from(some.first - group.first);
-                some.map(1, incidence.num_sets, gathered, matrices.of(0), nullptr, false, out, mapped, y, relu);
+                some.map(1, incidence.num_sets, gathered, matrices.of(0), nullptr, false, out, mapped, y, writing);
             });
         });
     });
+    totals.add_up();
 }
 
-// Its backward pass: the gradients of the weights, the bias and, unless `to_x` is null, x. The layer's outputs y are given
-// where they are positive parts.
-void layer_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out, float* const* x,
-                    int64_t in, const float* const* weights, float* const* to_x, float* const* to_weights, float* to_bias,
-                    int threads) {
+// Its backward pass: the gradients of the weights, the bias and, unless `to_x` is null, x. With `corrections` `(2, tensors, out)`
+// the gradients of y are to_y + first + second * y. With coefficients `sums_of_x` `(2, tensors, in)` are their gradients.
+void layer_backward(const int64_t* program, int64_t members, float* const* to_y, const float* corrections, float* const* y,
+                    int64_t out, float* const* x, const float* coefficients, int64_t in, const float* const* weights,
+                    float* const* to_x, float* const* to_weights, float* to_bias, double* sums_of_x, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, in};
+    const Readings corrected{corrections, y, incidence.num_tensors, out};
+    Sums totals(incidence, in, sums_of_x, threads);
     Matrices sums(incidence.columns(in), incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         Features gathered(incidence, in, together.few, GROUP * together.group);
         Features back(incidence, out, together.few, GROUP * together.group);
         Features mapped(incidence, in, together.few, together.group);
+        const Writing writing = totals.writing(t, &readings, x);
         sums.clear(t), biases.clear(t);
         mine.each(GROUP * together.group, [&](Members many) {
             many.each(together.group, [&](Members group) {
                 const int64_t offset = group.first - many.first;
                 const auto gather = [&](Members some, float* const* to_sums) {
                     const int64_t member = some.first - many.first;
-                    some.gather_both(x, in, gathered.from(member), to_y, y, out, back.from(member), to_sums);
+                    some.gather_both(x, readings, in, gathered.from(member), to_y, corrected, out, back.from(member), to_sums);
                 };
                 const bool once = group.count <= together.few;
                 group.each(together.few, [&](Members some) { gather(some, once ? sums.of(t) : nullptr); });
-                if (to_x) group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0), to_x);
+                if (to_x) group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0), to_x, writing);
                 group.each(together.few, [&](Members some) {
                     if (!once) gather(some, sums.of(t));
                     if (!to_x) return;
                     mapped.from(some.first - group.first);
-                    some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x);
+                    some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x, writing);
                 });
             });
             many.outer(0, 1, gathered.from(0), back.from(0), sums.of(t));
@@ -161,6 +191,74 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
     });
     sums.add_up(to_weights, threads);
     biases.add_up(&to_bias, threads);
+    totals.add_up();
+}
+
+// GELU(first * x + second) alone, and its backward pass: gradients of x, and in `sums` those of the coefficients.
+void activate(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels,
+              float* const* y, int threads) {
+    const Incidence incidence(program);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        for (int64_t i = 0; i < incidence.num_tensors; i++) {
+            const int64_t count = mine.count * incidence.numbers(i) * channels, entry = mine.part(x, i, channels) - x[i];
+            readings.of(i, 0).apply(x[i], entry, y[i] + entry, channels, count / channels, channels);
+        }
+    });
+}
+
+void activate_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* x, const float* coefficients,
+                       int64_t channels, float* const* to_x, double* sums, int threads) {
+    const Incidence incidence(program);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
+    Sums totals(incidence, channels, sums, threads);
+    for_threads(incidence, members, threads, [&](int t, Members mine) {
+        const Writing writing = totals.writing(t, &readings, x);
+        for (int64_t i = 0; i < incidence.num_tensors; i++) {
+            const int64_t first = mine.first * incidence.numbers(i), rows = mine.count * incidence.numbers(i);
+            Members::for_panels(first, first + rows, [&](int64_t row, int64_t number) {
+                const int64_t entry = row * channels, count = number * channels;
+                std::copy_n(to_y[i] + entry, count, to_x[i] + entry);
+                writing.finish(i, entry, to_x[i] + entry, count);
+            });
+        }
+    });
+    totals.add_up();
+}
+
+// The means of all entries alone, the smallest set, of tensors as they are or as coefficients activate them, and its backward pass.
+void pool(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels, float* pooled,
+          int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, channels, channels);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
+    for_threads(incidence, members, threads, [&](int, Members mine) {
+        Features gathered(incidence, channels, together.few, together.few);
+        const int64_t width = gathered.columns[0];
+        mine.each(together.few, [&](Members some) {
+            some.gather(x, readings, channels, true, gathered);
+            copy(gathered.place[0], width, pooled + some.first * width, width, some.count, width);
+        });
+    });
+}
+
+void pool_backward(const int64_t* program, int64_t members, float* to_pooled, float* const* x, const float* coefficients,
+                   int64_t channels, float* const* to_x, double* sums, int threads) {
+    const Incidence incidence(program);
+    const Together together(incidence, channels, channels);
+    const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
+    Sums totals(incidence, channels, sums, threads);
+    std::vector<float*> tensors(incidence.num_sets);
+    tensors[0] = to_pooled;
+    for_threads(incidence, members, threads, [&](int t, Members mine) {
+        const Writing writing = totals.writing(t, &readings, x);
+        Features mapped(incidence, channels, together.few, together.few);
+        mine.each(together.few, [&](Members some) {
+            const Features features(incidence, incidence.columns(channels), tensors.data(), some.first);
+            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped, to_x, writing);
+        });
+    });
+    totals.add_up();
 }
 
 // The two halves of a layer that does more in between. Gathered features are tensors of their own; that of a set that is one
@@ -171,7 +269,7 @@ void gather(const int64_t* program, int64_t members, float* const* x, int64_t ch
     for_threads(incidence, members, threads, [&](int, Members mine) {
         mine.each(together.few, [&](Members some) {
             Features features(incidence, incidence.columns(channels), gathered, some.first);
-            some.gather(x, nullptr, channels, true, features);
+            some.gather(x, {}, channels, true, features);
         });
     });
 }
@@ -191,7 +289,7 @@ void gather_backward(const int64_t* program, int64_t members, float* const* to_g
 
 // `depths` are the columns of gathered features: those of the carriers, and of what was put beside them.
 void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* weights,
-             const float* bias, int64_t out, float* const* y, int relu, int threads) {
+             const float* bias, int64_t out, float* const* y, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
@@ -199,15 +297,15 @@ void scatter(const int64_t* program, int64_t members, float* const* gathered, co
     matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, out, together.few, mine.count);
-        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices.of(0), bias, false, out, mapped, y, relu);
+        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices.of(0), bias, false, out, mapped, y);
         mine.each(together.few, [&](Members some) {
             const Features features(incidence, columns, gathered, some.first);
-            some.map(1, incidence.num_sets, features, matrices.of(0), nullptr, false, out, mapped.from(some.first - mine.first), y, relu);
+            some.map(1, incidence.num_sets, features, matrices.of(0), nullptr, false, out, mapped.from(some.first - mine.first), y);
         });
     });
 }
 
-void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* y, int64_t out,
+void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, int64_t out,
                       float* const* gathered, const int64_t* depths, const float* const* weights, float* const* to_gathered,
                       float* const* to_weights, float* to_bias, int threads) {
     const Incidence incidence(program);
@@ -219,7 +317,7 @@ void scatter_backward(const int64_t* program, int64_t members, float* const* to_
         const auto place = [&](float* const* tensors, Members some) { return Features(incidence, columns, tensors, some.first); };
         sums.clear(t), biases.clear(t);
         mine.each(together.few, [&](Members some) {
-            some.gather(to_y, y, out, false, back.from(some.first - mine.first));
+            some.gather(to_y, {}, out, false, back.from(some.first - mine.first));
             Features result = place(to_gathered, some);
             some.outer(1, incidence.num_sets, place(gathered, some), back, sums.of(t));
             some.multiply(1, incidence.num_sets, back, weights, result);

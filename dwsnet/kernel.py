@@ -31,21 +31,16 @@ def load_kernel() -> ctypes.CDLL | None:
     library = load_library(Path(__file__).with_name("kernel.cpp"), CONSEQUENCE, "-fopenmp")
     if library is not None:
         begin = [PLACE, SIZE, PLACE, SIZE]
-        library.layer.argtypes = [*begin, PLACE, PLACE, SIZE, PLACE, FLAG, FLAG]
-        library.layer_backward.argtypes = [
-            PLACE,
-            SIZE,
-            PLACE,
-            PLACE,
-            SIZE,
-            PLACE,
-            SIZE,
-            *[PLACE] * 4,
-            FLAG,
-        ]
+        library.layer.argtypes = [*begin[:3], PLACE, SIZE, PLACE, PLACE, SIZE, PLACE, PLACE, FLAG]
+        back = [PLACE, SIZE, PLACE, PLACE, PLACE, SIZE, PLACE, PLACE, SIZE]
+        library.layer_backward.argtypes = [*back, *[PLACE] * 5, FLAG]
+        library.activate.argtypes = [*begin[:3], PLACE, SIZE, PLACE, FLAG]
+        library.activate_backward.argtypes = [*begin[:3], PLACE, PLACE, SIZE, PLACE, PLACE, FLAG]
+        library.pool.argtypes = library.activate.argtypes
+        library.pool_backward.argtypes = library.activate_backward.argtypes
         library.gather.argtypes = library.gather_backward.argtypes = [*begin, PLACE, FLAG]
-        library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG, FLAG]
-        library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, PLACE, SIZE, *[PLACE] * 6, FLAG]
+        library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG]
+        library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, SIZE, *[PLACE] * 6, FLAG]
         norm = [SIZE, PLACE, SIZE, *[PLACE] * 3, ctypes.c_float]
         library.norm_gelu.argtypes = [*norm, *[PLACE] * 3, FLAG]
         library.norm_gelu_backward.argtypes = [*norm, *[PLACE] * 6, FLAG]
@@ -149,37 +144,139 @@ def operator(function: Callable) -> Callable:
     return call
 
 
-@operator
-def layer(
+def place(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def normalised_layer(
     program: Sequence[int],
     features: Sequence[Tensor],
+    coefficients: Tensor | None,
     weights: Sequence[Tensor],
     bias: Tensor,
-    relu: bool,
+    sums: Tensor | None,
 ) -> list[Tensor]:
-    """The affine layer or, with `relu`, its positive part."""
-    of, features, weights, bias = (
-        layout(*program),
-        contiguous(features),
-        contiguous(weights),
-        bias.contiguous(),
-    )
+    """The affine layer of GELU(a x + b), with `coefficients` `(2, tensors, channels)` a and b, or of x where there are none.
+
+    `sums` `(2, tensors, channels)` in float64, if given, become those of what comes out and of its squares.
+    """
+    of, features, weights = layout(*program), contiguous(features), contiguous(weights)
     after, before = map(of.channels, weights[0].shape)
     result = empty(features[0], of.shapes(after, features[0]))
-    start = (
-        of.numbers,
-        features[0].shape[0],
-        places(features),
-        before,
+    start = of.numbers, features[0].shape[0], places(features), place(coefficients), before
+    load_kernel().layer(
+        *start,
         places(weights),
-        bias.data_ptr(),
+        bias.contiguous().data_ptr(),
+        after,
+        places(result),
+        place(sums),
+        torch.get_num_threads(),
     )
-    load_kernel().layer(*start, after, places(result), relu, torch.get_num_threads())
     return result
 
 
+def normalised_layer_backward(
+    program: Sequence[int],
+    gradients: Sequence[Tensor],
+    corrections: Tensor | None,
+    outputs: Sequence[Tensor],
+    features: Sequence[Tensor],
+    coefficients: Tensor | None,
+    weights: Sequence[Tensor],
+    to_features: bool,
+) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
+    """Gradients of the features if wanted, of the coefficients if any, and of the weights and the bias.
+
+    With `corrections` `(2, tensors, channels)` g and h those of the outputs y are `gradients` + g + h y.
+    """
+    of, gradients, features = layout(*program), contiguous(gradients), contiguous(features)
+    weights, outputs = contiguous(weights), contiguous(outputs)
+    after, before = map(of.channels, weights[0].shape)
+    result = empty(features[0], of.shapes(before, features[0]) if to_features else [])
+    to_weights, to_bias = parameters(weights)
+    sums = None if coefficients is None else torch.zeros_like(coefficients, dtype=torch.float64)
+    load_kernel().layer_backward(
+        of.numbers,
+        features[0].shape[0],
+        places(gradients),
+        place(corrections),
+        places(outputs),
+        after,
+        places(features),
+        place(coefficients),
+        before,
+        places(weights),
+        places(result) if to_features else None,
+        places(to_weights),
+        to_bias.data_ptr(),
+        place(sums),
+        torch.get_num_threads(),
+    )
+    return result, sums, [*to_weights, to_bias]
+
+
+def activate(
+    program: Sequence[int], features: Sequence[Tensor], coefficients: Tensor
+) -> list[Tensor]:
+    """GELU(a x + b), with `coefficients` as of `normalised_layer`."""
+    of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
+    result = empty(features[0], of.shapes(channels, features[0]))
+    start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
+    load_kernel().activate(*start, places(result), torch.get_num_threads())
+    return result
+
+
+def activate_backward(
+    program: Sequence[int],
+    gradients: Sequence[Tensor],
+    features: Sequence[Tensor],
+    coefficients: Tensor,
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients of the features and of the coefficients."""
+    of, gradients, features = layout(*program), contiguous(gradients), contiguous(features)
+    channels = coefficients.shape[-1]
+    result = empty(features[0], of.shapes(channels, features[0]))
+    sums = torch.zeros_like(coefficients, dtype=torch.float64)
+    start = of.numbers, features[0].shape[0], places(gradients), places(features)
+    end = coefficients.data_ptr(), channels, places(result), sums.data_ptr()
+    load_kernel().activate_backward(*start, *end, torch.get_num_threads())
+    return result, sums
+
+
+def pool(program: Sequence[int], features: Sequence[Tensor], coefficients: Tensor) -> Tensor:
+    """The means of GELU(a x + b), `(batch, columns)` of the smallest axis set."""
+    of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
+    result = features[0].new_empty(features[0].shape[0], of.sets[0][1] * channels)
+    start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
+    load_kernel().pool(*start, result.data_ptr(), torch.get_num_threads())
+    return result
+
+
+def pool_backward(
+    program: Sequence[int], gradient: Tensor, features: Sequence[Tensor], coefficients: Tensor
+) -> tuple[list[Tensor], Tensor]:
+    """Gradients of the features and of the coefficients."""
+    of, gradient, features = layout(*program), gradient.contiguous(), contiguous(features)
+    channels = coefficients.shape[-1]
+    result = empty(features[0], of.shapes(channels, features[0]))
+    sums = torch.zeros_like(coefficients, dtype=torch.float64)
+    start = of.numbers, features[0].shape[0], gradient.data_ptr(), places(features)
+    end = coefficients.data_ptr(), channels, places(result), sums.data_ptr()
+    load_kernel().pool_backward(*start, *end, torch.get_num_threads())
+    return result, sums
+
+
+@operator
+def layer(
+    program: Sequence[int], features: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor
+) -> list[Tensor]:
+    """The affine layer."""
+    return normalised_layer(program, features, None, weights, bias, None)
+
+
 @layer.register_fake
-def _(program, features, weights, bias, relu):
+def _(program, features, weights, bias):
     of = layout(*program)
     return pytorchs(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
 
@@ -190,42 +287,17 @@ def layer_backward(
     gradients: Sequence[Tensor],
     features: Sequence[Tensor],
     weights: Sequence[Tensor],
-    positive: Sequence[Tensor],
     to_features: bool,
 ) -> list[Tensor]:
-    """Gradients of the weights, the bias and, with `to_features`, the features.
-
-    `positive` are the layer's outputs where they are positive parts, else none.
-    """
-    of, gradients, features, weights = (
-        layout(*program),
-        contiguous(gradients),
-        contiguous(features),
-        contiguous(weights),
+    """Gradients of the weights, the bias and, with `to_features`, the features."""
+    result, _, to_parameters = normalised_layer_backward(
+        program, gradients, None, gradients, features, None, weights, to_features
     )
-    after, before = map(of.channels, weights[0].shape)
-    signs, shapes = contiguous(positive), of.shapes(before, features[0]) if to_features else []
-    result = empty(features[0], shapes)
-    to_weights, to_bias = parameters(weights)
-    start = (
-        of.numbers,
-        features[0].shape[0],
-        places(gradients),
-        places(signs) if signs else None,
-        after,
-    )
-    end = (
-        places(weights),
-        places(result) if to_features else None,
-        places(to_weights),
-        to_bias.data_ptr(),
-    )
-    load_kernel().layer_backward(*start, places(features), before, *end, torch.get_num_threads())
-    return [*to_weights, to_bias, *result]
+    return [*to_parameters, *result]
 
 
 @layer_backward.register_fake
-def _(program, gradients, features, weights, positive, to_features):
+def _(program, gradients, features, weights, to_features):
     of, (to_weights, to_bias) = layout(*program), parameters(weights)
     shapes = of.shapes(of.channels(weights[0].shape[1]), features[0]) if to_features else []
     return [*to_weights, to_bias, *pytorchs(features[0], shapes)]
@@ -276,9 +348,8 @@ def scatter(
     gathered: Sequence[Tensor],
     weights: Sequence[Tensor],
     bias: Tensor,
-    relu: bool,
 ) -> list[Tensor]:
-    """Gathered features times their weights, spread and summed, or with `relu` the positive part of that."""
+    """Gathered features times their weights, spread and summed."""
     of, gathered, weights, bias = (
         layout(*program),
         contiguous(gathered),
@@ -295,12 +366,12 @@ def scatter(
         places(weights),
         bias.data_ptr(),
     )
-    load_kernel().scatter(*start, after, places(result), relu, torch.get_num_threads())
+    load_kernel().scatter(*start, after, places(result), torch.get_num_threads())
     return result
 
 
 @scatter.register_fake
-def _(program, gathered, weights, bias, relu):
+def _(program, gathered, weights, bias):
     of = layout(*program)
     return pytorchs(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
 
@@ -311,18 +382,17 @@ def scatter_backward(
     gradients: Sequence[Tensor],
     gathered: Sequence[Tensor],
     weights: Sequence[Tensor],
-    positive: Sequence[Tensor],
 ) -> list[Tensor]:
-    """Gradients of the weights, the bias and the gathered features; `positive` is that of `layer_backward`."""
+    """Gradients of the weights, the bias and the gathered features."""
     of, gradients, gathered, weights = (
         layout(*program),
         contiguous(gradients),
         contiguous(gathered),
         contiguous(weights),
     )
-    signs, result = contiguous(positive), empty(gathered[0], [x.shape for x in gathered])
+    result = empty(gathered[0], [x.shape for x in gathered])
     to_weights, to_bias = parameters(weights)
-    start = of.numbers, gradients[0].shape[0], places(gradients), places(signs) if signs else None
+    start = of.numbers, gradients[0].shape[0], places(gradients)
     middle = (
         of.channels(weights[0].shape[0]),
         places(gathered),
@@ -337,7 +407,7 @@ def scatter_backward(
 
 
 @scatter_backward.register_fake
-def _(program, gradients, gathered, weights, positive):
+def _(program, gradients, gathered, weights):
     to_weights, to_bias = parameters(weights)
     return [*to_weights, to_bias, *(torch.empty_like(x) for x in gathered)]
 

@@ -15,9 +15,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dwsnet import affine, kernel
-from dwsnet.affine import Layers
+from dwsnet.affine import Plan
 from dwsnet.autocast import cast, no_autocast
-from dwsnet.derivatives import hooked
 from dwsnet.equivariant_map import apply_scatter, gather
 from dwsnet.incidence import Incidence, adjacent, mean
 from dwsnet.pooling import PooledLinear, from_means, pooling_of
@@ -86,8 +85,8 @@ class EquivariantLinear(AxisSetLayer):
 
     Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
     "attention") the averages are replaced by it: still equivariant, with the same parameters, but "max" and
-    "attention" are not linear. `relu` takes the positive part of what comes out, on CPUs in the same pass. `diagonal`
-    leaves out the maps between tensors that have no axis in common, as the official option does.
+    "attention" are not linear. `diagonal` leaves out the maps between tensors that have no axis in common, as the
+    official option does.
     """
 
     def __init__(
@@ -96,13 +95,12 @@ class EquivariantLinear(AxisSetLayer):
         in_channels: int,
         out_channels: int,
         pooling: str = "mean",
-        relu: bool = False,
         diagonal: bool = False,
     ):
         super().__init__()
         check_counts(in_channels=in_channels, out_channels=out_channels)
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
-        self.pooling, self.relu = pooling, relu
+        self.pooling = pooling
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.weights = nn.ParameterList(
@@ -121,80 +119,23 @@ class EquivariantLinear(AxisSetLayer):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
     ) -> tuple[Float[Tensor, "batch ... {self.out_channels}"], ...]:
-        if self.pool is mean:
-            return apply_layers([self], features)
         check_features(self.space, features, self.in_channels, self.weights[0])
         folded, parameters = cast(self.incidence.fold(features), self.tensors())
         with no_autocast(folded[0].device.type):
-            gathered = gather(self.incidence, self.pool, self.in_channels, folded)
-            outputs = apply_scatter(
-                self.incidence, self.out_channels, self.relu, *gathered, *parameters
-            )
+            outputs = self.map(folded, parameters)
         return self.incidence.unfold(outputs)
 
-
-class EquivariantMLP(nn.Module):
-    """`EquivariantLinear` layers with a ReLU after each, as one step of autograd: the trunk of the paper's networks.
-
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. With `members_at_once`
-    nothing is kept for the backward pass, which takes so many members at a time through all layers once more: the memory of
-    a step hardly grows with the number of layers, for a third more work.
-    """
-
-    def __init__(
-        self,
-        space: WeightSpace,
-        in_channels: int,
-        channels: int,
-        num_layers: int,
-        members_at_once: int = 0,
-    ):
-        super().__init__()
-        check_counts(in_channels=in_channels, channels=channels, num_layers=num_layers)
-        if members_at_once:
-            check_counts(members_at_once=members_at_once)
-        inputs = [in_channels] + [channels] * (num_layers - 1)
-        self.layers = nn.ModuleList(
-            EquivariantLinear(space, size, channels, relu=True) for size in inputs
-        )
-        self.in_channels, self.channels, self.members_at_once = (
-            in_channels,
-            channels,
-            members_at_once,
-        )
-
-    def forward(
-        self, features: Sequence[Float[Tensor, "batch ... {self.in_channels}"]]
-    ) -> tuple[Float[Tensor, "batch ... {self.channels}"], ...]:
-        if any(map(hooked, self.layers)):
-            for layer in self.layers:
-                features = layer(features)
-            return tuple(features)
-        # what is exported takes any number of members, all at once
-        members = 0 if torch.compiler.is_exporting() else self.members_at_once
-        return apply_layers(list(self.layers), features, members)
-
-
-def apply_layers(
-    layers: Sequence[EquivariantLinear], features: Sequence[Tensor], members_at_once: int = 0
-) -> tuple[Tensor, ...]:
-    """What comes out of layers that pool by means, one after the other."""
-    first = layers[0]
-    check_features(first.space, features, first.in_channels, first.weights[0])
-    incidence, channels = (
-        first.incidence,
-        (first.in_channels, *(layer.out_channels for layer in layers)),
-    )
-    folded, parameters = cast(
-        incidence.fold(features), [tensor for layer in layers for tensor in layer.tensors()]
-    )
-    wanted = channels if any(x.requires_grad for x in folded) else channels[1:]
-    compiled = kernel.takes(
-        folded, [width for size in set(wanted) for width in incidence.columns(size)]
-    )
-    with no_autocast(folded[0].device.type):
-        plan = Layers(incidence, channels, first.relu, compiled, members_at_once)
-        return incidence.unfold(affine.apply(plan, *folded, *parameters))
+    def map(self, folded: Sequence[Tensor], parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        if self.pool is not mean:
+            gathered = gather(self.incidence, self.pool, self.in_channels, folded)
+            return apply_scatter(self.incidence, self.out_channels, *gathered, *parameters)
+        wanted = {self.out_channels}
+        if any(x.requires_grad for x in folded):
+            wanted.add(self.in_channels)
+        widths = [width for size in wanted for width in self.incidence.columns(size)]
+        compiled = kernel.takes(folded, widths)
+        plan = Plan(self.incidence, self.in_channels, self.out_channels, compiled)
+        return affine.apply(plan, *folded, *parameters)
 
 
 class InvariantLinear(nn.Module):

@@ -29,28 +29,27 @@ struct Members {
         for (; row < end; row += PANEL) work(row, std::min(PANEL, end - row));
     }
 
-    // The carriers of each set side by side, pooled over their other hidden axes by means or sums. With `signs`, entries where
-    // those are zero or less count as zero.
-    void gather(float* const* tensors, float* const* signs, int64_t channels, bool mean, Features& into) const {
+    // The carriers of each set side by side, pooled over their other hidden axes by means or sums.
+    void gather(float* const* tensors, const Readings& readings, int64_t channels, bool mean, Features& into) const {
         ahead.clear();
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
-            collect(s, tensors, signs, channels, into);
+            collect(s, tensors, readings, channels, into);
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
-                pool(s, into.unmask(s, row, number), row, number, channels, mean, into);
+                pool(s, into.read(s, row, number), row, number, channels, mean, into);
             });
         }
     }
 
     // What goes through the layer, and the gradients that come back; `sums`, if any, get the one transposed times the other
     // for all sets but the smallest, while the rows are in the L1 cache.
-    void gather_both(float* const* x, int64_t in, Features& gathered, float* const* to_y, float* const* signs, int64_t out,
-                     Features& back, float* const* sums) const {
+    void gather_both(float* const* x, const Readings& readings, int64_t in, Features& gathered, float* const* to_y,
+                     const Readings& corrections, int64_t out, Features& back, float* const* sums) const {
         ahead.clear();
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
-            collect(s, x, nullptr, in, gathered);
-            collect(s, to_y, signs, out, back);
+            collect(s, x, readings, in, gathered);
+            collect(s, to_y, corrections, out, back);
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
-                const float *left = gathered.rows(s, row), *right = back.unmask(s, row, number);
+                const float *left = gathered.read(s, row, number), *right = back.read(s, row, number);
                 pool(s, left, row, number, in, true, gathered);
                 pool(s, right, row, number, out, false, back);
                 if (s && sums) add_outer(left, gathered.columns[s], right, back.columns[s], number, sums[s], ahead);
@@ -59,24 +58,21 @@ struct Members {
     }
 
     // The tensors of a set, and zeros where larger sets will be pooled.
-    void collect(int64_t s, float* const* tensors, float* const* signs, int64_t channels, Features& into) const {
+    void collect(int64_t s, float* const* tensors, const Readings& readings, int64_t channels, Features& into) const {
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
             const Carried& tensor = incidence.tensors[i];
             if (tensor.set != s) continue;
             float* source = part(tensors, i, channels);
-            const float* sign = signs ? part(signs, i, channels) : nullptr;
+            const Reading reading = readings.of(i, source - tensors[i]);
             const int64_t width = tensor.fixed * channels, step = into.columns[s];
-            float* to = into.place[s] + tensor.start * channels;
             if (incidence.whole[s] == i) {
-                into.source[s] = source, into.sign[s] = sign;
+                into.source[s] = source, into.reading[s] = reading;
                 ahead.add(source + rows(s) * width, rows(s) * width);
-                if (sign) ahead.add(sign + rows(s) * width, rows(s) * width);
-                if (sign && !into.masked[s]) into.masked[s].reset(new Scratch(rows(s) * width));
-                into.place[s] = sign ? into.masked[s]->get() : source;
-            } else if (sign) {
-                mask(source, sign, width, to, step, rows(s), width);
+                if (reading.beside) ahead.add(reading.beside + rows(s) * width, rows(s) * width);
+                if (reading && !into.copied[s]) into.copied[s].reset(new Scratch(rows(s) * width));
+                into.place[s] = reading ? into.copied[s]->get() : source;
             } else {
-                copy(source, width, to, step, rows(s), width);
+                reading.apply(source, 0, into.place[s] + tensor.start * channels, step, rows(s), width);
             }
         }
         for (int64_t m = 0; m < incidence.num_moves; m++) {
@@ -110,43 +106,41 @@ struct Members {
         }
     }
 
-    // The sets from `begin` to `end`: features times the matrix `(depth, columns)` of their set, or as they are where there
-    // are none, plus what is spread from smaller sets, of means a share, plus the bias of the smallest. Tensors get the
-    // result or, with `relu`, its positive part.
+    // The sets from `begin` to `end`: features, zero in sets without, times the matrix `(depth, columns)` of their set, if any, plus what is spread from smaller sets, of means a share, plus the bias of the smallest. Tensors get the
+    // result, as `writing` finishes it.
     void map(int64_t begin, int64_t end, const Features& from, const float* const* matrices, const float* bias, bool mean,
-             int64_t channels, Features& into, float* const* tensors, bool relu = false) const {
+             int64_t channels, Features& into, float* const* tensors, const Writing& writing = {}) const {
         const std::vector<float> zeros(*std::max_element(into.columns.begin(), into.columns.end()));
         for (int64_t s = begin; s < end; s++) {
             const int64_t whole = incidence.whole[s], depth = from.columns[s], width = into.columns[s];
             if (whole >= 0) into.place[s] = part(tensors, whole, channels);  // its result is nowhere else, and spread no further
             const int64_t each = incidence.spread(s) ? incidence.sets[s].positions : rows(s);  // rows that start alike
-            const float least = whole >= 0 && relu && !incidence.others(s) ? 0.0f : ANY;
             for (int64_t start = 0; start < rows(s); start += each) {
                 const Terms terms = terms_of(s, start, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
                 for_panels(start, start + each, [&](int64_t row, int64_t number) {
                     const Terms here = terms.from(row - start);
-                    const float* left = from.rows(s, row);
+                    const float* left = from.place[s] ? from.rows(s, row) : zeros.data();
                     float* result = into.rows(s, row);
-                    if (matrices) product(here, left, number, depth, matrices[s], width, least, result, whole >= 0, ahead);
-                    else add(here, left, number, width, result);
+                    if (matrices) product(here, left, number, depth, matrices[s], width, result, whole >= 0, ahead);
+                    else add(here, left, from.place[s] ? width : 0, number, width, result);
                     add_others(s, start, row, number, mean, channels, into);
-                    if (whole >= 0 && relu && least) mask(result, result, width, result, width, number, width);
+                    if (whole >= 0) writing.finish(whole, result - tensors[whole], result, number * width);
                 });
             }
-            if (whole < 0) take(s, channels, into, tensors, relu);
+            if (whole < 0) take(s, channels, into, tensors, writing);
         }
     }
 
     // The tensors of a set from its result.
-    void take(int64_t s, int64_t channels, const Features& from, float* const* tensors, bool relu) const {
+    void take(int64_t s, int64_t channels, const Features& from, float* const* tensors, const Writing& writing) const {
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
             const Carried& tensor = incidence.tensors[i];
             if (tensor.set != s) continue;
             const int64_t step = from.columns[s], width = tensor.fixed * channels;
             const float* result = from.place[s] + tensor.start * channels;
             float* to = part(tensors, i, channels);
-            if (relu) mask(result, result, step, to, width, rows(s), width);
-            else copy(result, step, to, width, rows(s), width);
+            copy(result, step, to, width, rows(s), width);
+            writing.finish(i, to - tensors[i], to, rows(s) * width);
         }
     }
 
@@ -186,7 +180,7 @@ struct Members {
         for (int64_t s = begin; s < end; s++)
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
                 product({{zeros.data()}, {zeros.data()}}, from.rows(s, row), number, from.columns[s], matrices[s],
-                        into.columns[s], ANY, into.rows(s, row), false, ahead);
+                        into.columns[s], into.rows(s, row), false, ahead);
             });
     }
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from dwsnet import normalised
 from dwsnet.derivatives import is_transformed
 from dwsnet.linear import EquivariantLinear
 from dwsnet.normalize import BatchNorm, MemberNorm, Standardize
@@ -99,6 +100,8 @@ class DWSNet(nn.Module):
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
+        if normalised.takes(self, features):
+            return normalised.run(self, features)
         for i in range(len(self.layers)):
             layer, norm = self.layers[i], self.norms[i]
             if self.checkpoint and self.training and not is_transformed():

@@ -1,7 +1,7 @@
 """Batch normalisation and GELU as one step of autograd, for float32 on a CPU: `gelu.h`.
 
 Features do not fit in the caches, and PyTorch goes over them some ten times for the two, forward and back; this does so four
-times, and keeps nothing but what came in.
+times, and keeps nothing but what came in. Where layers can do it on their way, `dwsnet.normalised` has it done there.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Normalisation that commutes with hidden permutations: one statistic a tensor or a channel, never one an entry."""
 
-from collections.abc import Mapping, Sequence
-from math import isfinite, nan
+from collections.abc import Iterable, Mapping, Sequence
+from math import isfinite, nan, prod
 
 import torch
 from jaxtyping import Float
@@ -94,12 +94,46 @@ class BatchNorm(nn.Module):
             [getattr(norm, name) for norm in self.norms] for name in ("weight", "bias")
         )
         of_batch = norm_gelu.norm_gelu(features, gains, shifts, self.norms[0].eps)
-        for norm, x, mean, variance in zip(self.norms, features, *of_batch[1:], strict=True):
-            rows = x.numel() // self.channels
-            norm.num_batches_tracked += 1
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (rows / (rows - 1)), norm.momentum)
+        with torch.no_grad():
+            self.update([x.numel() // self.channels for x in features], *of_batch[1:])
         return tuple(of_batch[0])
+
+    def alike(self) -> bool:
+        """Whether the norms of all tensors are as they were made, and train where this does."""
+        return all(type(x) is BatchNorm1d and x.training == self.training for x in self.norms)
+
+    def coefficients(
+        self, sums: Float[Tensor, "2 tensors channels"], members: int
+    ) -> Float[Tensor, "2 tensors channels"]:
+        """a and b of each tensor and channel: a x + b is what the norm makes of features x.
+
+        `sums` are those of the features of so many members and of their squares. Statistics of training come from these
+        and move the running ones, as they do where the norm is called.
+        """
+        norms, first = self.norms, self.norms[0]
+        mean = torch.stack([norm.running_mean for norm in norms]).double()
+        variance = torch.stack([norm.running_var for norm in norms]).double()
+        if self.training:
+            counts = [members * prod(spec.shape) for spec in self.space.tensors]
+            count = sums.new_tensor(counts).unsqueeze(1)
+            several = count > 1
+            batch_mean = sums[0] / count
+            batch_variance = (sums[1] / count - batch_mean.square()).clamp(min=0)
+            with torch.no_grad():
+                self.update(counts, batch_mean, batch_variance)
+            mean = torch.where(several, batch_mean, mean)
+            variance = torch.where(several, batch_variance, variance)
+        gain = torch.stack([norm.weight for norm in norms]) * (variance + first.eps).rsqrt()
+        shift = torch.stack([norm.bias for norm in norms]) - mean * gain
+        return torch.stack([gain, shift]).float()
+
+    def update(self, counts: Sequence[int], means: Iterable[Tensor], variances: Iterable[Tensor]):
+        """Move the running statistics towards those of a batch; of one value alone there are none."""
+        for norm, count, mean, variance in zip(self.norms, counts, means, variances, strict=True):
+            if count > 1:
+                norm.num_batches_tracked += 1
+                norm.running_mean.lerp_(mean.float(), norm.momentum)
+                norm.running_var.lerp_((variance * count / (count - 1)).float(), norm.momentum)
 
 
 class MemberNorm(nn.Module):

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 namespace {
@@ -19,7 +18,6 @@ constexpr int LANES = 4, BLOCK = 4;
 constexpr int LINE = 16;          // floats of a cache line
 constexpr int64_t DISTANCE = 16;  // rows of a result between what is written and what is asked for
 constexpr int64_t PANEL = 128;    // rows that stay in the L1 cache while all is done that needs them
-constexpr float ANY = -std::numeric_limits<float>::infinity();
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
@@ -72,10 +70,10 @@ inline void for_blocks(int64_t count, const Work& work) {
     for (; row < count; row++) work.template operator()<1>(row);
 }
 
-// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`, or
-// `least` where that is more; what is no number stays so. Without the pragmas GCC keeps the sums in memory.
+// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`. Without the
+// pragmas GCC keeps the sums in memory.
 template <int ROWS, int VECTORS, typename Start, typename Factor>
-inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor, float least,
+inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor,
                   float* result, int64_t step, Ahead& ahead) {
     Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 8
@@ -99,8 +97,7 @@ inline void block(int64_t count, const float* right, int64_t right_step, const S
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
 #pragma GCC unroll 2
-        for (int v = 0; v < VECTORS; v++)
-            at(result + r * step + v * LANES) = least > sums[r][v] ? Vector{} + least : sums[r][v];
+        for (int v = 0; v < VECTORS; v++) at(result + r * step + v * LANES) = sums[r][v];
 }
 
 // Rows elsewhere, each times a factor.
@@ -125,9 +122,9 @@ struct Terms {
     }
 };
 
-// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`, no less than `least`. A result that is
-// `fresh` is in no cache, and its room is asked for.
-void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width, float least,
+// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`. A result that is `fresh` is in no cache,
+// and its room is asked for.
+void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
              float* result, bool fresh, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
@@ -136,17 +133,17 @@ void product(const Terms& terms, const float* left, int64_t rows, int64_t depth,
             for (int64_t k = 0; fresh && k < ROWS * width; k += LINE) __builtin_prefetch(room + k, 1, 3);
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
-            block<ROWS, VECTORS>(depth, right + s, width, start, factor, least, result + row * width + s, width, ahead);
+            block<ROWS, VECTORS>(depth, right + s, width, start, factor, result + row * width + s, width, ahead);
         });
     });
 }
 
-// result `(rows, width)` = terms + features.
-void add(const Terms& terms, const float* features, int64_t rows, int64_t width, float* result) {
+// result `(rows, width)` = terms + features `(rows, step)`.
+void add(const Terms& terms, const float* features, int64_t step, int64_t rows, int64_t width, float* result) {
     for (int64_t row = 0; row < rows; row++)
         for_strips(width, [&]<int VECTORS>(int64_t s) {
             for (int64_t c = s; c < s + VECTORS * LANES; c += LANES)
-                at(result + row * width + c) = terms.at_start(row, c) + at(features + row * width + c);
+                at(result + row * width + c) = terms.at_start(row, c) + at(features + row * step + c);
         });
 }
 
@@ -157,7 +154,7 @@ void add_outer(const float* left, int64_t depth, const float* right, int64_t wid
             float* result = sums + k * width + s;
             const auto start = [=](int r, int v) { return at(result + r * width + v * LANES); };
             const auto factor = [=](int r, int64_t row) { return left[row * depth + k + r]; };
-            block<ROWS, VECTORS>(rows, right + s, width, start, factor, ANY, result, width, ahead);
+            block<ROWS, VECTORS>(rows, right + s, width, start, factor, result, width, ahead);
         });
     });
 }
@@ -184,16 +181,6 @@ void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, flo
 // to `(rows, to_step)` = `width` columns of from `(rows, from_step)`.
 void copy(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
     for (int64_t row = 0; row < rows; row++) std::copy_n(from + row * from_step, width, to + row * to_step);
-}
-
-// The same without what lies where `sign`, which has the steps of from, is zero or less.
-void mask(const float* from, const float* sign, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
-    if (width == from_step && width == to_step) width *= rows, rows = 1;
-    for (int64_t row = 0; row < rows; row++, from += from_step, sign += from_step, to += to_step) {
-        int64_t c = 0;
-        for (; c + LANES <= width; c += LANES) at(to + c) = at(sign + c) <= 0.0f ? Vector{} : at(from + c);
-        for (; c < width; c++) to[c] = sign[c] <= 0.0f ? 0.0f : from[c];
-    }
 }
 
 }  // namespace

@@ -82,7 +82,6 @@ class EquivariantAttention(AxisSetLayer):
         num_heads: int = 4,
         head_width: int = 16,
         pooling: str = "mean",
-        relu: bool = False,
         diagonal: bool = False,
     ):
         super().__init__()
@@ -93,7 +92,7 @@ class EquivariantAttention(AxisSetLayer):
             head_width=head_width,
         )
         self.space, self.in_channels, self.out_channels = space, in_channels, out_channels
-        self.pooling, self.relu = pooling, relu
+        self.pooling = pooling
         self.incidence = Incidence(space)
         self.pool = pooling_of(pooling, self.incidence, in_channels)
         self.attentions, self.weights = nn.ModuleDict(), nn.ParameterList()
@@ -125,7 +124,5 @@ class EquivariantAttention(AxisSetLayer):
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
         gathered, parameters = cast(gathered, self.tensors())
         with no_autocast(features[0].device.type):
-            outputs = apply_scatter(
-                self.incidence, self.out_channels, self.relu, *gathered, *parameters
-            )
+            outputs = apply_scatter(self.incidence, self.out_channels, *gathered, *parameters)
         return self.incidence.unfold(outputs)

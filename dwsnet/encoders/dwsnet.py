@@ -5,8 +5,11 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dwsnet import normalised
+from dwsnet.derivatives import hooked_inside
 from dwsnet.encoders.encoder import ReadingEncoder
 from dwsnet.entries import EntryFeatures
+from dwsnet.incidence import mean
 from dwsnet.linear import InvariantLinear
 from dwsnet.models import DWSNet, ReadState
 from dwsnet.weight_space import WeightSpace
@@ -41,7 +44,11 @@ class DWSNetEncoder(ReadingEncoder):
         return DWSNetFeatures(self.read, self.entries, self.trunk)
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
-        return self.invariant(self.trunk(self.entries(self.read(state))))
+        features = self.entries(self.read(state))
+        simple = self.invariant.pool is mean and not hooked_inside(self)
+        if simple and normalised.takes(self.trunk, features):
+            return self.invariant.linear(normalised.pooled(self.trunk, features))
+        return self.invariant(self.trunk(features))
 
 
 class DWSNetFeatures(nn.Module):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet import EquivariantAttention, EquivariantLinear, EquivariantMLP, WeightSpace
+from dwsnet import EquivariantAttention, EquivariantLinear, WeightSpace
 from tests.bench.pairwise import DeepSets, PairwiseLayer, SetAttention
 
 WIDTHS = "2,32,32,1"
@@ -39,27 +39,15 @@ class Stack(nn.Module):
 
     def forward(self, features: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         for layer in self.layers:
-            features = layer(features)
-            if not getattr(layer, "relu", False):
-                features = tuple(F.relu(x, inplace=True) for x in features)
+            features = tuple(F.relu(x, inplace=True) for x in layer(features))
         return features
 
 
 KINDS = {
     "pairs ds": stack(lambda space, inputs: PairwiseLayer(space, inputs, 32, DeepSets)),
     "linear": stack(lambda space, inputs: EquivariantLinear(space, inputs, 32)),
-    "linear, ReLU inside": stack(
-        lambda space, inputs: EquivariantLinear(space, inputs, 32, relu=True)
-    ),
-    "MLP": lambda space, num_layers: EquivariantMLP(space, 1, 32, num_layers),
-    "MLP, 64 members at once": lambda space, num_layers: EquivariantMLP(
-        space, 1, 32, num_layers, members_at_once=64
-    ),
     "pairs sab": stack(lambda space, inputs: PairwiseLayer(space, inputs, 32, SetAttention)),
     "attention": stack(lambda space, inputs: EquivariantAttention(space, inputs, 32)),
-    "attention, ReLU inside": stack(
-        lambda space, inputs: EquivariantAttention(space, inputs, 32, relu=True)
-    ),
 }
 REFERENCES = ("pairs ds", "pairs sab")
 
