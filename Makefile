@@ -21,11 +21,15 @@ lint: .venv/installed
 	touch $@
 
 # Resolve pyproject.toml anew. A local version label (+cpu) is a choice of the machine, not of the project.
+# What Ray's dashboard and launchers need beside it is locked for the nodes of clusters alone.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip setuptools
 	.venv-lock/bin/python -m pip install --quiet . --group dev
 	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//' > requirements.lock
+	.venv-lock/bin/python -m pip install --quiet --constraint requirements.lock 'ray[default]'
+	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//' \
+		| grep -vxFf requirements.lock > cluster/launch/dashboard.lock
 	rm -rf .venv-lock build
 
 clean:
