@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from cluster.address import find_cluster, require_resources
@@ -25,6 +26,7 @@ WORKER_ENVIRONMENT = {
     "PYTHONSAFEPATH": "1",
 }
 LOOPBACK_SECONDS = 5.0
+this_thread = threading.local()
 CLUSTER = "DWSZOO_CLUSTER"
 """Names the folder of a local cluster in the environment of its processes."""
 
@@ -161,6 +163,7 @@ def connected(**options: Any) -> Iterator[None]:
     try:
         while not connection.done():
             keep_handler(signal.SIGTERM)
+            require_ray()
             wait([connection], 0.01)
         require_started(connection)
         keep_handler(signal.SIGTERM)
@@ -186,13 +189,28 @@ def require_started(connection: Future):
 def connect(options: dict[str, Any], connection: Future, end: threading.Event):
     import ray
 
-    # Processes inherit what is blocked: a closing terminal ends this process, which ends them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    leave_groups_at_fork()
+    this_thread.starts_ray = True
     try:
         connection.set_result(ray.init(**options))
     except BaseException as error:  # noqa: BLE001 - raised again where the connection is waited for
         connection.set_exception(error)
     end.wait()
+
+
+@cache
+def leave_groups_at_fork():
+    """From now on each process that a thread which starts Ray starts is in a process group of its own.
+
+    What a terminal or a batch system sends to the group of this process ends this one, which ends them. Ray would end
+    this process without a word where it learns first that they are gone.
+    """
+    os.register_at_fork(after_in_child=leave_group)
+
+
+def leave_group():
+    if getattr(this_thread, "starts_ray", False):
+        os.setpgrp()
 
 
 def keep_handler(signum: int):
@@ -204,7 +222,7 @@ def keep_handler(signum: int):
 def require_ray():
     """Raises ConnectionError where a local cluster has lost the processes that it cannot do without.
 
-    Ray itself finds out a quarter of a minute later, and then ends this process without a word.
+    Ray itself finds out up to a minute later, and then ends this process.
     """
     from ray._private import worker
 

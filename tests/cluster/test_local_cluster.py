@@ -38,10 +38,12 @@ with ray_session(2):
     folder = os.environ[CLUSTER]
     mode = os.stat(folder).st_mode & 0o777
     processes = marked(CLUSTER, folder)
+    groups = [os.getpgid(process) for process in processes]
     sockets = [listening(process) for process in [os.getpid(), *processes]]
     assert signal.getsignal(signal.SIGTERM) is handler
 print(json.dumps({
     "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
+    "group": os.getpgrp(), "groups": groups,
     "left": [marked(CLUSTER, folder), os.path.exists(folder)],
 }))
 """
@@ -96,6 +98,11 @@ def test_everything_listens_on_the_loopback_interface_alone(session):
     assert len(session["sockets"]) >= 6, "GCS, raylet, agents, workers and this process"
     assert len(addresses) >= 5
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_a_signal_to_the_group_of_the_command_reaches_none_of_rays_processes(session):
+    assert len(session["groups"]) >= 5, "GCS, raylet, agents, workers"
+    assert session["group"] not in session["groups"]
 
 
 def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
