@@ -29,6 +29,10 @@ START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
 START_SECONDS = 5.0
 
 
+class WorkersError(WorkError):
+    """Workers that failed, where Ray itself did not: others may go on."""
+
+
 def is_trained(run: Path, config: TrainingConfig) -> bool:
     return num_epochs(run) >= config.epochs
 
@@ -81,8 +85,8 @@ def launch_training(
     """Train models one after another with one process a worker; each goes on from its newest checkpoint.
 
     Needs a Ray session. `on_progress` is called a few times a second; what it raises ends the training. Raises
-    DivergenceError where a model diverged, after the others are trained, and WorkError where workers fail twice, or Ray
-    does, without a new checkpoint in between.
+    DivergenceError where a model diverged, after the others are trained, and WorkError where workers fail twice
+    without a new checkpoint in between, or Ray does.
     """
     for job in jobs:
         (job.run / ".progress.json").unlink(missing_ok=True)
@@ -92,7 +96,7 @@ def launch_training(
         try:
             diverged = launch_workers(zoo, jobs, resources, on_progress)
             break
-        except WorkError:
+        except WorkersError:
             failures = failures + 1 if before == [latest(job.run) for job in jobs] else 0
             if failures > MAX_FAILURES:
                 raise
@@ -107,7 +111,7 @@ def launch_workers(
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
 ) -> list[str | None]:
-    """What `train_worker` returns. Raises WorkError where a worker or Ray fails, InputError and ArchiveError as workers do."""
+    """What `train_worker` returns. Raises WorkError where Ray fails, or workers, and InputError and ArchiveError as they do."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -159,7 +163,9 @@ def launch_workers(
         cause = cause_of(error)
         if isinstance(cause, InputError | ArchiveError):  # which would be the same again
             raise cause from error
-        raise WorkError(
+        # What else Ray raises is of the controller, which leaves its workers' resources taken until this command ends.
+        kind = WorkersError if isinstance(error, TrainingFailedError) else WorkError
+        raise kind(
             f"training of {under_way(jobs).run} failed: {reason(cause)}; run the same command again to go on"
         ) from error
     finally:
