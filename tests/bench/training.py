@@ -4,9 +4,15 @@ The MNIST classifier, 5 layers of 32 channels over (2, 32, 32, 1): forward, loss
 official scheme's layers and the same norm, activation, head and optimiser, in operations of PyTorch. Each case runs in a
 process of its own; peak memory is what steps add to the resident set.
 
-The floor of ours: the layers alone take 65 and 166 ms of batches of 128 and 512 (two cores with AVX-512). Norm and GELU
-as operations of PyTorch made that 163 and 1,223 ms; as one operation that goes over the features four times
-(`dwsnet.norm_gelu`) they take a quarter of what they took.
+The floor of ours at batch 512, where features of a layer are 78 MB: 24 GFLOP, 62 ms at the 385 GFLOP/s of two cores, and for
+each layer four passes that read and two that write features, 93 ms at the rates that dwsnet/README.md measured. CPU
+milliseconds of one thread, AVX-512, on a machine that had other work:
+
+    try                                                         128     512
+    official scheme                                             946   6,688
+    norm and GELU by PyTorch                                    284
+    norm and GELU as four passes (`dwsnet.norm_gelu`)           171     630
+    inside the layers (`dwsnet.normalised`)                     159     567
 """
 
 import subprocess
