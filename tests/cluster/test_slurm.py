@@ -1,0 +1,81 @@
+"""The batch script on two hosts, with a stand-in for Slurm's srun."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.test_launch import LAUNCH
+from tests.conftest import contents
+from tests.hosts import Host, Hosts, two_hosts
+
+SRUN = """#!/bin/bash
+# Leaves its command and environment to those who can start processes on all nodes, and waits.
+while [[ $1 == --* ]]; do shift; done
+env -0 > "$STEP/environment"
+printf '%s\\0' "$@" > "$STEP/starting" && mv "$STEP/starting" "$STEP/command"
+until [ -e "$STEP/code" ]; do sleep 0.1; done
+exit "$(cat "$STEP/code")"
+"""
+
+
+def words(path: Path) -> list[str]:
+    return path.read_text().split("\0")[:-1]
+
+
+def submit(host: Host, step: Path, *arguments: str | Path) -> subprocess.Popen:
+    """The batch script as Slurm starts it on the first of two nodes of one CPU."""
+    step.mkdir()
+    srun = step / "srun"
+    srun.write_text(SRUN)
+    srun.chmod(0o755)
+    return host.start(
+        "bash",
+        LAUNCH / "slurm.sbatch",
+        *arguments,
+        STEP=str(step),
+        PATH=f"{step}:{os.environ['PATH']}",
+        ENVIRONMENT=sys.prefix,
+        SLURM_JOB_NUM_NODES="2",
+        SLURM_CPUS_PER_TASK="1",
+    )
+
+
+def run_step(hosts: Hosts, step: Path, job: subprocess.Popen) -> str:
+    """What Slurm does for srun: its command on every node, of which it returns the output."""
+    while not (step / "command").exists():
+        assert job.poll() is None, job.communicate()
+        time.sleep(0.05)
+    environment = dict(item.split("=", 1) for item in words(step / "environment"))
+    command = words(step / "command")
+    tasks = [host.start(*command, **environment) for host in (hosts.first, hosts.second)]
+    output = [task.communicate(timeout=200) for task in tasks]
+    (step / "code").write_text(str(max(task.returncode for task in tasks)))
+    return "\n".join(text for texts in output for text in texts)
+
+
+@pytest.fixture
+def hosts() -> Hosts:
+    with two_hosts() as hosts:
+        yield hosts
+
+
+def test_a_job_runs_its_command_on_all_nodes_and_ends_ray(hosts, built_zoo, tmp_path):
+    zoo, step = tmp_path / "zoo", tmp_path / "step"
+    job = submit(hosts.first, step, "zoo", "build", "smoke", "--workers", "2", "--out", zoo)
+    output = run_step(hosts, step, job)
+    assert job.wait(timeout=60) == 0, output
+    assert contents(zoo) == contents(built_zoo)
+    for host in (hosts.first, hosts.second):
+        assert not any("raylet" in name for name in host.processes().values())
+
+
+def test_a_job_without_a_command_says_so(tmp_path):
+    job = subprocess.run(
+        ["bash", LAUNCH / "slurm.sbatch"], capture_output=True, text=True, check=False
+    )
+    assert job.returncode == 2
+    assert job.stderr.startswith("no command: ")
