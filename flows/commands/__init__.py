@@ -1,0 +1,33 @@
+"""What each command of `dwszoo` does with its parsed options."""
+
+from flows.commands.benchmarks import bench
+from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, serve, train
+from flows.commands.zoos import (
+    zoo_build,
+    zoo_export,
+    zoo_import,
+    zoo_info,
+    zoo_merge,
+    zoo_render,
+    zoo_verify,
+)
+
+__all__ = [
+    "bench",
+    "edit",
+    "evaluate",
+    "predict",
+    "probe",
+    "recipes",
+    "report",
+    "run",
+    "serve",
+    "train",
+    "zoo_build",
+    "zoo_export",
+    "zoo_import",
+    "zoo_info",
+    "zoo_merge",
+    "zoo_render",
+    "zoo_verify",
+]
