@@ -2,7 +2,7 @@
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
 
 class RunningStatistics:
@@ -22,10 +22,10 @@ class RunningStatistics:
         if self.tensors:
             torch._foreach_copy_(self.kept, self.tensors)
 
-    def put_back(self):
-        """As they were at the last `keep`."""
-        if self.tensors:
-            torch._foreach_copy_(self.tensors, self.kept)
+    def put_back(self, where: Tensor):
+        """As they were at the last `keep`, where a step was bad, which is not read from the device."""
+        for tensor, kept in zip(self.tensors, self.kept, strict=True):
+            torch.where(where, kept, tensor, out=tensor)
 
     def average(self):
         """Replace them by their mean over the ranks, each of which saw its own share.

@@ -73,7 +73,7 @@ def make_moments(engine, updates: int):
         )
     for tensor in tensors:
         zeros: dict[str, Any] = {key: torch.zeros_like(tensor) for key in MOMENTS}
-        adam.state[tensor] = zeros | {"step": torch.tensor(float(updates))}
+        adam.state[tensor] = zeros | {"step": torch.tensor(float(updates), device=tensor.device)}
     if stage in (1, 2):
         for parameters, tensor in zip(zero.bit16_groups, tensors, strict=True):
             lazy_init_hp_params_optimizer_state(parameters, tensor, adam.state)

@@ -16,7 +16,7 @@ from pipeline.tasks import Task
 from pipeline.tasks.task import Batch
 from pipeline.training import checkpoint
 from pipeline.training.config import TrainingConfig
-from pipeline.training.engine import learning_rate_factor, take_step
+from pipeline.training.engine import Outcome, learning_rate_factor, take_step
 from pipeline.training.history import EpochMetrics, History, Progress
 from pipeline.training.loader import Feed
 from pipeline.training.running_statistics import RunningStatistics
@@ -56,6 +56,9 @@ class Trainer:
     writer: checkpoint.Writer
     history: History
     progress: Progress
+    """By the steps whose outcome was read."""
+    outcome: Outcome | None = None
+    """Of the newest step, not read yet: while a GPU is at work on a step, the one before is read."""
 
     def __post_init__(self):
         self.steps = self.feed.num_batches(self.config.batch_size)
@@ -67,9 +70,14 @@ class Trainer:
         self.saved = time.monotonic()
 
     @property
+    def step_number(self) -> int:
+        """Of the next step in its epoch, from 0: that of the newest may not be in `progress` yet."""
+        return self.progress.step + (self.outcome is not None)
+
+    @property
     def steps_done(self) -> int:
         """Since training began."""
-        return (self.progress.epoch - 1) * self.steps + self.progress.step
+        return (self.progress.epoch - 1) * self.steps + self.step_number
 
     def train(self) -> str | None:
         """To the last epoch; returns how training diverged, if it did."""
@@ -85,16 +93,18 @@ class Trainer:
         self.engine.train()
         if self.config.start is not None and self.config.start.freeze:
             self.encoder.eval()
-        progress, totals, most = self.progress, self.progress.totals, self.config.max_skipped_steps
+        progress, totals = self.progress, self.progress.totals
         before = time.perf_counter()
         for batch in self.coming:
             begun = time.perf_counter()
-            progress.count(*self.step(batch))
+            outcome = self.step(batch)
+            self.catch_up()
+            self.outcome = outcome
             ended = time.perf_counter()
             totals.data_seconds += begun - before
             totals.seconds += ended - before
-            if progress.skipped_in_a_row >= most:
-                return f"in epoch {progress.epoch} {most} steps in a row had no finite loss or gradient"
+            if divergence := self.divergence():
+                return divergence
             if self.worker.rank == 0 and (status := self.status.show(progress)):
                 self.trackers.log(
                     {
@@ -109,7 +119,9 @@ class Trainer:
                 self.statistics.average()
                 self.save()
             before = time.perf_counter()
-        return None
+        self.catch_up()
+        totals.seconds += time.perf_counter() - before
+        return self.divergence()
 
     def batches_from(self, progress: Progress) -> Iterator[Batch]:
         """Of this rank, to the end of the epoch; the first are made from now on."""
@@ -117,22 +129,34 @@ class Trainer:
         place = worker.rank, worker.world_size, progress.step
         return self.feed.epoch(progress.epoch, size, *place)
 
-    def step(self, batch: Batch) -> tuple[float, float]:
-        """The loss of this rank's part of a batch, as a share of the batch's mean, and the norm of the whole gradient.
+    def catch_up(self):
+        """Read the outcome of the newest step, if it was not read yet."""
+        if self.outcome is not None:
+            self.progress.count(*self.outcome.read())
+            self.outcome = None
+
+    def divergence(self) -> str | None:
+        """How training diverged by the steps whose outcome was read, if it did."""
+        epoch, most = self.progress.epoch, self.config.max_skipped_steps
+        if self.progress.skipped_in_a_row < most:
+            return None
+        return f"in epoch {epoch} {most} steps in a row had no finite loss or gradient"
+
+    def step(self, batch: Batch) -> Outcome:
+        """Its loss is that of this rank's part of a batch, as a share of the batch's mean.
 
         What is drawn for dropout is a function of (seed, epoch, step, rank).
         """
-        config, place = self.config, self.progress
-        seed = np.random.SeedSequence([config.seed, place.epoch, place.step, self.worker.rank])
+        config, epoch = self.config, self.progress.epoch
+        seed = np.random.SeedSequence([config.seed, epoch, self.step_number, self.worker.rank])
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.statistics.keep()
-        keys = self.feed.keys(place.epoch, batch).to(self.engine.device)
+        keys = self.feed.keys(epoch, batch).to(self.engine.device)
         loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
         weight = len(batch) * self.worker.world_size / config.batch_size
         norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
-        if not math.isfinite(norm):
-            self.statistics.put_back()
-        return weight * loss.item(), norm
+        self.statistics.put_back(~norm.isfinite())
+        return Outcome(weight * loss, norm)
 
     def learning_rate(self) -> float:
         """Of the next step."""
@@ -186,12 +210,15 @@ class Trainer:
 
     def is_checkpoint_due(self) -> bool:
         """Within an epoch, alike on all ranks; not while steps are skipped."""
-        step, every = self.progress.step, self.config.checkpoint_steps
-        if step == self.steps or self.progress.skipped_in_a_row:
+        step, every = self.step_number, self.config.checkpoint_steps
+        if step == self.steps or not ((every and step % every == 0) or self.is_newest_old()):
             return False
-        if every is not None and step % every == 0:
-            return True
-        if step % CLOCK_STEPS:
+        self.catch_up()
+        return not self.progress.skipped_in_a_row
+
+    def is_newest_old(self) -> bool:
+        """Whether the newest checkpoint is too old by the clock of rank 0, which is looked at every few steps."""
+        if self.step_number % CLOCK_STEPS:
             return False
         age = torch.tensor(time.monotonic() - self.saved, device=self.engine.device)
         dist.broadcast(age, 0)
