@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-LANES = 64
-"""At most so many: as many ranks read no block twice."""
+LANES, LANE_UNITS = 64, 128
+"""At most so many, or in large batches one for so many units: as many ranks read no block twice."""
 BLOCKS, WINDOWS = 6, 7
 """Purposes that numbers are drawn for: see `pipeline.training.loader`."""
 
@@ -35,12 +35,16 @@ class Order:
     def of(
         cls, sizes: np.ndarray, batch: int, held: int, seed: int = 0, passes: int = 1
     ) -> "Order":
-        """The order in which about `held` units are shuffled together: all of them where there are no more."""
+        """The order in which about `held` units are shuffled together: all of them where there are no more, and as many
+        times more as there are more lanes than `LANES`.
+        """
         sizes = sizes[sizes > 0]
         if sizes.sum() <= held:
             return cls(sizes, batch, 1, max(1, len(sizes)), seed, passes)
         largest = int(sizes.max())
-        lanes = max(1, min(LANES, batch, held // largest))
+        most = max(LANES, batch // LANE_UNITS)
+        held = held * most // LANES
+        lanes = max(1, min(most, batch, held // largest))
         return cls(sizes, batch, lanes, max(1, held // (lanes * largest)), seed, passes)
 
     @property

@@ -150,6 +150,26 @@ def batches(feed: Feed, *arguments) -> list[tuple[list[int], bytes]]:
     ]
 
 
+def read(order: Order, world_size: int) -> int:
+    """Blocks that all ranks together read in an epoch."""
+    one, count = order.epoch(1), 0
+    for rank in range(world_size):
+        share = order.share(rank, world_size)
+        for lane in np.flatnonzero((order.cuts[:-1] < share.stop) & (order.cuts[1:] > share.start)):
+            windows = [one.window(lane, number) for number in range(one.num_windows(lane))]
+            count += len(np.unique(np.concatenate(windows) // order.sizes[0]))
+    return count
+
+
+def test_a_thousand_ranks_read_a_block_once_but_at_the_borders_of_lanes():
+    sizes, world_size = np.full(20_000, 16), 1024
+    order = Order.of(sizes, world_size * 128, held=4096)
+    assert order.lanes == world_size
+    assert read(order, world_size) <= len(sizes) + order.lanes
+    few = replace(order, lanes=64)
+    assert read(few, world_size) > 15 * len(sizes)
+
+
 @pytest.mark.parametrize(
     "fields", [{}, {"group": 2}, {"members": 100, "passes": 3}, {"members": 16, "passes": 3}]
 )
