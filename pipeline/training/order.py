@@ -7,6 +7,7 @@ it the lanes: a block is read by one rank, but for those that lie across a borde
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Order:
         lanes = max(1, min(most, batch, held // largest))
         return cls(sizes, batch, lanes, max(1, held // (lanes * largest)), seed, passes)
 
-    @property
+    @cached_property
     def num_steps(self) -> int:
         return self.passes * int(self.sizes.sum()) // self.batch
 
@@ -95,8 +96,8 @@ class Epoch:
             high = starts[-1]
         first = np.searchsorted(starts, low, "right") - 1
         first += order.window - lane * order.window // order.lanes
-        borders = starts[first :: order.window]
-        return np.array([low, *borders[(borders > low) & (borders < high)], high])
+        borders = starts[first : np.searchsorted(starts, high) : order.window]
+        return np.array([low, *borders[borders > low], high])
 
     def num_windows(self, lane: int) -> int:
         return len(self._borders[lane]) - 1
