@@ -20,6 +20,8 @@ BEGIN = (
     "mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && ip link set lo up && echo ready && "
     "exec sleep infinity"
 )
+OF_A_SESSION = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",)
+"""Variables that a local cluster of this process has left: they keep Ray from other hosts."""
 LINK = """
 ip link add eth0 type bridge && ip addr add {first}/24 dev eth0 && ip link set eth0 up &&
 ip link add port type veth peer name eth0 netns {init} && ip link set port master eth0 up
@@ -46,9 +48,10 @@ class Host:
         return ["nsenter", f"--target={self.init}", "--preserve-credentials", *chosen]
 
     def start(self, *command: str | Path, **environment: str) -> subprocess.Popen:
+        own = {name: value for name, value in os.environ.items() if name not in OF_A_SESSION}
         return subprocess.Popen(
             [*self.inside("net", "mount", "pid"), *command],
-            env=os.environ | environment,
+            env=own | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

@@ -15,10 +15,13 @@ def run(options: Namespace) -> int:
     from flows.overrides import resolve_training
     from flows.recipe import default_folder
     from flows.server import prefect_server
+    from pipeline.archive.files import exclusive
     from pipeline.training.checkpoint_folders import checkpoint_folder
 
     recipe = resolve_training(options.recipe, options.settings)
     folder = options.out or default_folder(options.recipe, recipe)
+    with exclusive(folder):
+        pass  # what is wrong with it is said before a server is started
     with prefect_server() as is_up:
         # Prefect has its settings only now; and while it is imported, its server starts.
         from flows.run import run_recipe

@@ -78,7 +78,7 @@ def test_at_every_moment_of_a_build_what_is_committed_can_be_read(tmp_path, monk
 
 
 def test_a_zoo_can_be_read_while_another_process_builds_it(tmp_path, built_zoo):
-    builder = multiprocessing.get_context("fork").Process(target=build_here, args=(tmp_path,))
+    builder = multiprocessing.get_context("spawn").Process(target=build_here, args=(tmp_path,))
     builder.start()
     counts = []
     while builder.is_alive():
