@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from dwsnet import kernel
+from dwsnet import operators
 from dwsnet.derivatives import gradients_of, is_transformed, wants_more
 from dwsnet.equivariant_map import outer, plain_gather, plain_scatter, scatter
 from dwsnet.incidence import Incidence, mean, total
@@ -44,7 +44,7 @@ class EquivariantMap(torch.autograd.Function):
         ctx.plan = plan
         if plan.compiled:
             ctx.save_for_backward(*tensors)
-            return tuple(kernel.layer(incidence.program, features, weights, bias))
+            return tuple(operators.layer(incidence.program, features, weights, bias))
         gathered = incidence.gather(features, mean, plan.in_channels)
         ctx.save_for_backward(*tensors, *gathered)
         transposed = [weight.t() for weight in weights]
@@ -61,7 +61,9 @@ class EquivariantMap(torch.autograd.Function):
         features, weights = inputs[:count], inputs[count:-1]
         wanted = any(ctx.needs_input_grad[1 : 1 + count])
         if plan.compiled:
-            found = kernel.layer_backward(incidence.program, gradients, features, weights, wanted)
+            found = operators.layer_backward(
+                incidence.program, gradients, features, weights, wanted
+            )
             to_parameters, to_features = found[: sets + 1], found[sets + 1 :]
         else:
             back = incidence.gather(gradients, total, plan.out_channels)

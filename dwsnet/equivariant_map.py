@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dwsnet import kernel
+from dwsnet import kernel, operators
 from dwsnet.derivatives import gradients_of, is_transformed, wants_more
 from dwsnet.incidence import Incidence, Move, Reduce, mean, total
 
@@ -107,7 +107,7 @@ class Gather(torch.autograd.Function):
         ctx.save_for_backward(*folded)
         if not compiled:
             return tuple(incidence.gather(folded, mean, channels))
-        found = kernel.gather(incidence.program, folded, channels)
+        found = operators.gather(incidence.program, folded, channels)
         whole = {
             s: folded[i]
             for i, s in enumerate(incidence.own)
@@ -122,7 +122,7 @@ class Gather(torch.autograd.Function):
             plain = partial(plain_gather, incidence, channels)
             return None, None, None, *gradients_of(plain, ctx.saved_tensors, gradients)
         if ctx.compiled:
-            found = kernel.gather_backward(incidence.program, gradients, channels)
+            found = operators.gather_backward(incidence.program, gradients, channels)
             return None, None, None, *found
         return None, None, None, *gather_backward(incidence, channels, gradients)
 
@@ -165,7 +165,7 @@ class Scatter(torch.autograd.Function):
         ctx.incidence, ctx.out_channels = incidence, out_channels
         ctx.compiled = kernel.takes(gathered, [size for weight in weights for size in weight.shape])
         if ctx.compiled:
-            outputs = tuple(kernel.scatter(incidence.program, gathered, weights, bias))
+            outputs = tuple(operators.scatter(incidence.program, gathered, weights, bias))
         else:
             outputs = scatter(
                 incidence, gathered, [weight.t() for weight in weights], out_channels, bias
@@ -182,7 +182,7 @@ class Scatter(torch.autograd.Function):
             return None, None, *gradients_of(plain, inputs, gradients)
         gathered, weights = inputs[:sets], inputs[sets:-1]
         if ctx.compiled:
-            found = kernel.scatter_backward(incidence.program, gradients, gathered, weights)
+            found = operators.scatter_backward(incidence.program, gradients, gathered, weights)
             return None, None, *found[sets + 1 :], *found[: sets + 1]
         back = incidence.gather(gradients, total, ctx.out_channels)
         to_gathered = [g @ weight for g, weight in zip(back, weights, strict=True)]

@@ -1,13 +1,13 @@
-"""The layers in compiled code, for float32 on a CPU: `kernel.cpp`, with `members.h`, `incidence.h` and `products.h`.
+"""The layers in compiled code, for float32 on a CPU: `kernel.cpp` and the headers beside it.
 
 PyTorch takes a pass over all features for each sum, product and broadcast; these routines take a few members at a time
-through the whole layer while they are in the cache. torch.compile goes around them, as operators. `program`
-is `Incidence.program`; features are folded; weights are `(columns out, columns in)`, one for each axis set.
+through the whole layer while they are in the cache. `program` is `Incidence.program`; features are folded; weights are
+`(columns out, columns in)`, one for each axis set.
 """
 
 import ctypes
-from collections.abc import Callable, Sequence
-from functools import cache, wraps
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from dwsnet.compiled import load_library
-from dwsnet.memory import empty, pytorchs
+from dwsnet.memory import empty
 
 CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, less than half as fast"
 WIDEST = 4096
@@ -128,20 +128,6 @@ def parameters(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
     return [torch.empty_like(weight) for weight in weights], weights[0].new_empty(
         weights[0].shape[0]
     )
-
-
-def operator(function: Callable) -> Callable:
-    """The function; code that is being compiled sees an operator, for whose dispatch nobody else has to wait."""
-    registered = torch.library.custom_op(
-        f"dwsnet::{function.__name__}", function, mutates_args=(), device_types="cpu"
-    )
-
-    @wraps(function)
-    def call(*arguments):
-        return (registered if torch.compiler.is_compiling() else function)(*arguments)
-
-    call.register_fake = registered.register_fake
-    return call
 
 
 def place(tensor: Tensor | None) -> int | None:
@@ -265,151 +251,6 @@ def pool_backward(
     end = coefficients.data_ptr(), channels, places(result), sums.data_ptr()
     load_kernel().pool_backward(*start, *end, torch.get_num_threads())
     return result, sums
-
-
-@operator
-def layer(
-    program: Sequence[int], features: Sequence[Tensor], weights: Sequence[Tensor], bias: Tensor
-) -> list[Tensor]:
-    """The affine layer."""
-    return normalised_layer(program, features, None, weights, bias, None)
-
-
-@layer.register_fake
-def _(program, features, weights, bias):
-    of = layout(*program)
-    return pytorchs(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
-
-
-@operator
-def layer_backward(
-    program: Sequence[int],
-    gradients: Sequence[Tensor],
-    features: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    to_features: bool,
-) -> list[Tensor]:
-    """Gradients of the weights, the bias and, with `to_features`, the features."""
-    result, _, to_parameters = normalised_layer_backward(
-        program, gradients, None, gradients, features, None, weights, to_features
-    )
-    return [*to_parameters, *result]
-
-
-@layer_backward.register_fake
-def _(program, gradients, features, weights, to_features):
-    of, (to_weights, to_bias) = layout(*program), parameters(weights)
-    shapes = of.shapes(of.channels(weights[0].shape[1]), features[0]) if to_features else []
-    return [*to_weights, to_bias, *pytorchs(features[0], shapes)]
-
-
-@operator
-def gather(program: Sequence[int], features: Sequence[Tensor], channels: int) -> list[Tensor]:
-    """Gathered features of each axis set, by means, empty for a set that is one tensor."""
-    of, features = layout(*program), contiguous(features)
-    result = empty(features[0], of.gathered_shapes(channels, features[0]))
-    found = places([tensor if tensor.numel() else None for tensor in result])
-    load_kernel().gather(
-        of.numbers,
-        features[0].shape[0],
-        places(features),
-        channels,
-        found,
-        torch.get_num_threads(),
-    )
-    return result
-
-
-@gather.register_fake
-def _(program, features, channels):
-    return pytorchs(features[0], layout(*program).gathered_shapes(channels, features[0]))
-
-
-@operator
-def gather_backward(
-    program: Sequence[int], gradients: Sequence[Tensor], channels: int
-) -> list[Tensor]:
-    """Gradients of the features from those of what was gathered."""
-    of, gradients = layout(*program), contiguous(gradients)
-    result = empty(gradients[0], of.shapes(channels, gradients[0]))
-    start = of.numbers, gradients[0].shape[0], places(gradients)
-    load_kernel().gather_backward(*start, channels, places(result), torch.get_num_threads())
-    return result
-
-
-@gather_backward.register_fake
-def _(program, gradients, channels):
-    return pytorchs(gradients[0], layout(*program).shapes(channels, gradients[0]))
-
-
-@operator
-def scatter(
-    program: Sequence[int],
-    gathered: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    bias: Tensor,
-) -> list[Tensor]:
-    """Gathered features times their weights, spread and summed."""
-    of, gathered, weights, bias = (
-        layout(*program),
-        contiguous(gathered),
-        contiguous(weights),
-        bias.contiguous(),
-    )
-    after = of.channels(weights[0].shape[0])
-    result = empty(gathered[0], of.shapes(after, gathered[0]))
-    start = (
-        of.numbers,
-        gathered[0].shape[0],
-        places(gathered),
-        columns(weights),
-        places(weights),
-        bias.data_ptr(),
-    )
-    load_kernel().scatter(*start, after, places(result), torch.get_num_threads())
-    return result
-
-
-@scatter.register_fake
-def _(program, gathered, weights, bias):
-    of = layout(*program)
-    return pytorchs(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
-
-
-@operator
-def scatter_backward(
-    program: Sequence[int],
-    gradients: Sequence[Tensor],
-    gathered: Sequence[Tensor],
-    weights: Sequence[Tensor],
-) -> list[Tensor]:
-    """Gradients of the weights, the bias and the gathered features."""
-    of, gradients, gathered, weights = (
-        layout(*program),
-        contiguous(gradients),
-        contiguous(gathered),
-        contiguous(weights),
-    )
-    result = empty(gathered[0], [x.shape for x in gathered])
-    to_weights, to_bias = parameters(weights)
-    start = of.numbers, gradients[0].shape[0], places(gradients)
-    middle = (
-        of.channels(weights[0].shape[0]),
-        places(gathered),
-        columns(weights),
-        places(weights),
-        places(result),
-    )
-    load_kernel().scatter_backward(
-        *start, *middle, places(to_weights), to_bias.data_ptr(), torch.get_num_threads()
-    )
-    return [*to_weights, to_bias, *result]
-
-
-@scatter_backward.register_fake
-def _(program, gradients, gathered, weights):
-    to_weights, to_bias = parameters(weights)
-    return [*to_weights, to_bias, *(torch.empty_like(x) for x in gathered)]
 
 
 def norm_gelu(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
