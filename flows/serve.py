@@ -13,6 +13,8 @@ from flows.interruption import SIGNALS, received
 from flows.run import run_flow
 from flows.schedule import ScheduledRun
 
+QUERY_SECONDS = 2
+"""How often the server is asked what is due."""
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while the one before it is still at work is skipped."""
 
@@ -42,7 +44,7 @@ def deployed(name: str, run: ScheduledRun) -> RunnerDeployment:
 
 async def serve_deployments(deployments: Iterable[RunnerDeployment]):
     """Cancelled by a signal: leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
-    runner, loop = Runner(), asyncio.get_running_loop()
+    runner, loop = Runner(query_seconds=QUERY_SECONDS), asyncio.get_running_loop()
     for deployment in deployments:
         await runner.aadd_deployment(deployment)
     serving = asyncio.ensure_future(runner.start())

@@ -57,7 +57,7 @@ def run_step(hosts: Hosts, step: Path, job: subprocess.Popen) -> str:
     tasks = [host.start(*command, **environment) for host in (hosts.first, hosts.second)]
     output = tasks[0].communicate(timeout=150)
     tasks[1].kill()
-    tasks[1].communicate()
+    tasks[1].wait()
     (step / "code").write_text(str(tasks[0].returncode))
     return "\n".join(output)
 
