@@ -5,14 +5,14 @@ official scheme's layers and the same norm, activation, head and optimiser, in o
 process of its own; peak memory is what steps add to the resident set.
 
 The floor of ours at batch 512, where features of a layer are 78 MB: 24 GFLOP, 62 ms at the 385 GFLOP/s of two cores, and for
-each layer four passes that read and two that write features, 93 ms at the rates that dwsnet/README.md measured. CPU
-milliseconds of one thread, AVX-512, on a machine that had other work:
+each layer four passes that read and two that write features, 93 ms at the rates that dwsnet/README.md measured.
+Milliseconds on two cores:
 
     try                                                         128     512
-    official scheme                                             946   6,688
-    norm and GELU by PyTorch                                    284
-    norm and GELU as four passes (`dwsnet.norm_gelu`)           171     630
-    inside the layers (`dwsnet.normalised`)                     159     567
+    official scheme                                             520   4,703
+    norm and GELU by PyTorch                                    207     924
+    norm and GELU as four passes (`dwsnet.norm_gelu`)           100     403
+    inside the layers (`dwsnet.normalised`)                      82     327
 """
 
 import subprocess

@@ -294,7 +294,7 @@ def slowly(spec):
 
     def step(trainer, batch):
         world, number = trainer.worker.world_size, trainer.step_number
-        time.sleep(100 if (world, number) == (1, 6) else 0.3)
+        time.sleep(300 if (world, number) == (1, 6) else 0.3)
         if trainer.worker.rank == 0:
             with open(trainer.run / "steps", "a") as file:
                 file.write(f"{world} {number}\n")
@@ -319,6 +319,7 @@ def look_often_for_nodes():
     actor.options(**name).remote()
 
 
+@pytest.mark.timeout(420)  # it is up to Ray when it learns of a node
 def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint_and_another_may_come(
     two_nodes, runs, zoo, tmp_path, monkeypatch
 ):
