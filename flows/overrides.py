@@ -47,24 +47,30 @@ def find_recipe(name: str) -> Recipe:
             raise InputError(f"{name} must return a Recipe, found {type(made).__name__}")
         return made
     if Path(name).suffix or os.path.exists(name):
-        return read_config(Recipe, Path(name))
+        return read_recipe(Path(name))
     raise InputError(
         f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}, a .toml or .json file or "
         f"package.module:function{nearest(name, RECIPES)}"
     )
 
 
-def read_config(model: type[AnyConfig], path: Path, table: str | None = None) -> AnyConfig:
-    """The configuration that a TOML or JSON file holds, or a table of it; what it does not set is as by default.
-
-    Raises InputError where it cannot be read or has a wrong field, with the line if that is known.
-    """
+def read_recipe(path: Path) -> Recipe:
+    """The recipe that a TOML or JSON file holds. Raises InputError where it cannot be read or has a wrong field."""
     text, fields = read_file(path)
+    return config_of(Recipe, fields, path, text)
+
+
+def config_of(
+    model: type[AnyConfig], fields: dict[str, Any], path: Path, text: str, table: str = ""
+) -> AnyConfig:
+    """The configuration of nested fields, those of a `table` of a file or of all of it; others are as by default.
+
+    Raises InputError where a field is wrong, with its line in the file's text if that is known.
+    """
     try:
-        return with_changes(model, {}, fields if table is None else fields[table])
+        return with_changes(model, {}, fields)
     except FieldError as error:
-        prefix = "" if table is None else f"{table}."
-        lines = {field: line_of(text, f"{prefix}{field}") for field in error.problems}
+        lines = {field: line_of(text, f"{table}.{field}".lstrip(".")) for field in error.problems}
         sentences = (
             f"line {lines[field]}: {sentence}" if lines[field] else sentence
             for field, sentence in error.problems.items()

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 from pydantic import ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
-from flows.overrides import read_config
+from flows.overrides import config_of
 from flows.recipe_file import read_file
 from pipeline.config import Config
 from pipeline.errors import InputError
@@ -86,12 +86,14 @@ def read_schedule(path: Path) -> dict[str, ScheduledRun]:
 
     Raises InputError where it has none, one is wrong, or two are in one folder.
     """
-    _, tables = read_file(path)
+    text, tables = read_file(path)
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise InputError(
             f"{path} must have a table for each scheduled run, such as [nightly] with recipe, out and cron"
         )
-    runs = {name: read_config(ScheduledRun, path, name) for name in tables}
+    runs = {
+        name: config_of(ScheduledRun, fields, path, text, name) for name, fields in tables.items()
+    }
     folders: dict[Path, str] = {}
     for name, run in runs.items():
         other = folders.setdefault(run.out.resolve(), name)
