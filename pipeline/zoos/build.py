@@ -38,10 +38,17 @@ class ShardSummary:
 
 
 def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = None) -> ZooPlan:
-    """Load the signals, or take those given, fix every member, write zoo.json.
+    """`plan_members`, and write zoo.json.
 
     Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
     """
+    plan = plan_members(config, signals)
+    claim_zoo(folder, plan.record)
+    return plan
+
+
+def plan_members(config: AnyZooConfig, signals: Signals | None = None) -> ZooPlan:
+    """Load the signals, or take those given, and fix every member; nothing is written."""
     if signals is None:
         signals = load_signals(config.signals)
     elif config.signals.is_function:
@@ -54,9 +61,7 @@ def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = N
     kind = kind_of(config, signals)
     check_facts(kind)
     shards = kind.plan_shards()
-    record = make_record(kind, shards)
-    claim_zoo(folder, record)
-    return ZooPlan(record, signals, shards)
+    return ZooPlan(make_record(kind, shards), signals, shards)
 
 
 def check_facts(kind: ZooKind):
