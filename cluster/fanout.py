@@ -27,6 +27,9 @@ def run_tasks(
     `shared` is put into the object store once. A task that raised, or whose worker died, is tried again (three times) on
     whatever node has room, and does not stop the others.
 
+    Left early, tasks that are under way end with the session: to cancel them while others are being handed out makes Ray
+    end this process, by a check of its own.
+
     With `on_progress`, the function takes `advance` too, to call with how much it has done since the last call; and
     `on_progress(item, done)` is called about twice a second for each item that is under way and further than it was.
     """
@@ -54,8 +57,6 @@ def run_tasks(
                 item, _ = running.pop(reference)
                 yield item, outcome(reference)
     finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
         if on_progress:
             reader.clear()
 
