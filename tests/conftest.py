@@ -179,6 +179,14 @@ LONG = ("--set", f"training.epochs={EPOCHS}")
 """Seconds of training: long enough to be stopped twice on the way, on any machine."""
 
 
+def metrics_of(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: line[key] for key in line if "second" not in key} for line in history]
+
+
 @dataclass(frozen=True)
 class LongTraining:
     folder: Path

@@ -43,6 +43,7 @@ class TensorBoard:
     def log(self, numbers: Mapping[str, float], step: int) -> None:
         for name, value in numbers.items():
             self.writer.add_scalar(name, value, step)
+        self.writer.flush()  # a checkpoint may follow, from which training goes on after a kill
 
     def close(self) -> None:
         self.writer.close()

@@ -13,15 +13,15 @@ import pytest
 
 from flows.recipes import smoke
 from pipeline.errors import DivergenceError
-from tests.conftest import EPOCHS, LONG, dwszoo, start_dwszoo, wait_for
-
-
-def metrics_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-
-
-def without_times(history: list[dict]) -> list[dict]:
-    return [{key: line[key] for key in line if "second" not in key} for line in history]
+from tests.conftest import (
+    EPOCHS,
+    LONG,
+    dwszoo,
+    metrics_of,
+    start_dwszoo,
+    wait_for,
+    without_times,
+)
 
 
 def test_a_run_prints_where_everything_is_and_both_accuracies(smoke_run):
@@ -120,50 +120,26 @@ def test_a_finished_run_is_not_repeated(smoke_run):
     assert {path: path.stat().st_mtime_ns for path in watched} == before
 
 
-def test_training_that_is_interrupted_and_killed_goes_on_and_ends_the_same(
-    built_zoo, long_training, tmp_path
-):
-    arguments = ["train", "smoke", *LONG, "--zoo", built_zoo, "--out", tmp_path]
-    reached = "epoch-0000"
-    for signum in (signal.SIGINT, signal.SIGKILL):
-        process = start_dwszoo(*arguments)
-        wait_for(lambda before=reached: newest_checkpoint(tmp_path) > before, 90)
-        if signum == signal.SIGINT:
-            os.killpg(process.pid, signum)  # a terminal's Ctrl-C goes to every process of the group
-        else:
-            process.kill()
-        _, err = process.communicate(timeout=60)
-        if signum == signal.SIGINT:
-            assert process.returncode == 130
-            assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
-        reached = newest_checkpoint(tmp_path)
-        assert reached < f"epoch-{EPOCHS:04d}"
+def test_training_that_is_interrupted_goes_on_and_ends_the_same(built_zoo, long_training, tmp_path):
+    trackers = ("--set", 'training.trackers=["tensorboard"]')
+    arguments = ["train", "smoke", *LONG, *trackers, "--zoo", built_zoo, "--out", tmp_path]
+    process = start_dwszoo(*arguments)
+    wait_for(lambda: newest_checkpoint(tmp_path), 90)
+    os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C goes to every process of the group
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
+    assert newest_checkpoint(tmp_path) < f"epoch-{EPOCHS:04d}"
     result = dwszoo(*arguments)
     assert result.code == 0, result.err
     assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(long_training.folder))
     assert not list(tmp_path.glob("checkpoints/.*"))
+    events = b"".join(file.read_bytes() for file in (tmp_path / "tensorboard").iterdir())
+    assert events.count(b"validation/accuracy") >= EPOCHS
 
 
 def newest_checkpoint(run: Path) -> str:
     return max((path.name for path in run.glob("checkpoints/epoch-*")), default="")
-
-
-def test_the_number_of_workers_does_not_change_what_is_learned_by_much(
-    built_zoo, smoke_run, tmp_path
-):
-    trackers = ("--set", 'training.trackers=["tensorboard"]')
-    result = dwszoo(
-        "train", "smoke", "--workers", "1", *trackers, "--zoo", built_zoo, "--out", tmp_path
-    )
-    assert result.code == 0, result.err
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert events.read_bytes().count(b"validation/accuracy") == 3
-    losses = (
-        [line["train_loss"] for line in metrics_of(run)] for run in (tmp_path, smoke_run.folder)
-    )
-    one, two = losses  # so few epochs that the order of the sums has not grown into another run
-    assert one == pytest.approx(two, rel=0.05)
-    assert one[-1] < 0.99 * one[0]
 
 
 def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(

@@ -23,7 +23,7 @@ from pipeline.training.config import StartConfig, TrainingConfig
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.models import build_model, calibrate, num_parameters_of
 from pipeline.training.start import begin_from, check_frozen, resolve_start
-from tests.conftest import dwszoo
+from tests.pipeline.worlds import in_worlds
 
 TRAINING = TrainingConfig(
     task=Contrastive(positives="views"),
@@ -78,18 +78,22 @@ def test_a_run_begins_with_the_encoder_of_another(run, zoo, freeze):
     assert all(parameter.requires_grad for parameter in model.head.parameters())
 
 
-def test_a_frozen_encoder_stays_as_it_was_under_zero(smoke_run, built_zoo, tmp_path):
-    start = ("--set", f"training.start.checkpoint={smoke_run.folder}")
-    few = ("--set", "training.epochs=1", "--set", "training.baselines=[]")
-    frozen = ("--set", "training.start.freeze=true", "--set", "training.zero_stage=1")
-    result = dwszoo(
-        "train", "smoke", *start, *few, *frozen, "--zoo", built_zoo, "--out", tmp_path / "run"
-    )
-    assert result.code == 0, result.err
-    before, after = read_best(smoke_run.folder), read_best(tmp_path / "run")
+def train_frozen(worker, barrier, zoo: Path, start: Path, run: Path):
+    from pipeline.training.loop import train_loop
+
+    config, opened = starting(start, start={"freeze": True}, epochs=1, zero_stage=1), Zoo.open(zoo)
+    run.mkdir(exist_ok=True)
+    train_loop(opened, run, config, task_of(config.task, ()).prepare(opened), worker)
+
+
+def test_a_frozen_encoder_stays_as_it_was_under_zero(run, built_zoo, tmp_path):
+    in_worlds(train_frozen, [2], tmp_path, built_zoo, run, tmp_path / "frozen")
+    before, after = read_best(run), read_best(tmp_path / "frozen")
     of_encoder = after.card["encoder_tensors"].values()
+    assert 0 < len(of_encoder) < len(after.tensors)
     for name, tensor in after.tensors.items():
-        assert torch.equal(tensor, before.tensors[name]) == (name in of_encoder)
+        old = before.tensors.get(name)
+        assert (old is not None and torch.equal(tensor, old)) == (name in of_encoder)
 
 
 def test_the_model_that_is_begun_from_is_part_of_a_runs_identity(run, zoo, tmp_path):

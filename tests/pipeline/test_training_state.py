@@ -1,6 +1,5 @@
 """Checkpoints go on in any world and at any ZeRO stage, are never unpickled, and hold what is good."""
 
-import json
 import os
 import pickle
 import shutil
@@ -22,6 +21,7 @@ from pipeline.tasks.kinds import task_of
 from pipeline.training.checkpoint import load_best, read_newest, require_resumable, write
 from pipeline.training.checkpoint_folders import checkpoints, latest
 from pipeline.training.launch import Job, launch_training
+from tests.conftest import metrics_of
 from tests.pipeline.worlds import in_worlds
 
 STAGES, WORLDS = (0, 1, 2, 3), (1, 3)
@@ -131,10 +131,6 @@ def runs(built_zoo, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
     in_worlds(everything, WORLDS, folder, built_zoo, folder)
     return folder
-
-
-def metrics_of(run: Path) -> list[dict]:
-    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
 def figures(run: Path) -> list[float]:
