@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from cluster.address import find_cluster, require_resources
+from cluster.nodes import require_alike
 from cluster.orphans import end_all, end_children_with_me
 from cluster.scratch import scratch_folder
 
@@ -38,11 +40,16 @@ def is_local() -> bool:
 
 @contextmanager
 def ray_session(
-    num_workers: int, gpus_per_worker: float = 0, start: bool = True, fewest: int | None = None
+    num_workers: int,
+    gpus_per_worker: float = 0,
+    start: bool = True,
+    fewest: int | None = None,
+    folder: Path | None = None,
 ) -> Iterator[None]:
     """Connect to Ray, starting a local cluster of `num_workers` CPUs where RAY_ADDRESS is not set.
 
-    A running cluster must have room for `fewest` of the workers; None: for all.
+    A running cluster must have room for `fewest` of the workers; None: for all. All of its nodes must
+    have this code, and see the folder that work is written to.
 
     Where `start` is false there is nothing to run and the block goes without Ray. Raises RequestError where RAY_ADDRESS
     cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in,
@@ -56,7 +63,7 @@ def ray_session(
     if is_local():
         cluster = local_cluster(num_workers, gpus_per_worker)
     else:
-        cluster = running_cluster(fewest or num_workers, gpus_per_worker)
+        cluster = running_cluster(fewest or num_workers, gpus_per_worker, folder)
     with cluster:
         yield
 
@@ -80,7 +87,9 @@ def first_line(error: Exception) -> str:
 
 
 @contextmanager
-def running_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
+def running_cluster(
+    num_workers: int, gpus_per_worker: float, folder: Path | None
+) -> Iterator[None]:
     """The cluster at RAY_ADDRESS; one that grows by itself counts as large as it can become."""
     address = find_cluster(os.environ["RAY_ADDRESS"])
     with connected(address=address):
@@ -89,6 +98,7 @@ def running_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
 
         found = state.get_max_resources_from_cluster_config() or ray.cluster_resources()
         require_resources(f"the Ray cluster at {address}", num_workers, gpus_per_worker, **found)
+        require_alike(folder)
         yield
 
 

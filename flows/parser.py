@@ -31,6 +31,8 @@ def parser() -> argparse.ArgumentParser:
     zoos = groups.add_parser("zoo", help="make and look at zoos")
     add_zoo_commands(zoos.add_subparsers(required=True, metavar="COMMAND"))
     add_run_commands(groups)
+    disk = out("a folder where runs should lie: whether all nodes see it", required=False)
+    add(groups, "doctor", commands.doctor, disk)
     name = argument("name", metavar="NAME", nargs="?", help="a benchmark")
     arguments = argument("arguments", nargs="*", help="what it takes")
     add(groups, "bench", commands.bench, name, arguments)

@@ -161,7 +161,7 @@ def run_stages(recipe: Recipe, run: Path) -> dict[str, Any]:
     )
     resources = recipe.resources
     with ray_session(
-        resources.workers, resources.gpus_per_worker, start=needs_ray, fewest=resources.fewest
+        resources.workers, resources.gpus_per_worker, needs_ray, resources.fewest, folder=run
     ):
         fitted = fit(planned, recipe, run)
         archive(run, fitted)

@@ -1,6 +1,7 @@
 """What each command of `dwszoo` does with its parsed options."""
 
 from flows.commands.benchmarks import bench
+from flows.commands.checks import doctor
 from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, serve, train
 from flows.commands.zoos import (
     zoo_build,
@@ -14,6 +15,7 @@ from flows.commands.zoos import (
 
 __all__ = [
     "bench",
+    "doctor",
     "edit",
     "evaluate",
     "predict",

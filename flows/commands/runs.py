@@ -110,6 +110,7 @@ def train(options: Namespace):
             recipe.resources.gpus_per_worker,
             start=not done,
             fewest=recipe.resources.fewest,
+            folder=options.out,
         ):
             learn.train(
                 options.zoo, options.out, recipe.training, recipe.resources, trusted=trusted

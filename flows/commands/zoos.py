@@ -2,6 +2,7 @@
 
 import json
 from argparse import Namespace
+from pathlib import Path
 
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
@@ -40,7 +41,10 @@ def zoo_build(options: Namespace) -> int:
         plan = build.plan(recipe.zoo, options.out)
         needs_ray = bool(pending_shards(options.out))
         with ray_session(
-            recipe.resources.workers, recipe.resources.gpus_per_worker, start=needs_ray
+            recipe.resources.workers,
+            recipe.resources.gpus_per_worker,
+            start=needs_ray,
+            folder=options.out if isinstance(options.out, Path) else None,
         ):
             summary = build.fit_zoo(plan, options.out, recipe.resources)
         build.archive(options.out, fitted=summary is not None)

@@ -1,8 +1,12 @@
-"""A shard's task on a cluster of two nodes, one of which goes away."""
+"""A shard's task on a cluster of two nodes, one of which goes away, and what nodes must have in common."""
 
 import time
+from dataclasses import replace
+
+import pytest
 
 from cluster.fanout import run_tasks
+from cluster.nodes import Look, differences, look, marked, trouble, versions
 from flows.recipes import smoke
 from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
@@ -37,3 +41,55 @@ def test_a_node_that_is_removed_costs_nothing_but_time(two_nodes, built_zoo, tmp
     assert pending_shards(zoo) == {}
     seal_zoo(zoo)
     assert contents(zoo) == contents(built_zoo)
+
+
+WANTED = {"dwszoo": "1 with code aa", "torch": "2"}
+LOOK = Look("10.0.0.2", WANTED, "", 100.0)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("look", "sentences"),
+    [
+        (LOOK, []),
+        (replace(LOOK, clock=101.9), []),
+        (replace(LOOK, clock=104.0), ["the clock of node 10.0.0.2 is 3 seconds ahead"]),
+        (replace(LOOK, clock=93.0), ["the clock of node 10.0.0.2 is 6 seconds behind"]),
+        (
+            replace(LOOK, versions=WANTED | {"torch": "3"}, folder="is another folder there"),
+            ["node 10.0.0.2 has torch 3, expected 2", "/runs of node 10.0.0.2 is another folder"],
+        ),
+    ],
+)
+def test_each_thing_that_differs_between_nodes_is_a_sentence(look, sentences):
+    found = differences([LOOK, look], WANTED, "/runs", before=99.0, after=101.0)
+    assert len(found) == len(sentences)
+    for sentence, beginning in zip(found, sentences, strict=True):
+        assert sentence.startswith(beginning)
+
+
+@pytest.mark.fast
+def test_a_node_that_sees_the_folder_leaves_nothing_in_it(tmp_path):
+    with marked(tmp_path) as mark:
+        assert look("10.0.0.2", mark).folder == ""
+        assert trouble(tmp_path / "gone" / mark.name).startswith("does not exist")
+    assert trouble(mark).startswith("is another folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.fast
+def test_the_version_of_this_package_changes_with_its_code(tmp_path, monkeypatch):
+    from cluster import nodes
+
+    before = versions()["dwszoo"]
+    (tmp_path / "cluster").mkdir()
+    for name in ("cluster/a.py", "pipeline.py", "cluster/a.pyc"):
+        (tmp_path / name).write_text(name)
+    monkeypatch.setattr(nodes, "__file__", str(tmp_path / "cluster" / "nodes.py"))
+    other = versions()["dwszoo"]
+    assert other != before
+    for name in ("pipeline.py", "cluster/a.pyc"):
+        (tmp_path / name).write_text("changed")
+    assert versions()["dwszoo"] == other
+    (tmp_path / "cluster/a.py").write_text("changed")
+    assert versions()["dwszoo"] != other

@@ -1,4 +1,4 @@
-"""Training on two hosts, one of which is cut off for a while and then dies."""
+"""Two hosts: what they must have in common, and training while one is cut off for a while and then dies."""
 
 import json
 import sys
@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster import nodes
 from pipeline.training.checkpoint import num_epochs
 from pipeline.training.status import read_status
 from tests.conftest import EPOCHS, LONG
@@ -24,7 +25,7 @@ def ray_node(host: Host, *options: str):
     host.run(ray, "start", *own, "--disable-usage-stats", *options)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def cluster() -> Hosts:
     """Two hosts with a Ray node of one CPU on each."""
     with two_hosts() as hosts:
@@ -46,6 +47,36 @@ def workers(host: Host) -> set[int]:
     """Ray's processes there that have work."""
     names = host.processes().items()
     return {number for number, name in names if name.startswith("ray::") and "IDLE" not in name}
+
+
+BUILD = (sys.executable, "-m", "flows.cli", "zoo", "build", "smoke", "--out")
+FINDINGS = "from flows.doctor import *; print(*cluster(Path(sys.argv[1])), sep='\\n')"
+
+
+def test_hosts_that_differ_are_named_before_work_starts(cluster, tmp_path):
+    """Each has a /tmp/ray of its own; the second one also gets other code of the package."""
+    first, second = cluster.first, cluster.second
+    where = {"RAY_ADDRESS": f"{first.address}:{PORT}"}
+    out = "/tmp/ray/zoo"
+    build = first.start(*BUILD, out, **where)
+    _, err = build.communicate(timeout=90)
+    assert build.returncode == 2, err
+    assert err.splitlines()[-1] == (
+        f"dwszoo: {out} of node {second.address} does not exist there: --out must be on a disk "
+        "that all nodes share"
+    )
+    (tmp_path / "other.py").write_text("OTHER = 1")
+    ours = Path(nodes.__file__).with_name("__init__.py")
+    second.run("mount", "--bind", tmp_path / "other.py", ours)
+    try:
+        doctor = first.start(sys.executable, "-c", f"import sys; {FINDINGS}", "/tmp/ray", **where)
+        found, err = doctor.communicate(timeout=90)
+    finally:
+        second.run("umount", ours)
+    lines = found.splitlines()
+    assert [line.count("is_well=True") for line in lines] == [1, 0, 0], found + err
+    assert f"node {second.address} has dwszoo 0.1.0 with code " in lines[1]
+    assert f"/tmp/ray of node {second.address} is another folder there" in lines[2]
 
 
 def test_training_outlasts_a_cut_link_and_the_death_of_a_host(cluster, built_zoo, tmp_path):

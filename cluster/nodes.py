@@ -1,0 +1,180 @@
+"""The nodes of the cluster at RAY_ADDRESS: whether they run the same code, and see the folder of a run."""
+
+import hashlib
+import os
+import platform
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cluster.address import RequestError
+
+OURS = ("cluster", "dwsnet", "flows", "pipeline")
+PACKAGES = ("torch", "ray", "deepspeed")
+"""Of which all nodes must have the same version."""
+SECONDS = 30.0
+"""How long a node may take to answer."""
+CLOCKS = 1.0
+"""Seconds that clocks may differ: the files of a run are compared by their times."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a node finds of itself."""
+
+    address: str
+    versions: dict[str, str]
+    """Of Python, of this package with a digest of its code, and of others."""
+    folder: str
+    """What is the matter with the folder of a run there; empty: nothing."""
+    clock: float
+    """When it looked, by its clock: seconds since 1970."""
+
+
+def versions() -> dict[str, str]:
+    """Of what decides whether two processes can work together."""
+    return {
+        "dwszoo": f"{installed('dwszoo')} with code {code_digest()[:8]}",
+        "python": platform.python_version(),
+        **{name: installed(name) for name in PACKAGES},
+    }
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def code_digest() -> str:
+    """sha256 of the source of this package, wherever it lies: two checkouts may have one version."""
+    root, digest = Path(__file__).parents[1], hashlib.sha256()
+    files = (file for name in OURS for file in (root / name).rglob("*.*"))
+    for file in sorted(file for file in files if file.suffix in (".py", ".cpp", ".h")):
+        digest.update(f"{file.relative_to(root)}\0".encode() + file.read_bytes())
+    return digest.hexdigest()
+
+
+def look(address: str, mark: Path | None) -> Look:
+    """Runs on a node. `mark` is a file that the driver has just written."""
+    return Look(address, versions(), "" if mark is None else trouble(mark), time.time())
+
+
+def trouble(mark: Path) -> str:
+    """What keeps this process from seeing a file of another node, or from writing beside it."""
+    if not mark.exists():
+        where = "is another folder" if mark.parent.exists() else "does not exist"
+        return f"{where} there: --out must be on a disk that all nodes share"
+    beside = mark.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        beside.write_bytes(b"")
+        beside.unlink()
+    except OSError as error:
+        return f"cannot be written there ({error.strerror}): let the user of Ray's workers write it"
+    return ""
+
+
+def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
+    """`(address, function(address, *arguments))` of each living node, run there.
+
+    An exception where it raised one, or has not answered within `SECONDS`. Needs a Ray session.
+    """
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    running = {}
+    for node in ray.nodes():
+        if node["Alive"]:
+            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            address = node["NodeManagerAddress"]
+            running[remote.options(scheduling_strategy=here).remote(address, *arguments)] = address
+    ray.wait(list(running), num_returns=len(running), timeout=SECONDS)
+    return [(address, answer_of(task)) for task, address in running.items()]
+
+
+def answer_of(task: Any) -> Any:
+    """What a task returned; the exception that it ended with, or that says that it has not ended."""
+    import ray
+
+    try:
+        return ray.get(task, timeout=0)
+    except ray.exceptions.RayError as error:
+        ray.cancel(task, force=True)
+        return error
+
+
+@contextmanager
+def marked(folder: Path | None) -> Iterator[Path | None]:
+    """A new file in a folder, for the length of the block."""
+    if folder is None:
+        yield None
+        return
+    mark = folder.resolve() / f".{uuid.uuid4().hex}.tmp"
+    mark.write_bytes(b"")
+    try:
+        yield mark
+    finally:
+        mark.unlink(missing_ok=True)
+
+
+def require_alike(folder: Path | None):
+    """Raises RequestError where a node runs other code than this process, or does not see `folder` as it does.
+
+    Looks nowhere where there is one node alone. Needs a Ray session.
+    """
+    import ray
+
+    if sum(node["Alive"] for node in ray.nodes()) > 1:
+        _, problems = look_around(folder)
+        if problems:
+            more = f" (and {len(problems) - 1} more: `dwszoo doctor`)" if problems[1:] else ""
+            raise RequestError(problems[0] + more)
+
+
+def look_around(folder: Path | None) -> tuple[int, list[str]]:
+    """How many nodes there are, and a sentence for each thing that is wrong with one of them."""
+    before = time.time()
+    with marked(folder) as mark:
+        found = on_every_node(look, mark)
+    problems = [
+        f"node {address} cannot run this package ({str(error).strip().splitlines()[-1]}): install "
+        "it there as it is here"
+        for address, error in found
+        if not isinstance(error, Look)
+    ]
+    looks = [answer for _, answer in found if isinstance(answer, Look)]
+    return len(found), problems + differences(looks, versions(), folder, before, time.time())
+
+
+def differences(
+    looks: Sequence[Look],
+    wanted: dict[str, str],
+    folder: Path | None,
+    before: float,
+    after: float,
+) -> list[str]:
+    """A sentence for each thing that differs between a node and this process, which asked and was answered at these times."""
+    problems = []
+    for seen in looks:
+        problems += [
+            f"node {seen.address} has {name} {seen.versions[name]}, expected {ours} as on "
+            f"{os.uname().nodename}: install the same on all nodes"
+            for name, ours in wanted.items()
+            if seen.versions[name] != ours
+        ]
+        if seen.folder:
+            problems.append(f"{folder} of node {seen.address} {seen.folder}")
+        ahead = max(seen.clock - after, 0) or min(seen.clock - before, 0)
+        if abs(ahead) > CLOCKS:
+            problems.append(
+                f"the clock of node {seen.address} is {abs(ahead):.0f} seconds "
+                f"{'ahead' if ahead > 0 else 'behind'}: set it by NTP, as `chronyd` does"
+            )
+    return problems

@@ -1,0 +1,167 @@
+"""Whether an installation is whole: each check says what it found, or in a sentence what to do."""
+
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from cluster.address import RequestError, find_cluster
+from cluster.nodes import OURS, look_around, marked
+from cluster.session import connected, is_local, ray_session
+from flows.server import own_url, prefect_server
+from pipeline.errors import InputError, WorkError
+
+PACKAGE = "dwszoo"
+SHOWN = ("torch", "ray", "deepspeed", "prefect")
+"""Packages whose versions are told where all is well."""
+DRIVER = Path("/proc/driver/nvidia/gpus")
+"""Has a folder for each GPU that NVIDIA's driver knows."""
+
+
+class Finding(NamedTuple):
+    check: str
+    is_well: bool
+    text: str
+    """What was found, or what is wrong and what to do about it."""
+
+
+def findings(folder: Path | None) -> Iterator[Finding]:
+    """One or more of each check, as they are made; `folder` is where runs should lie."""
+    checks = {"packages": packages, "kernel": kernel, "gpu": gpu, "prefect": prefect}
+    for name, check in checks.items():
+        yield examine(name, check)
+    if folder is not None:
+        found = examine("folder", lambda: room(folder))
+        yield found
+        folder = folder if found.is_well else None
+    if is_local():
+        yield examine("ray", local_ray)
+    else:
+        yield from cluster(folder)
+
+
+def examine(name: str, check: Callable[[], str]) -> Finding:
+    """What a check returns; where it raises an error or one of our packages warns, what that says."""
+    with our_warnings() as warnings:
+        try:
+            text = check()
+        except (InputError, RequestError, WorkError, OSError) as error:
+            return Finding(name, False, str(error))
+    return Finding(name, not warnings, warnings[0] if warnings else text)
+
+
+@contextmanager
+def our_warnings() -> Iterator[list[str]]:
+    """Messages that would be shown in the block, of our packages alone."""
+    messages: list[str] = []
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: messages.append(record.getMessage())
+    handler.addFilter(lambda record: record.name.partition(".")[0] in OURS)
+    logging.getLogger().addHandler(handler)
+    try:
+        yield messages
+    finally:
+        logging.getLogger().removeHandler(handler)
+
+
+def packages() -> str:
+    """Raises InputError where Python or a package is not of a version that this one works with."""
+    python, wanted = platform.python_version(), metadata(PACKAGE)["Requires-Python"]
+    if python not in SpecifierSet(wanted):
+        raise InputError(f"Python must be {wanted}, found {python}: make .venv with another")
+    for line in requires(PACKAGE):
+        requirement = Requirement(line)
+        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+            require(requirement)
+    shown = ", ".join(f"{name} {version(name)}" for name in SHOWN)
+    return f"{PACKAGE} {version(PACKAGE)}, Python {python}, {shown}"
+
+
+def require(requirement: Requirement):
+    """Raises InputError where a package is not there, or is of a version that was not asked for."""
+    try:
+        found = version(requirement.name)
+    except PackageNotFoundError:
+        found = "none"
+    if found == "none" or not requirement.specifier.contains(found, prereleases=True):
+        raise InputError(
+            f"{requirement.name} must be {requirement.specifier or 'installed'}, found {found}: "
+            f"pip install '{requirement}'"
+        )
+
+
+def kernel() -> str:
+    """The compiled kernel; a warning says why there is none."""
+    from pipeline.fit.kernel import load_kernel
+
+    return "INRs are fitted by the compiled kernel" if load_kernel() else "PyTorch fits INRs"
+
+
+def gpu() -> str:
+    """Raises InputError where there is a GPU that PyTorch cannot use."""
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        return ", ".join(names)
+    known = len(list(DRIVER.iterdir())) if DRIVER.is_dir() else 0
+    if known:
+        raise InputError(
+            f"this machine has {known} GPUs of which PyTorch {torch.__version__} sees none: "
+            "install PyTorch's CUDA build for the version of the driver, and look at "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    return "none: everything runs on CPUs"
+
+
+def prefect() -> str:
+    """Raises InputError where the user's own server does not answer; of a temporary one a warning says so."""
+    own = own_url()
+    with prefect_server() as is_up:
+        is_up()
+    return f"the server at {own} answers" if own else "a temporary server starts, and answers"
+
+
+def room(folder: Path) -> str:
+    """Raises InputError where runs cannot be written to a folder."""
+    try:
+        with marked(folder):
+            free = shutil.disk_usage(folder).free
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written to ({error.strerror}): make it, or name another with --out"
+        ) from error
+    return f"{folder} can be written, {free / 1e9:,.0f} GB are free"
+
+
+def local_ray() -> str:
+    with ray_session(1):
+        return f"starts on this machine ({os.cpu_count()} cores); RAY_ADDRESS would name a cluster"
+
+
+def cluster(folder: Path | None) -> Iterator[Finding]:
+    """The cluster at RAY_ADDRESS, and what is wrong with its nodes."""
+    looks: list[tuple[int, list[str]]] = []
+
+    def answers() -> str:
+        address = find_cluster(os.environ["RAY_ADDRESS"])
+        with connected(address=address):
+            looks.append(look_around(folder))
+        return f"the cluster at {address} answers"
+
+    yield examine("ray", answers)
+    for number, problems in looks:
+        for problem in problems:
+            yield Finding("nodes", False, problem)
+        if not problems:
+            sees = "" if folder is None else f", {folder}"
+            alike = f"all {number} have the same versions{sees} and the same time"
+            yield Finding("nodes", True, alike)
