@@ -32,6 +32,8 @@ class EpochMetrics:
     """Steps whose loss or gradient was not finite: they changed nothing."""
     gpu_memory_bytes: int | None = None
     """What PyTorch has reserved on the GPU of rank 0 at most; None on CPUs."""
+    model_flops_utilization: float | None = None
+    """Operations of rank 0's matrix products over what one large product reaches on its GPU; None on CPUs."""
 
     def numbers(self) -> dict[str, float | None]:
         """All of it by name, as trackers show it."""

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from pipeline.training.scoring import add_up, sums_over
 from pipeline.training.state import gather_model, gather_moments, whole
 from pipeline.training.status import StatusWriter
 from pipeline.training.trackers import Trackers
+from pipeline.training.utilization import ModelFlops
 
 CLOCK_STEPS = 10
 """Steps between looks at the clock for a checkpoint: all ranks go by that of rank 0."""
@@ -66,6 +68,8 @@ class Trainer:
         self.status = StatusWriter(self.run, self.steps, self.config.batch_size)
         kinds = self.config.trackers if self.worker.rank == 0 else ()
         self.trackers = Trackers(kinds, self.run, self.steps_done)
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        self.flops = ModelFlops(self.engine.device, dtype) if self.worker.on_gpu else None
         self.coming = self.batches_from(self.progress)
         self.saved = time.monotonic()
 
@@ -152,9 +156,10 @@ class Trainer:
         torch.manual_seed(int(seed.generate_state(1)[0]))
         self.statistics.keep()
         keys = self.feed.keys(epoch, batch).to(self.engine.device)
-        loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
         weight = len(batch) * self.worker.world_size / config.batch_size
-        norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
+        with self.flops.counted() if self.flops else nullcontext():
+            loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
+            norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
         self.statistics.put_back(~norm.isfinite())
         return Outcome(weight * loss, norm)
 
@@ -173,6 +178,7 @@ class Trainer:
         train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
         if not all(map(math.isfinite, (train_loss, *validation.values()))):
             return f"in epoch {progress.epoch} the loss is no longer finite"
+        step_seconds = totals.seconds / self.steps
         metrics = EpochMetrics(
             epoch=progress.epoch,
             train_loss=train_loss,
@@ -180,11 +186,12 @@ class Trainer:
             learning_rate=self.learning_rate(),
             seconds=totals.seconds,
             models_per_second=self.steps * self.config.batch_size / totals.seconds,
-            step_seconds=totals.seconds / self.steps,
+            step_seconds=step_seconds,
             data_seconds=totals.data_seconds / self.steps,
             gradient_norm=progress.mean(totals.gradient_norm),
             skipped_steps=totals.skipped,
-            gpu_memory_bytes=torch.cuda.max_memory_reserved() if self.worker.on_gpu else None,
+            gpu_memory_bytes=torch.cuda.max_memory_reserved() if self.flops else None,
+            model_flops_utilization=self.flops and self.flops.utilization(step_seconds),
         )
         self.trackers.log(metrics.numbers(), self.steps_done)
         self.history, self.progress = self.history.and_then(metrics), progress.next_epoch()

@@ -22,6 +22,7 @@ from pipeline.training.engine import learning_rate_factor
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate
 from pipeline.training.scoring import sums_over
+from pipeline.training.utilization import matmul_rate
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.bench.fit_gpu import seconds
 from tests.gpu.row import GPU, Row
@@ -49,7 +50,7 @@ def training_steps() -> Iterator[Row]:
         yield Row(
             name,
             f"{rate:,.0f} models/s, {peak:,.0f} MiB, {flops / 1e12:.2f} TFLOP/s "
-            f"({flops / matmul_rate(dtype):.1%} of a large product's), loss {loss:.3f}",
+            f"({flops / matmul_rate(GPU, dtype):.1%} of a large product's), loss {loss:.3f}",
             f"loss {first:.3f} within 5 %",
             abs(loss - first) <= 0.05 * first,
         )
@@ -76,12 +77,6 @@ def train_steps(
     loss = steps(STEPS).item()
     took = min(seconds(lambda: steps(10)) for _ in range(5)) / 10
     return len(labels) / took, loss, torch.cuda.max_memory_reserved() / 2**20
-
-
-def matmul_rate(dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product in this precision, here and now."""
-    a, b = (torch.randn(4096, 4096, device=GPU, dtype=dtype) for _ in range(2))
-    return 2 * 4096**3 / min(seconds(lambda: a @ b) for _ in range(10))
 
 
 def training() -> Iterator[Row]:

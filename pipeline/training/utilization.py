@@ -1,0 +1,57 @@
+"""How much of what a GPU can compute a training uses."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+SIZE, REPEATS = 4096, 10
+
+
+class ModelFlops:
+    """Model FLOPs utilization (MFU; Chowdhery et al. 2022, appendix B) of one rank.
+
+    The operations are those of matrix products in the forward and backward pass of its first step, and the limit is what
+    one large product reaches on this device in this precision.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype):
+        self.device, self.dtype = device, dtype
+        self.of_step: int | None = None
+
+    @cached_property
+    def limit(self) -> float:
+        """FLOP/s."""
+        return matmul_rate(self.device, self.dtype)
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Around a step. All but the first cost nothing."""
+        if self.of_step is not None:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.of_step = counter.get_total_flops()
+
+    def utilization(self, step_seconds: float) -> float:
+        """Between 0 and 1."""
+        return self.of_step / step_seconds / self.limit
+
+
+def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
+    """FLOP/s of a large matrix product, here and now."""
+    a, b = (torch.randn(SIZE, SIZE, device=device, dtype=dtype) for _ in range(2))
+    return 2 * SIZE**3 / min(seconds(lambda: a @ b, device) for _ in range(REPEATS))
+
+
+def seconds(work: Callable[[], object], device: torch.device) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
+    start = time.perf_counter()
+    work()
+    wait()
+    return time.perf_counter() - start
