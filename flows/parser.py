@@ -49,6 +49,8 @@ def add_recipe_commands(groups: Any) -> None:
         help="a .toml or .json file with a table for each scheduled run",
     )
     add(groups, "serve", commands.serve, schedule)
+    pool = argument("--pool", metavar="NAME", required=True, help="a work pool of the server")
+    add(groups, "deploy", commands.deploy, schedule, pool)
     add(groups, "recipes", commands.recipes, recipe(nargs="?"), SETTINGS)
 
 

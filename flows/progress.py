@@ -8,6 +8,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from flows.tracker import tracker
+
 LINE_SECONDS = 5.0
 """How often a log file gets a line."""
 RATE_SECONDS = 30.0
@@ -84,6 +86,7 @@ class Progress:
         """`done` of `total` are done; `note` stands at the end of the line."""
         self.done, self.note = done, note
         self.rate.update(done)
+        tracker.get().progress(self.title, done, self.total, note)
         if self.bar is not None:
             self.bar.set_postfix_str(note, refresh=False)
             self.bar.n = done

@@ -4,19 +4,15 @@ import asyncio
 import signal
 from collections.abc import Iterable, Mapping
 
-from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
-from prefect.schedules import Schedule
 
+from flows.deployments import deployed
 from flows.interruption import SIGNALS, received
-from flows.run import run_flow
 from flows.schedule import ScheduledRun
 
 QUERY_SECONDS = 2
 """How often the server is asked what is due."""
-ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-"""A run that is due while the one before it is still at work is skipped."""
 
 
 def serve_runs(runs: Mapping[str, ScheduledRun]):
@@ -25,21 +21,6 @@ def serve_runs(runs: Mapping[str, ScheduledRun]):
         asyncio.run(serve_deployments([deployed(name, run) for name, run in runs.items()]))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
-
-
-def deployed(name: str, run: ScheduledRun) -> RunnerDeployment:
-    """The run as Prefect knows it."""
-    return run_flow.to_deployment(
-        name,
-        schedules=[Schedule(**run.times)],
-        parameters={
-            "recipe": run.recipe,
-            "settings": list(run.settings),
-            "out": str(run.out.resolve()),
-        },
-        concurrency_limit=ONE,
-        entrypoint_type=EntrypointType.MODULE_PATH,
-    )
 
 
 async def serve_deployments(deployments: Iterable[RunnerDeployment]):

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -65,6 +66,37 @@ def prefect_server(serves: bool = False) -> Iterator[Callable[[], bool]]:
     drop_unusable_proxies()
     with scratch_folder() as home, temporary_server(home, serves) as is_up, last_reports():
         yield is_up
+
+
+@contextmanager
+def own_server() -> Iterator[Callable[[], bool] | None]:
+    """As `prefect_server` where the user has one, at PREFECT_API_URL or in a profile; None elsewhere, at once."""
+    home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
+    may_have = os.environ.get("PREFECT_API_URL") or (home / "profiles.toml").exists()
+    if may_have and own_url():
+        with prefect_server() as is_up:
+            yield is_up
+    else:
+        yield None
+
+
+def perform(verb: Callable[..., Any], is_up: Callable[[], bool] | None, *arguments: Any) -> Any:
+    """What a verb returns; where a server is up, it sees the verb's flow.
+
+    The server may go away: the work does not need it.
+    """
+    if is_up is not None:
+        from flows import flows  # and Prefect, which loads while its server starts
+
+        if is_up():
+            try:
+                return getattr(flows, verb.__name__)(*arguments)
+            except httpx.HTTPError as error:
+                logger.warning(
+                    "Prefect's server does not answer any more (%s): the run goes on without it",
+                    error,
+                )
+    return verb(*arguments)
 
 
 @contextmanager

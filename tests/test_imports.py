@@ -121,7 +121,7 @@ def test_a_zoo_is_opened_without_a_fitter(built_zoo):
 def test_the_rules_see_every_package():
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(OURS)
     assert "ray" in imported(ROOT / "cluster" / "fanout.py")
-    assert "prefect" in imported(ROOT / "flows" / "run.py")
+    assert "prefect" in imported(ROOT / "flows" / "flows.py")
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.commands"])

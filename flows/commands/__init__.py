@@ -2,7 +2,8 @@
 
 from flows.commands.benchmarks import bench
 from flows.commands.checks import doctor
-from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, serve, train
+from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, train
+from flows.commands.schedules import deploy, serve
 from flows.commands.zoos import (
     zoo_build,
     zoo_export,
@@ -15,6 +16,7 @@ from flows.commands.zoos import (
 
 __all__ = [
     "bench",
+    "deploy",
     "doctor",
     "edit",
     "evaluate",

@@ -1,10 +1,8 @@
 """Recipes are listed and run; models are trained, scored and used."""
 
 from argparse import Namespace
-from pathlib import Path
 
 from flows.commands.zoos import tell_failed
-from pipeline.errors import InputError
 
 
 def run(options: Namespace) -> int:
@@ -14,7 +12,7 @@ def run(options: Namespace) -> int:
     """
     from flows.overrides import resolve_training
     from flows.recipe import default_folder
-    from flows.server import prefect_server
+    from flows.server import perform, prefect_server
     from pipeline.archive.files import exclusive
     from pipeline.training.checkpoint_folders import checkpoint_folder
 
@@ -23,10 +21,9 @@ def run(options: Namespace) -> int:
     with exclusive(folder):
         pass  # what is wrong with it is said before a server is started
     with prefect_server() as is_up:
-        # Prefect has its settings only now; and while it is imported, its server starts.
-        from flows.run import run_recipe
+        from flows import run as flow  # heavy: while it is imported, the server starts
 
-        result = run_recipe(options.recipe, options.settings, folder, tracked=is_up())
+        result = perform(flow.run, is_up, options.recipe, folder, tuple(options.settings))
     metrics = result["metrics"]
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {checkpoint_folder(folder, next(iter(metrics.values()))['epoch'])}")
@@ -46,28 +43,6 @@ def score_line(metrics: dict) -> str:
         f"{figures} on {metrics['num_members']:,} networks of the {metrics['split']} split "
         f"({metrics['num_parameters']:,} parameters)"
     )
-
-
-def serve(options: Namespace):
-    """Run recipes on the schedules of a file until stopped; see the README for what such a file holds.
-
-    With PREFECT_API_URL the server there keeps the schedules and shows the runs, without a temporary server does.
-    """
-    from flows.overrides import resolve_training
-    from flows.schedule import read_schedule
-    from flows.server import own_url, prefect_server
-
-    runs = read_schedule(options.schedule)
-    for run in runs.values():
-        resolve_training(run.recipe, run.settings)
-    with prefect_server(serves=True) as is_up:
-        from flows.serve import serve_runs
-
-        is_up()
-        for name, run in runs.items():
-            print(f"{name}: {run.recipe} in {run.out}, {run.when}")
-        print(f"Prefect's server: {own_url()}", flush=True)
-        serve_runs(runs)
 
 
 def recipes(options: Namespace):
@@ -91,46 +66,30 @@ def recipes(options: Namespace):
 
 def train(options: Namespace):
     """Train on a zoo. Run again, it goes on from the newest checkpoint."""
-    from cluster.session import ray_session
-    from flows.overrides import resolve_training
-    from flows.stages import build, learn
-    from pipeline.archive.files import exclusive
-    from pipeline.archive.zoo import Zoo
-    from pipeline.functions import modules_named
-    from pipeline.training.launch import is_trained
+    from flows import verbs
+    from flows.server import own_server, perform
 
-    recipe = resolve_training(options.recipe, options.settings)
-    trusted = modules_named(recipe).union(options.trust)
-    build.verify(options.zoo)
-    learn.check_task(Zoo.open(options.zoo, trusted), recipe.training)
-    with exclusive(options.out):
-        done = is_trained(options.out, recipe.training)
-        with ray_session(
-            recipe.resources.workers,
-            recipe.resources.gpus_per_worker,
-            start=not done,
-            fewest=recipe.resources.fewest,
-            folder=options.out,
-        ):
-            learn.train(
-                options.zoo, options.out, recipe.training, recipe.resources, trusted=trusted
-            )
+    settings, trust = tuple(options.settings), tuple(options.trust)
+    with own_server() as is_up:
+        perform(verbs.train, is_up, options.recipe, str(options.zoo), options.out, settings, trust)
     print(f"{options.out} is trained; `dwszoo evaluate {options.out}` scores it")
 
 
 def evaluate(options: Namespace):
     """Score the best checkpoint of a run: metrics.json for the test split, metrics-SPLIT.json for another."""
-    from flows.stages import assess
+    from flows import verbs
+    from flows.server import own_server, perform
 
-    require_run(options.run)
-    print(score_line(assess.evaluate(options.run, options.split, options.trust)))
+    with own_server() as is_up:
+        metrics = perform(verbs.evaluate, is_up, options.run, options.split, tuple(options.trust))
+    print(score_line(metrics))
 
 
 def report(options: Namespace):
     """Draw the report of a run, whatever zoo it was trained on."""
     from flows.stages import assess
 
-    require_run(options.run)
+    assess.require_run(options.run)
     print(assess.report(options.run, options.trust))
 
 
@@ -139,7 +98,7 @@ def probe(options: Namespace):
     from flows.stages import assess
     from pipeline.training.probe import probe_table
 
-    require_run(options.run)
+    assess.require_run(options.run)
     readings = assess.probe(options.run, options.zoo, options.targets, options.trust)
     table = probe_table(readings)
     rows = [table.columns, *table.rows]
@@ -150,11 +109,12 @@ def probe(options: Namespace):
 
 def predict(options: Namespace):
     """Predict for every member of a zoo of the same architecture, as a table in Parquet or CSV."""
+    from flows.stages import assess
     from pipeline.archive.zoo import Zoo
     from pipeline.training.checkpoint import load_best
     from pipeline.training.evaluate import write_predictions
 
-    require_run(options.run)
+    assess.require_run(options.run)
     trained = load_best(options.run, options.trust)
     num_members = write_predictions(trained, Zoo.open(options.zoo), options.out)
     print(f"{options.out}: {num_members:,} predictions")
@@ -162,21 +122,13 @@ def predict(options: Namespace):
 
 def edit(options: Namespace) -> int:
     """Edit every member of a zoo with the model of a run, into a new zoo. Run again, it goes on where it stopped."""
-    from flows.stages import build, convert
-    from pipeline.archive.files import exclusive
+    from flows import verbs
+    from flows.server import own_server, perform
 
-    require_run(options.run)
-    with exclusive(options.out):
-        zoo = convert.edit_zoo(options.run, options.zoo, options.out, options.trust)
-        build.verify(options.out)
+    places = options.run, str(options.zoo), str(options.out)
+    with own_server() as is_up:
+        zoo = perform(verbs.edit, is_up, *places, tuple(options.trust))
     record = zoo.record
     larger = f", {record.architecture}" if record.tensors != record.edited.tensors else ""
     print(f"{options.out}: {len(zoo):,} members of {options.zoo} edited{larger}")
     return tell_failed(options.out)
-
-
-def require_run(folder: Path):
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one"
-        )

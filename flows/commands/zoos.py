@@ -2,7 +2,6 @@
 
 import json
 from argparse import Namespace
-from pathlib import Path
 
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
@@ -28,31 +27,20 @@ def tell_failed(zoo: Location) -> int:
 
 def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
-    from cluster.session import ray_session
-    from flows.overrides import resolve_recipe
+    from flows import verbs
     from flows.progress import figure
-    from flows.stages import build
-    from pipeline.archive.files import exclusive
-    from pipeline.archive.write import pending_shards
+    from flows.server import own_server, perform
+    from pipeline.archive.zoo import Zoo
     from pipeline.zoos import KINDS
 
-    recipe = resolve_recipe(options.recipe, options.settings)
-    with exclusive(options.out):
-        plan = build.plan(recipe.zoo, options.out)
-        needs_ray = bool(pending_shards(options.out))
-        with ray_session(
-            recipe.resources.workers,
-            recipe.resources.gpus_per_worker,
-            start=needs_ray,
-            folder=options.out if isinstance(options.out, Path) else None,
-        ):
-            summary = build.fit_zoo(plan, options.out, recipe.resources)
-        build.archive(options.out, fitted=summary is not None)
-        build.verify(options.out)
+    with own_server() as is_up:
+        settings = tuple(options.settings)
+        summary = perform(verbs.build, is_up, options.recipe, str(options.out), settings)
+    record = Zoo.open(options.out).record
     if summary is None:
-        print(f"{options.out} is complete: all {len(plan.shards)} shards were committed")
+        print(f"{options.out} is complete: all {len(record.shards)} shards were committed")
     else:
-        name = KINDS[recipe.zoo.kind].members
+        name = KINDS[record.config.kind].members
         fitted = f"{summary.num_members:,} {name} fitted at {figure(summary.rate)} {name}/s"
         print(f"{options.out}: {fitted}, {summary.num_failed} failed")
     return tell_failed(options.out)
@@ -118,14 +106,13 @@ def zoo_import(options: Namespace) -> int:
     What is damaged is listed, all else is imported.
     """
     from flows.overrides import override
-    from flows.stages import build, convert
+    from flows.stages import convert
     from pipeline.archive.files import exclusive
     from pipeline.config import ImportConfig
 
     config = override(ImportConfig(format=options.format, path=options.path), options.settings)
     with exclusive(options.out):
         zoo, left_out = convert.import_zoo(config, options.out)
-        build.verify(options.out)
     failed = [row for row in zoo.catalog.to_pylist() if row["status"] == "failed"]
     print(f"{options.out}: {len(zoo):,} members imported, {len(failed):,} without weights")
     problems = [
@@ -141,10 +128,9 @@ def zoo_import(options: Namespace) -> int:
 
 def zoo_merge(options: Namespace):
     """Join zoos of one architecture into a new one, splits kept. Run again, it goes on where it stopped."""
-    from flows.stages import build, convert
+    from flows.stages import convert
     from pipeline.archive.files import exclusive
 
     with exclusive(options.out):
         zoo = convert.merge_zoos(options.zoos, options.out)
-        build.verify(options.out)
     print(f"{options.out}: {len(zoo):,} members of {len(options.zoos)} zoos")

@@ -5,8 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows.tracker import stage, tracker
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
 from pipeline.location import Location
 from pipeline.report.models import read_training
 from pipeline.training import evaluate as evaluation
@@ -18,6 +20,7 @@ from pipeline.training.transfer import TRANSFERS
 from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
 
 
+@stage
 def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, Any]:
     """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
     trained, training = load_best(run, trusted), read_training(run)
@@ -53,6 +56,7 @@ def boost(run: Path, trusted: Collection[str] = ()):
             evaluation.write_metrics(file, metrics)
 
 
+@stage
 def probe(
     run: Path,
     zoo: Location | None = None,
@@ -77,6 +81,7 @@ def probe(
     return readings
 
 
+@stage
 def report(run: Path, trusted: Collection[str] = ()) -> Path:
     """Score what was trained in a run, if need be, and draw the report; returns the page."""
     from pipeline.report.page import write_report  # draws, by Matplotlib
@@ -88,7 +93,16 @@ def report(run: Path, trusted: Collection[str] = ()) -> Path:
         for folder in seeds_in(size):
             boost(folder, trusted)
     write_report(run, trusted)
+    tracker.get().results(run)
     return run / "report" / "index.html"
+
+
+def require_run(folder: Path):
+    """Raises InputError where `folder` is not a run."""
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one"
+        )
 
 
 def is_newer(output: Path, *inputs: Path) -> bool:

@@ -7,6 +7,7 @@ from cluster.fanout import run_tasks
 from cluster.session import is_local
 from flows.bars import FitBar
 from flows.progress import show_line
+from flows.tracker import stage, tracker
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo
@@ -33,6 +34,7 @@ class FitSummary:
         return self.num_members / self.seconds
 
 
+@stage
 def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
     """The plan of a zoo; a line says what its signals were taken as."""
     planned = plan_zoo(config, zoo)
@@ -41,6 +43,7 @@ def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
     return planned
 
 
+@stage
 def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSummary | None:
     """Fit the shards that are not committed; None where all are. Needs a Ray session where there is something to do.
 
@@ -79,12 +82,24 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
 
 
+def finish(zoo: Location, fitted: bool) -> Zoo:
+    """The last steps of all that makes a zoo. Raises ArchiveError as `verify` does."""
+    archive(zoo, fitted)
+    return verify(zoo)
+
+
+@stage
 def archive(zoo: Location, fitted: bool) -> Zoo:
     """Seal the zoo after a fit, or where a kill left it unsealed."""
     opened = Zoo.open(zoo)
-    return seal_zoo(zoo) if fitted or not opened.is_sealed else opened
+    if opened.is_sealed and not fitted:
+        return opened
+    sealed = seal_zoo(zoo)
+    tracker.get().event("zoo.sealed", zoo)
+    return sealed
 
 
+@stage
 def verify(zoo: Location) -> Zoo:
     """Raises ArchiveError where the zoo is not finished or anything is wrong with it."""
     opened = Zoo.open(zoo)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from dwsnet.heads import WeightsHead
 from flows.bars import counting
-from flows.stages.build import archive
+from flows.stages.build import finish
 from pipeline.archive.edit import Editor, edit_shard, plan_edit
 from pipeline.archive.files import sha256
 from pipeline.archive.merge import merge_shard, plan_merge
@@ -30,7 +30,7 @@ def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
 
 
 def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
-    """Import what is not committed yet, and seal; returns the zoo, and what of the source could not be read at all."""
+    """Import what is not committed yet, seal and verify; returns the zoo, and what of the source could not be read at all."""
     plan = plan_import(config, out)
     zoo = commit(
         out, plan.record, lambda name: import_shard(plan, out, name), "import", config.format
@@ -39,7 +39,7 @@ def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
 
 
 def merge_zoos(zoos: Sequence[Location], out: Location) -> Zoo:
-    """Merge what is not committed yet, and seal."""
+    """Merge what is not committed yet; seal and verify."""
     plan = plan_merge(zoos, out)
     return commit(
         out, plan.record, lambda name: merge_shard(plan, out, name), "merge", f"{len(zoos)} zoos"
@@ -47,7 +47,7 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> Zoo:
 
 
 def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] = ()) -> Zoo:
-    """Edit what is not committed yet with the best model of a run, and seal."""
+    """Edit what is not committed yet with the best model of a run; seal and verify."""
     trained, opened = load_best(run, trusted), Zoo.open(zoo)
     if not isinstance(trained.model, WeightsHead):
         raise InputError(
@@ -63,7 +63,7 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
 def commit(
     out: Location, record: ZooRecord, commit_shard: Callable[[str], object], title: str, note: str
 ) -> Zoo:
-    """Commit the shards of a planned zoo that are not committed yet, each by its name, and seal."""
+    """Commit the shards of a planned zoo that are not committed yet, each by its name; seal and verify."""
     sizes = {shard.name: shard.num_members for shard in record.shards}
     if pending := pending_shards(out):
         unseal_zoo(out, record)
@@ -71,4 +71,4 @@ def commit(
             for name in pending:
                 commit_shard(name)
                 advance(sizes[name])
-    return archive(out, fitted=bool(pending))
+    return finish(out, fitted=bool(pending))

@@ -4,6 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from flows.bars import TrainingBars
+from flows.tracker import stage, tracker
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
@@ -78,6 +79,7 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingCon
     return training
 
 
+@stage
 def train(
     zoo: Location,
     run: Path,
@@ -102,6 +104,7 @@ def train(
     return run_jobs(opened, jobs, resources)
 
 
+@stage
 def train_transfers(
     run: Path,
     training: TrainingConfig,
@@ -163,4 +166,6 @@ def run_jobs(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
         launch_training(zoo, waiting, resources, bars.look)
     finally:
         bars.close()
+    for job in waiting:
+        tracker.get().event("model.trained", job.run)
     return True

@@ -146,7 +146,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     smoke_run, tmp_path, monkeypatch
 ):
     from flows import run as flow
-    from flows.stages import learn
+    from flows.stages import learn, session
 
     folder = tmp_path / "run"
     shutil.copytree(smoke_run.folder, folder, symlinks=True)
@@ -157,7 +157,7 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
         raise DivergenceError(f"training of {run / variants[1].folder} diverged")
 
     monkeypatch.setattr(learn, "train", diverge)
-    monkeypatch.setattr(flow, "ray_session", lambda *_, **__: nullcontext())
+    monkeypatch.setattr(session, "ray_session", lambda *_, **__: nullcontext())
     with pytest.raises(DivergenceError) as caught:
         flow.run_stages(smoke(), folder)
     page = folder / "report" / "index.html"
@@ -166,3 +166,17 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     )
     assert "DWSNet: accuracy on the test split" in page.read_text()
     assert ", same budget" not in page.read_text()
+
+
+def test_results_are_a_page_of_markdown_too(smoke_run):
+    from pipeline.report.markdown import write_markdown
+
+    lines = write_markdown(smoke_run.folder).splitlines()
+    names, _, *rows = [line.strip("| ").split(" | ") for line in lines if line.startswith("|")]
+    assert [row[0] for row in rows] == ["DWSNet", "flat MLP"]
+    assert all(len(row) == len(names) for row in rows)
+    accuracy = json.loads((smoke_run.folder / "metrics.json").read_text())["accuracy"]
+    assert dict(zip(names, rows[0], strict=True))["test accuracy"] == f"{100 * accuracy:.1f} %"
+    assert (smoke_run.folder / "report" / "index.html").as_uri() in lines[lines.index("") + 1]
+    pictures = [line for line in lines if line.startswith("![")]
+    assert any(line.startswith("![curves](data:image/svg+xml;base64,") for line in pictures)

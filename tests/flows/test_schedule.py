@@ -7,7 +7,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from flows.run import run_flow
+from flows import flows
 from flows.schedule import read_schedule
 from pipeline.archive.files import exclusive
 from pipeline.errors import InputError, InUseError
@@ -96,8 +96,8 @@ def serve_until(reached: Callable[[], bool], file: Path):
 def test_a_scheduled_run_is_skipped_where_another_is_at_work(tmp_path, monkeypatch):
     with exclusive(tmp_path):
         with pytest.raises(InUseError, match="is in use by another dwszoo process"):
-            run_flow.fn("smoke", [], tmp_path)
+            flows.run.fn("smoke", tmp_path)
         monkeypatch.setenv("PREFECT__RUNTIME__DEPLOYMENT__ID", "of a schedule")
-        state = run_flow.fn("smoke", [], tmp_path)
+        state = flows.run.fn("smoke", tmp_path)
         assert state.is_cancelled()
         assert "is in use by another dwszoo process" in state.message

@@ -26,31 +26,31 @@ import sys
 
 import psutil
 
-from flows.server import prefect_server
+from flows.server import perform, prefect_server
+from flows.tracker import stage
 
 with prefect_server() as is_up:
-    from flows import run
+    from flows import flows
 
     if sys.argv[1] == "at the start":
         psutil.Process().children()[-1].kill()
     work = []
 
-    @run.stage
+    @stage
     def step(name):
         work.append(name)
         if sys.argv[1] == name:
             psutil.Process().children()[-1].kill()
 
-    @run.flow(name="trial")
-    def run_flow(recipe, settings, out):
+    def trial(folder):
         work.clear()
         for name in ("first", "second", "third"):
             step(name)
         return list(work)
 
+    flows.trial = flows.flow_of(trial, "folder")
     tracked = is_up()
-    run.run_flow = run_flow
-    print(tracked, run.run_recipe(None, None, None, tracked))
+    print(tracked, perform(trial, lambda: tracked, "here"))
     if sys.argv[1] == "never":
         from prefect.client.orchestration import get_client
 

@@ -1,0 +1,67 @@
+"""Recipes are run on a schedule: by this process, or by the workers of a pool."""
+
+from argparse import Namespace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.errors import InputError
+
+if TYPE_CHECKING:
+    from flows.schedule import ScheduledRun
+
+
+def serve(options: Namespace):
+    """Run recipes on the schedules of a file until stopped; see the README for what such a file holds.
+
+    With PREFECT_API_URL the server there keeps the schedules and shows the runs, without a temporary server does.
+    """
+    from flows.server import own_url, prefect_server
+
+    runs = runs_of(options.schedule)
+    with prefect_server(serves=True) as is_up:
+        from flows.serve import serve_runs
+
+        is_up()
+        print_runs(runs)
+        print(f"Prefect's server: {own_url()}", flush=True)
+        serve_runs(runs)
+
+
+def deploy(options: Namespace):
+    """Register the runs of a schedule's file with a Prefect server; the workers of a pool start them.
+
+    The file is what `dwszoo serve` takes; the server is at PREFECT_API_URL.
+    """
+    from flows.server import own_url, prefect_server
+
+    runs = runs_of(options.schedule)
+    if (url := own_url()) is None:
+        raise InputError(
+            "deployments need a Prefect server that stays: start one by `prefect server start`, and set "
+            "PREFECT_API_URL to its address, such as http://127.0.0.1:4200/api"
+        )
+    with prefect_server() as is_up:
+        is_up()
+        from flows.deployments import deploy_runs
+
+        deploy_runs(runs, options.pool)
+    print_runs(runs)
+    print(
+        f"deployed on {options.pool} of {url}; `prefect worker start --pool {options.pool}` runs them"
+    )
+
+
+def runs_of(file: Path) -> "dict[str, ScheduledRun]":
+    """The runs of a schedule's file, each with a recipe that can run. Raises InputError where one is wrong."""
+    from flows.overrides import resolve_training
+    from flows.schedule import read_schedule
+
+    runs = read_schedule(file)
+    for run in runs.values():
+        resolve_training(run.recipe, run.settings)
+    return runs
+
+
+def print_runs(runs: "dict[str, ScheduledRun]"):
+    for name, run in runs.items():
+        print(f"{name}: {run.recipe} in {run.out}, {run.when}")

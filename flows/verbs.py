@@ -1,0 +1,101 @@
+"""What the command's verbs do in more than one step: each holds its folder, and goes on from what is there."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from flows.overrides import resolve_recipe, resolve_training
+from flows.stages import assess, convert, learn
+from flows.stages import build as building
+from flows.stages.session import on_ray
+from pipeline.archive.files import exclusive
+from pipeline.archive.write import pending_shards
+from pipeline.archive.zoo import Zoo
+from pipeline.functions import modules_named
+from pipeline.location import locate
+from pipeline.training.launch import is_trained
+
+# For forms: what is wrong is said in a sentence when it is read.
+RecipeName = Annotated[str, Field(json_schema_extra={"examples": ["digits"], "minLength": 1})]
+Setting = Annotated[
+    str, Field(json_schema_extra={"examples": ["zoo.views=4"], "pattern": r"^[\w.]+ *="})
+]
+Settings = tuple[Setting, ...]
+Modules = tuple[str, ...]
+Split = Literal["train", "validation", "test"]
+
+
+def build(recipe: RecipeName, out: str, settings: Settings = ()) -> building.FitSummary | None:
+    """Fits and archives a zoo, and verifies it; None where all shards were committed before.
+
+    Args:
+        recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
+        out: The folder of the zoo, or a URI such as s3://bucket/zoo.
+        settings: Fields of the recipe that are overridden, such as zoo.views=4.
+    """
+    resolved, zoo = resolve_recipe(recipe, settings), locate(out)
+    resources = resolved.resources
+    with exclusive(zoo):
+        planned = building.plan(resolved.zoo, zoo)
+        summary = on_ray(
+            lambda: building.fit_zoo(planned, zoo, resources),
+            resources,
+            zoo,
+            bool(pending_shards(zoo)),
+        )
+        building.finish(zoo, fitted=summary is not None)
+    return summary
+
+
+def train(
+    recipe: RecipeName, zoo: str, out: Path, settings: Settings = (), trust: Modules = ()
+) -> bool:
+    """Trains the model of a recipe on a zoo; False where it was trained before.
+
+    Args:
+        recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
+        zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
+        out: The folder of the run.
+        settings: Fields of the recipe that are overridden, such as training.epochs=4.
+        trust: Modules of yours whose functions are called where the zoo names them.
+    """
+    resolved, source = resolve_training(recipe, settings), locate(zoo)
+    training, resources = resolved.training, resolved.resources
+    trusted = modules_named(resolved).union(trust)
+    building.verify(source)
+    learn.check_task(Zoo.open(source, trusted), training)
+    with exclusive(out):
+        return on_ray(
+            lambda: learn.train(source, out, training, resources, trusted=trusted),
+            resources,
+            out,
+            not is_trained(out, training),
+        )
+
+
+def evaluate(run: Path, split: Split = "test", trust: Modules = ()) -> dict[str, Any]:
+    """Scores the best checkpoint of a run; returns the metrics, which it writes into the run's folder.
+
+    Args:
+        run: The folder of the run.
+        split: The split of its zoo.
+        trust: Modules of yours whose functions are called where the run or its zoo names them.
+    """
+    assess.require_run(run)
+    return assess.evaluate(run, split, trust)
+
+
+def edit(run: Path, zoo: str, out: str, trust: Modules = ()) -> Zoo:
+    """Edits each member of a zoo with the model of a run, into a new zoo.
+
+    Args:
+        run: The folder of a run that was trained for editing.
+        zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
+        out: The folder of the new zoo, or a URI.
+        trust: Modules of yours whose functions are called where the run names them.
+    """
+    assess.require_run(run)
+    edited = locate(out)
+    with exclusive(edited):
+        return convert.edit_zoo(run, locate(zoo), edited, trust)

@@ -1,0 +1,25 @@
+"""The results of a run in Markdown, for pages that others draw."""
+
+import base64
+import mimetypes
+from pathlib import Path
+
+from pipeline.report.models import model_table, models_of
+
+MAX_BYTES = 200_000
+"""Of a picture: what is larger is left to the report."""
+
+
+def write_markdown(run: Path) -> str:
+    """The models of a run in a table, as its report has it, a link to the report, and pictures of it."""
+    table = model_table(models_of(run))
+    page = (run / "report" / "index.html").resolve()
+    rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]
+    lines = [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    lines += ["", f"The report: [{page}]({page.as_uri()})"]
+    for file in sorted(page.parent.iterdir()):
+        kind, _ = mimetypes.guess_type(file.name)
+        if kind and kind.startswith("image/") and file.stat().st_size <= MAX_BYTES:
+            content = base64.b64encode(file.read_bytes()).decode()
+            lines += ["", f"![{file.stem}](data:{kind};base64,{content})"]
+    return "\n".join(lines)
