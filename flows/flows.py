@@ -38,6 +38,7 @@ def flow_of(verb: Callable[..., Any], folder: str) -> Flow:
 
 
 build = flow_of(verbs.build, "out")
+grow = flow_of(verbs.grow, "zoo")
 train = flow_of(verbs.train, "out")
 evaluate = flow_of(verbs.evaluate, "run")
 edit = flow_of(verbs.edit, "out")

@@ -74,6 +74,13 @@ def add_zoo_commands(groups: Any) -> None:
         help="zoos of one architecture: folders or URIs",
     )
     add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, ZOO_OUT)
+    views = argument(
+        "--views",
+        metavar="N",
+        default="+0",
+        help="INRs of each signal, or +N for so many more; by default as many as there are",
+    )
+    add(groups, "grow", commands.zoo_grow, ZOO, views, *RESOURCES, TRUST)
     add(groups, "info", commands.zoo_info, ZOO, json)
     add(groups, "verify", commands.zoo_verify, ZOO)
     add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"), TRUST)
@@ -156,6 +163,7 @@ def setting(name: str, key: str, help: str) -> Argument:
         dest="settings",
         metavar="N",
         action="append",
+        default=[],
         type=lambda value: f"{key}={value}",
         help=f"{help}: {key}",
     )

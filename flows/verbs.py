@@ -5,7 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from flows.overrides import resolve_recipe, resolve_training
+from flows.overrides import override, resolve_recipe, resolve_training
+from flows.recipe import Recipe
 from flows.stages import assess, convert, learn
 from flows.stages import build as building
 from flows.stages.session import on_ray
@@ -21,6 +22,7 @@ RecipeName = Annotated[str, Field(json_schema_extra={"examples": ["digits"], "mi
 Setting = Annotated[
     str, Field(json_schema_extra={"examples": ["zoo.views=4"], "pattern": r"^[\w.]+ *="})
 ]
+Views = Annotated[str, Field(json_schema_extra={"examples": ["+2"], "pattern": r"^\+?\d{1,9}$"})]
 Settings = tuple[Setting, ...]
 Modules = tuple[str, ...]
 Split = Literal["train", "validation", "test"]
@@ -45,6 +47,32 @@ def build(recipe: RecipeName, out: str, settings: Settings = ()) -> building.Fit
             bool(pending_shards(zoo)),
         )
         building.finish(zoo, fitted=summary is not None)
+    return summary
+
+
+def grow(
+    zoo: str, views: Views = "+0", settings: Settings = (), trust: Modules = ()
+) -> building.FitSummary | None:
+    """Adds INRs to a zoo: more of each signal, and signals that its source has more; None where nothing was to be fitted.
+
+    Args:
+        zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
+        views: How many INRs of each signal there are to be, or +2 for two more.
+        settings: On how much hardware: resources.workers=4.
+        trust: Modules of yours whose functions are called where the zoo's signals are made by them.
+    """
+    place, resources = locate(zoo), override(Recipe(), settings).resources
+    with exclusive(place):
+        planned = building.plan_larger(place, views, trust)
+        if planned is None:
+            return None
+        summary = on_ray(
+            lambda: building.fit_zoo(planned, place, resources),
+            resources,
+            place,
+            bool(pending_shards(place)),
+        )
+        building.archive(place, fitted=summary is not None)
     return summary
 
 

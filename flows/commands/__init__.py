@@ -7,6 +7,7 @@ from flows.commands.schedules import deploy, serve
 from flows.commands.zoos import (
     zoo_build,
     zoo_export,
+    zoo_grow,
     zoo_import,
     zoo_info,
     zoo_merge,
@@ -29,6 +30,7 @@ __all__ = [
     "train",
     "zoo_build",
     "zoo_export",
+    "zoo_grow",
     "zoo_import",
     "zoo_info",
     "zoo_merge",

@@ -2,9 +2,13 @@
 
 import json
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 from pipeline.errors import ArchiveError
 from pipeline.location import Location
+
+if TYPE_CHECKING:
+    from flows.stages.build import FitSummary
 
 MEMBERS_FAILED = 3
 """Exit code of a command that did all it could, for a zoo with members that have no weights."""
@@ -28,22 +32,43 @@ def tell_failed(zoo: Location) -> int:
 def zoo_build(options: Namespace) -> int:
     """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
     from flows import verbs
-    from flows.progress import figure
     from flows.server import own_server, perform
-    from pipeline.archive.zoo import Zoo
-    from pipeline.zoos import KINDS
 
     with own_server() as is_up:
         settings = tuple(options.settings)
         summary = perform(verbs.build, is_up, options.recipe, str(options.out), settings)
-    record = Zoo.open(options.out).record
-    if summary is None:
-        print(f"{options.out} is complete: all {len(record.shards)} shards were committed")
-    else:
-        name = KINDS[record.config.kind].members
-        fitted = f"{summary.num_members:,} {name} fitted at {figure(summary.rate)} {name}/s"
-        print(f"{options.out}: {fitted}, {summary.num_failed} failed")
+    tell_fitted(options.out, summary)
     return tell_failed(options.out)
+
+
+def zoo_grow(options: Namespace) -> int:
+    """Add INRs to a zoo: more views of each signal, and the signals that its source has more than last time.
+
+    Whoever reads the zoo meanwhile has it as it was. Run again, it goes on where it stopped.
+    """
+    from flows import verbs
+    from flows.server import own_server, perform
+
+    settings, trust = tuple(options.settings), tuple(options.trust)
+    with own_server() as is_up:
+        summary = perform(verbs.grow, is_up, str(options.zoo), options.views, settings, trust)
+    tell_fitted(options.zoo, summary)
+    return tell_failed(options.zoo)
+
+
+def tell_fitted(zoo: Location, summary: "FitSummary | None"):
+    """Print what was fitted."""
+    from flows.progress import figure
+    from pipeline.archive.zoo import Zoo
+    from pipeline.zoos import KINDS
+
+    record = Zoo.open(zoo).record
+    if summary is None:
+        print(f"{zoo} is complete: all {len(record.shards)} shards were committed")
+        return
+    name = KINDS[record.config.kind].members
+    fitted = f"{summary.num_members:,} {name} fitted at {figure(summary.rate)} {name}/s"
+    print(f"{zoo}: {fitted}, {summary.num_failed} failed")
 
 
 def zoo_info(options: Namespace):

@@ -1,6 +1,7 @@
 """A zoo is planned, fitted, archived and verified."""
 
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from cluster.fanout import run_tasks
@@ -8,6 +9,7 @@ from cluster.session import is_local
 from flows.bars import FitBar
 from flows.progress import show_line
 from flows.tracker import stage, tracker
+from pipeline.archive.growing import read_growing
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo
@@ -16,6 +18,7 @@ from pipeline.errors import ArchiveError, WorkError, reason
 from pipeline.fit.adam import require_device
 from pipeline.location import Location
 from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
+from pipeline.zoos.growth import plan_growth
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,17 @@ class FitSummary:
 @stage
 def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
     """The plan of a zoo; a line says what its signals were taken as."""
-    planned = plan_zoo(config, zoo)
+    return shown(plan_zoo(config, zoo))
+
+
+@stage
+def plan_larger(zoo: Location, views: str, trusted: Collection[str] = ()) -> ZooPlan | None:
+    """The plan that a zoo grows by, with the same line; None where there is nothing to add."""
+    planned = plan_growth(zoo, views, trusted)
+    return planned and shown(planned)
+
+
+def shown(planned: ZooPlan) -> ZooPlan:
     if planned.signals.taken:
         show_line("signals", planned.signals.taken)
     return planned
@@ -90,9 +103,9 @@ def finish(zoo: Location, fitted: bool) -> Zoo:
 
 @stage
 def archive(zoo: Location, fitted: bool) -> Zoo:
-    """Seal the zoo after a fit, or where a kill left it unsealed."""
+    """Seal the zoo after a fit, or where a kill left it unsealed or as it was before it grew."""
     opened = Zoo.open(zoo)
-    if opened.is_sealed and not fitted:
+    if opened.is_sealed and not fitted and read_growing(zoo) is None:
         return opened
     sealed = seal_zoo(zoo)
     tracker.get().event("zoo.sealed", zoo)

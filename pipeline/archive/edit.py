@@ -12,7 +12,6 @@ import torch
 from pipeline.archive.files import sha256
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, ZooRecord
-from pipeline.archive.seal import SEAL
 from pipeline.archive.shard import Block
 from pipeline.archive.write import claim_zoo, commit_blocks
 from pipeline.archive.zoo import Zoo
@@ -52,7 +51,7 @@ def plan_edit(zoo: Zoo, editor: Editor, folder: Location) -> EditPlan:
         raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
     edited = apply(editor, {name: tensor[:1] for name, tensor in first.items()}, "the first member")
     config = EditConfig(
-        zoo=(zoo.record.fingerprint, sha256((zoo.folder / SEAL).read_bytes())),
+        zoo=(zoo.record.fingerprint, sha256(zoo.seal_bytes)),
         model=editor.sha256,
         paths=(str(zoo.folder.resolve()), editor.path),
     )

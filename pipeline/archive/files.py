@@ -135,7 +135,11 @@ def opened(path: Location) -> tuple[FileSystem, str | bytes]:
 
 
 def write_json(path: Location, value: Any):
-    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False) + "\n").encode())
+    write_atomic(path, json_bytes(value))
+
+
+def json_bytes(value: Any) -> bytes:
+    return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def json_text(value: Any, indent: int | None = None) -> str:

@@ -17,7 +17,6 @@ from pipeline.archive.files import sha256
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
 from pipeline.archive.schemas import merged_schema
-from pipeline.archive.seal import SEAL
 from pipeline.archive.write import claim_zoo, commit_blocks
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import MergeConfig, fingerprint
@@ -187,9 +186,7 @@ def make_record(
     grids = {record.signals.grid for record in records}
     digest = sha256(json.dumps(list(signals)).encode())
     config = MergeConfig(
-        zoos=tuple(
-            (zoo.record.fingerprint, sha256((zoo.folder / SEAL).read_bytes())) for zoo in zoos
-        ),
+        zoos=tuple((zoo.record.fingerprint, sha256(zoo.seal_bytes)) for zoo in zoos),
         paths=tuple(str(zoo.folder.resolve()) for zoo in zoos),
     )
     return ZooRecord(

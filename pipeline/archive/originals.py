@@ -1,9 +1,12 @@
 """The signals that a zoo was fitted to, as their source has them now."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from os import PathLike
 from pathlib import Path
 
+import numpy as np
+
+from pipeline.archive.growth import zoo_order
 from pipeline.archive.record import ZooRecord
 from pipeline.config import differences
 from pipeline.errors import InputError
@@ -17,11 +20,30 @@ def original_signals(
     record: ZooRecord,
     source: Signals | Path | str | None = None,
     trusted: Collection[str] = (),
+    names: Callable[[], Sequence[str | None]] | None = None,
 ) -> Signals:
-    """The signals of a zoo, from where zoo.json says, from another path, or those given.
+    """The signals of a zoo, from where zoo.json says, from another path, or those given, in the order of the zoo.
 
-    Raises InputError where they are not known, are not there, or are not what was fitted.
+    Where the source has more by now they are found by `names`, which gives those of the zoo's signals. Raises InputError
+    where they are not known, are not there, or are not what was fitted.
     """
+    signals, grown = read_source(zoo, record, source, trusted), record.origin.grown
+    count = record.origin.signals.num_signals
+    if names is not None and len(signals) > count:
+        signals = signals.at(find_signals(zoo, signals, names(), count))
+    elif grown and len(signals) == count:
+        signals = signals.at(zoo_order(count, grown))
+    require_same(zoo, record, signals)
+    return signals
+
+
+def read_source(
+    zoo: Location,
+    record: ZooRecord,
+    source: Signals | Path | str | None = None,
+    trusted: Collection[str] = (),
+) -> Signals:
+    """All signals that the source of a zoo has now, in its order; raises as `original_signals`."""
     given = isinstance(source, Signals)  # then no code is called
     why = why_unknown(record, modules_named(record.origin.config) if given else trusted)
     if why is not None:
@@ -44,8 +66,31 @@ def original_signals(
                 "put them back, or say where they lie now"
             )
         signals = load_signals(config)
-    require_same(zoo, record, signals)
     return signals
+
+
+def find_signals(
+    zoo: Location, signals: Signals, names: Sequence[str | None], count: int
+) -> np.ndarray:
+    """`(count,)` int64: where in its source each signal of a zoo lies; the first ones where signals have no names.
+
+    Raises InputError where one is gone.
+    """
+    if signals.names is None or None in names:
+        if len(signals) < count:
+            raise InputError(
+                f"the source of zoo {zoo} must still have its {count:,} signals, found {len(signals):,}: "
+                "put the others back"
+            )
+        return np.arange(count)
+    places = {name: place for place, name in enumerate(signals.names)}
+    if gone := [name for name in names if name not in places]:
+        others = f" and {len(gone) - 1:,} others" if len(gone) > 1 else ""
+        raise InputError(
+            f"the source of zoo {zoo} must still have {gone[0]}{others}, found it gone: put it back"
+            + (f"; taken: {signals.taken}" if signals.taken else "")
+        )
+    return np.array([places[name] for name in names], np.int64)
 
 
 def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:

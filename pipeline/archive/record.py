@@ -7,7 +7,8 @@ from pydantic import Field, NonNegativeInt, ValidationError, field_validator, mo
 from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
-from pipeline.archive.files import parse_json, write_json
+from pipeline.archive.files import json_bytes, parse_json, write_atomic
+from pipeline.archive.growth import Growth, check_chain, identity_of
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.schemas import edited_schema, fitted_schema, imported_schema, merged_schema
 from pipeline.config import AnyOrigin, Frozen, fingerprint
@@ -15,10 +16,10 @@ from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 """2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null, 4 a
-column for each fact of the signals, and zoos that a model edited, 5 the scale of outputs and the range of coordinates. Zoos
-of older versions are read, and go on as version 5."""
+column for each fact of the signals, and zoos that a model edited, 5 the scale of outputs and the range of coordinates, 6
+how zoos grew. Zoos of older versions are read, and go on as version 6."""
 FILE = "zoo.json"
 
 
@@ -85,6 +86,8 @@ class ZooRecord(Frozen):
     imported: ImportRecord | None = None
     merged: tuple["ZooRecord", ...] = ()
     """What the zoos were that it was merged from."""
+    grown: tuple[Growth, ...] = ()
+    """Each time that it grew, in order; config and all else say what it is now."""
     edited: "ZooRecord | None" = None
     """What the zoo was before a model edited its members."""
 
@@ -108,6 +111,7 @@ class ZooRecord(Frozen):
                 f"classes must count members of each of {len(self.signals.class_names)} classes"
             )
         self.schema  # noqa: B018 raises ValueError
+        check_chain(self.config, self.signals.digest, self.signals.num_signals, self.grown)
         return self
 
     @property
@@ -120,6 +124,11 @@ class ZooRecord(Frozen):
         if self.imported:
             return imported_schema(self.imported.columns)
         return fitted_schema(self.config.kind, self.facts)
+
+    @property
+    def num_members(self) -> int:
+        """Of the whole plan."""
+        return sum(shard.num_members for shard in self.shards)
 
     @property
     def architecture(self) -> str:
@@ -157,22 +166,35 @@ class ZooRecord(Frozen):
 
     def zoo_identity(self) -> dict[str, Any]:
         """What the fingerprint is taken of."""
-        return self.config.identity() | {"signals digest": self.signals.digest}
+        return identity_of(self.config, self.signals.digest, self.grown)
+
+    def as_json(self) -> bytes:
+        """The bytes of its zoo.json."""
+        return json_bytes(self.model_dump(mode="json"))
 
 
 def write_record(folder: Location, record: ZooRecord):
-    write_json(folder / FILE, record.model_dump(mode="json"))
+    write_atomic(folder / FILE, record.as_json())
 
 
 def read_record(folder: Location) -> ZooRecord:
     """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
-    file = folder / FILE
+    return parse_record(folder, read_zoo_json(folder))
+
+
+def read_zoo_json(folder: Location) -> bytes:
+    """Raises InputError where `folder` is not a zoo."""
     try:
-        data = file.read_bytes()
+        return (folder / FILE).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(
             f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one"
         ) from None
+
+
+def parse_record(folder: Location, data: bytes) -> ZooRecord:
+    """The record that the bytes of the zoo.json of `folder` hold; raises as `read_record`."""
+    file = folder / FILE
     try:
         content = parse_json(data)
         version = content["schema_version"]

@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from pipeline.archive.files import sha256
-from pipeline.archive.record import FILE
 from pipeline.archive.zoo import Zoo
 
 
-def compute_seal(zoo: Zoo) -> dict[str, Any]:
+def compute_seal(zoo: Zoo, zoo_json: bytes) -> dict[str, Any]:
     """The content of statistics.json: statistics of the tensors, sha256 of zoo.json and of each catalog part.
 
     A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
@@ -20,7 +19,7 @@ def compute_seal(zoo: Zoo) -> dict[str, Any]:
     for shard in zoo.record.shards:
         if shard.name not in zoo.parts:
             zoo.read_part(shard)  # raises ArchiveError
-    checksums = {"zoo": sha256((zoo.folder / FILE).read_bytes())}
+    checksums = {"zoo": sha256(zoo_json)}
     return (
         compute_statistics(zoo)
         | checksums

@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.archive.files import list_files
+from pipeline.archive.growing import read_growing
 from pipeline.archive.zoo import Zoo
 
 QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
@@ -26,9 +27,12 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
     record, table = zoo.record, zoo.catalog
     grid = f", {'x'.join(map(str, record.signals.grid))}" if record.signals.grid else ""
     files = list_files(zoo.folder / "shards") | list_files(zoo.folder / "catalog")
+    names, growing = {shard.name for shard in zoo.shards}, read_growing(zoo.folder)
     return {
         "fingerprint": record.fingerprint,
         "state": zoo.state,
+        **({"growing": f"to {growing.zoo.num_members:,} members"} if growing else {}),
+        **({"times grown": len(record.grown)} if record.grown else {}),
         **({"edited from": f"zoo {record.edited.fingerprint}"} if record.edited else {}),
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
         **({"unreadable": len(unreadable)} if (unreadable := record.signals.unreadable) else {}),
@@ -49,7 +53,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         },
         "facts": {name: quantiles(table, name) for name in record.facts},
         "shards": len(zoo.shards),
-        "bytes": sum(size for file, size in files.items() if not file.name.startswith(".")),
+        "bytes": sum(size for file, size in files.items() if file.name.partition(".")[0] in names),
     }
 
 

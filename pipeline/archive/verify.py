@@ -11,8 +11,9 @@ from pipeline.archive import catalog
 from pipeline.archive.consolidated import ROWS, SHARDS, read_marks, read_rows
 from pipeline.archive.extents import read_block
 from pipeline.archive.files import list_files, sha256
+from pipeline.archive.growing import read_growing, sealed_zoo_json
 from pipeline.archive.parts import Catalog
-from pipeline.archive.record import FILE, ShardRecord
+from pipeline.archive.record import FILE, ShardRecord, read_zoo_json
 from pipeline.archive.statistics import compute_statistics
 from pipeline.archive.summary import counts
 from pipeline.archive.zoo import READ_AHEAD, Zoo, column
@@ -54,10 +55,11 @@ def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
 
 
 def unexpected_files(zoo: Zoo) -> list[str]:
-    """Shards and catalog parts that the plan does not have."""
+    """Shards and catalog parts that the plan does not have, nor what the zoo grows by."""
+    growing = read_growing(zoo.folder)
     expected = {
         path(zoo.folder, shard.name)
-        for shard in zoo.record.shards
+        for shard in (*zoo.record.shards, *(growing.zoo.shards if growing else ()))
         for path in (catalog.shard_path, catalog.part_path)
     }
     found = {
@@ -131,7 +133,8 @@ def seal_problems(zoo: Zoo) -> list[str]:
             found.get(name, {}).get(moment, math.nan), value, rel_tol=1e-9, abs_tol=1e-12
         )
     ]
-    changed = sha256((zoo.folder / FILE).read_bytes()) != zoo.seal.zoo
+    data = sealed_zoo_json(zoo.folder, read_zoo_json(zoo.folder), zoo.seal_bytes)
+    changed = sha256(data) != zoo.seal.zoo
     problems = (
         [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
     )

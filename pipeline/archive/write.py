@@ -10,7 +10,15 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive import catalog
 from pipeline.archive.consolidated import remove_consolidated, write_consolidated
 from pipeline.archive.files import sweep_temporaries, write_atomic, write_json
-from pipeline.archive.record import FILE, SCHEMA_VERSION, ZooRecord, read_record, write_record
+from pipeline.archive.growing import finish_growing, read_growing, require_not_growing
+from pipeline.archive.record import (
+    FILE,
+    SCHEMA_VERSION,
+    ZooRecord,
+    read_record,
+    read_zoo_json,
+    write_record,
+)
 from pipeline.archive.seal import SEAL
 from pipeline.archive.shard import Block, Members, encode_shard, mark_of, pack_blocks
 from pipeline.archive.statistics import compute_seal
@@ -24,13 +32,20 @@ from pipeline.location import Location
 def claim_zoo(folder: Location, record: ZooRecord):
     """Make `folder` the place of this zoo: zoo.json, and nothing half-written.
 
-    Raises InputError where it holds a zoo of another configuration, and says which fields differ.
+    Raises InputError where it holds a zoo of another configuration, and says which fields differ, or one that grows or
+    has grown since.
     """
     for part in (folder / "shards", folder / "catalog"):
         part.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         write_record(folder, record)
     old = read_record(folder)  # where nothing could be locked, perhaps another's by now
+    require_not_growing(folder)
+    if old.grown and old.grown[0].fingerprint == record.fingerprint:
+        raise InputError(
+            f"{folder} holds a zoo that has grown since it was {record.fingerprint}: `dwszoo zoo build {folder / FILE} "
+            f"--out {folder}` makes what of it is damaged again, `dwszoo zoo grow {folder}` adds to it"
+        )
     if fields := differences(old.zoo_identity(), record.zoo_identity()):
         raise InputError(
             f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
@@ -47,7 +62,13 @@ def sweep(folder: Location):
 
 def pending_shards(folder: Location) -> dict[str, str]:
     """The shards still to fit, by name, each with what is the matter with it."""
-    return shard_problems(Zoo.open(folder))
+    return shard_problems(planned_zoo(folder))
+
+
+def planned_zoo(folder: Location) -> Zoo:
+    """A zoo as it is planned: of one that grows, what of the larger one is committed."""
+    growing = read_growing(folder)
+    return Zoo.under_construction(folder, growing.zoo) if growing else Zoo.open(folder)
 
 
 def commit_shard(
@@ -85,7 +106,12 @@ def commit_blocks(
 
 
 def unseal_zoo(folder: Location, planned: ZooRecord):
-    """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema."""
+    """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema.
+
+    One that grows stays as it is.
+    """
+    if read_growing(folder):
+        return
     (folder / SEAL).unlink(missing_ok=True)
     remove_consolidated(folder)
     record = read_record(folder)
@@ -95,13 +121,15 @@ def unseal_zoo(folder: Location, planned: ZooRecord):
 
 
 def seal_zoo(folder: Location) -> Zoo:
-    """Write the catalog as one, and statistics.json, the last file of a zoo.
+    """Write the catalog as one, and statistics.json, the last file of a zoo, by which one that grows is the larger one.
 
     Raises ArchiveError where a shard is not committed.
     """
     sweep(folder)
-    zoo = Zoo.open(folder)
-    seal = compute_seal(zoo)
+    growing, zoo = read_growing(folder), planned_zoo(folder)
+    seal = compute_seal(zoo, growing.zoo.as_json() if growing else read_zoo_json(folder))
     write_consolidated(folder, zoo.parts, zoo.catalog)
     write_json(folder / SEAL, seal)
+    if growing:
+        finish_growing(folder, growing)
     return Zoo.open(folder)

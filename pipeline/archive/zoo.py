@@ -16,11 +16,18 @@ from torch.utils.data import Dataset
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import CatalogPart, ShardMark, not_committed, part_path, shard_path
 from pipeline.archive.files import list_files, parse_json
+from pipeline.archive.growing import sealed_zoo_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
 from pipeline.archive.originals import original_signals, why_unknown
 from pipeline.archive.parts import Catalog
 from pipeline.archive.plan import SPLITS
-from pipeline.archive.record import ShardRecord, ZooRecord, first_problem, read_record
+from pipeline.archive.record import (
+    ShardRecord,
+    ZooRecord,
+    first_problem,
+    parse_record,
+    read_zoo_json,
+)
 from pipeline.archive.seal import SEAL, Seal
 from pipeline.archive.shard import REBUILD, Block, are_members, read_blocks
 from pipeline.decode import Decoder, Network
@@ -64,14 +71,22 @@ class Zoo(Dataset[Block]):
         InputError where there is no zoo, ArchiveError where it is damaged.
         """
         folder = locate(place)
-        record = read_record(folder)
+        data = read_zoo_json(folder)
         try:
             seal = (folder / SEAL).read_bytes()
-            return cls(folder, record, record.shards, seal, trusted)
         except FileNotFoundError:
-            parts = list_files(folder / "catalog")
-            committed = (shard for shard in record.shards if part_path(folder, shard.name) in parts)
-            return cls(folder, record, tuple(committed), None, trusted)
+            return cls.under_construction(folder, parse_record(folder, data), trusted)
+        record = parse_record(folder, sealed_zoo_json(folder, data, seal))
+        return cls(folder, record, record.shards, seal, trusted)
+
+    @classmethod
+    def under_construction(
+        cls, folder: Location, record: ZooRecord, trusted: Collection[str] = ()
+    ) -> "Zoo":
+        """What is committed of the zoo that a record plans."""
+        parts = list_files(folder / "catalog")
+        committed = (shard for shard in record.shards if part_path(folder, shard.name) in parts)
+        return cls(folder, record, tuple(committed), None, trusted)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """What a DataLoader's worker gets: neither catalog nor shards, which it reads for itself."""
@@ -154,14 +169,19 @@ class Zoo(Dataset[Block]):
     @cached_property
     def seal(self) -> Seal:
         """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
-        self.require_finished()
         try:
-            return Seal.model_validate(parse_json(self._seal))
+            return Seal.model_validate(parse_json(self.seal_bytes))
         except ValueError as error:
             raise ArchiveError(
                 f"{self.folder / SEAL} is damaged ({first_problem(error)}): delete it and run `dwszoo zoo build` "
                 "(or `import`, `merge`)"
             ) from error
+
+    @property
+    def seal_bytes(self) -> bytes:
+        """statistics.json, which accounts for all bytes of the zoo. Raises ArchiveError where it is not finished."""
+        self.require_finished()
+        return self._seal
 
     @property
     def statistics(self) -> dict[str, dict[str, float]]:
@@ -302,16 +322,24 @@ class Zoo(Dataset[Block]):
     def signals(
         self, source: Signals | Path | str | None = None, trusted: Collection[str] | None = None
     ) -> Signals:
-        """The signals that the zoo was fitted to, in the order of their source: member `source_index` is
-        fitted to `values[source_index]`. Of a zoo of classifiers: the images that they learned.
+        """The signals that the zoo was fitted to, in the order of their source, those last that it grew by:
+        member `source_index` is fitted to `values[source_index]`. Of a zoo of classifiers: the images that
+        they learned.
 
-        Read from where zoo.json says, or from the path `source`; or `source` are the signals. A function
+        Read from where zoo.json says, where there may be more by now, or from the path `source`; or
+        `source` are the signals. A function
         of the user's is called only if its module is one of `trusted`, by default of those that the zoo
         was opened with. Raises InputError where the signals are not known, are not there, or are not
         what was fitted.
         """
         trusted = self.trusted if trusted is None else trusted
-        return original_signals(self.folder, self.record, source, trusted)
+        return original_signals(self.folder, self.record, source, trusted, self.source_names)
+
+    def source_names(self) -> list[str | None]:
+        """What each signal of a zoo of INRs is called in its source, by `source_index`; None where it has no name."""
+        table = self.columns(["source_index", "source_name"])
+        first = np.unique(column(table, "source_index"), return_index=True)[1]
+        return table["source_name"].take(first).to_pylist()
 
     @property
     def why_no_signals(self) -> str | None:

@@ -71,7 +71,13 @@ class Signals:
         """`limit` signals, evenly over all; all of them where there are no more."""
         if limit >= len(self):
             return self
-        index = np.arange(limit) * len(self) // limit
+        some = self.at(np.arange(limit) * len(self) // limit)
+        return replace(
+            some, taken=f"{self.taken}; of these {limit:,}, evenly" if self.taken else ""
+        )
+
+    def at(self, index: np.ndarray) -> "Signals":
+        """The signals at `(signals,)` positions, in that order."""
         return replace(
             self,
             values=self.values[index],
@@ -86,7 +92,6 @@ class Signals:
                 for place, i in enumerate(index.tolist())
                 if i in self.failures
             },
-            taken=f"{self.taken}; of these {limit:,}, evenly" if self.taken else "",
         )
 
     def called(self, index: int) -> str:

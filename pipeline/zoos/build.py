@@ -1,10 +1,12 @@
 """Building a zoo: plan and fit shard by shard; `pipeline.archive.write` commits and seals."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pyarrow.compute as pc
 import torch
 
+from pipeline.archive.growth import Growth, identity_of
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.record import SCHEMA_VERSION, ShardRecord, SignalsRecord, ZooRecord
 from pipeline.archive.schemas import fitted_schema
@@ -58,10 +60,15 @@ def plan_members(config: AnyZooConfig, signals: Signals | None = None) -> ZooPla
         raise InputError(
             f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
         )
+    return plan_signals(config, signals)
+
+
+def plan_signals(config: AnyZooConfig, signals: Signals, grown: Sequence[Growth] = ()) -> ZooPlan:
+    """The members of a zoo that has grown so, by its signals in the order of the zoo."""
     kind = kind_of(config, signals)
     check_facts(kind)
-    shards = kind.plan_shards()
-    return ZooPlan(make_record(kind, shards), signals, shards)
+    shards = kind.plan_shards(grown)
+    return ZooPlan(make_record(kind, shards, grown), signals, shards)
 
 
 def check_facts(kind: ZooKind):
@@ -74,7 +81,7 @@ def check_facts(kind: ZooKind):
         ) from error
 
 
-def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
+def make_record(kind: ZooKind, shards: list[ShardPlan], grown: Sequence[Growth] = ()) -> ZooRecord:
     config, signals = kind.config, kind.signals
     if config.signals.path is not None:  # later commands may be run elsewhere
         config = config.model_copy(
@@ -86,7 +93,7 @@ def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
     return ZooRecord(
         format="dwszoo",
         schema_version=SCHEMA_VERSION,
-        fingerprint=fingerprint(config.identity() | {"signals digest": digest}),
+        fingerprint=fingerprint(identity_of(config, digest, grown)),
         config=config,
         signals=SignalsRecord(
             name=signals.name,
@@ -105,6 +112,7 @@ def make_record(kind: ZooKind, shards: list[ShardPlan]) -> ZooRecord:
         ),
         classes=kind.class_counts(shards),
         facts=kind.facts,
+        grown=tuple(grown),
     )
 
 

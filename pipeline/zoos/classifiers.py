@@ -1,5 +1,6 @@
 """Zoos of classifiers: a run trains one network on images, and each of its checkpoints is a member."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.growth import Growth
 from pipeline.archive.plan import SPLITS, ShardPlan
 from pipeline.archive.schemas import CLASSIFIERS
 from pipeline.archive.shard import Members
@@ -79,11 +81,12 @@ class Classifiers:
             ),
         )
 
-    def plan_shards(self) -> list[ShardPlan]:
-        """The runs of a split, drawn whatever the images' split, each with all its checkpoints.
+    def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
+        """The runs of a split, drawn whatever the images' split, each with all its checkpoints; these zoos do not grow.
 
         Raises InputError where a split of the runs would be empty, and for signals that are not images with classes.
         """
+        assert not grown
         config = self.config
         check(config, self.signals)
         runs = draw_runs(config, np.arange(config.num_runs), len(self.signals.class_names))

@@ -1,6 +1,9 @@
 """Zoos of INRs: a member is fitted to one view of one signal."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -8,6 +11,7 @@ import pyarrow as pa
 import torch
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.growth import Growth
 from pipeline.archive.plan import SPLITS, ShardPlan
 from pipeline.archive.shard import Members
 from pipeline.config import InrConfig, ZooConfig
@@ -42,21 +46,23 @@ class Inrs:
     def decode_contract(self) -> DecodeContract:
         return decode_contract(self.config.inr)
 
-    def plan_shards(self) -> list[ShardPlan]:
-        """Each view of a split's signals in an order of its own, cut into `shard_size` members."""
-        config, shards = self.config, []
-        for split_index, (split, sources) in enumerate(split_sources(config, self.signals).items()):
-            orders = [
-                np.random.default_rng([config.seed, 2, split_index, view]).permutation(sources)
-                for view in range(config.views)
-            ]
-            source_index = np.concatenate(orders)
-            view = np.repeat(np.arange(config.views), len(sources))
-            for number, start in enumerate(range(0, len(source_index), config.shard_size)):
-                part = slice(start, start + config.shard_size)
-                shards.append(
-                    ShardPlan(f"{split}-{number:06d}", split, source_index[part], view[part])
-                )
+    def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
+        """Each view of a split's signals in an order of its own, cut into `shard_size` members; then in the same way what was
+        new each time that the zoo grew.
+        """
+        config, shards, numbers = self.config, [], Counter()
+        sizes = [(growth.views, growth.num_signals) for growth in grown]
+        splits = split_sources(config, self.signals, [num_signals for _, num_signals in sizes])
+        sizes = [(0, 0), *sizes, (config.views, len(self.signals))]
+        for time, (before, after) in enumerate(pairwise(sizes)):
+            for split_index, (split, sources) in enumerate(splits.items()):
+                key = [config.seed, 2, split_index], [time] if time else []
+                source_index, view = new_members(sources, before, after, key)
+                for start in range(0, len(source_index), config.shard_size):
+                    part = slice(start, start + config.shard_size)
+                    name = f"{split}-{numbers[split]:06d}"
+                    shards.append(ShardPlan(name, split, source_index[part], view[part]))
+                    numbers[split] += 1
         return shards
 
     def class_counts(self, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
@@ -105,6 +111,24 @@ class Inrs:
             for name, fact in signals.facts.items()
         }
         return Members(keys, fitted.rows, fitted.ok, columns)
+
+
+def new_members(
+    sources: np.ndarray,
+    before: tuple[int, int],
+    after: tuple[int, int],
+    key: tuple[list[int], list[int]],
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signal and view of each member `(members,)` of a split that a zoo has after it grew and had not before.
+
+    `before` and `after` are views and numbers of signals; `key`, with the view in the middle, draws the order of each view.
+    """
+    orders = []
+    for view in range(after[0]):
+        first = before[1] if view < before[0] else 0
+        came = sources[(first <= sources) & (sources < after[1])]
+        orders.append(np.random.default_rng([*key[0], view, *key[1]]).permutation(came))
+    return np.concatenate(orders), np.repeat(np.arange(after[0]), [len(it) for it in orders])
 
 
 def psnr_off_grid(

@@ -1,8 +1,10 @@
 """What a kind of zoo is."""
 
+from collections.abc import Sequence
 from typing import ClassVar, Protocol
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.archive.growth import Growth
 from pipeline.archive.plan import ShardPlan
 from pipeline.archive.shard import Members
 from pipeline.config import AnyZooConfig
@@ -38,8 +40,11 @@ class ZooKind(Protocol):
     def decode_contract(self) -> DecodeContract:
         """How the members are run."""
 
-    def plan_shards(self) -> list[ShardPlan]:
-        """Every shard of the zoo. Raises InputError where a split would be empty."""
+    def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
+        """Every shard of the zoo, those first that it had before it grew, each time.
+
+        Raises InputError where a split would be empty.
+        """
 
     def class_counts(self, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
         """How many members of each class each split will have; None where members are of no class."""

@@ -1,5 +1,7 @@
 """Which signals are on which side: train, validation, test."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from pipeline.archive.plan import SPLITS
@@ -8,10 +10,15 @@ from pipeline.errors import InputError
 from pipeline.signals import Signals
 
 
-def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarray]:
+def split_sources(
+    config: AnyZooConfig, signals: Signals, sizes: Sequence[int] = ()
+) -> dict[str, np.ndarray]:
     """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
 
     For a zoo of classifiers: the images that are learned, and those that losses and accuracies are taken on.
+
+    `sizes` are how many signals a zoo that grew had before, each time: those stay where they are, and of what came as many
+    are drawn as give each split its share of all.
 
     Where the source has a test or a validation split of its own, it is kept. Raises InputError where a split would be empty.
     """
@@ -25,17 +32,21 @@ def split_sources(config: AnyZooConfig, signals: Signals) -> dict[str, np.ndarra
     labels, starts = np.unique(signals.labels[by_class], return_index=True)
     parts: dict[str, list[np.ndarray]] = {split: [] for split in SPLITS}
     for label, members in zip(labels.tolist(), np.split(by_class, starts[1:]), strict=True):
-        order = np.random.default_rng([config.seed, 1, max(label, 0)]).permutation(members)
-        rest = order
-        for theirs in own.values():
-            rest = rest[~theirs[rest]]
-        for split, share in shares.items():
-            if split in own:
-                part = order[own[split][order]]
-            else:
-                part, rest = np.split(rest, [round(len(order) * share)])
-            parts[split].append(part)
-        parts["train"].append(rest)
+        drawn, total = dict.fromkeys(shares, 0), 0
+        for time, came in enumerate(np.split(members, np.searchsorted(members, sizes))):
+            key = [config.seed, 1, max(label, 0), *([time] if time else [])]
+            order = np.random.default_rng(key).permutation(came)
+            total, rest = total + len(order), order
+            for theirs in own.values():
+                rest = rest[~theirs[rest]]
+            for split, share in shares.items():
+                if split in own:
+                    part = order[own[split][order]]
+                else:
+                    part, rest = np.split(rest, [max(0, round(total * share) - drawn[split])])
+                    drawn[split] += len(part)
+                parts[split].append(part)
+            parts["train"].append(rest)
     sources = {split: np.sort(np.concatenate(part)) for split, part in parts.items()}
     for split, part in sources.items():
         if not len(part):

@@ -15,7 +15,7 @@ FLOWS = {name: found for name, found in vars(flows).items() if isinstance(found,
 
 
 def test_each_verb_has_a_flow_where_workers_look_for_it():
-    assert set(FLOWS) == {"build", "train", "evaluate", "edit", "run"}
+    assert set(FLOWS) == {"build", "grow", "train", "evaluate", "edit", "run"}
     for name, found in FLOWS.items():
         assert (found.name, found.__module__, found.__name__) == (name, "flows.flows", name)
 

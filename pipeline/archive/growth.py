@@ -1,0 +1,69 @@
+"""How a zoo has grown: a chain of what it was, each link with the fingerprint of all before it."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from pydantic import NonNegativeInt, PositiveInt
+
+from pipeline.config import AnyOrigin, Frozen, fingerprint
+
+
+class Growth(Frozen):
+    """One time that a zoo grew: what it was before, and where its source had what was new."""
+
+    fingerprint: str
+    """Of the zoo before."""
+    views: PositiveInt
+    """INRs of each signal before."""
+    num_signals: PositiveInt
+    """Signals before; those that came then follow them in the order of the zoo."""
+    digest: str
+    """Of the signals before, as `Signals.digest`."""
+    places: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
+    """Where the signals that came then lay in the source, as it was read then: from, to."""
+
+
+def identity_of(config: AnyOrigin, digest: str, grown: Sequence[Growth] = ()) -> dict[str, Any]:
+    """What the fingerprint of a zoo is taken of: where it has grown, the one before is part of it."""
+    before = {"grown from": grown[-1].fingerprint} if grown else {}
+    return config.identity() | {"signals digest": digest} | before
+
+
+def check_chain(config: AnyOrigin, digest: str, num_signals: int, grown: Sequence[Growth]):
+    """Raises ValueError where what a zoo was before it grew does not lead to what it is."""
+    if grown and config.kind != "inrs":
+        raise ValueError("only a zoo of INRs can have grown")
+    for place, growth in enumerate(grown):
+        before = config.model_copy(update={"views": growth.views})
+        found = fingerprint(identity_of(before, growth.digest, grown[:place]))
+        if growth.fingerprint != found:
+            raise ValueError(
+                f"grown.{place} must have fingerprint {found}, found {growth.fingerprint}"
+            )
+        after = [(later.views, later.num_signals) for later in grown[place + 1 :]]
+        views, total = (*after, (config.views, num_signals))[0]
+        ends = [0, *(end for stretch in growth.places for end in stretch), total]
+        added = sum(stop - start for start, stop in growth.places)
+        is_larger = growth.views <= views and growth.num_signals + added == total
+        if not is_larger or any(start > stop for start, stop in pairwise(ends)):
+            raise ValueError(f"grown.{place} must lead to {total} signals of {views} views each")
+
+
+def stretches(chosen: np.ndarray) -> tuple[tuple[int, int], ...]:
+    """Where a mask `(signals,)` is true: from, to."""
+    edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
+    return tuple((start, stop) for start, stop in edges.reshape(-1, 2).tolist())
+
+
+def zoo_order(count: int, grown: Sequence[Growth]) -> np.ndarray:
+    """`(count,)` int64: where each signal of a zoo lies in its source, as that was when the zoo grew last."""
+    left, added = np.arange(count), []
+    for growth in reversed(grown):
+        came = np.zeros(len(left), bool)
+        for start, stop in growth.places:
+            came[start:stop] = True
+        added.insert(0, left[came])
+        left = left[~came]
+    return np.concatenate([left, *added])

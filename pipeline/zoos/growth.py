@@ -1,0 +1,113 @@
+"""Growing a zoo: what it is to be, from what its source has now."""
+
+import re
+from collections.abc import Collection
+
+import numpy as np
+
+from pipeline.archive.growing import Growing, read_growing, write_growing
+from pipeline.archive.growth import Growth, stretches, zoo_order
+from pipeline.archive.originals import find_signals, original_signals, read_source, require_same
+from pipeline.archive.verify import verify_zoo
+from pipeline.archive.write import sweep
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ZooConfig
+from pipeline.errors import ArchiveError, InputError
+from pipeline.location import Location
+from pipeline.zoos.build import ZooPlan, plan_signals
+
+
+def plan_growth(
+    folder: Location, views: str = "+0", trusted: Collection[str] = ()
+) -> ZooPlan | None:
+    """The plan of the larger zoo, written into growing.json; None where there is nothing to add.
+
+    `views` are those of each signal: "4", or "+2" for two more; what the source has more than last time is added as well. A
+    growth that was interrupted goes on. A function of the user's is called only if its module is one of `trusted`.
+
+    Raises InputError where the zoo is not of a kind that grows, would shrink, or where a signal is gone or changed,
+    ArchiveError where the zoo is not finished or damaged.
+    """
+    growing = read_growing(folder)
+    if growing is not None:
+        return go_on(folder, growing, views, trusted)
+    zoo = Zoo.open(folder)
+    require_growable(zoo)
+    record, num_views = zoo.record, views_after(zoo, views)
+    signals = read_source(folder, record, trusted=trusted)
+    known = find_signals(folder, signals, zoo.source_names(), record.signals.num_signals)
+    is_new = np.ones(len(signals), bool)
+    is_new[known] = False
+    require_same(folder, record, signals.at(known))
+    if num_views == record.config.views and not is_new.any():
+        return None
+    growth = Growth(
+        fingerprint=record.fingerprint,
+        views=record.config.views,
+        num_signals=record.signals.num_signals,
+        digest=record.signals.digest,
+        places=stretches(is_new),
+    )
+    grown, order = (*record.grown, growth), np.concatenate([known, np.flatnonzero(is_new)])
+    if not np.array_equal(order, zoo_order(len(signals), grown)):
+        raise InputError(
+            f"the source of zoo {folder} must have its signals in the order in which it had them, found another: put them "
+            "back in order, the new ones anywhere between them"
+        )
+    config, signals = record.config.model_copy(update={"views": num_views}), signals.at(order)
+    plan = plan_signals(config, signals, grown)
+    names = None if signals.names is None else signals.names[len(known) :]
+    sweep(folder)
+    write_growing(folder, Growing(zoo=plan.record, names=names))
+    return plan
+
+
+def go_on(folder: Location, growing: Growing, views: str, trusted: Collection[str]) -> ZooPlan:
+    """The plan that a growth was begun with. Raises InputError where it was begun with other `views`."""
+    zoo, record = Zoo.open(folder), growing.zoo
+    before, planned = record.grown[-1], record.config.views
+    if number_of(views, before.views) not in (before.views, planned):
+        raise InputError(
+            f"zoo {folder} is growing to {planned} views of each signal: finish that first, by `dwszoo zoo grow {folder}`"
+        )
+
+    def names() -> list[str | None]:
+        return [*zoo.source_names()[: before.num_signals], *(growing.names or [None])]
+
+    signals = original_signals(folder, record, trusted=trusted, names=names)
+    return plan_signals(record.config, signals, record.grown)
+
+
+def require_growable(zoo: Zoo):
+    """Raises InputError where a zoo is not of a kind that grows, ArchiveError where it is not finished or is damaged."""
+    kind = zoo.record.config.kind
+    if not isinstance(zoo.record.config, ZooConfig):
+        found = "one of classifiers" if kind == "classifiers" else f"one that was {kind}"
+        raise InputError(
+            f"zoo {zoo.folder} must be a zoo of INRs that was built to grow, found {found}: "
+            "build another zoo and merge the two"
+        )
+    zoo.require_finished()
+    if problems := verify_zoo(zoo):
+        raise ArchiveError(
+            f"zoo {zoo.folder} cannot grow, it has {len(problems)} problems: {'; '.join(problems)}"
+        )
+
+
+def views_after(zoo: Zoo, views: str) -> int:
+    """Raises InputError where the zoo would shrink."""
+    have = zoo.record.config.views
+    wanted = number_of(views, have)
+    if wanted < have:
+        raise InputError(
+            f"zoo {zoo.folder} has {have} views of each signal and cannot shrink to {wanted}: "
+            f"expected --views {have} or more, or +1 for one more"
+        )
+    return wanted
+
+
+def number_of(views: str, have: int) -> int:
+    """What "4" or "+2" means where there are so many. Raises InputError for what is no number."""
+    if not re.fullmatch(r"\+?[0-9]{1,9}", views):
+        raise InputError(f"views must be a number such as 4, or +2 for two more, got {views!r}")
+    return int(views) + (have if views.startswith("+") else 0)
