@@ -132,45 +132,53 @@ def require_alike(folder: Path | None):
     import ray
 
     if sum(node["Alive"] for node in ray.nodes()) > 1:
-        _, problems = look_around(folder)
+        problems = look_around(folder).differences
         if problems:
             more = f" (and {len(problems) - 1} more: `dwszoo doctor`)" if problems[1:] else ""
             raise RequestError(problems[0] + more)
 
 
-def look_around(folder: Path | None) -> tuple[int, list[str]]:
-    """How many nodes there are, and a sentence for each thing that is wrong with one of them."""
+@dataclass(frozen=True)
+class Around:
+    """A sentence for each thing that is wrong with one of the nodes."""
+
+    num_nodes: int
+    differences: list[str]
+    """What keeps nodes from working together."""
+    clocks: list[str]
+
+
+def look_around(folder: Path | None) -> Around:
+    """What all nodes find of themselves, against this process. Needs a Ray session."""
     before = time.time()
     with marked(folder) as mark:
         found = on_every_node(look, mark)
-    problems = [
+    unable = [
         f"node {address} cannot run this package ({str(error).strip().splitlines()[-1]}): install "
         "it there as it is here"
         for address, error in found
         if not isinstance(error, Look)
     ]
     looks = [answer for _, answer in found if isinstance(answer, Look)]
-    return len(found), problems + differences(looks, versions(), folder, before, time.time())
+    wrong = [sentence for seen in looks for sentence in differences(seen, versions(), folder)]
+    return Around(len(found), unable + wrong, wrong_clocks(looks, before, time.time()))
 
 
-def differences(
-    looks: Sequence[Look],
-    wanted: dict[str, str],
-    folder: Path | None,
-    before: float,
-    after: float,
-) -> list[str]:
-    """A sentence for each thing that differs between a node and this process, which asked and was answered at these times."""
+def differences(seen: Look, wanted: dict[str, str], folder: Path | None) -> list[str]:
+    """What of a node differs from this process, which has `wanted` versions."""
+    problems = [
+        f"node {seen.address} has {name} {seen.versions[name]}, expected {ours} as on "
+        f"{os.uname().nodename}: install the same on all nodes"
+        for name, ours in wanted.items()
+        if seen.versions[name] != ours
+    ]
+    return problems + [f"{folder} of node {seen.address} {seen.folder}"] * bool(seen.folder)
+
+
+def wrong_clocks(looks: Sequence[Look], before: float, after: float) -> list[str]:
+    """The nodes that did not look between `before` and `after`, by the clock of this process."""
     problems = []
     for seen in looks:
-        problems += [
-            f"node {seen.address} has {name} {seen.versions[name]}, expected {ours} as on "
-            f"{os.uname().nodename}: install the same on all nodes"
-            for name, ours in wanted.items()
-            if seen.versions[name] != ours
-        ]
-        if seen.folder:
-            problems.append(f"{folder} of node {seen.address} {seen.folder}")
         ahead = max(seen.clock - after, 0) or min(seen.clock - before, 0)
         if abs(ahead) > CLOCKS:
             problems.append(

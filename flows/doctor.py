@@ -14,7 +14,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from cluster.address import RequestError, find_cluster
-from cluster.nodes import OURS, look_around, marked
+from cluster.nodes import OURS, Around, look_around, marked
 from cluster.session import connected, is_local, ray_session
 from flows.server import own_url, prefect_server
 from pipeline.errors import InputError, WorkError
@@ -149,7 +149,7 @@ def local_ray() -> str:
 
 def cluster(folder: Path | None) -> Iterator[Finding]:
     """The cluster at RAY_ADDRESS, and what is wrong with its nodes."""
-    looks: list[tuple[int, list[str]]] = []
+    looks: list[Around] = []
 
     def answers() -> str:
         address = find_cluster(os.environ["RAY_ADDRESS"])
@@ -158,10 +158,11 @@ def cluster(folder: Path | None) -> Iterator[Finding]:
         return f"the cluster at {address} answers"
 
     yield examine("ray", answers)
-    for number, problems in looks:
+    for around in looks:
+        problems = around.differences + around.clocks
         for problem in problems:
             yield Finding("nodes", False, problem)
         if not problems:
             sees = "" if folder is None else f", {folder}"
-            alike = f"all {number} have the same versions{sees} and the same time"
+            alike = f"all {around.num_nodes} have the same versions{sees} and the same time"
             yield Finding("nodes", True, alike)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from cluster.fanout import run_tasks
-from cluster.nodes import Look, differences, look, marked, trouble, versions
+from cluster.nodes import Look, differences, look, marked, trouble, versions, wrong_clocks
 from flows.recipes import smoke
 from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
@@ -49,23 +49,32 @@ LOOK = Look("10.0.0.2", WANTED, "", 100.0)
 
 @pytest.mark.fast
 @pytest.mark.parametrize(
-    ("look", "sentences"),
+    ("clock", "sentences"),
     [
-        (LOOK, []),
-        (replace(LOOK, clock=101.9), []),
-        (replace(LOOK, clock=104.0), ["the clock of node 10.0.0.2 is 3 seconds ahead"]),
-        (replace(LOOK, clock=93.0), ["the clock of node 10.0.0.2 is 6 seconds behind"]),
+        (100.0, []),
+        (101.9, []),
         (
-            replace(LOOK, versions=WANTED | {"torch": "3"}, folder="is another folder there"),
-            ["node 10.0.0.2 has torch 3, expected 2", "/runs of node 10.0.0.2 is another folder"],
+            104.0,
+            ["the clock of node 10.0.0.2 is 3 seconds ahead: set it by NTP, as `chronyd` does"],
+        ),
+        (
+            93.0,
+            ["the clock of node 10.0.0.2 is 6 seconds behind: set it by NTP, as `chronyd` does"],
         ),
     ],
 )
-def test_each_thing_that_differs_between_nodes_is_a_sentence(look, sentences):
-    found = differences([LOOK, look], WANTED, "/runs", before=99.0, after=101.0)
-    assert len(found) == len(sentences)
-    for sentence, beginning in zip(found, sentences, strict=True):
-        assert sentence.startswith(beginning)
+def test_a_clock_is_wrong_where_no_delay_explains_it(clock, sentences):
+    looks = [LOOK, replace(LOOK, clock=clock)]
+    assert wrong_clocks(looks, before=99.0, after=101.0) == sentences
+
+
+@pytest.mark.fast
+def test_each_thing_that_differs_on_a_node_is_a_sentence():
+    assert differences(LOOK, WANTED, "/runs") == []
+    other = replace(LOOK, versions=WANTED | {"torch": "3"}, folder="is another folder there")
+    version, folder = differences(other, WANTED, "/runs")
+    assert version.startswith("node 10.0.0.2 has torch 3, expected 2 as on ")
+    assert folder == "/runs of node 10.0.0.2 is another folder there"
 
 
 @pytest.mark.fast
