@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
 def add_recipe_commands(groups: Any) -> None:
     default = "run folder; by default runs/RECIPE-FINGERPRINT"
     add(groups, "run", commands.run, RECIPE, SETTINGS, *RESOURCES, out(default, required=False))
+    add(groups, "plan", commands.plan, RECIPE, SETTINGS, *RESOURCES, out(default, False), JSON)
     schedule = argument(
         "schedule",
         metavar="FILE",
@@ -58,7 +59,6 @@ def add_zoo_commands(groups: Any) -> None:
     format = argument(
         "--format", choices=get_args(ExchangeFormat), required=True, help="whose layout"
     )
-    json = argument("--json", action="store_true", help="print JSON")
     source = argument(
         "path",
         metavar="PATH",
@@ -81,7 +81,7 @@ def add_zoo_commands(groups: Any) -> None:
         help="INRs of each signal, or +N for so many more; by default as many as there are",
     )
     add(groups, "grow", commands.zoo_grow, ZOO, views, *RESOURCES, TRUST)
-    add(groups, "info", commands.zoo_info, ZOO, json)
+    add(groups, "info", commands.zoo_info, ZOO, JSON)
     add(groups, "verify", commands.zoo_verify, ZOO)
     add(groups, "render", commands.zoo_render, ZOO, out("a .png or .svg file"), TRUST)
     add(groups, "export", commands.zoo_export, ZOO, format, out("a new folder"))
@@ -173,6 +173,7 @@ def out(help: str, required: bool = True, kind: Callable[[str], Location] = loca
     return argument("--out", metavar="PATH", type=kind, required=required, help=help)
 
 
+JSON = argument("--json", action="store_true", help="print JSON")
 RECIPE = recipe()
 SETTINGS = settings("override a field of the recipe, such as zoo.views=4")
 RESOURCES = (

@@ -1,7 +1,7 @@
 """What each command of `dwszoo` does with its parsed options."""
 
 from flows.commands.benchmarks import bench
-from flows.commands.checks import doctor
+from flows.commands.checks import doctor, plan
 from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, train
 from flows.commands.schedules import deploy, serve
 from flows.commands.zoos import (
@@ -21,6 +21,7 @@ __all__ = [
     "doctor",
     "edit",
     "evaluate",
+    "plan",
     "predict",
     "probe",
     "recipes",

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from flows.bars import TrainingBars
 from flows.tracker import stage, tracker
@@ -62,21 +63,29 @@ def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingCon
             f"{run} cannot hold a run: Ray takes paths in UTF-8 alone: set LC_ALL=C.UTF-8 or choose another --out"
         ) from error
     training = resolve_start(training, record)
-    file = run / "config.json"
-    content = {"zoo": record.zoo_identity(), "training": training.identity()}
-    if not file.exists():
+    file, content = run / "config.json", identity_of(record, training)
+    require_same_run(run, record, training)
+    if not file.exists() or differences(read_json(file), content):
         write_json(file, content)
-        return training
-    written = read_json(file)
+    return training
+
+
+def identity_of(record: ZooRecord, training: TrainingConfig) -> dict[str, Any]:
+    """The content of config.json."""
+    return {"zoo": record.zoo_identity(), "training": training.identity()}
+
+
+def require_same_run(run: Path, record: ZooRecord, training: TrainingConfig):
+    """Raises InputError where `run` is of another configuration; before the first checkpoint its training may differ."""
+    file, content = run / "config.json", identity_of(record, training)
+    if not file.exists():
+        return
     free = {} if latest(run) else {"training": content["training"]}
-    if fields := differences(written | free, content):
+    if fields := differences(read_json(file) | free, content):
         raise InputError(
             f"{run} was trained with another configuration, which differs in {'; '.join(fields)}: "
             "choose another --out or undo the change"
         )
-    if differences(written, content):
-        write_json(file, content)
-    return training
 
 
 @stage

@@ -39,7 +39,15 @@ def claim_zoo(folder: Location, record: ZooRecord):
         part.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         write_record(folder, record)
-    old = read_record(folder)  # where nothing could be locked, perhaps another's by now
+    require_same_zoo(folder, record)  # where nothing could be locked, perhaps another's by now
+    sweep(folder)
+
+
+def require_same_zoo(folder: Location, record: ZooRecord):
+    """Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ, or one that
+    grows or has grown since.
+    """
+    old = read_record(folder)
     require_not_growing(folder)
     if old.grown and old.grown[0].fingerprint == record.fingerprint:
         raise InputError(
@@ -51,7 +59,6 @@ def claim_zoo(folder: Location, record: ZooRecord):
             f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
             f"{'; '.join(fields)}: choose another --out or undo the change"
         )
-    sweep(folder)
 
 
 def sweep(folder: Location):

@@ -3,7 +3,7 @@
 Runs that take about as many steps are stacked together; a run that is done, or has diverged, leaves the stack.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,23 @@ def train_runs(
         },
         np.zeros(total, bool),
     )
-    places = np.split(np.arange(total), np.cumsum([len(part) for part in epochs])[:-1])
+    for training in stacks(stack, dataset, runs, epochs, batch_size, device):
+        training.run(out, advance)
+    return out
+
+
+def stacks(
+    stack: Stack,
+    dataset: ImageDataset,
+    runs: Runs,
+    epochs: Sequence[Sequence[int]],
+    batch_size: int,
+    device: str,
+) -> Iterator["StackTraining"]:
+    """The runs, those together that take about as many steps, as many as suit the device."""
+    places = np.split(
+        np.arange(sum(map(len, epochs))), np.cumsum([len(part) for part in epochs])[:-1]
+    )
     images = dataset.images.to(device)
     pools = dataset.pools("train", runs)
     per_epoch = np.array([steps_per_epoch(len(pool), batch_size) for pool in pools])
@@ -81,7 +97,7 @@ def train_runs(
             dict(zip(per_epoch[i] * np.array(epochs[i]), places[i], strict=True)) for i in chosen
         ]
         own = {name: column[chosen] for name, column in runs.items()}
-        training = StackTraining(
+        yield StackTraining(
             stack,
             dataset,
             images,
@@ -91,8 +107,6 @@ def train_runs(
             due,
             batch_size,
         )
-        training.run(out, advance)
-    return out
 
 
 class StackTraining:

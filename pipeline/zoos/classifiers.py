@@ -1,7 +1,7 @@
 """Zoos of classifiers: a run trains one network on images, and each of its checkpoints is a member."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -17,16 +17,20 @@ from pipeline.archive.shard import Members
 from pipeline.config import ClassifierZooConfig
 from pipeline.decode import CATALOG, DecodeContract, ImageContract, standardized
 from pipeline.errors import InputError
-from pipeline.fit.classifiers import train_runs
-from pipeline.fit.dataset import ImageDataset
-from pipeline.fit.runs import checkpoint_epochs, draw_runs
+from pipeline.fit.classifiers import stacks, train_runs
+from pipeline.fit.dataset import ImageDataset, steps_per_epoch
+from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs
 from pipeline.fit.stack import KERNEL, Stack
+from pipeline.fit.timing import mean_seconds, seconds_of
 from pipeline.progress import Advance
 from pipeline.signals import Signals
-from pipeline.zoos.splits import image_splits
+from pipeline.zoos.splits import few_signals, image_splits
 
 STANDARDIZED_BY = 10_000
 """Train images, evenly over all, whose mean and standard deviation are taken."""
+
+SMALL = 64
+"""Runs of a small zoo."""
 
 
 @dataclass(frozen=True)
@@ -117,10 +121,9 @@ class Classifiers:
         """Nothing is built before workers fit."""
 
     def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
-        config, signals = self.config, self.signals
-        numbers, counts = np.unique(shard.source_index, return_counts=True)
-        runs = draw_runs(config, numbers, len(signals.class_names))
-        epochs = [checkpoint_epochs(config, number) for number in runs["epochs"].tolist()]
+        config = self.config
+        runs, epochs = self.runs_of(shard)
+        counts = [len(part) for part in epochs]
         stack = Stack(self.space, config.network.stride)
         kept = train_runs(
             stack, self.dataset(stack), runs, epochs, config.batch_size, device, advance
@@ -146,6 +149,45 @@ class Classifiers:
         }
         keys = [f"{run}-{view:04d}" for run, view in zip(names, shard.view, strict=True)]
         return Members(keys, kept.rows, kept.ok, columns)
+
+    def runs_of(self, shard: ShardPlan) -> tuple[Runs, list[list[int]]]:
+        """The runs of a shard, and the epochs after which each is a member."""
+        numbers = np.unique(shard.source_index)
+        runs = draw_runs(self.config, numbers, len(self.signals.class_names))
+        return runs, [checkpoint_epochs(self.config, epochs) for epochs in runs["epochs"].tolist()]
+
+    def small(self) -> "Classifiers":
+        config = self.config.model_copy(update={"num_runs": min(self.config.num_runs, SMALL)})
+        return Classifiers(config, few_signals(config, self.signals))
+
+    def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
+        """By how many steps there are, and batches to score, in the first shard, and what one of each takes."""
+        size, stack, made = (
+            self.config.batch_size,
+            Stack(self.space, self.config.network.stride),
+            [],
+        )
+        of_dataset = seconds_of(lambda: made.append(self.dataset(stack)), device)
+        (dataset,), (runs, epochs) = made, self.runs_of(shards[0])
+        one_batch = replace(dataset, evaluation_images=size)
+        training = next(stacks(stack, one_batch, runs, epochs, size, device))
+        together = np.arange(len(training.rows))
+        training.start_epochs(0)
+        of_step = mean_seconds(lambda: training.take_step(0), device, budget / 2)
+        of_batch = mean_seconds(lambda: training.score(together, "train"), device, budget / 2)
+        pools = dataset.pools("train", runs)
+        num_steps = sum(
+            steps_per_epoch(len(pool), size) * part[-1]
+            for pool, part in zip(pools, epochs, strict=True)
+        )
+        num_batches = sum(
+            -(-len(pool) // size) * len(part)
+            for split in image_splits(self.config, self.signals)
+            for pool, part in zip(dataset.scored(split, runs), epochs, strict=True)
+        )
+        of_runs = (num_steps * of_step + num_batches * of_batch) / len(together)
+        shares = sum(len(shard.view) for shard in shards) / len(shards[0].view)
+        return of_runs * shares + of_dataset * len(shards)
 
     def dataset(self, stack: Stack) -> ImageDataset:
         """The images as every run sees them."""

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import ClassVar
 
@@ -19,9 +19,13 @@ from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.fit.adam import find_kernel, fit, psnr_at
 from pipeline.fit.seeds import member_keys
 from pipeline.fit.siren import decode_contract, inr_space
-from pipeline.progress import Advance
+from pipeline.fit.timing import seconds_of
+from pipeline.progress import Advance, no_progress
 from pipeline.signals import NO_LABEL, Signals, cell_centres
-from pipeline.zoos.splits import split_sources
+from pipeline.zoos.splits import few_signals, split_sources
+
+FEWEST_TIMED = {"cpu": 8, "cuda": 1024}
+"""Members that are fitted at least where it is measured how long that takes."""
 
 
 @dataclass(frozen=True)
@@ -111,6 +115,38 @@ class Inrs:
             for name, fact in signals.facts.items()
         }
         return Members(keys, fitted.rows, fitted.ok, columns)
+
+    def small(self) -> "Inrs":
+        fit = self.config.fit.model_copy(update={"max_steps": 1})
+        config = self.config.model_copy(update={"fit": fit})
+        return Inrs(config, few_signals(config, self.signals))
+
+    def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
+        """First more and more steps of a few members, then all steps of more and more members.
+
+        Where not even a few can be fitted to the end, as if none of them reached its target before.
+        """
+        largest, most = max(shards, key=lambda shard: len(shard.view)), self.config.fit.max_steps
+        members, steps = FEWEST_TIMED[device], 1
+        self._seconds(largest, members, steps, device)  # compiles and takes memory
+        while True:
+            spent = self._seconds(largest, members, steps, device)
+            if spent > budget / 2 or (steps == most and members >= len(largest.view)):
+                break
+            if steps < most:
+                steps = min(2 * steps, most)
+            else:
+                members *= 2
+        timed = min(members, len(largest.view))
+        total = sum(len(shard.view) for shard in shards)
+        return spent * (total / timed) * (most / steps)
+
+    def _seconds(self, shard: ShardPlan, members: int, steps: int, device: str) -> float:
+        """That so many steps of the first members of a shard take."""
+        few = replace(shard, source_index=shard.source_index[:members], view=shard.view[:members])
+        fit = self.config.fit.model_copy(update={"max_steps": steps})
+        kind = replace(self, config=self.config.model_copy(update={"fit": fit}))
+        return seconds_of(lambda: kind.fit_members(few, device, no_progress), device)
 
 
 def new_members(

@@ -57,3 +57,12 @@ class ZooKind(Protocol):
 
         Calls `advance` with how many more are done.
         """
+
+    def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
+        """How many seconds of one worker `fit_members` takes for all of `shards`, at most.
+
+        Measured on a part of the first that takes about `budget` seconds.
+        """
+
+    def small(self) -> "ZooKind":
+        """Of the same networks, but of few signals or runs and hardly fitted: what is quick to try."""

@@ -1,5 +1,6 @@
 """Which signals are on which side: train, validation, test."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,9 @@ from pipeline.archive.plan import SPLITS
 from pipeline.config import AnyZooConfig, ClassifierZooConfig
 from pipeline.errors import InputError
 from pipeline.signals import Signals
+
+FEW = 128
+"""Signals that are few, where they are of few classes."""
 
 
 def split_sources(
@@ -65,3 +69,10 @@ def image_splits(config: ClassifierZooConfig, signals: Signals) -> dict[str, np.
     return {
         split: images[readable[images]] for split, images in split_sources(config, signals).items()
     }
+
+
+def few_signals(config: AnyZooConfig, signals: Signals) -> Signals:
+    """Evenly over all, so many that each split has some of each class."""
+    shares = (config.signals.validation_fraction, config.signals.test_fraction)
+    of_each = math.ceil(2 / min((share for share in shares if share), default=1))
+    return signals.take(max(FEW, of_each * len(signals.class_names)))

@@ -31,11 +31,14 @@ from pipeline.config import (
 )
 from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
+from pipeline.fit.classifiers import StackTraining
+from pipeline.progress import no_progress
 from pipeline.signals import Signals, load_signals
 from pipeline.tasks.classification import Classification
 from pipeline.tasks.masked import Masked
 from pipeline.tasks.task import Evaluation
 from pipeline.training.probe import known_of
+from pipeline.zoos import classifiers
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.classifiers import Classifiers
 from pipeline.zoos.splits import split_sources
@@ -402,3 +405,33 @@ def test_classifiers_are_of_no_class_though_their_images_are(mlp_zoo, tmp_path):
     assert (tmp_path / figure.file).stat().st_size
     with pytest.raises(InputError, match=r"nothing is known of the signals of zoo .* --target"):
         known_of(mlp_zoo)
+
+
+@pytest.mark.fast
+def test_the_time_of_a_fit_is_forecast_by_its_steps_and_what_is_scored(monkeypatch):
+    """With a second for each step of a run, and a tenth for each batch that is scored."""
+    config = resolve_recipe("mlps", SETTINGS).zoo
+    kind = Classifiers(config, DIGITS)
+    (shard, *_), times = kind.plan_shards(), iter([8.0, 0.8])  # of the 8 runs of a shard
+    done = dict.fromkeys(("steps", "batches"), 0)
+
+    def count(name, of, counted):
+        called = getattr(StackTraining, name)
+
+        def call(training, *arguments):
+            done[counted] += of(training, *arguments)
+            return called(training, *arguments)
+
+        monkeypatch.setattr(StackTraining, name, call)
+
+    def batches(training, index, split):
+        return sum(-(-len(pool) // config.batch_size) for pool in training.scored[split][index])
+
+    monkeypatch.setattr(classifiers, "mean_seconds", lambda *_: next(times))
+    monkeypatch.setattr(classifiers, "seconds_of", lambda work, _: work() or 0.0)
+    found = kind.fit_seconds([shard], "cpu", 1.0)
+    count("take_step", lambda training, _: len(training.rows), "steps")
+    count("score", batches, "batches")
+    kind.fit_members(shard, "cpu", no_progress)
+    assert min(done.values()) > 50
+    assert found == pytest.approx(done["steps"] + 0.1 * done["batches"])

@@ -8,13 +8,14 @@ from torch import nn
 from dwsnet.state import unpack, write_state
 from dwsnet.symmetry import canonical_signs, permute, random_permutation
 from dwsnet.weight_space import WeightSpace
-from pipeline.config import FitConfig, InrConfig
+from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.decode import coordinates_of
 from pipeline.fit import adam
 from pipeline.fit.adam import fit, gradients
 from pipeline.fit.seeds import member_keys, uniform
 from pipeline.fit.siren import decode_contract, init_rows, inr_space, psnr
-from pipeline.signals import coordinates
+from pipeline.signals import coordinates, load_signals
+from pipeline.zoos.inrs import Inrs
 from tests.rendering import render
 
 pytestmark = pytest.mark.fast
@@ -195,4 +196,26 @@ def test_symmetries_leave_the_picture_as_it_is(move):
         render(write_state(SPACE, moved), INR, GRID.double()),
         render(write_state(SPACE, tensors), INR, GRID.double()),
         atol=1e-12,
+    )
+
+
+@pytest.mark.parametrize("budget", [1e9, 0.1])
+def test_the_time_of_a_fit_is_forecast_from_a_part_of_it(monkeypatch, budget):
+    """Where each step of a member takes a hundredth of a second."""
+    config = ZooConfig(
+        signals=SignalsConfig(limit=200), fit=FitConfig(max_steps=64), shard_size=100
+    )
+    kind, tried = Inrs(config, load_signals(config.signals)), []
+
+    def seconds(self, shard, members, steps, device):
+        tried.append((min(members, len(shard.view)), steps))
+        return 0.01 * min(members, len(shard.view)) * steps
+
+    monkeypatch.setattr(Inrs, "_seconds", seconds)
+    shards = kind.plan_shards()
+    assert kind.fit_seconds(shards, "cpu", budget) == pytest.approx(0.01 * 200 * 64)
+    largest = max(len(shard.view) for shard in shards)
+    assert tried[-1] == ((largest, 64) if budget > 1 else (8, 1))
+    assert kind.fit_seconds(shards[1:], "cpu", budget) == pytest.approx(
+        0.01 * 64 * sum(len(shard.view) for shard in shards[1:])
     )

@@ -1,0 +1,64 @@
+"""A forecast as people and as programs read it."""
+
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+from flows.forecast.forecast import Forecast
+
+UNITS = {"TB": 1e12, "GB": 1e9, "MB": 1e6, "kB": 1e3}
+
+
+def as_json(forecast: Forecast) -> dict[str, Any]:
+    unit = forecast.unit.replace("-", "_")
+    return {
+        "out": str(forecast.out),
+        "resources": forecast.resources.model_dump(mode="json"),
+        "parts": [asdict(part) | {unit: forecast.hours(part)} for part in forecast.parts],
+        "seconds": forecast.seconds,
+        "bytes": forecast.bytes,
+        unit: sum(map(forecast.hours, forecast.parts)),
+        "lacking": list(forecast.lacking),
+    }
+
+
+def lines(forecast: Forecast) -> Iterator[str]:
+    """A table, then what is lacking."""
+    whole, hours = forecast.resources.workers, sum(map(forecast.hours, forecast.parts))
+    rows = [("", "what", "there", "disk", "time", forecast.unit)]
+    for part in forecast.parts:
+        numbers = disk(part.bytes), time(part.seconds), amount(forecast.hours(part))
+        rows.append((part.title, part.what, part.there or "nothing", *numbers))
+    rows.append(("the rest", "to start, to score, to report", "", "", time(forecast.around), ""))
+    numbers = disk(forecast.bytes), time(forecast.seconds), amount(hours)
+    rows.append(("total", f"by {whole} workers", "", *numbers))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        words = [*map(str.ljust, row[:3], widths[:3]), *map(str.rjust, row[3:], widths[3:])]
+        yield "  ".join(words).rstrip()
+    yield from (f"lacking: {sentence}" for sentence in forecast.lacking)
+
+
+def disk(size: float) -> str:
+    if not size:
+        return ""
+    unit = next((unit for unit, least in UNITS.items() if size >= least), "kB")
+    number = size / UNITS[unit]
+    return f"{number:,.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+
+
+def time(seconds: float) -> str:
+    """As much of it as matters."""
+    if not seconds:
+        return ""
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return (
+        f"{minutes} min" if minutes < 100 else f"{hours} h" if hours < 72 else f"{hours / 24:.0f} d"
+    )
+
+
+def amount(hours: float) -> str:
+    """In three digits."""
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours else ""

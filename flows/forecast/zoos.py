@@ -1,0 +1,56 @@
+"""Zoos that are not there yet: one of which the plan is known, and a small one of the same networks."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from pipeline.archive.record import ShardRecord
+from pipeline.archive.write import claim_zoo, seal_zoo
+from pipeline.archive.zoo import Zoo
+from pipeline.signals import Signals
+from pipeline.zoos import ZooKind
+from pipeline.zoos.build import ZooPlan, fit_shard, make_record
+
+
+@dataclass(frozen=True)
+class PlannedZoo:
+    """What a `Feed` counts members and batches by, of a zoo whose members will all have weights."""
+
+    plan: ZooPlan
+
+    @property
+    def shards(self) -> tuple[ShardRecord, ...]:
+        return self.plan.record.shards
+
+    def columns(self, names: Sequence[str]) -> pa.Table:
+        source, view = (
+            np.concatenate([getattr(shard, name) for shard in self.plan.shards])
+            for name in ("source_index", "view")
+        )
+        block = np.zeros(len(source), np.int32)
+        return pa.table({"block": block, "source_index": source, "view": view}).select(names)
+
+
+class SmallZoo(Zoo):
+    """A zoo of few members that were hardly fitted, to take steps of training on."""
+
+    def __init__(self, zoo: Zoo, of: Signals):
+        vars(self).update(vars(zoo))
+        self._of = of
+
+    def signals(self, *_: object) -> Signals:
+        return self._of
+
+
+def small_zoo(kind: ZooKind, folder: Path, trusted: Collection[str]) -> SmallZoo:
+    """`kind.small()` in a new folder, finished."""
+    small = kind.small()
+    shards = small.plan_shards()
+    claim_zoo(folder, make_record(small, shards))
+    for shard in shards:
+        fit_shard(small.config, folder, small.signals, shard)
+    seal_zoo(folder)
+    return SmallZoo(Zoo.open(folder, trusted), small.signals)
