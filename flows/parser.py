@@ -73,7 +73,16 @@ def add_zoo_commands(groups: Any) -> None:
         nargs="+",
         help="zoos of one architecture: folders or URIs",
     )
-    add(groups, "build", commands.zoo_build, RECIPE, SETTINGS, *RESOURCES, ZOO_OUT)
+    add(
+        groups,
+        "build",
+        commands.zoo_build,
+        recipe("the zoo.json of a zoo"),
+        SETTINGS,
+        *RESOURCES,
+        ZOO_OUT,
+        TRUST,
+    )
     views = argument(
         "--views",
         metavar="N",
@@ -136,13 +145,14 @@ def local_path(text: str) -> Path:
     return path
 
 
-def recipe(**options: Any) -> Argument:
-    return argument(
-        "recipe",
-        metavar="RECIPE",
-        help="a recipe (`dwszoo recipes` lists them), a .toml or .json file, or package.module:function",
-        **options,
+def recipe(*others: str, **options: Any) -> Argument:
+    kinds = (
+        "a recipe (`dwszoo recipes` lists them)",
+        "a .toml or .json file",
+        *others,
+        "or package.module:function",
     )
+    return argument("recipe", metavar="RECIPE", help=", ".join(kinds), **options)
 
 
 def settings(help: str) -> Argument:

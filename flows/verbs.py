@@ -1,5 +1,6 @@
 """What the command's verbs do in more than one step: each holds its folder, and goes on from what is there."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,11 +12,16 @@ from flows.stages import assess, convert, learn
 from flows.stages import build as building
 from flows.stages.session import on_ray
 from pipeline.archive.files import exclusive
+from pipeline.archive.record import ZooRecord, record_in
 from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
+from pipeline.config import ResourcesConfig
+from pipeline.errors import InputError
 from pipeline.functions import modules_named
-from pipeline.location import locate
+from pipeline.location import Location, locate
 from pipeline.training.launch import is_trained
+from pipeline.zoos import KINDS
+from pipeline.zoos.build import ZooPlan
 
 # For forms: what is wrong is said in a sentence when it is read.
 RecipeName = Annotated[str, Field(json_schema_extra={"examples": ["digits"], "minLength": 1})]
@@ -28,26 +34,37 @@ Modules = tuple[str, ...]
 Split = Literal["train", "validation", "test"]
 
 
-def build(recipe: RecipeName, out: str, settings: Settings = ()) -> building.FitSummary | None:
+def build(
+    recipe: RecipeName, out: str, settings: Settings = (), trust: Modules = ()
+) -> building.FitSummary | None:
     """Fits and archives a zoo, and verifies it; None where all shards were committed before.
 
     Args:
-        recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
+        recipe: The name of a recipe, a TOML or JSON file, package.module:function, or the zoo.json of a zoo to build again.
         out: The folder of the zoo, or a URI such as s3://bucket/zoo.
         settings: Fields of the recipe that are overridden, such as zoo.views=4.
+        trust: Modules of yours whose functions are called where a zoo.json has signals that they make.
     """
-    resolved, zoo = resolve_recipe(recipe, settings), locate(out)
-    resources = resolved.resources
+    zoo, file = locate(out), locate(recipe)
+    if record := record_in(file):
+        resolved = override(recipe_of(file, record), settings)
+        plan = partial(building.plan_recorded, file, record, resolved.zoo, zoo, trust)
+    else:
+        resolved = resolve_recipe(recipe, settings)
+        plan = partial(building.plan, resolved.zoo, zoo)
     with exclusive(zoo):
-        planned = building.plan(resolved.zoo, zoo)
-        summary = on_ray(
-            lambda: building.fit_zoo(planned, zoo, resources),
-            resources,
-            zoo,
-            bool(pending_shards(zoo)),
-        )
+        summary = fit(plan(), zoo, resolved.resources)
         building.finish(zoo, fitted=summary is not None)
     return summary
+
+
+def recipe_of(file: Location, record: ZooRecord) -> Recipe:
+    """Of the zoo whose zoo.json is `file`. Raises InputError where it was not made by a recipe."""
+    if record.config.kind not in KINDS:
+        raise InputError(
+            f"{file} must be of a zoo that a recipe made, found one that was {record.config.kind}: make it as it was made"
+        )
+    return Recipe(zoo=record.config)
 
 
 def grow(
@@ -66,14 +83,15 @@ def grow(
         planned = building.plan_larger(place, views, trust)
         if planned is None:
             return None
-        summary = on_ray(
-            lambda: building.fit_zoo(planned, place, resources),
-            resources,
-            place,
-            bool(pending_shards(place)),
-        )
+        summary = fit(planned, place, resources)
         building.archive(place, fitted=summary is not None)
     return summary
+
+
+def fit(planned: ZooPlan, zoo: Location, resources: ResourcesConfig) -> building.FitSummary | None:
+    """`fit_zoo` on Ray, where there is something to fit."""
+    is_needed = bool(pending_shards(zoo))
+    return on_ray(lambda: building.fit_zoo(planned, zoo, resources), resources, zoo, is_needed)
 
 
 def train(

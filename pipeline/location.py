@@ -41,6 +41,11 @@ class RemotePath:
         return urlsplit(self.uri).path.rpartition("/")[2]
 
     @property
+    def parent(self) -> "RemotePath":
+        parts = urlsplit(self.uri)
+        return RemotePath(parts._replace(path=parts.path.rpartition("/")[0]).geturl())
+
+    @property
     def opened(self) -> tuple["FileSystem", str]:
         """The file system, and what this place is called there. Raises InputError where there is no such file system."""
         parts = urlsplit(self.uri)

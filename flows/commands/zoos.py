@@ -35,8 +35,8 @@ def zoo_build(options: Namespace) -> int:
     from flows.server import own_server, perform
 
     with own_server() as is_up:
-        settings = tuple(options.settings)
-        summary = perform(verbs.build, is_up, options.recipe, str(options.out), settings)
+        settings, trust = tuple(options.settings), tuple(options.trust)
+        summary = perform(verbs.build, is_up, options.recipe, str(options.out), settings, trust)
     tell_fitted(options.out, summary)
     return tell_failed(options.out)
 

@@ -10,6 +10,7 @@ from flows.bars import FitBar
 from flows.progress import show_line
 from flows.tracker import stage, tracker
 from pipeline.archive.growing import read_growing
+from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo, unseal_zoo
 from pipeline.archive.zoo import Zoo
@@ -18,7 +19,7 @@ from pipeline.errors import ArchiveError, WorkError, reason
 from pipeline.fit.adam import require_device
 from pipeline.location import Location
 from pipeline.zoos.build import ShardSummary, ZooPlan, fit_shard, plan_zoo
-from pipeline.zoos.growth import plan_growth
+from pipeline.zoos.growth import plan_again, plan_growth
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,18 @@ class FitSummary:
 def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
     """The plan of a zoo; a line says what its signals were taken as."""
     return shown(plan_zoo(config, zoo))
+
+
+@stage
+def plan_recorded(
+    file: Location,
+    record: ZooRecord,
+    config: AnyZooConfig,
+    zoo: Location,
+    trusted: Collection[str],
+) -> ZooPlan:
+    """The plan of the zoo whose zoo.json is `file`, with the same line."""
+    return shown(plan_again(file, record, config, zoo, trusted))
 
 
 @stage

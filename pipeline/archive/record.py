@@ -225,6 +225,14 @@ def parse_record(folder: Location, data: bytes) -> ZooRecord:
     return record
 
 
+def record_in(file: Location) -> ZooRecord | None:
+    """The record of a zoo.json, by itself; None for a file of another name, or that holds something else."""
+    if file.name != FILE or not file.is_file():
+        return None
+    data = file.read_bytes()
+    return parse_record(file.parent, data) if b'"schema_version"' in data else None
+
+
 def first_problem(error: ValueError) -> str:
     """What is the matter with content that is not as its model says, and where, in a few words."""
     if not isinstance(error, ValidationError):

@@ -1,4 +1,4 @@
-"""Growing a zoo: what it is to be, from what its source has now."""
+"""Growing a zoo, and building one again that has grown."""
 
 import re
 from collections.abc import Collection
@@ -8,10 +8,11 @@ import numpy as np
 from pipeline.archive.growing import Growing, read_growing, write_growing
 from pipeline.archive.growth import Growth, stretches, zoo_order
 from pipeline.archive.originals import find_signals, original_signals, read_source, require_same
+from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
-from pipeline.archive.write import sweep
+from pipeline.archive.write import claim_zoo, sweep
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ZooConfig
+from pipeline.config import AnyZooConfig, ZooConfig, differences
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 from pipeline.zoos.build import ZooPlan, plan_signals
@@ -59,6 +60,30 @@ def plan_growth(
     names = None if signals.names is None else signals.names[len(known) :]
     sweep(folder)
     write_growing(folder, Growing(zoo=plan.record, names=names))
+    return plan
+
+
+def plan_again(
+    file: Location,
+    record: ZooRecord,
+    config: AnyZooConfig,
+    folder: Location,
+    trusted: Collection[str] = (),
+) -> ZooPlan:
+    """The plan of the zoo whose zoo.json is `file`, with all that it has grown by, written into the zoo.json of `folder`.
+
+    `config` is the record's; its signals may lie elsewhere. Raises InputError where it differs in more, where the signals are
+    not those that were fitted, and as `claim_zoo`.
+    """
+    if fields := differences(record.config.identity(), config.identity()):
+        raise InputError(
+            f"the zoo of {file} is built as it was, got settings that change it ({'; '.join(fields)}): "
+            "set resources and where its signals lie alone"
+        )
+    record = record.model_copy(update={"config": config})
+    signals = original_signals(file.parent, record, trusted=trusted)
+    plan = plan_signals(config, signals, record.grown)
+    claim_zoo(folder, plan.record)
     return plan
 
 
