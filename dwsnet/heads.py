@@ -52,12 +52,17 @@ class WeightsHead(nn.Module):
         self.space, self.expansion, self.features = features.space, expansion, features
         self.scale = nn.Parameter(torch.ones(len(self.space.tensors)))
         self.heads = nn.ModuleList(
-            nn.Linear(features.channels, expansion ** len(spec.hidden))
+            nn.Linear(
+                features.channels,
+                expansion ** len(spec.hidden),
+                bias=not getattr(features, "is_odd", False),
+            )
             for spec in self.space.tensors
         )
         for head in self.heads:
             nn.init.normal_(head.weight, std=init_scale)
-            nn.init.zeros_(head.bias)
+            if head.bias is not None:
+                nn.init.zeros_(head.bias)
 
     def forward(self, state: Mapping[str, Tensor]) -> dict[str, Float[Tensor, "batch ..."]]:
         read, result = self.features.read, {}

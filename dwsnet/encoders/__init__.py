@@ -4,6 +4,7 @@ from dwsnet.encoders.dwsnet import DWSNetEncoder
 from dwsnet.encoders.encoder import Encoder, features_of
 from dwsnet.encoders.flat import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
 from dwsnet.encoders.inr2vec import INR2VecEncoder
+from dwsnet.encoders.message_passing import MessagePassingEncoder
 from dwsnet.encoders.statistics import StatisticsEncoder
 from dwsnet.encoders.transformer import TransformerEncoder
 
@@ -14,6 +15,7 @@ __all__ = [
     "Encoder",
     "FlatMLPEncoder",
     "INR2VecEncoder",
+    "MessagePassingEncoder",
     "StatisticsEncoder",
     "TransformerEncoder",
     "features_of",

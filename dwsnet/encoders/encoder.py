@@ -26,8 +26,9 @@ class Encoder(nn.Module):
         """This encoder, its parameters shared, with features in place of the vector.
 
         The module takes stacked state dicts and returns a tuple of `(batch, *spec.shape, channels)`, one a tensor; it has
-        the attributes `space`, `channels` and `read`, the `ReadState` whose `entries` the features are of. Raises
-        ValueError where there are no features of every entry.
+        the attributes `space`, `channels` and `read`, the `ReadState` whose `entries` the features are of, and where
+        negating hidden units negates the features of their weights, `is_odd`. Raises ValueError where there are no features
+        of every entry.
         """
         raise no_features(self)
 

@@ -36,8 +36,9 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
     """
     task = task_of(training.task, modules_named(training))
     task.check(zoo)
-    if getattr(training.encoder, "canonical_signs", False):
-        require_odd_activations(zoo, "training.encoder.canonical_signs")
+    for field in ("canonical_signs", "signs"):
+        if getattr(training.encoder, field, False):
+            require_odd_activations(zoo, f"training.encoder.{field}")
     planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
     if training.sizes and max(training.sizes) > planned:
         raise InputError(

@@ -6,6 +6,7 @@ from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.encoder import EncoderConfig
 from pipeline.encoders.flat import AlignedMLPConfig, AugmentedMLPConfig, FlatMLPConfig
 from pipeline.encoders.inr2vec import INR2VecConfig
+from pipeline.encoders.message_passing import MessagePassingConfig
 from pipeline.encoders.statistics import StatisticsConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.functions import Own
@@ -13,6 +14,7 @@ from pipeline.unions import BY_KIND
 
 AnyEncoder = Annotated[
     DWSNetConfig
+    | MessagePassingConfig
     | FlatMLPConfig
     | AugmentedMLPConfig
     | AlignedMLPConfig

@@ -1,0 +1,278 @@
+"""Message passing among neurons in the network's own order, with weights as operators on their features.
+
+A layer that is linear in the weights never sees products of weights of successive layers, which are what a network
+computes. Here each weight becomes `maps` numbers once, so that a tensor is as many matrices; neurons have features, which
+these matrices carry along the network from its inputs to its outputs, and back. The message of a layer is one batched
+matrix product, and features of every weight never exist. The order is that of dynamic neural graphs, messages are products
+of edge and node as in ScaleGMN (Kalogeropoulos et al. 2024).
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dwsnet.encoders.encoder import Encoder
+from dwsnet.entries import FREQUENCY
+from dwsnet.models import ReadState
+from dwsnet.neuron_graph import NeuronGraph
+from dwsnet.state import check_counts
+from dwsnet.tensor_spec import Axis
+from dwsnet.weight_space import WeightSpace
+
+SLOTS = 16
+"""At most so many vectors are read of the places on a fixed axis."""
+CHANNELS = 16
+"""Of features of entries."""
+
+
+class Embedding(nn.Module):
+    """Numbers `(..., positions)` to `(..., channels)`: themselves and their sines, and with `odd` false cosines and a bias."""
+
+    def __init__(self, positions: int, num_frequencies: int, channels: int, odd: bool):
+        super().__init__()
+        self.odd, self.frequencies = odd, nn.Parameter(FREQUENCY * torch.randn(num_frequencies))
+        width = 1 + (1 if odd else 2) * num_frequencies
+        self.linear = nn.Linear(positions * width, channels, bias=not odd)
+
+    def waves(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... width"]:
+        x = x.unsqueeze(-1)
+        phase = x * self.frequencies
+        return torch.cat([x, phase.sin()] if self.odd else [x, phase.sin(), phase.cos()], -1)
+
+    def forward(self, x: Float[Tensor, "... positions"]) -> Float[Tensor, "... channels"]:
+        return self.linear(self.waves(x).flatten(-2))
+
+
+class Mixer(nn.Module):
+    """Two layers on normalised features; with `odd` the negative of them for negated features.
+
+    An odd function of z is a linear map of it, gated by a function of |z|.
+    """
+
+    def __init__(self, channels: int, outputs: int, odd: bool):
+        super().__init__()
+        self.norm = nn.RMSNorm(channels, eps=1e-5) if odd else nn.LayerNorm(channels)
+        self.gate = (
+            nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
+            if odd
+            else None
+        )
+        self.inner = nn.Linear(channels, channels, bias=not odd)
+        self.outer = nn.Linear(channels, outputs, bias=not odd)
+
+    def forward(self, x: Float[Tensor, "... channels"]) -> Float[Tensor, "... outputs"]:
+        z = self.norm(x)
+        inner = self.inner(z)
+        return self.outer(
+            F.gelu(inner) if self.gate is None else inner * self.gate(z.abs()).sigmoid()
+        )
+
+
+class Sweep(nn.Module):
+    """Nodes of one axis take what comes along the edges from those of another."""
+
+    def __init__(self, num_senders: int, channels: int, maps: int, odd: bool):
+        super().__init__()
+        self.send = nn.Linear(channels, maps * channels, bias=False)
+        self.update = Mixer(2 * channels, channels, odd)
+        self.scale = 1 / math.sqrt(num_senders * maps)
+
+    def forward(
+        self,
+        edges: Float[Tensor, "batch receivers senders_maps"],
+        sender: Float[Tensor, "batch senders channels"],
+        receiver: Float[Tensor, "batch receivers channels"],
+    ) -> Float[Tensor, "batch receivers channels"]:
+        sent = self.send(sender).reshape(
+            len(sender), -1, sender.shape[-1]
+        )  # batch, senders_maps, channels
+        message = edges @ sent * self.scale
+        return receiver + self.update(torch.cat([message, receiver], -1))
+
+
+class MessagePassingEncoder(Encoder):
+    """Features of neurons, carried forwards and backwards through the network `rounds` times, then pooled.
+
+    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it
+    as it is. With `signs` negating hidden units, weights and biases, does too: for odd activations that is the same
+    function. Raises ValueError for a space that `NeuronGraph` cannot read, and with `signs` for one that does not say
+    which tensor computes an axis and which sums over it.
+    """
+
+    def __init__(
+        self,
+        space: WeightSpace,
+        width: int,
+        channels: int,
+        rounds: int,
+        maps: int,
+        num_frequencies: int = 4,
+        signs: bool = False,
+    ):
+        super().__init__()
+        check_counts(width=width, channels=channels, rounds=rounds, maps=maps)
+        if signs:
+            check_signed(space)
+        self.space, self.width, self.channels, self.signs = space, width, channels, signs
+        self.read, self.graph = ReadState(space, canonical_signs=False), NeuronGraph(space)
+        axes, links = self.graph.axes, self.graph.links
+        sizes = {axis.name: axis.size for axis in axes}
+        self.start = nn.ParameterDict(
+            {
+                str(i): torch.randn(_places(axis), channels)
+                for i, axis in enumerate(axes)
+                if not (axis.hidden and signs)
+            }
+        )
+        self.embeddings = nn.ModuleList(
+            Embedding(
+                edges.num_positions,
+                num_frequencies,
+                maps if len(edges.axes) == 2 else channels,
+                signs,
+            )
+            for edges in self.graph.edges
+        )
+        self.forwards, self.backwards = (
+            nn.ModuleList(
+                nn.ModuleList(
+                    Sweep(sizes[edges.axes[sender]], channels, maps, signs) for edges in links
+                )
+                for _ in range(rounds)
+            )
+            for sender in (1, 0)
+        )
+        self.slots = nn.ModuleList(
+            nn.Identity()
+            if axis.hidden
+            else nn.Linear(axis.size, min(axis.size, SLOTS), bias=False)
+            for axis in axes
+        )
+        vectors = sum(2 if axis.hidden else min(axis.size, SLOTS) for axis in axes)
+        self.pool = nn.Sequential(
+            nn.LayerNorm(vectors * channels), nn.Linear(vectors * channels, width)
+        )
+
+    def calibrate(
+        self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
+    ) -> "MessagePassingEncoder":
+        """With `signs` nothing is subtracted: tensors are over their root mean square."""
+        if self.signs:
+            statistics = {
+                name: {"mean": 0.0, "std": math.hypot(known["mean"], known["std"])}
+                for name, known in statistics.items()
+            }
+        self.read.standardize.set(statistics)
+        return self
+
+    def features(self) -> nn.Module:
+        return MessagePassingFeatures(self)
+
+    def nodes(
+        self, tensors: Sequence[Float[Tensor, "batch ..."]]
+    ) -> dict[str, Float[Tensor, "batch size channels"]]:
+        """Features of the nodes of each axis after all rounds, of standardised tensors."""
+        graph, joined, nodes = self.graph, [], {}
+        for i, axis in enumerate(graph.axes):
+            shape = len(tensors[0]), axis.size, self.channels
+            known = str(i) in self.start
+            nodes[axis.name] = (
+                self.start[str(i)].expand(shape) if known else tensors[0].new_zeros(shape)
+            )
+        for edges, embed in zip(graph.edges, self.embeddings, strict=True):
+            values = embed(edges.of(tensors[edges.index]))
+            if len(edges.axes) == 2:
+                back = values.transpose(1, 2).flatten(2)
+                joined.append((*edges.axes, values.flatten(2), back))
+            else:
+                nodes[edges.axes[0]] = nodes[edges.axes[0]] + values
+        for forwards, backwards in zip(self.forwards, self.backwards, strict=True):
+            for sweep, (after, before, values, _) in zip(forwards, joined, strict=True):
+                nodes[after] = sweep(values, nodes[before], nodes[after])
+            for sweep, (after, before, _, values) in zip(
+                reversed(backwards), reversed(joined), strict=True
+            ):
+                nodes[before] = sweep(values, nodes[after], nodes[before])
+        return nodes
+
+    def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
+        nodes, parts = self.nodes(self.read(state)), []
+        for axis, slots in zip(self.graph.axes, self.slots, strict=True):
+            x = nodes[axis.name]
+            if axis.hidden:
+                x = x.abs() if self.signs else x
+                parts += [x.mean(1), x.amax(1)]
+            else:
+                parts.append(slots(x.transpose(1, 2)).flatten(1))
+        return self.pool(torch.cat(parts, 1))
+
+
+def _places(axis: Axis) -> int:
+    """Nodes of a fixed axis are told apart, neurons are not."""
+    return 1 if axis.hidden else axis.size
+
+
+def check_signed(space: WeightSpace):
+    """Raises ValueError where it is not known how each tensor changes with the signs of hidden units."""
+    space.check_roles()
+    for spec in space.tensors:
+        if unsigned := [name for name in spec.hidden if spec.role(name) == "none"]:
+            raise ValueError(
+                f"tensor {spec.name!r} must compute its hidden axes or sum over them for units to have signs, "
+                f"found role 'none' of {unsigned}"
+            )
+
+
+class MessagePassingFeatures(nn.Module):
+    """Features of each entry, of its value and the nodes that it joins: equivariant as the encoder is invariant."""
+
+    def __init__(self, encoder: MessagePassingEncoder, channels: int = CHANNELS):
+        super().__init__()
+        self.space, self.channels, self.encoder = encoder.space, channels, encoder
+        self.is_odd = encoder.signs
+        edges = encoder.graph.edges
+        self.own = nn.ModuleList(
+            nn.Linear(embedding.linear.in_features // one.num_positions, channels, bias=False)
+            for one, embedding in zip(edges, encoder.embeddings, strict=True)
+        )
+        self.ends = nn.ModuleList(
+            nn.ModuleList(
+                nn.Linear(encoder.channels, one.num_positions * channels, bias=False)
+                for _ in one.axes
+            )
+            for one in edges
+        )
+        self.mixers = nn.ModuleList(
+            Mixer((2 if encoder.signs else 1 + len(one.axes)) * channels, channels, encoder.signs)
+            for one in edges
+        )
+
+    @property
+    def read(self) -> ReadState:
+        return self.encoder.read
+
+    def forward(
+        self, state: Mapping[str, Tensor]
+    ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
+        tensors, encoder = self.read(state), self.encoder
+        nodes, features = encoder.nodes(tensors), []
+        for edges, embedding, own, ends, mixer in zip(
+            encoder.graph.edges, encoder.embeddings, self.own, self.ends, self.mixers, strict=True
+        ):
+            x = own(
+                embedding.waves(edges.of(tensors[edges.index]))
+            )  # batch, nodes..., positions, channels
+            parts = [
+                end(nodes[axis]).unflatten(-1, (edges.num_positions, self.channels))
+                for axis, end in zip(edges.axes, ends, strict=True)
+            ]
+            if len(parts) == 2:
+                after, before = parts[0].unsqueeze(2), parts[1].unsqueeze(1)
+                parts = [after * before] if self.is_odd else [after * before, after + before]
+            found = mixer(torch.cat([x, *parts], -1))
+            features.append(edges.back(found, self.space.tensors[edges.index]))
+        return tuple(features)
