@@ -1,8 +1,10 @@
 """The command `dwszoo`. Heavy packages load in the commands that need them, so that `--help` answers at once."""
 
 import errno
+import os
 import re
 import signal
+import stat
 import sys
 from contextlib import suppress
 
@@ -24,6 +26,7 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 def command() -> None:
     prepare_streams()
     handle_signals()
+    os.umask(os.umask(0) | stat.S_IWOTH)  # nobody else writes what a command makes
     try:
         code = main()
     except SystemExit as end:  # of argparse, or of a benchmark, which may give a sentence

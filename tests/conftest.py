@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -142,6 +143,8 @@ def zoo(built_zoo) -> "Zoo":
 class Run:
     folder: Path
     result: Result
+    addresses: set[str]
+    """On which the command and all that it started have listened."""
 
 
 @pytest.fixture(scope="session")
@@ -166,12 +169,26 @@ def smoke_run(once) -> Run:
     """One complete `dwszoo run smoke`: real Ray, Prefect and DeepSpeed. Read only."""
 
     def make(folder: Path) -> dict[str, Any]:
-        result = dwszoo("run", "smoke", "--out", folder)
+        umask = os.umask(0)
+        process = start_dwszoo("run", "smoke", "--out", folder)
+        os.umask(umask)
+        result, addresses = watched(process)
         assert result.code == 0, result.err
-        return asdict(result)
+        return {"result": asdict(result), "addresses": sorted(addresses)}
 
-    folder, result = once("smoke-run", make)
-    return Run(folder, Result(**result))
+    folder, made = once("smoke-run", make)
+    return Run(folder, Result(**made["result"]), set(made["addresses"]))
+
+
+def watched(process: subprocess.Popen) -> tuple[Result, set[str]]:
+    """How a command ended, and the addresses on which it and all that it started have listened."""
+    addresses = set()
+    with ThreadPoolExecutor(1) as pool:
+        ending = pool.submit(process.communicate)
+        while not ending.done():
+            addresses |= listening(process.pid)
+            time.sleep(0.5)
+    return Result(process.returncode, *ending.result()), addresses
 
 
 EPOCHS = 48
@@ -199,16 +216,12 @@ def long_training(built_zoo, once) -> LongTraining:
     """A training that nothing interrupted, in the job of every launcher at once. Read only."""
 
     def make(folder: Path) -> list[str]:
-        addresses = set()
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (JOB | {"GLOO_SOCKET_IFNAME": "eth7"}).items():
                 patch.setenv(name, value)
             process = start_dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
-            while process.poll() is None:
-                addresses |= listening(process.pid)
-                time.sleep(0.5)
-        _, err = process.communicate()
-        assert process.returncode == 0, err
+            result, addresses = watched(process)
+        assert result.code == 0, result.err
         return sorted(addresses)
 
     folder, addresses = once("long-training", make)

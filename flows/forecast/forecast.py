@@ -73,6 +73,11 @@ class Forecast:
         return sum(part.bytes for part in self.parts)
 
     @property
+    def at_once(self) -> int:
+        """Workers that really run at the same time."""
+        return at_once(self.resources)
+
+    @property
     def unit(self) -> str:
         return "GPU-hours" if self.resources.gpus_per_worker else "core-hours"
 

@@ -24,14 +24,15 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
 
 def lines(forecast: Forecast) -> Iterator[str]:
     """A table, then what is lacking."""
-    whole, hours = forecast.resources.workers, sum(map(forecast.hours, forecast.parts))
+    hours, workers = sum(map(forecast.hours, forecast.parts)), forecast.resources.workers
+    on = f" on {forecast.at_once} cores" if forecast.at_once < workers else ""
     rows = [("", "what", "there", "disk", "time", forecast.unit)]
     for part in forecast.parts:
         numbers = disk(part.bytes), time(part.seconds), amount(forecast.hours(part))
         rows.append((part.title, part.what, part.there or "nothing", *numbers))
     rows.append(("the rest", "to start, to score, to report", "", "", time(forecast.around), ""))
     numbers = disk(forecast.bytes), time(forecast.seconds), amount(hours)
-    rows.append(("total", f"by {whole} workers", "", *numbers))
+    rows.append(("total", f"by {workers} workers{on}", "", *numbers))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         words = [*map(str.ljust, row[:3], widths[:3]), *map(str.rjust, row[3:], widths[3:])]
@@ -51,12 +52,12 @@ def time(seconds: float) -> str:
     """As much of it as matters."""
     if not seconds:
         return ""
-    minutes, hours = round(seconds / 60), round(seconds / 3600)
     if seconds < 100:
         return f"{seconds:.0f} s"
-    return (
-        f"{minutes} min" if minutes < 100 else f"{hours} h" if hours < 72 else f"{hours / 24:.0f} d"
-    )
+    if seconds < 6000:
+        return f"{seconds / 60:.0f} min"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours < 72 else f"{hours / 24:.0f} d"
 
 
 def amount(hours: float) -> str:

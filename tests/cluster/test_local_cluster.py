@@ -18,7 +18,8 @@ from cluster.session import CLUSTER, loopback_interface, ray_session, require_st
 COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
 
 SESSION = """
-import json, os, psutil, signal, tempfile
+import json, os, psutil, signal, subprocess, sys, tempfile
+from cluster.address import PROBE
 from cluster.session import CLUSTER, ray_session
 from cluster.orphans import marked
 
@@ -41,9 +42,12 @@ with ray_session(2):
     groups = [os.getpgid(process) for process in processes]
     sockets = [listening(process) for process in [os.getpid(), *processes]]
     assert signal.getsignal(signal.SIGTERM) is handler
+    probe = [sys.executable, "-I", "-c", PROBE, ray.get_runtime_context().gcs_address]
+    own = {name: os.environ[name] for name in os.environ if not name.startswith("RAY_AUTH_TOKEN")}
+    answers = [subprocess.run(probe, env=env, capture_output=True, text=True) for env in (os.environ, own)]
 print(json.dumps({
     "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
-    "group": os.getpgrp(), "groups": groups,
+    "known": answers[0].returncode, "stranger": answers[1].stderr, "group": os.getpgrp(), "groups": groups,
     "left": [marked(CLUSTER, folder), os.path.exists(folder)],
 }))
 """
@@ -69,10 +73,11 @@ def session(tmp_path_factory):
     shutil.copytree(Path(sys.prefix) / "bin", environment / "bin", symlinks=True)
     (environment / "lib").symlink_to(Path(sys.prefix) / "lib")
     shutil.copy(Path(sys.prefix) / "pyvenv.cfg", environment)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
     result = subprocess.run(
         [environment / "bin" / "python", script],
         cwd=work,
-        env=os.environ
+        env=own
         | {"TMPDIR": str(deep), "PYTHONPATH": os.pathsep.join(sys.path[1:])}
         | {"RAY_OVERRIDE_RESOURCES": '{"CPU": 0}'},
         capture_output=True,
@@ -98,6 +103,12 @@ def test_everything_listens_on_the_loopback_interface_alone(session):
     assert len(session["sockets"]) >= 6, "GCS, raylet, agents, workers and this process"
     assert len(addresses) >= 5
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
+
+
+def test_who_has_no_token_is_let_in_by_nobody(session):
+    """A process of the same user on the same machine: by default, without any setting."""
+    assert session["known"] == 0
+    assert "InvalidAuthToken" in session["stranger"]
 
 
 def test_a_signal_to_the_group_of_the_command_reaches_none_of_rays_processes(session):

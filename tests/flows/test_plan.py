@@ -113,7 +113,7 @@ def test_a_small_zoo_is_of_the_same_networks(tmp_path):
     [
         (time, 3.4, "3 s"),
         (time, 150, "2 min"),
-        (time, 9000, "2 h"),
+        (time, 9000, "2.5 h"),
         (time, 4e5, "5 d"),
         (time, 0, ""),
         (disk, 2_100_000, "2.1 MB"),

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import signal
+import stat
 from contextlib import nullcontext
 from html.parser import HTMLParser
 from pathlib import Path
@@ -63,6 +64,16 @@ def test_a_run_folder_holds_what_the_readme_says(smoke_run):
     assert [line["epoch"] for line in metrics_of(folder)] == [1, 2, 3]
     assert json.loads((folder / "config.json").read_text())["training"]["epochs"] == 3
     assert (folder / "baselines" / "mlp" / "zoo").resolve() == (folder / "zoo").resolve()
+
+
+def test_a_run_listens_on_the_loopback_interface_alone(smoke_run):
+    assert {address.removeprefix("::ffff:") for address in smoke_run.addresses} == {"127.0.0.1"}
+
+
+def test_nobody_else_can_write_the_files_of_a_run_that_was_started_with_an_open_umask(smoke_run):
+    paths = [smoke_run.folder, *smoke_run.folder.rglob("*")]
+    writable = [path for path in paths if path.lstat().st_mode & stat.S_IWOTH]
+    assert [path for path in writable if not path.is_symlink()] == []
 
 
 class Page(HTMLParser):
