@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from scipy import ndimage
+import scipy  # whose parts load when they are used
 
 from pipeline.config import Operation
 from pipeline.errors import InputError
@@ -38,23 +38,23 @@ def identity(values: np.ndarray) -> np.ndarray:
 
 def dilate(values: np.ndarray) -> np.ndarray:
     """The largest value of each 3x3 neighbourhood, on a line of three points, as `cv2.dilate` with ones."""
-    return ndimage.maximum_filter(values, window(values, 3), mode="nearest")
+    return scipy.ndimage.maximum_filter(values, window(values, 3), mode="nearest")
 
 
 def erode(values: np.ndarray) -> np.ndarray:
     """The smallest of each point and those before it along each axis, as `cv2.erode` with 2x2 ones: its anchor is (1, 1)."""
-    return ndimage.minimum_filter(values, window(values, 2), mode="nearest")
+    return scipy.ndimage.minimum_filter(values, window(values, 2), mode="nearest")
 
 
 def gradient(values: np.ndarray) -> np.ndarray:
     """The morphological gradient over 2x2 points, as `cv2.MORPH_GRADIENT`: the largest less the smallest."""
-    return ndimage.maximum_filter(values, window(values, 2), mode="nearest") - erode(values)
+    return scipy.ndimage.maximum_filter(values, window(values, 2), mode="nearest") - erode(values)
 
 
 def blur(values: np.ndarray) -> np.ndarray:
     """A Gaussian of a standard deviation of one point."""
     sigmas = (0, *(SIGMA for _ in values.shape[1:-1]), 0)
-    return ndimage.gaussian_filter(values, sigmas, mode="nearest")
+    return scipy.ndimage.gaussian_filter(values, sigmas, mode="nearest")
 
 
 def contrast(values: np.ndarray) -> np.ndarray:
@@ -77,7 +77,9 @@ def rotate(values: np.ndarray) -> np.ndarray:
             f"operation 'rotate' turns images and volumes, found signals on a grid {values.shape[1:-1]}: "
             "choose another operation"
         )
-    turned = ndimage.rotate(values, ANGLE, axes=(2, 1), reshape=False, order=1, mode="constant")
+    turned = scipy.ndimage.rotate(
+        values, ANGLE, axes=(2, 1), reshape=False, order=1, mode="constant"
+    )
     return np.clip(turned, 0, 1)
 
 

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import cached_property
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 SIZE, REPEATS = 4096, 10
 
@@ -33,6 +32,8 @@ class ModelFlops:
         if self.of_step is not None:
             yield
             return
+        from torch.utils.flop_counter import FlopCounterMode  # loads Triton
+
         with FlopCounterMode(display=False) as counter:
             yield
         self.of_step = counter.get_total_flops()
