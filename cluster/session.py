@@ -112,6 +112,8 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         # A process of Ray Train that looks out for nodes that are taken back, which this machine is not.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+        # Workers that Ray starts before it knows with which environment: nothing runs in them.
+        os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # not in a file at home
         from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia

@@ -10,6 +10,7 @@ import pytest
 from flows import flows
 from flows.schedule import read_schedule
 from pipeline.archive.files import exclusive
+from pipeline.archive.seal import SEAL
 from pipeline.errors import InputError, InUseError
 from tests.conftest import contents, start_dwszoo, wait_for
 
@@ -71,12 +72,9 @@ def test_a_recipe_that_cannot_run_is_refused_before_anything_is_served(
 
 def test_a_scheduled_run_is_ended_by_a_signal_and_goes_on_the_next_time(built_zoo, tmp_path):
     file, out = tmp_path / "often.toml", tmp_path / "run"
-    settings = '["training.epochs=1", "training.baselines=[]"]'
-    file.write_text(
-        f'[often]\nrecipe = "smoke"\nout = "{out}"\nsettings = {settings}\ninterval = 5\n'
-    )
+    file.write_text(f'[often]\nrecipe = "smoke"\nout = "{out}"\ninterval = 5\n')
     serve_until((out / "zoo" / "zoo.json").exists, file)
-    serve_until((out / "report" / "index.html").exists, file)
+    serve_until((out / "zoo" / SEAL).exists, file)
     assert contents(out / "zoo") == contents(built_zoo)
 
 
