@@ -24,6 +24,7 @@ from pipeline.config import ResourcesConfig
 from pipeline.fit.adam import require_device
 from pipeline.functions import modules_named
 from pipeline.training.checkpoint import num_epochs
+from pipeline.training.start import resolve_start
 from pipeline.zoos.build import ZooPlan, plan_members
 
 FIT_BUDGET = 2.0
@@ -102,7 +103,7 @@ def forecast(recipe: Recipe, out: Path) -> Forecast:
         small = small_zoo(plan.kind, folder / "zoo", trusted)
         parts = [zoo_part(plan, small, out / "zoo" if recipe.training else out, resources, device)]
         if recipe.training is not None:
-            require_same_run(out, plan.record, recipe.training)
+            require_same_run(out, plan.record, resolve_start(recipe.training, plan.record))
             parts += model_parts(recipe, plan, small, out, device)
     lacking = (*missing_workers(resources), *missing_room(out, sum(part.bytes for part in parts)))
     return Forecast(out, resources, tuple(parts), lacking)
