@@ -54,7 +54,6 @@ def prefect_server(serves: bool = False) -> Iterator[Callable[[], bool]]:
     if serves:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
     end_children_with_me()
-    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     hosts = urllib.request.getproxies_environment().get("no")
     os.environ["no_proxy"] = os.environ["NO_PROXY"] = f"{hosts},{LOOPBACK}" if hosts else LOOPBACK
     if url := own_url():
@@ -112,7 +111,11 @@ def last_reports() -> Iterator[None]:
 
 
 def own_url() -> str | None:
-    """Where the user has a server. Raises InputError where Prefect cannot read its settings."""
+    """Where the user has a server. Raises InputError where Prefect cannot read its settings.
+
+    They are read once, those that keep it quiet too.
+    """
+    os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():

@@ -152,6 +152,13 @@ def test_a_deployed_run_is_skipped_finished_shown_and_missed(
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith("night: mine.toml in run, 0 3 * * * (UTC)\nwrong: ")
 
+    result = dwszoo("evaluate", tmp_path)
+    assert (result.code, result.out) == (2, "")
+    assert result.err.startswith(f"dwszoo: {tmp_path} is not a run: ")
+    assert len(result.err.splitlines()) == 1
+    (seen,) = [found for found in server.found("flow_runs") if found["state_type"] in ENDED]
+    assert (seen["name"], seen["state_type"]) == (str(tmp_path), "FAILED")
+
     alerts = (LAUNCH / "alerts.yaml").read_text()
     alerts = alerts.replace("00000000-0000-0000-0000-000000000000", notifying_block(url))
     (tmp_path / "alerts.yaml").write_text(alerts)
@@ -162,7 +169,11 @@ def test_a_deployed_run_is_skipped_finished_shown_and_missed(
     for name in ("night", "night", "wrong"):
         server.post(f"deployments/{ids[name]}/create_flow_run")
     prefect("worker", "start", "--pool", "nights", "--run-once")
-    ended = [found for found in server.found("flow_runs") if found["state_type"] in ENDED]
+    ended = [
+        found
+        for found in server.found("flow_runs")
+        if found["state_type"] in ENDED and found["deployment_id"]
+    ]
     assert sorted((found["deployment_id"], found["state_type"]) for found in ended) == sorted(
         [(ids["night"], "COMPLETED"), (ids["night"], "CANCELLED"), (ids["wrong"], "FAILED")]
     ), [found["state"]["message"] for found in ended]

@@ -43,6 +43,7 @@ with prefect_server() as is_up:
             psutil.Process().children()[-1].kill()
 
     def trial(folder):
+        'Three steps.'
         work.clear()
         for name in ("first", "second", "third"):
             step(name)
