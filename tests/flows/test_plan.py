@@ -3,9 +3,11 @@
 import json
 import os
 import shutil
+from contextlib import contextmanager
 
 import pytest
 
+from cluster.address import require_resources
 from flows.forecast import forecast, training
 from flows.forecast.table import disk, time
 from flows.forecast.zoos import PlannedZoo, small_zoo
@@ -84,6 +86,30 @@ def test_what_is_lacking_is_said_below_the_table(command, tmp_path, monkeypatch)
     table, lacking = result.out.splitlines()[:-1], result.out.splitlines()[-1]
     assert [line.split()[0] for line in table] == ["what", "zoo", "dwsnet", "the", "total"]
     assert lacking.startswith(f"lacking: the disk of {tmp_path} has 0.0 GB free, expected at least")
+
+
+def test_a_cluster_that_is_too_small_is_lacking_and_its_workers_are_counted(
+    command, tmp_path, monkeypatch
+):
+    @contextmanager
+    def small_cluster(num_workers, gpus_per_worker, fewest):
+        require_resources("the cluster", fewest, gpus_per_worker, CPU=2)
+        yield
+
+    monkeypatch.setattr(forecast, "ray_session", small_cluster)
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    settings = ("--set", "training.baselines=[]", "--workers")
+    for workers, lacking in (
+        ("1:8", []),
+        ("8", ["the cluster has 2 CPUs, expected at least the 8"]),
+    ):
+        result = command("plan", "smoke", *settings, workers, "--json", "--out", tmp_path / "run")
+        found = json.loads(result.out)
+        assert result.code == len(lacking) == len(found["lacking"])
+        assert all(map(str.startswith, found["lacking"], lacking))
+        zoo, model = found["parts"]
+        assert zoo["seconds"] == pytest.approx(zoo["worker_seconds"] / 8)
+        assert model["seconds"] == pytest.approx(model["worker_seconds"] / 8)
 
 
 @pytest.mark.parametrize(
