@@ -6,6 +6,7 @@ import pytest
 
 from flows.bars import FitBar
 from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, figure
+from flows.tracker import Tracker, tracker
 from pipeline.archive.plan import ShardPlan
 from pipeline.zoos.build import ShardSummary
 from pipeline.zoos.inrs import Inrs
@@ -30,6 +31,24 @@ def test_a_log_gets_whole_lines_with_a_rate_in_the_fields_unit():
     assert last.startswith("fit: 2,000/2,000 INRs (100 %), ")
     assert "INRs/s, mean PSNR 30.2 dB" in last
     assert "\r" not in log.getvalue()
+
+
+def test_who_tracks_a_flow_is_told_of_each_move():
+    class Recorder(Tracker):
+        moves = ()
+
+        def progress(self, *move):
+            self.moves += (move,)
+
+    token = tracker.set(recorder := Recorder())
+    try:
+        bar = Progress("fit", 20, "INRs", stream=io.StringIO())
+        bar.update(5, "one")
+        bar.update(20, "all")
+    finally:
+        tracker.reset(token)
+    bar.update(21, "nobody")
+    assert recorder.moves == (("fit", 5, 20, "one"), ("fit", 20, 20, "all"))
 
 
 def test_a_terminal_gets_one_bar_that_moves():
