@@ -73,25 +73,41 @@ class Mixer(nn.Module):
 
 
 class Sweep(nn.Module):
-    """Nodes of one axis take what comes along the edges from those of another."""
+    """Nodes of one axis take what comes along the edges from those of another: the sum over maps k of E_k h A_k.
 
-    def __init__(self, num_senders: int, channels: int, maps: int, odd: bool):
+    The channels are mixed where there are fewer nodes: of what is sent, or of what has come.
+    """
+
+    def __init__(self, senders: int, receivers: int, channels: int, maps: int, odd: bool):
         super().__init__()
-        self.send = nn.Linear(channels, maps * channels, bias=False)
+        self.at_senders = senders <= receivers
+        sizes = (1, maps) if self.at_senders else (maps, 1)
+        self.mix = nn.Linear(*(channels * size for size in sizes), bias=False)
+        bound = channels**-0.5
+        nn.init.uniform_(self.mix.weight, -bound, bound)
         self.update = Mixer(2 * channels, channels, odd)
-        self.scale = 1 / math.sqrt(num_senders * maps)
+        self.scale = 1 / math.sqrt(senders * maps)
+
+    def edges(
+        self, values: Float[Tensor, "batch receivers senders maps"]
+    ) -> Float[Tensor, "batch rows columns"]:
+        """As `forward` takes them: the matrices of all maps beside or below each other."""
+        if self.at_senders:
+            return values.flatten(2)
+        return values.transpose(2, 3).flatten(1, 2)
 
     def forward(
         self,
-        edges: Float[Tensor, "batch receivers senders_maps"],
+        edges: Float[Tensor, "batch rows columns"],
         sender: Float[Tensor, "batch senders channels"],
         receiver: Float[Tensor, "batch receivers channels"],
     ) -> Float[Tensor, "batch receivers channels"]:
-        sent = self.send(sender).reshape(
-            len(sender), -1, sender.shape[-1]
-        )  # batch, senders_maps, channels
-        message = edges @ sent * self.scale
-        return receiver + self.update(torch.cat([message, receiver], -1))
+        batch, nodes, channels = receiver.shape
+        if self.at_senders:
+            message = edges @ self.mix(sender).reshape(batch, -1, channels)
+        else:
+            message = self.mix((edges @ sender).reshape(batch, nodes, -1))
+        return receiver + self.update(torch.cat([message * self.scale, receiver], -1))
 
 
 class MessagePassingEncoder(Encoder):
@@ -140,11 +156,12 @@ class MessagePassingEncoder(Encoder):
         self.forwards, self.backwards = (
             nn.ModuleList(
                 nn.ModuleList(
-                    Sweep(sizes[edges.axes[sender]], channels, maps, signs) for edges in links
+                    Sweep(*(sizes[edges.axes[end]] for end in ends), channels, maps, signs)
+                    for edges in links
                 )
                 for _ in range(rounds)
             )
-            for sender in (1, 0)
+            for ends in ((1, 0), (0, 1))
         )
         self.slots = nn.ModuleList(
             nn.Identity()
@@ -186,17 +203,23 @@ class MessagePassingEncoder(Encoder):
         for edges, embed in zip(graph.edges, self.embeddings, strict=True):
             values = embed(edges.of(tensors[edges.index]))
             if len(edges.axes) == 2:
-                back = values.transpose(1, 2).flatten(2)
-                joined.append((*edges.axes, values.flatten(2), back))
+                joined.append((*edges.axes, values))
             else:
                 nodes[edges.axes[0]] = nodes[edges.axes[0]] + values
+        there = [
+            (before, after, sweep.edges(values))
+            for (after, before, values), sweep in zip(joined, self.forwards[0], strict=True)
+        ]
+        back = [
+            (after, before, sweep.edges(values.transpose(1, 2)))
+            for (after, before, values), sweep in zip(joined, self.backwards[0], strict=True)
+        ]
         for forwards, backwards in zip(self.forwards, self.backwards, strict=True):
-            for sweep, (after, before, values, _) in zip(forwards, joined, strict=True):
-                nodes[after] = sweep(values, nodes[before], nodes[after])
-            for sweep, (after, before, _, values) in zip(
-                reversed(backwards), reversed(joined), strict=True
+            sweeps = [*forwards, *reversed(backwards)]
+            for sweep, (sender, receiver, edges) in zip(
+                sweeps, [*there, *reversed(back)], strict=True
             ):
-                nodes[before] = sweep(values, nodes[after], nodes[before])
+                nodes[receiver] = sweep(edges, nodes[sender], nodes[receiver])
         return nodes
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:
