@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import httpx
 import pytest
 from prefect import Flow
+from prefect.exceptions import ObjectNotFound
 from prefect.states import Failed
 
 from flows import deployments, flows, prefect_tracker
@@ -117,6 +118,18 @@ def test_a_server_that_is_gone_is_asked_once(artifacts):
     tracked.progress("fit", 0, 1, "")
     assert artifacts == {}
     assert not tracked.answers
+
+
+def test_a_pool_that_is_not_there_is_a_sentence(monkeypatch):
+    def missing(name: str):
+        raise ObjectNotFound(None)
+
+    pools = SimpleNamespace(
+        read_work_pool=missing, read_work_pools=lambda: [SimpleNamespace(name="nights")]
+    )
+    monkeypatch.setattr(deployments, "get_client", lambda **_: nullcontext(pools))
+    with pytest.raises(InputError, match=r"no work pool 'night'.* did you mean 'nights'"):
+        deployments.job_variables({}, "night")
 
 
 @pytest.mark.parametrize(("kind", "is_refused"), [("process", False), ("kubernetes", True)])
