@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 class MessagePassingConfig(EncoderConfig):
     title: ClassVar[str] = "message passing"
-    sizes: ClassVar[tuple[str, ...]] = ("channels",)
+    sizes: ClassVar[tuple[str, ...]] = ("channels", "width")
 
     kind: Literal["message-passing"] = "message-passing"
     """Features of neurons, carried by the weights through the network's own order, forwards and backwards."""

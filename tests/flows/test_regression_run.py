@@ -10,6 +10,8 @@ from flows.overrides import resolve_recipe
 from flows.recipes import mlps, sines_frequency, smoke
 from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
+from pipeline.encoders import DWSNetConfig
+from pipeline.encoders.message_passing import MessagePassingConfig
 from pipeline.errors import InputError
 from pipeline.tasks.regression import Regression
 from pipeline.training.config import TrainingConfig
@@ -111,11 +113,15 @@ def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_
         learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
 
 
-def test_signs_that_matter_are_not_made_canonical(tmp_path):
+@pytest.mark.parametrize(
+    ("encoder", "field"),
+    [(DWSNetConfig, "canonical_signs"), (MessagePassingConfig, "signs")],
+)
+def test_signs_that_matter_are_not_left_out(tmp_path, encoder, field):
     recipe = mlps()
     build.plan(recipe.zoo, tmp_path / "zoo")
-    encoder = recipe.training.encoder.model_copy(update={"canonical_signs": True})
-    training = recipe.training.model_copy(update={"encoder": encoder})
-    message = r"canonical_signs needs networks of odd activations, .* relu.*: set it to false"
+    changes = {"encoder": encoder(**{field: True})}
+    training = recipe.training.model_copy(update=changes)
+    message = rf"{field} needs networks of odd activations, .* relu.*: set it to false"
     with pytest.raises(InputError, match=message):
         learn.check_task(Zoo.open(tmp_path / "zoo"), training)
