@@ -10,7 +10,7 @@ from torch import nn
 from dwsnet.models import num_parameters
 from flows.forecast.zoos import PlannedZoo, SmallZoo
 from flows.recipe import Recipe
-from pipeline.fit.timing import mean_seconds
+from pipeline.fit.timing import median_seconds
 from pipeline.functions import modules_named
 from pipeline.tasks import Batch, Task
 from pipeline.tasks.kinds import task_of
@@ -90,10 +90,10 @@ def cost_of(training: TrainingConfig, small: SmallZoo, workers: int, device: str
     batch, scored = next(feed.epoch(1, size)), next(feed.whole())
     keys, scored = feed.keys(1, batch).to(device), scored.to(device)
     batch = batch.to(device)
-    step = mean_seconds(stepper(training, task, model, batch, keys), device, BUDGET)
+    step = median_seconds(stepper(training, task, model, batch, keys), device, BUDGET)
     model.eval()
     with torch.no_grad():
-        score = mean_seconds(lambda: task.sums(model, scored), device, BUDGET)
+        score = median_seconds(lambda: task.sums(model, scored), device, BUDGET)
     return Cost(num_parameters(model), step * share / size, score / len(scored))
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from statistics import median
 
 import torch
 
@@ -19,8 +20,8 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def mean_seconds(work: Callable[[], object], device: str, budget: float) -> float:
-    """Seconds that calling `work` takes on average, called again and again until `budget` seconds are gone.
+def median_seconds(work: Callable[[], object], device: str, budget: float) -> float:
+    """The median of the seconds that calling `work` takes, called again and again until `budget` seconds are gone.
 
     The first call, in which memory is taken and kernels are compiled, does not count.
     """
@@ -28,4 +29,4 @@ def mean_seconds(work: Callable[[], object], device: str, budget: float) -> floa
     times: list[float] = []
     while sum(times) < budget:
         times.append(seconds_of(work, device))
-    return sum(times) / len(times)
+    return median(times)

@@ -21,7 +21,7 @@ from pipeline.fit.classifiers import stacks, train_runs
 from pipeline.fit.dataset import ImageDataset, steps_per_epoch
 from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs
 from pipeline.fit.stack import KERNEL, Stack
-from pipeline.fit.timing import mean_seconds, seconds_of
+from pipeline.fit.timing import median_seconds, seconds_of
 from pipeline.progress import Advance
 from pipeline.signals import Signals
 from pipeline.zoos.splits import few_signals, image_splits
@@ -173,8 +173,8 @@ class Classifiers:
         training = next(stacks(stack, one_batch, runs, epochs, size, device))
         together = np.arange(len(training.rows))
         training.start_epochs(0)
-        of_step = mean_seconds(lambda: training.take_step(0), device, budget / 2)
-        of_batch = mean_seconds(lambda: training.score(together, "train"), device, budget / 2)
+        of_step = median_seconds(lambda: training.take_step(0), device, budget / 2)
+        of_batch = median_seconds(lambda: training.score(together, "train"), device, budget / 2)
         pools = dataset.pools("train", runs)
         num_steps = sum(
             steps_per_epoch(len(pool), size) * part[-1]

@@ -427,7 +427,7 @@ def test_the_time_of_a_fit_is_forecast_by_its_steps_and_what_is_scored(monkeypat
     def batches(training, index, split):
         return sum(-(-len(pool) // config.batch_size) for pool in training.scored[split][index])
 
-    monkeypatch.setattr(classifiers, "mean_seconds", lambda *_: next(times))
+    monkeypatch.setattr(classifiers, "median_seconds", lambda *_: next(times))
     monkeypatch.setattr(classifiers, "seconds_of", lambda work, _: work() or 0.0)
     found = kind.fit_seconds([shard], "cpu", 1.0)
     count("take_step", lambda training, _: len(training.rows), "steps")
