@@ -4,15 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy
-from prefect.deployments.runner import EntrypointType, RunnerDeployment
+from prefect.deployments.runner import DeploymentApplyError, EntrypointType, RunnerDeployment
 from prefect.exceptions import ObjectNotFound
 from prefect.schedules import Schedule
 
 from flows import flows
 from flows.schedule import ScheduledRun
-from pipeline.errors import InputError, nearest
+from pipeline.errors import InputError, WorkError, nearest, reason
 
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
 """A run that is due while the one before it is still at work is skipped."""
@@ -37,11 +38,18 @@ def deployed(name: str, run: ScheduledRun, **where: Any) -> RunnerDeployment:
 def deploy_runs(runs: Mapping[str, ScheduledRun], pool: str):
     """Register the runs on a work pool, whose workers start them; those of the same names are replaced.
 
-    Raises InputError where there is no such pool, or where its workers could not find the folder of a run.
+    Raises InputError where there is no such pool, or where its workers could not find the folder of
+    a run; WorkError where the server does not take one.
     """
     variables = job_variables(runs, pool)
     for name, run in runs.items():
-        deployed(name, run, work_pool_name=pool, job_variables=variables).apply()
+        deployment = deployed(name, run, work_pool_name=pool, job_variables=variables)
+        try:
+            deployment.apply()
+        except (DeploymentApplyError, httpx.HTTPError) as error:
+            raise WorkError(
+                f"the Prefect server does not take {name} on work pool {pool!r}: {reason(error)}"
+            ) from error
 
 
 def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]:

@@ -13,6 +13,9 @@ from flows.recipe_file import read_file
 from pipeline.config import Config
 from pipeline.errors import InputError
 
+BANNED = "/%&<>"
+"""What Prefect does not take in names."""
+
 
 class ScheduledRun(Config):
     recipe: str
@@ -94,6 +97,11 @@ def read_schedule(path: Path) -> dict[str, ScheduledRun]:
     runs = {
         name: config_of(ScheduledRun, fields, path, text, name) for name, fields in tables.items()
     }
+    for name in runs:
+        if set(name) & set(BANNED):
+            raise InputError(
+                f"{path}: the name of a scheduled run must not contain {BANNED}, got {name!r}"
+            )
     folders: dict[Path, str] = {}
     for name, run in runs.items():
         other = folders.setdefault(run.out.resolve(), name)

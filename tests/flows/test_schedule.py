@@ -45,6 +45,7 @@ def test_a_file_has_a_table_for_each_run(tmp_path):
         (f"[a]\n{GOOD}interval = -5", "interval: input should be positive"),
         (f'[a]\n{GOOD}interval = 5\ntimezone = "Berlin"', 'IANA database, .*, got "Berlin"'),
         (f'[a]\n{GOOD}corn = "0 3 * * *"', "line 4: .*'corn'.* did you mean 'cron'"),
+        (f'["a/b"]\n{GOOD}interval = 5', "must not contain /%&<>, got 'a/b'"),
         (f"[a]\n{GOOD}interval = 5\n[b]\n{GOOD}interval = 6", "a and b are both in runs/smoke"),
     ],
 )
