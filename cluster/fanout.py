@@ -1,6 +1,8 @@
 """Many independent tasks on a Ray cluster, a bounded number at a time."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import wraps
 from itertools import islice
 from typing import Any, TypeVar
 
@@ -11,6 +13,12 @@ Item = TypeVar("Item")
 
 WINDOW = 2
 """Tasks submitted for each that can run: enough that no worker waits, few enough that the scheduler stays fast."""
+KEPT = {
+    "max_calls": 0,
+    "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
+}
+"""Of tasks on GPUs: processes are used again, so that imports, the CUDA context and compiled kernels are paid for once. The
+next task of a process may be given another GPU, so it sees all of them."""
 
 
 def run_tasks(
@@ -35,9 +43,10 @@ def run_tasks(
     """
     import ray
 
-    remote = ray.remote(num_cpus=1, num_gpus=gpus_per_worker, max_retries=3, retry_exceptions=True)(
-        function
-    )
+    needs = {"num_cpus": 1, "max_retries": 3, "retry_exceptions": True}
+    if gpus_per_worker:
+        function, needs = on_given_gpu(function), needs | {"num_gpus": gpus_per_worker} | KEPT
+    remote = ray.remote(**needs)(function)
     references = [ray.put(value) for value in shared]
     waiting, running, reader = iter(items), {}, ProgressReader()
     try:
@@ -59,6 +68,33 @@ def run_tasks(
     finally:
         if on_progress:
             reader.clear()
+
+
+def on_given_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with the GPU that Ray gives the task as PyTorch's current one; it leaves no memory of it taken."""
+
+    @wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        import torch
+
+        if not torch.cuda.is_available():  # as the function will say
+            return function(*arguments, **options)
+        torch.cuda.set_device(given_gpu())
+        try:
+            return function(*arguments, **options)
+        finally:
+            torch.cuda.empty_cache()
+
+    return call
+
+
+def given_gpu() -> int:
+    """Which of the GPUs that this process sees Ray gives to its task."""
+    import ray
+
+    given, *_ = map(str, ray.get_gpu_ids())
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",").index(given) if visible else int(given)
 
 
 def outcome(reference: Any) -> Any:

@@ -230,7 +230,7 @@ def long_training(built_zoo, once) -> LongTraining:
 
 @pytest.fixture
 def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes of one CPU each, and this process their driver."""
+    """A Ray cluster of two nodes, each of one CPU and of a GPU that is not there, and this process their driver."""
     from ray.cluster_utils import Cluster
 
     from cluster.session import ray_session
@@ -238,10 +238,15 @@ def two_nodes(monkeypatch):
     health = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
     nodes = Cluster(
         initialize_head=True,
-        head_node_args={"num_cpus": 1, "include_dashboard": False, "_system_config": health},
+        head_node_args={
+            "num_cpus": 1,
+            "num_gpus": 1,
+            "include_dashboard": False,
+            "_system_config": health,
+        },
     )
     try:
-        nodes.second = nodes.add_node(num_cpus=1)
+        nodes.second = nodes.add_node(num_cpus=1, num_gpus=1)
         nodes.wait_for_nodes()
         monkeypatch.setenv("RAY_ADDRESS", nodes.address)
         with ray_session(2):

@@ -1,16 +1,17 @@
 """A shard's task on a cluster of two nodes, one of which goes away, and what nodes must have in common."""
 
+import os
 import time
 from dataclasses import replace
 
 import pytest
 
-from cluster.fanout import run_tasks
+from cluster.fanout import given_gpu, run_tasks
 from cluster.nodes import Look, differences, look, marked, trouble, versions, wrong_clocks
 from flows.recipes import smoke
 from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
-from tests.conftest import contents
+from tests.conftest import contents, wait_for
 
 
 def fit_where_told(config, folder, signals, shard):
@@ -41,6 +42,21 @@ def test_a_node_that_is_removed_costs_nothing_but_time(two_nodes, built_zoo, tmp
     assert pending_shards(zoo) == {}
     seal_zoo(zoo)
     assert contents(zoo) == contents(built_zoo)
+
+
+def gpu_and_process(folder, number):
+    """Once the other task has begun too: two run at a time."""
+    (folder / str(number)).touch()
+    wait_for((folder / str(number ^ 1)).exists, 30)
+    return given_gpu(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+
+def test_tasks_on_gpus_are_run_by_the_processes_of_those_before_them(two_nodes, tmp_path):
+    results = dict(run_tasks(gpu_and_process, range(6), (tmp_path,), 2, 1))
+    gpus, processes, visible = zip(*results.values(), strict=True)
+    assert {*gpus} == {0}  # of its node
+    assert len({*processes}) == 2
+    assert {*visible} == {None}  # a process may be given another GPU later
 
 
 WANTED = {"dwszoo": "1 with code aa", "torch": "2"}
