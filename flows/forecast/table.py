@@ -52,7 +52,7 @@ def time(seconds: float) -> str:
     """As much of it as matters."""
     if not seconds:
         return ""
-    if seconds < 100:
+    if seconds < 200:
         return f"{seconds:.0f} s"
     if seconds < 6000:
         return f"{seconds / 60:.0f} min"

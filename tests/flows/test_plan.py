@@ -138,7 +138,8 @@ def test_a_small_zoo_is_of_the_same_networks(tmp_path):
     ("show", "value", "text"),
     [
         (time, 3.4, "3 s"),
-        (time, 150, "2 min"),
+        (time, 150, "150 s"),
+        (time, 3000, "50 min"),
         (time, 9000, "2.5 h"),
         (time, 4e5, "5 d"),
         (time, 0, ""),
