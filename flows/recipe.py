@@ -3,8 +3,18 @@
 from pathlib import Path
 from typing import Annotated
 
-from pipeline.config import LOCATION, AnyZooConfig, Config, ResourcesConfig, ZooConfig
+from pydantic import NonNegativeFloat, NonNegativeInt
+
+from pipeline.config import ADDED, LOCATION, AnyZooConfig, Config, ResourcesConfig, ZooConfig
 from pipeline.training.config import ProbeConfig, TrainingConfig
+
+
+class GrowthConfig(Config):
+    views: NonNegativeInt = 0
+    """So many more INRs of each signal are fitted each time, and those of signals that have come."""
+    max_fall: NonNegativeFloat | None = None
+    """A run fails where the metric that chooses the best epoch is worse than the time before by more than this, on the test
+    split: 0.02 are two percent points of accuracy; null: it never does."""
 
 
 class Recipe(Config):
@@ -15,6 +25,9 @@ class Recipe(Config):
     """How a model is trained on the zoo; null: the zoo is made for itself."""
     probe: ProbeConfig | None = None
     """What the trained encoder is tried on afterwards; null: nothing."""
+    growth: Annotated[GrowthConfig | None, ADDED] = None
+    """How the zoo grows each time that the recipe is run in the same folder, where training goes on from the model of the
+    time before; null: it does not."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
 

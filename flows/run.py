@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from flows import nightly
 from flows.overrides import resolve_training
 from flows.recipe import Recipe
 from flows.stages import assess, build, learn
@@ -20,12 +21,14 @@ from pipeline.errors import DivergenceError
 from pipeline.functions import modules_named
 from pipeline.training.launch import is_trained
 from pipeline.training.transfer import TRANSFERS, Transfer
-from pipeline.training.variants import Variant, all_folders_in, variants
+from pipeline.training.variants import OWN, Variant, all_folders_in, variants
 from pipeline.zoos.build import ZooPlan
 
 
 def run(recipe: RecipeName, out: Path, settings: Settings = ()) -> dict[str, Any]:
     """Builds a zoo, trains on it, evaluates and reports, into one folder; goes on from what is there.
+
+    With `growth` in the recipe each run in the folder lets the zoo there grow, and has a folder of its own.
 
     Args:
         recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
@@ -34,16 +37,25 @@ def run(recipe: RecipeName, out: Path, settings: Settings = ()) -> dict[str, Any
     """
     resolved = resolve_training(recipe, settings)
     with exclusive(out):
-        return run_stages(resolved, out)
+        if resolved.growth is None:
+            return run_stages(resolved, out)
+        with exclusive(out / "zoo"):
+            night = nightly.begin(resolved, out)
+            made = run_stages(night.recipe, night.folder, night.planned)
+        nightly.finish(night, made["metrics"][OWN])
+        return made
 
 
-def run_stages(recipe: Recipe, run: Path) -> dict[str, Any]:
-    """The whole job into the folder `run`; returns the test metrics of each model, and the report."""
+def run_stages(recipe: Recipe, run: Path, planned: ZooPlan | None = None) -> dict[str, Any]:
+    """The whole job into the folder `run`; returns that, the test metrics of each model, and the report.
+
+    `planned` is what the zoo in it is to be; None: what the recipe says.
+    """
     training, models = recipe.training, list(variants(recipe.training))
     finetune = recipe.probe and recipe.probe.finetune
     transfers = TRANSFERS if finetune else ()
     trusted = modules_named(recipe)
-    planned = build.plan(recipe.zoo, run / "zoo")
+    planned = planned or build.plan(recipe.zoo, run / "zoo")
     learn.check_task(Zoo.open(run / "zoo", trusted), training)
     learn.claim(run, planned.record, training)
     is_needed = bool(pending_shards(run / "zoo")) or not all(
@@ -62,7 +74,7 @@ def run_stages(recipe: Recipe, run: Path) -> dict[str, Any]:
         assess.scored(run / transfer.folder, trusted)
     if recipe.probe is not None:
         probe(run, recipe.probe.targets, trusted)
-    return {"metrics": metrics, "report": report(run, trusted)}
+    return {"run": run, "metrics": metrics, "report": report(run, trusted)}
 
 
 def make(

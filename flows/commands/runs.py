@@ -24,7 +24,7 @@ def run(options: Namespace) -> int:
         from flows import run as flow  # heavy: while it is imported, the server starts
 
         result = perform(flow.run, is_up, options.recipe, folder, tuple(options.settings))
-    metrics = result["metrics"]
+    metrics, folder = result["metrics"], result["run"]
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {checkpoint_folder(folder, next(iter(metrics.values()))['epoch'])}")
     print(f"report      {result['report']}")

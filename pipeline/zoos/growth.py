@@ -81,7 +81,8 @@ def plan_again(
             "set resources and where its signals lie alone"
         )
     record = record.model_copy(update={"config": config})
-    signals = original_signals(file.parent, record, trusted=trusted)
+    names = Zoo.open(file.parent).source_names  # the source may have more by now
+    signals = original_signals(file.parent, record, trusted=trusted, names=names)
     plan = plan_signals(config, signals, record.grown)
     claim_zoo(folder, plan.record)
     return plan

@@ -35,7 +35,7 @@ def test_a_setting_replaces_one_field():
         (
             "digits",
             "views=3",
-            r"there is no field 'views': the fields are zoo, training, probe, resources; did you mean 'zoo\.views'\?",
+            r"there is no field 'views': the fields are zoo, training, probe, growth, resources; did you mean 'zoo\.views'\?",
         ),
         ("digits", "zoo.views.x=3", r"'zoo\.views' is a single value, not a group"),
         (

@@ -1,0 +1,139 @@
+"""Runs that follow one another, night after night: the zoo grows, training goes on, and what came out is compared.
+
+`OUT/zoo` is the zoo of all nights, `OUT/runs/0001`, `0002`, ... are their runs. A night is over when it has `night.json`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from flows.progress import show_line
+from flows.recipe import Recipe
+from flows.stages import build
+from pipeline.archive.files import list_folders, read_json
+from pipeline.archive.growing import read_growing
+from pipeline.archive.record import FILE
+from pipeline.archive.zoo import Zoo
+from pipeline.config import ZooConfig, differences
+from pipeline.errors import InputError, WorkError
+from pipeline.functions import modules_named
+from pipeline.tasks.kinds import task_of
+from pipeline.tasks.task import Monitor
+from pipeline.training.checkpoint_folders import link_to
+from pipeline.training.config import StartConfig
+from pipeline.training.evaluate import read_metrics, shown, titled, write_metrics
+from pipeline.zoos.build import ZooPlan
+
+OVER = "night.json"
+
+
+@dataclass(frozen=True)
+class Night:
+    folder: Path
+    """Of its run."""
+    last: Path | None
+    """Folder of the run of the night before."""
+    recipe: Recipe
+    """Its training begins from the model of the night before."""
+    planned: ZooPlan
+
+
+def begin(recipe: Recipe, out: Path) -> Night:
+    """The night that is not over, or the next one; where nothing is new since the last one, that one again.
+
+    Raises InputError where the zoo in `out` is not the recipe's, and as `plan_growth` does.
+    """
+    if not isinstance(recipe.zoo, ZooConfig):
+        raise InputError(
+            f"growth takes a zoo of INRs, got zoo.kind {recipe.zoo.kind}: leave it out"
+        )
+    zoo, runs = out / "zoo", runs_in(out)
+    if not runs or (len(runs) == 1 and not is_over(runs[0])):
+        planned = build.plan(recipe.zoo, zoo)
+    else:
+        require_same(recipe, zoo)
+        planned = plan_larger(recipe, zoo, runs[-1])
+    if not runs or (is_over(runs[-1]) and is_new(runs[-1], planned)):
+        runs.append(out / "runs" / f"{int(runs[-1].name) + 1 if runs else 1:04d}")
+    elif is_over(runs[-1]):
+        show_line("zoo", f"nothing is new since {runs[-1]}")
+    folder, last = runs[-1], runs[-2] if len(runs) > 1 else None
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / "zoo").is_symlink():
+        link_to(folder / "zoo", zoo)
+    if last is not None:
+        start = StartConfig(checkpoint=last)
+        training = recipe.training.model_copy(update={"start": start})
+        recipe = recipe.model_copy(update={"training": training})
+    return Night(folder, last, recipe, planned)
+
+
+def runs_in(out: Path) -> list[Path]:
+    """The folders of all nights, in order."""
+    return sorted(run for run in list_folders(out / "runs") if run.name.isdigit())
+
+
+def is_over(run: Path) -> bool:
+    return (run / OVER).exists()
+
+
+def is_new(run: Path, planned: ZooPlan) -> bool:
+    """Whether a zoo is to be another than a run was trained on."""
+    known = read_json(run / "config.json")["zoo"]
+    return bool(differences(known, planned.record.zoo_identity()))
+
+
+def require_same(recipe: Recipe, zoo: Path):
+    """Raises InputError where a zoo did not begin as the recipe's."""
+    record = Zoo.open(zoo).record
+    views = record.grown[0].views if record.grown else record.config.views
+    first = record.config.model_copy(update={"views": views})
+    if fields := differences(first.identity(), recipe.zoo.identity()):
+        raise InputError(
+            f"{zoo} grows from another zoo than the recipe's, which differs in {'; '.join(fields)}: "
+            "choose another --out or undo the change"
+        )
+
+
+def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
+    """What the zoo grows to; what it is, where it has grown already for `run`, which is not over, or nothing is new."""
+    trusted = modules_named(recipe)
+    is_begun = (run / "config.json").exists() and not is_over(run)
+    larger = None
+    if not is_begun or read_growing(zoo):
+        larger = build.plan_larger(zoo, f"+{recipe.growth.views}", trusted)
+    if larger is not None:
+        return larger
+    record = Zoo.open(zoo).record
+    return build.plan_recorded(zoo / FILE, record, record.config, zoo, trusted)
+
+
+def monitor_of(recipe: Recipe) -> Monitor:
+    """The metric that is compared: the one that chooses the best epoch."""
+    training = recipe.training
+    return task_of(training.task, modules_named(training)).monitor
+
+
+def finish(night: Night, metrics: Mapping[str, Any]):
+    """Compare the test metrics of the night's own model with those of the night before, and end the night, once.
+
+    Raises WorkError where the metric by which the best epoch is chosen fell by more than the recipe allows.
+    """
+    if is_over(night.folder):
+        return
+    max_fall = night.recipe.growth.max_fall
+    monitor = monitor_of(night.recipe)
+    before = night.last and read_metrics(night.last / "metrics.json")[monitor.metric]
+    now = metrics[monitor.metric]
+    figures = {"monitor": monitor.metric, "now": now, "before": before}
+    write_metrics(night.folder / OVER, figures)
+    if before is None or max_fall is None:
+        return
+    fell = before - now if monitor.more_is_better else now - before
+    if not fell <= max_fall:  # nor where it is not a number
+        raise WorkError(
+            f"{titled(monitor.metric)} must be at most {max_fall:g} worse than the night before, "
+            f"{shown(monitor.metric, before)} in {night.last}, found {shown(monitor.metric, now)}: "
+            f"look at {night.folder / 'report' / 'index.html'}; the next run goes on from there"
+        )
