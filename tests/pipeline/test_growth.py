@@ -8,13 +8,15 @@ from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pyarrow.compute as pc
 import pytest
 
 from flows.recipes import smoke
 from pipeline.archive.catalog import part_path, shard_path
+from pipeline.archive.edit import Editor, edit_shard, plan_edit
 from pipeline.archive.files import list_files
 from pipeline.archive.growing import PLAN, Growing, sealed_zoo_json, write_growing
-from pipeline.archive.merge import plan_merge
+from pipeline.archive.merge import merge_shard, plan_merge
 from pipeline.archive.seal import SEAL
 from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
@@ -22,7 +24,9 @@ from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
+from pipeline.exchange.exporting import export_zoo
 from pipeline.location import Location, RemotePath
+from pipeline.progress import no_progress
 from pipeline.zoos.build import ZooPlan, fit_shard, plan_zoo
 from pipeline.zoos.growth import plan_growth
 from tests.conftest import contents
@@ -257,6 +261,26 @@ def test_what_cannot_grow_is_refused(copy, small, tmp_path, command):
     plan_merge([small, other], tmp_path / "merged")
     with pytest.raises(InputError, match=r"must be a zoo of INRs .* found one that was merged"):
         plan_growth(tmp_path / "merged", "+1")
+
+
+def test_a_zoo_that_grew_is_merged_edited_and_exported_as_any_other(larger, small, tmp_path):
+    zoo = Zoo.open(larger)
+    other = built(tmp_path / "other", CONFIG.model_copy(update={"views": 1, "shard_size": 20}))
+    merging = plan_merge([larger, other], tmp_path / "merged")
+    for name in merging.shards:
+        merge_shard(merging, tmp_path / "merged", name)
+    merged = seal_zoo(tmp_path / "merged")
+    assert verify_zoo(merged) == []
+    assert pc.max(merged.catalog["view"]).as_py() == 5
+    assert merged.record.merged[0].grown == zoo.record.grown
+    same = Editor(lambda block: block, "0" * 64, "nowhere")
+    editing = plan_edit(zoo, same, tmp_path / "edited")
+    for shard in zoo.record.shards:
+        edit_shard(editing, tmp_path / "edited", shard.name)
+    edited = seal_zoo(tmp_path / "edited")
+    assert verify_zoo(edited) == []
+    assert len(edited.signals()) == 60
+    assert export_zoo(zoo, "webdataset", tmp_path / "exported", no_progress) == len(zoo)
 
 
 def test_what_is_damaged_does_not_grow_and_is_made_again_by_its_zoo_json(larger, tmp_path, command):
