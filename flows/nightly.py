@@ -99,11 +99,11 @@ def require_same(recipe: Recipe, zoo: Path):
 def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
     """What the zoo grows to; what it is, where it has grown already for `run`, which is not over, or nothing is new."""
     trusted = modules_named(recipe)
+    if read_growing(zoo):  # interrupted: goes on as it was planned
+        return build.plan_larger(zoo, "+0", trusted)
     is_begun = (run / "config.json").exists() and not is_over(run)
-    larger = None
-    if not is_begun or read_growing(zoo):
-        larger = build.plan_larger(zoo, f"+{recipe.growth.views}", trusted)
-    if larger is not None:
+    more = f"+{recipe.growth.views}"
+    if not is_begun and (larger := build.plan_larger(zoo, more, trusted)) is not None:
         return larger
     record = Zoo.open(zoo).record
     return build.plan_recorded(zoo / FILE, record, record.config, zoo, trusted)

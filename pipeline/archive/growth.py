@@ -9,6 +9,9 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from pipeline.config import AnyOrigin, Frozen, fingerprint
 
+Stretches = tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
+"""Positions, in order: from, to."""
+
 
 class Growth(Frozen):
     """One time that a zoo grew: what it was before, and where its source had what was new."""
@@ -21,8 +24,8 @@ class Growth(Frozen):
     """Signals before; those that came then follow them in the order of the zoo."""
     digest: str
     """Of the signals before, as `Signals.digest`."""
-    places: tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
-    """Where the signals that came then lay in the source, as it was read then: from, to."""
+    places: Stretches
+    """Where the signals that came then lay in the source, as it was read then."""
 
 
 def identity_of(config: AnyOrigin, digest: str, grown: Sequence[Growth] = ()) -> dict[str, Any]:
@@ -51,18 +54,21 @@ def check_chain(config: AnyOrigin, digest: str, num_signals: int, grown: Sequenc
             raise ValueError(f"grown.{place} must lead to {total} signals of {views} views each")
 
 
-def stretches(chosen: np.ndarray) -> tuple[tuple[int, int], ...]:
-    """Where a mask `(signals,)` is true: from, to."""
+def stretches(chosen: np.ndarray) -> Stretches:
+    """Where a mask `(signals,)` is true."""
     edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
     return tuple((start, stop) for start, stop in edges.reshape(-1, 2).tolist())
 
 
-def zoo_order(count: int, grown: Sequence[Growth]) -> np.ndarray:
-    """`(count,)` int64: where each signal of a zoo lies in its source, as that was when the zoo grew last."""
+def zoo_order(count: int, places: Sequence[Stretches]) -> np.ndarray:
+    """`(count,)` int64: where each signal of a zoo lies in its source, as that was when the zoo grew last.
+
+    `places` are where what was new lay, each time that it grew.
+    """
     left, added = np.arange(count), []
-    for growth in reversed(grown):
+    for new in reversed(places):
         came = np.zeros(len(left), bool)
-        for start, stop in growth.places:
+        for start, stop in new:
             came[start:stop] = True
         added.insert(0, left[came])
         left = left[~came]

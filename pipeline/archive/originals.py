@@ -32,7 +32,7 @@ def original_signals(
     if names is not None and len(signals) > count:
         signals = signals.at(find_signals(zoo, signals, names(), count))
     elif grown and len(signals) == count:
-        signals = signals.at(zoo_order(count, grown))
+        signals = signals.at(zoo_order(count, [growth.places for growth in grown]))
     require_same(zoo, record, signals)
     return signals
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 import numpy as np
 
 from pipeline.archive.growing import Growing, read_growing, write_growing
-from pipeline.archive.growth import Growth, stretches, zoo_order
+from pipeline.archive.growth import Growth, Stretches, stretches, zoo_order
 from pipeline.archive.originals import find_signals, original_signals, read_source, require_same
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.verify import verify_zoo
@@ -15,6 +15,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import AnyZooConfig, ZooConfig, differences
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
+from pipeline.signals import Signals
 from pipeline.zoos.build import ZooPlan, plan_signals
 
 
@@ -36,31 +37,42 @@ def plan_growth(
     require_growable(zoo)
     record, num_views = zoo.record, views_after(zoo, views)
     signals = read_source(folder, record, trusted=trusted)
-    known = find_signals(folder, signals, zoo.source_names(), record.signals.num_signals)
-    is_new = np.ones(len(signals), bool)
-    is_new[known] = False
-    require_same(folder, record, signals.at(known))
-    if num_views == record.config.views and not is_new.any():
+    order, places = larger_order(zoo, signals)
+    if num_views == record.config.views and not places:
         return None
     growth = Growth(
         fingerprint=record.fingerprint,
         views=record.config.views,
         num_signals=record.signals.num_signals,
         digest=record.signals.digest,
-        places=stretches(is_new),
+        places=places,
     )
-    grown, order = (*record.grown, growth), np.concatenate([known, np.flatnonzero(is_new)])
-    if not np.array_equal(order, zoo_order(len(signals), grown)):
+    config, signals = record.config.model_copy(update={"views": num_views}), signals.at(order)
+    plan = plan_signals(config, signals, (*record.grown, growth))
+    names = None if signals.names is None else signals.names[growth.num_signals :]
+    sweep(folder)
+    write_growing(folder, Growing(zoo=plan.record, names=names))
+    return plan
+
+
+def larger_order(zoo: Zoo, signals: Signals) -> tuple[np.ndarray, Stretches]:
+    """`(signals,)` int64: all that the source of a zoo has now, in the order of the larger zoo; and where what is new lies.
+
+    Raises InputError where a signal that the zoo has is gone, changed or in another order.
+    """
+    folder, record = zoo.folder, zoo.record
+    known = find_signals(folder, signals, zoo.source_names(), record.signals.num_signals)
+    is_new = np.ones(len(signals), bool)
+    is_new[known] = False
+    require_same(folder, record, signals.at(known))
+    order, places = np.concatenate([known, np.flatnonzero(is_new)]), stretches(is_new)
+    followed = zoo_order(len(signals), [*(growth.places for growth in record.grown), places])
+    if not np.array_equal(order, followed):
         raise InputError(
             f"the source of zoo {folder} must have its signals in the order in which it had them, found another: put them "
             "back in order, the new ones anywhere between them"
         )
-    config, signals = record.config.model_copy(update={"views": num_views}), signals.at(order)
-    plan = plan_signals(config, signals, grown)
-    names = None if signals.names is None else signals.names[len(known) :]
-    sweep(folder)
-    write_growing(folder, Growing(zoo=plan.record, names=names))
-    return plan
+    return order, places
 
 
 def plan_again(

@@ -50,7 +50,7 @@ def test_the_first_night_builds_and_the_next_ones_grow(tmp_path, out):
 
 def test_a_night_that_is_not_over_goes_on_whatever_has_come(out):
     night = nightly.begin(RECIPE, out)
-    again = nightly.begin(RECIPE, out)  # killed while it grows
+    again = nightly.begin(override(RECIPE, ["growth.views=2"]), out)  # killed while it grows
     assert (again.folder, again.planned.record) == (night.folder, night.planned.record)
     fit(night.planned, out / "zoo")
     seal_zoo(out / "zoo")

@@ -10,6 +10,7 @@ from PIL import Image
 
 from flows import verbs
 from flows.recipes import smoke
+from pipeline.archive.catalog import shard_path
 from pipeline.archive.files import write_json
 from pipeline.archive.growing import PLAN
 from pipeline.archive.growth import stretches, zoo_order
@@ -137,14 +138,14 @@ def test_the_source_says_which_split_new_signals_are_in():
 
 
 def test_the_order_of_a_zoo_follows_from_where_new_signals_lay():
-    rng, grown, size, order = np.random.default_rng(0), [], 5, np.arange(5)
+    rng, places, size, order = np.random.default_rng(0), [], 5, np.arange(5)
     for came in (3, 0, 4):
         is_new = np.zeros(size + came, bool)
         is_new[rng.permutation(size + came)[:came]] = True
-        grown.append(type("Growth", (), {"places": stretches(is_new)}))
+        places.append(stretches(is_new))
         order = np.concatenate([np.flatnonzero(~is_new)[order], np.flatnonzero(is_new)])
         size += came
-        assert np.array_equal(zoo_order(size, grown), order)
+        assert np.array_equal(zoo_order(size, places), order)
     assert stretches(np.array([True, True, False, True])) == ((0, 2), (3, 4))
 
 
@@ -182,6 +183,17 @@ def test_what_came_during_an_interruption_waits_for_the_next_growth(copy):
     assert len(zoo.signals()) == zoo.record.signals.num_signals == 54
     assert verify_zoo(zoo) == []
     assert len(grow(copy)) == 60
+
+
+def test_a_damaged_shard_is_made_again_though_the_source_has_more_by_now(copy):
+    draw(copy.parent / "photos", SECOND)
+    before = contents(copy)
+    shard_path(copy, "train-000001").unlink()
+    record = record_in(copy / "zoo.json")
+    plan = plan_again(copy / "zoo.json", record, record.config, copy)
+    assert [*pending_shards(copy)] == ["train-000001"]
+    fit(plan, copy)
+    assert contents(copy) == before
 
 
 REFUSED = {
