@@ -14,7 +14,7 @@ class GrowthConfig(Config):
     """So many more INRs of each signal are fitted each time, and those of signals that have come."""
     max_fall: NonNegativeFloat | None = None
     """A run fails where the metric that chooses the best epoch is worse than the time before by more than this, on the test
-    split: 0.02 are two percent points of accuracy; null: it never does."""
+    split: 0.02 are two percentage points of accuracy; null: it never does."""
 
 
 class Recipe(Config):
@@ -26,7 +26,7 @@ class Recipe(Config):
     probe: ProbeConfig | None = None
     """What the trained encoder is tried on afterwards; null: nothing."""
     growth: Annotated[GrowthConfig | None, ADDED] = None
-    """How the zoo grows each time that the recipe is run in the same folder, where training goes on from the model of the
+    """How the zoo grows each time that the recipe is run in the same folder, where training goes on from the encoder of the
     time before; null: it does not."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
