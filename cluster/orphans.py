@@ -10,15 +10,13 @@ import subprocess
 import sys
 import time
 import uuid
-from contextlib import suppress
 from pathlib import Path
 
+from cluster.processes import end_all, marked
 from cluster.scratch import remove_leftovers
 
 MARK = "DWSZOO_SESSION"
 POLL_SECONDS = 0.2
-SECONDS = 10.0
-"""How long to go on killing: a process may start others, or hang in the kernel."""
 
 
 def end_children_with_me():
@@ -47,28 +45,7 @@ def own_mark() -> str | None:
 def end_children():
     """End at once whatever this process has started since `end_children_with_me`."""
     if mark := own_mark():
-        end_all(MARK, mark)
-
-
-def end_all(variable: str, value: str):
-    """Kill the processes that `marked` finds, and those that they are just starting."""
-    deadline = time.monotonic() + SECONDS
-    while (processes := marked(variable, value)) and time.monotonic() < deadline:
-        for process in processes:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGKILL)
-        time.sleep(0.02)
-
-
-def marked(variable: str, value: str) -> list[int]:
-    """Ids of the living processes of this user, but this one, that were started with `variable=value`. Linux only."""
-    wanted, found = f"{variable}={value}".encode(), []
-    for entry in Path("/proc").glob("[0-9]*"):
-        if int(entry.name) != os.getpid():
-            with suppress(OSError):  # gone meanwhile, or another user's
-                if wanted in (entry / "environ").read_bytes().split(b"\0"):
-                    found.append(int(entry.name))
-    return found
+        end_all(lambda: marked(MARK, mark))
 
 
 def watch(parent: int, mark: str):
@@ -77,5 +54,5 @@ def watch(parent: int, mark: str):
         signal.signal(signum, signal.SIG_IGN)
     while os.getppid() == parent:
         time.sleep(POLL_SECONDS)
-    end_all(MARK, mark)
+    end_all(lambda: marked(MARK, mark))
     remove_leftovers()

@@ -7,7 +7,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
+
+from cluster.processes import end_all, writers
 
 PREFIX = "dwszoo-"
 LONGEST = 39
@@ -34,10 +37,11 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def remove_leftovers():
-    """Remove the folders of this user that no running process holds."""
+    """Remove the folders of this user that no running process holds, and end what writes into them all the same."""
     for folder in (folder for place in places() for folder in place.glob(f"{PREFIX}*")):
         with suppress(OSError):  # held, another user's, or gone meanwhile
             lock = hold(folder)
+            end_all(partial(writers, folder))
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
 

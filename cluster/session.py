@@ -18,7 +18,8 @@ from typing import Any
 
 from cluster.address import find_cluster, require_resources
 from cluster.nodes import require_alike
-from cluster.orphans import end_all, end_children_with_me
+from cluster.orphans import end_children_with_me
+from cluster.processes import end_all, marked, writers
 from cluster.scratch import scratch_folder
 
 WORKER_ENVIRONMENT = {
@@ -141,7 +142,7 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
             ):
                 yield
         finally:
-            end_all(CLUSTER, str(folder))
+            end_all(lambda: {*marked(CLUSTER, str(folder)), *writers(folder)})
 
 
 def loopback_interface() -> str:

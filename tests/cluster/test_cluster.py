@@ -9,7 +9,8 @@ import time
 import pytest
 
 from cluster.fanout import WINDOW, run_tasks
-from cluster.orphans import MARK, marked
+from cluster.orphans import MARK
+from cluster.processes import marked
 from cluster.progress import NAMESPACE, ProgressReader
 from cluster.session import ray_session
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster import scratch
-from cluster.orphans import MARK, marked
+from cluster.orphans import MARK
+from cluster.processes import marked, writers
 from cluster.scratch import scratch_folder
 from cluster.session import CLUSTER, loopback_interface, ray_session, require_started, sentences
 
@@ -21,7 +22,8 @@ SESSION = """
 import json, os, psutil, signal, subprocess, sys, tempfile
 from cluster.address import PROBE
 from cluster.session import CLUSTER, ray_session
-from cluster.orphans import marked
+from cluster.processes import marked, writers
+from pathlib import Path
 
 def look(number):
     import cluster.fanout, json, numpy, os, pipeline.zoos.build, signal, sys, torch
@@ -38,7 +40,7 @@ with ray_session(2):
     ray.get(ray.remote(tempfile.mkdtemp).remote())
     folder = os.environ[CLUSTER]
     mode = os.stat(folder).st_mode & 0o777
-    processes = marked(CLUSTER, folder)
+    processes = {*marked(CLUSTER, folder), *writers(Path(folder))}
     groups = [os.getpgid(process) for process in processes]
     sockets = [listening(process) for process in [os.getpid(), *processes]]
     assert signal.getsignal(signal.SIGTERM) is handler
@@ -48,7 +50,7 @@ with ray_session(2):
 print(json.dumps({
     "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
     "known": answers[0].returncode, "stranger": answers[1].stderr, "group": os.getpgrp(), "groups": groups,
-    "left": [marked(CLUSTER, folder), os.path.exists(folder)],
+    "left": [marked(CLUSTER, folder), writers(Path(folder)), os.path.exists(folder)],
 }))
 """
 
@@ -100,7 +102,7 @@ def test_workers_import_what_the_driver_imports(session):
 
 def test_everything_listens_on_the_loopback_interface_alone(session):
     addresses = [address for process in session["sockets"] for address in process]
-    assert len(session["sockets"]) >= 6, "GCS, raylet, agents, workers and this process"
+    assert len(session["sockets"]) >= 8, "GCS, raylet, agents, workers and this process"
     assert len(addresses) >= 5
     assert {address.removeprefix("::ffff:") for address in addresses} == {"127.0.0.1"}
 
@@ -112,25 +114,28 @@ def test_who_has_no_token_is_let_in_by_nobody(session):
 
 
 def test_a_signal_to_the_group_of_the_command_reaches_none_of_rays_processes(session):
-    assert len(session["groups"]) >= 5, "GCS, raylet, agents, workers"
+    assert len(session["groups"]) >= 7, "GCS, raylet, agents, workers"
     assert session["group"] not in session["groups"]
 
 
 def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
     assert session["mode"] == 0o700
-    assert session["left"] == [[], False]
+    assert session["left"] == [[], [], False]
     assert not list(session["temporary"].iterdir())
 
 
 def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
-    """It removes what a killed process leaves: processes, and the temporary folder that it held."""
+    """It removes what a killed process leaves: processes, and the temporary folder that it held, whoever writes there."""
     for name in COMMON_NAMES:
         (tmp_path / f"{name}.py").write_text("raise RuntimeError")
     code = (
         "import os, sys, time; from cluster.orphans import MARK, end_children_with_me; from cluster.scratch import *\n"
         "import subprocess; end_children_with_me()\n"
         "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
-        "with scratch_folder() as folder: print(os.environ[MARK], folder, flush=True); time.sleep(600)"
+        "with scratch_folder() as folder:\n"
+        "    sleep, log = ['sleep', '600'], open(folder / 'log', 'w')\n"
+        "    print(os.environ[MARK], folder, subprocess.Popen(sleep, env={}, stdout=log).pid, flush=True)\n"
+        "    time.sleep(600)"
     )
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", code],
@@ -139,9 +144,10 @@ def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
         stdout=subprocess.PIPE,
         text=True,
     )
-    mark, folder = process.stdout.readline().split()
+    mark, folder, writer = process.stdout.readline().split()
     assert Path(folder).exists()
     assert marked(MARK, mark)
+    assert {*writers(Path(folder))} == {process.pid, int(writer)}
     process.kill()
     process.communicate()
     for _ in range(200):
@@ -150,6 +156,7 @@ def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
         subprocess.run(["sleep", "0.1"], check=True)
     assert not marked(MARK, mark)
     assert not Path(folder).exists()
+    assert not writers(Path(folder))
 
 
 @pytest.fixture
