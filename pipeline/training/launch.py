@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,12 +126,7 @@ def launch_workers(
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
     trainer = DataParallelTrainer(
         train_worker,
-        train_loop_config={
-            "zoo": str(zoo.folder.resolve()),
-            "trusted": sorted(zoo.trusted),
-            "jobs": [job.as_json() for job in jobs],
-            "on_gpu": on_gpu,
-        },
+        train_loop_config=spec_of(zoo, jobs, on_gpu),
         backend_config=TorchWorkers(),
         scaling_config=ScalingConfig(
             num_workers=resources.workers
@@ -197,27 +192,56 @@ def divergence(run: Path, what: str) -> str:
     )
 
 
-def train_worker(spec: dict[str, Any]) -> list[str | None]:
-    """Runs in each Ray Train worker. Returns for each job how it diverged, if it did: what is raised, Ray Train would try
-    again.
-    """
-    import torch
-    import torch.distributed as dist
+def same_zoo(place: str, fingerprint: str, trusted: Collection[str]) -> Zoo:
+    """Raises InputError where it has become another one since training began."""
+    zoo = Zoo.open(place, trusted)
+    if zoo.record.fingerprint != fingerprint:
+        raise InputError(
+            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, found {zoo.record.fingerprint}: it has "
+            "grown; train on the larger zoo into another --out"
+        )
+    return zoo
 
-    from pipeline.training.loop import Worker, train_loop
+
+def spec_of(zoo: Zoo, jobs: Sequence[Job], on_gpu: bool) -> dict[str, Any]:
+    """What workers are told, as JSON."""
+    return {
+        "zoo": str(zoo.folder.resolve()),
+        "fingerprint": zoo.record.fingerprint,
+        "trusted": sorted(zoo.trusted),
+        "jobs": [job.as_json() for job in jobs],
+        "on_gpu": on_gpu,
+    }
+
+
+def train_worker(spec: dict[str, Any]) -> list[str | None]:
+    """Runs in each Ray Train worker, and returns what `train_jobs` does."""
+    import torch
+
     from pipeline.training.process_group import process_group
 
     torch.set_num_threads(1)
     with process_group(spec["on_gpu"]):
-        zoo = Zoo.open(spec["zoo"], spec["trusted"])
-        worker = Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"])
-        return [
-            train_loop(
-                zoo,
-                Path(job["run"]),
-                TrainingConfig(**job["training"]),
-                job["prepared"],
-                worker,
-            )
-            for job in spec["jobs"]
-        ]
+        return train_jobs(spec)
+
+
+def train_jobs(spec: dict[str, Any]) -> list[str | None]:
+    """Runs in each process of a process group. Returns for each job how it diverged, if it did: what is raised, Ray Train
+    would try again.
+    """
+    import torch.distributed as dist
+
+    from pipeline.training.loop import Worker, train_loop
+
+    zoo = same_zoo(spec["zoo"], spec["fingerprint"], spec["trusted"])
+    worker = Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"])
+    return [
+        train_loop(
+            zoo,
+            Path(job["run"]),
+            TrainingConfig(**job["training"]),
+            job["prepared"],
+            worker,
+        )
+        for job in spec["jobs"]
+    ]

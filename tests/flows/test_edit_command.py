@@ -7,7 +7,7 @@ import pytest
 
 from flows.cli import main
 from pipeline.archive.zoo import Zoo
-from tests.conftest import dwszoo
+from tests.pipeline.worlds import without_ray
 
 TASK = (
     *("--set", "training.task.kind=editing"),
@@ -21,8 +21,8 @@ TASK = (
 @pytest.fixture(scope="module")
 def run(built_zoo, tmp_path_factory):
     folder = tmp_path_factory.mktemp("editing") / "run"
-    result = dwszoo("train", "smoke", *TASK, "--zoo", built_zoo, "--out", folder)
-    assert result.code == 0, result.err
+    with without_ray():
+        assert main(["train", "smoke", *TASK, "--zoo", str(built_zoo), "--out", str(folder)]) == 0
     return folder
 
 

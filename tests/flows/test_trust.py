@@ -10,8 +10,8 @@ import pytest
 from flows.cli import main
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.functions import modules_named
-from tests.conftest import dwszoo
 from tests.pipeline.test_function import build
+from tests.pipeline.worlds import without_ray
 
 MODULE = """
 from pathlib import Path
@@ -112,8 +112,9 @@ def test_signals_of_the_users_own_are_made_for_who_names_or_trusts_their_module(
     told = refusal("train", "smoke", *editing)
     assert "made by steps:make, code that is run only with `--trust steps`" in told
     (tmp_path / "mine.toml").write_text(EDITING)
-    result = dwszoo("train", "mine.toml", "--workers", "1", "--zoo", signals_zoo, "--out", run)
-    assert result.code == 0, result.err
+    train = ("train", "mine.toml", "--workers", "1", "--zoo", signals_zoo, "--out", run)
+    with without_ray():
+        assert main([*map(str, train)]) == 0
     assert "only with `--trust steps`" in refusal("evaluate", run)
     assert main(["zoo", "render", str(signals_zoo), "--out", str(picture)]) == 0
     assert "original<" not in picture.read_text()

@@ -14,7 +14,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cluster.session import ray_session
 from dwsnet.normalize import Standardize
 from flows.overrides import override
 from flows.recipes import mlps, smoke
@@ -35,6 +34,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import evaluate, write_predictions
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, ray_run
+from tests.pipeline.worlds import without_ray
 
 
 def only_json(text: str):
@@ -82,7 +82,7 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
     settings = ["training.weight_decay=3000", "training.epochs=6"]
     training, run = override(smoke(), settings).training, tmp_path / "run"
     resources = ResourcesConfig(workers=1)
-    with ray_session(resources.workers), pytest.raises(WorkError) as caught:
+    with without_ray(), pytest.raises(WorkError) as caught:
         learn.train(built_zoo, run, training, resources)
     how = "the loss is no longer finite|10 steps in a row had no finite loss or gradient"
     assert re.search(f"diverged: in epoch [23] ({how}); ", str(caught.value))

@@ -27,7 +27,7 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.history import EpochMetrics, History
-from pipeline.training.launch import Job, check_batches, launch_training
+from pipeline.training.launch import Job, check_batches, launch_training, same_zoo
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate, num_parameters_of, warn_of_wide_axes
 from pipeline.training.variants import Variant
@@ -249,6 +249,14 @@ def test_the_best_epoch_is_the_first_with_the_best_value_of_the_monitored_metric
     assert History(Monitor("loss", more_is_better=False), tuple(epochs)).best.epoch == 3
     history = History(Monitor("loss"), tuple(epochs))
     assert History.from_json(json.loads(json.dumps(history.as_json()))) == history
+
+
+def test_a_zoo_that_grew_while_it_was_trained_on_is_refused(zoo):
+    assert same_zoo(str(zoo.folder), zoo.record.fingerprint, ()).record == zoo.record
+    with pytest.raises(
+        InputError, match=r"must be 0123 as it was when training began, found .* grown"
+    ):
+        same_zoo(str(zoo.folder), "0123", ())
 
 
 def test_a_folder_without_checkpoints_says_so(tmp_path):

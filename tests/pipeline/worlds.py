@@ -1,8 +1,11 @@
 """Worlds of processes that train together, several at once, without Ray."""
 
+import json
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
@@ -48,3 +51,36 @@ def run(function, rank: int, size: int, folder: Path, barrier, arguments: Sequen
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     function(Worker(rank, size, on_gpu=False), barrier, *arguments)
     dist.destroy_process_group()
+
+
+@contextmanager
+def without_ray() -> Iterator[None]:
+    """Commands in this process fit and train without Ray, which takes longer to start than either takes here: the same
+    fits in this process, the same loop on the same engine in processes of their own.
+    """
+
+    def fit(function, shards, shared, *resources, device):
+        return ((shard, function(*shared, shard, device)) for shard in shards)
+
+    def launch(zoo, jobs, resources, on_progress) -> list[str | None]:
+        from pipeline.training.launch import spec_of
+
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "diverged.json"
+            in_worlds(work, [resources.workers], Path(folder), spec_of(zoo, jobs, False), file)
+            return json.loads(file.read_text())
+
+    with (
+        patch("pipeline.training.launch.launch_workers", launch),
+        patch("flows.stages.build.run_tasks", fit),
+        patch("flows.stages.session.ray_session", lambda *_, **__: nullcontext()),
+    ):
+        yield
+
+
+def work(worker, barrier, spec, file: Path):
+    from pipeline.training.launch import train_jobs
+
+    diverged = train_jobs(spec)
+    if worker.rank == 0:
+        file.write_text(json.dumps(diverged))
