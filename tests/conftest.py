@@ -43,8 +43,19 @@ def quiet_environment(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """The shortest tests come last: where several processes test, those are what they share out evenly."""
-    items.sort(key=lambda item: item.get_closest_marker("fast") is not None)
+    """Where several processes test, one makes the run that many tests share while the others test what needs none; the
+    shortest tests come last, as those are what processes share out evenly.
+    """
+    sharing = [item.path for item in items if "smoke_run" in item.fixturenames]
+
+    def place(item) -> int:
+        if item.get_closest_marker("fast"):
+            return 3
+        if item.path not in sharing:
+            return 1
+        return 0 if item.path == sharing[0] else 2
+
+    items.sort(key=place)
 
 
 HEAVY = {"ray", "prefect", "deepspeed"}

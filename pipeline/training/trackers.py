@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,15 +36,26 @@ class TensorBoard:
     package = "tensorboardX"
 
     def __init__(self, run: Path, step: int):
-        from tensorboardX import SummaryWriter
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-        place, suffix = str(run / "tensorboard"), f".{step}"
-        self.writer = SummaryWriter(place, purge_step=step + 1, filename_suffix=suffix)
+        folder = run / "tensorboard"
+        folder.mkdir(exist_ok=True)
+        self.writer = EventsWriter(str(folder / "events"), f".{step}")
+        begins = SessionLog(
+            status=SessionLog.START
+        )  # what was logged of later steps does not count
+        self.writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=begins))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        for name, value in numbers.items():
-            self.writer.add_scalar(name, value, step)
-        self.writer.flush()  # a checkpoint may follow, from which training goes on after a kill
+        """Written when this returns: a checkpoint may follow, from which training goes on after a kill."""
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in numbers.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+        self.writer.write_event(event)
+        self.writer.flush()
 
     def close(self) -> None:
         self.writer.close()
