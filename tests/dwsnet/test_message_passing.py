@@ -137,12 +137,3 @@ def test_what_cannot_be_read_is_one_sentence():
         encoder_of(SPACES["flattened"], signs=True)
     with pytest.raises(ValueError, match="maps"):
         MessagePassingEncoder(SPACES["mlp"], 4, 4, 1, 0)
-
-
-@pytest.mark.usefixtures("unchecked")
-def test_it_compiles_to_one_graph():
-    space = SPACES["mlp"]
-    state = as_state(space, [x.float() for x in random_network(space, 5, 0)])
-    model = ValuesHead(encoder_of(space, signs=True), 4).float()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    assert torch.allclose(compiled(state), model(state), atol=1e-5)

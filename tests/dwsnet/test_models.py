@@ -17,6 +17,8 @@ from dwsnet import (
     permute,
     random_permutation,
 )
+from dwsnet.encoders import MessagePassingEncoder
+from dwsnet.heads import ValuesHead
 
 SPACE = WeightSpace.mlp((2, 5, 4, 3))
 
@@ -232,3 +234,12 @@ def test_models_compile_without_graph_breaks(options):
     model.zero_grad()
     model(random_state()).sum().backward()
     assert torch.allclose(gradient, model.encoder.trunk.layers[0].weights[0].grad, atol=1e-10)
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_message_passing_compiles_to_one_graph():
+    torch.manual_seed(0)
+    model = ValuesHead(MessagePassingEncoder(SPACE, 12, 8, 2, 3, signs=True), 4)
+    state = {name: tensor.float() for name, tensor in random_state().items()}
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    assert torch.allclose(compiled(state), model(state), atol=1e-5)

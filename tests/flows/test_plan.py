@@ -16,7 +16,6 @@ from pipeline.archive.zoo import Zoo
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import plan_members
 
-pytestmark = pytest.mark.fast
 KEYS = {"out", "resources", "parts", "seconds", "bytes", "core_hours", "lacking"}
 
 

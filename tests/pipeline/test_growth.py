@@ -32,8 +32,6 @@ from pipeline.zoos.growth import plan_growth
 from tests.conftest import contents
 from tests.s3 import s3_server
 
-pytestmark = pytest.mark.fast
-
 CONFIG = smoke().zoo.model_copy(
     update={
         "signals": SignalsConfig(limit=60),

@@ -18,8 +18,6 @@ from pipeline.archive.write import seal_zoo
 from pipeline.errors import InputError
 from pipeline.zoos.build import fit_shard, plan_zoo
 
-pytestmark = pytest.mark.fast
-
 SIZES = {"train-000000": 64, "train-000001": 64, "train-000002": 64, "train-000003": 64}
 SIZES |= {"train-000004": 26, "validation-000000": 38, "test-000000": 64, "test-000001": 16}
 
