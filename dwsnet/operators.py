@@ -32,10 +32,13 @@ def layer(
     return kernel.normalised_layer(program, features, None, weights, bias, None)
 
 
-@layer.register_fake
-def _(program, features, weights, bias):
+def outputs_like(program, inputs, weights, bias) -> list[Tensor]:
+    """Of the shapes of what a layer gives, for `torch.compile`."""
     of = kernel.layout(*program)
-    return pytorchs(features[0], of.shapes(of.channels(weights[0].shape[0]), features[0]))
+    return pytorchs(inputs[0], of.shapes(of.channels(weights[0].shape[0]), inputs[0]))
+
+
+layer.register_fake(outputs_like)
 
 
 @operator
@@ -129,10 +132,7 @@ def scatter(
     return result
 
 
-@scatter.register_fake
-def _(program, gathered, weights, bias):
-    of = kernel.layout(*program)
-    return pytorchs(gathered[0], of.shapes(of.channels(weights[0].shape[0]), gathered[0]))
+scatter.register_fake(outputs_like)
 
 
 @operator

@@ -63,3 +63,17 @@ class ReadingEncoder(Encoder):
     ) -> "ReadingEncoder":
         self.read.standardize.set(statistics)
         return self
+
+
+class EncoderFeatures(nn.Module):
+    """What `Encoder.features` returns of an encoder that begins with `ReadState`: a module on it, with `channels` an entry."""
+
+    is_odd = False
+
+    def __init__(self, encoder: Encoder, channels: int):
+        super().__init__()
+        self.space, self.channels, self.encoder = encoder.space, channels, encoder
+
+    @property
+    def read(self) -> ReadState:
+        return self.encoder.read

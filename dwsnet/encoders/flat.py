@@ -10,8 +10,7 @@ from torch.nn import functional as F
 
 from dwsnet.align import match_weights
 from dwsnet.derivatives import is_transformed
-from dwsnet.encoders.encoder import ReadingEncoder
-from dwsnet.models import ReadState
+from dwsnet.encoders.encoder import EncoderFeatures, ReadingEncoder
 from dwsnet.normalize import BatchNorm1d
 from dwsnet.state import read_state
 from dwsnet.symmetry import HiddenPermutation, permute
@@ -101,17 +100,12 @@ class AlignedMLPEncoder(FlatMLPEncoder):
         return match_weights(self.space, self.read(named), tensors)
 
 
-class FlatFeatures(nn.Module):
+class FlatFeatures(EncoderFeatures):
     """A linear layer from the vector to every entry, whose neurons are put back in the order in which they came."""
 
     def __init__(self, encoder: FlatMLPEncoder):
-        super().__init__()
-        self.space, self.channels, self.encoder = encoder.space, CHANNELS, encoder
+        super().__init__(encoder, CHANNELS)
         self.expand = nn.Linear(encoder.width, encoder.space.num_parameters * CHANNELS)
-
-    @property
-    def read(self) -> ReadState:
-        return self.encoder.read
 
     def forward(
         self, state: Mapping[str, Tensor]

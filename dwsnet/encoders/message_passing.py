@@ -13,10 +13,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from dwsnet.encoders.encoder import Encoder
-from dwsnet.entries import FREQUENCY
+from dwsnet.encoders.encoder import Encoder, EncoderFeatures
+from dwsnet.messages import Embedding, Mixer, Sweep
 from dwsnet.models import ReadState
 from dwsnet.neuron_graph import NeuronGraph
 from dwsnet.state import check_counts
@@ -27,87 +26,6 @@ SLOTS = 16
 """At most so many vectors are read of the places on a fixed axis."""
 CHANNELS = 16
 """Of features of entries."""
-
-
-class Embedding(nn.Module):
-    """Numbers `(..., positions)` to `(..., channels)`: themselves and their sines, and with `odd` false cosines and a bias."""
-
-    def __init__(self, positions: int, num_frequencies: int, channels: int, odd: bool):
-        super().__init__()
-        self.odd, self.frequencies = odd, nn.Parameter(FREQUENCY * torch.randn(num_frequencies))
-        width = 1 + (1 if odd else 2) * num_frequencies
-        self.linear = nn.Linear(positions * width, channels, bias=not odd)
-
-    def waves(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... width"]:
-        x = x.unsqueeze(-1)
-        phase = x * self.frequencies
-        return torch.cat([x, phase.sin()] if self.odd else [x, phase.sin(), phase.cos()], -1)
-
-    def forward(self, x: Float[Tensor, "... positions"]) -> Float[Tensor, "... channels"]:
-        return self.linear(self.waves(x).flatten(-2))
-
-
-class Mixer(nn.Module):
-    """Two layers on normalised features; with `odd` the negative of them for negated features.
-
-    An odd function of z is a linear map of it, gated by a function of |z|.
-    """
-
-    def __init__(self, channels: int, outputs: int, odd: bool):
-        super().__init__()
-        self.norm = nn.RMSNorm(channels, eps=1e-5) if odd else nn.LayerNorm(channels)
-        self.gate = (
-            nn.Sequential(nn.Linear(channels, channels), nn.GELU(), nn.Linear(channels, channels))
-            if odd
-            else None
-        )
-        self.inner = nn.Linear(channels, channels, bias=not odd)
-        self.outer = nn.Linear(channels, outputs, bias=not odd)
-
-    def forward(self, x: Float[Tensor, "... channels"]) -> Float[Tensor, "... outputs"]:
-        z = self.norm(x)
-        inner = self.inner(z)
-        return self.outer(
-            F.gelu(inner) if self.gate is None else inner * self.gate(z.abs()).sigmoid()
-        )
-
-
-class Sweep(nn.Module):
-    """Nodes of one axis take what comes along the edges from those of another: the sum over maps k of E_k h A_k.
-
-    The channels are mixed where there are fewer nodes: of what is sent, or of what has come.
-    """
-
-    def __init__(self, senders: int, receivers: int, channels: int, maps: int, odd: bool):
-        super().__init__()
-        self.at_senders = senders <= receivers
-        sizes = (1, maps) if self.at_senders else (maps, 1)
-        self.mix = nn.Linear(*(channels * size for size in sizes), bias=False)
-        bound = channels**-0.5
-        nn.init.uniform_(self.mix.weight, -bound, bound)
-        self.update = Mixer(2 * channels, channels, odd)
-        self.scale = 1 / math.sqrt(senders * maps)
-
-    def edges(
-        self, values: Float[Tensor, "batch receivers senders maps"]
-    ) -> Float[Tensor, "batch rows columns"]:
-        """As `forward` takes them: the matrices of all maps beside or below each other."""
-        if self.at_senders:
-            return values.flatten(2)
-        return values.transpose(2, 3).flatten(1, 2)
-
-    def forward(
-        self,
-        edges: Float[Tensor, "batch rows columns"],
-        sender: Float[Tensor, "batch senders channels"],
-        receiver: Float[Tensor, "batch receivers channels"],
-    ) -> Float[Tensor, "batch receivers channels"]:
-        batch, nodes, channels = receiver.shape
-        if self.at_senders:
-            message = edges @ self.mix(sender).reshape(batch, -1, channels)
-        else:
-            message = self.mix((edges @ sender).reshape(batch, nodes, -1))
-        return receiver + self.update(torch.cat([message * self.scale, receiver], -1))
 
 
 class MessagePassingEncoder(Encoder):
@@ -250,14 +168,13 @@ def check_signed(space: WeightSpace):
             )
 
 
-class MessagePassingFeatures(nn.Module):
+class MessagePassingFeatures(EncoderFeatures):
     """Features of each entry, of its value and the nodes that it joins: equivariant as the encoder is invariant."""
 
-    def __init__(self, encoder: MessagePassingEncoder, channels: int = CHANNELS):
-        super().__init__()
-        self.space, self.channels, self.encoder = encoder.space, channels, encoder
+    def __init__(self, encoder: MessagePassingEncoder):
+        super().__init__(encoder, CHANNELS)
         self.is_odd = encoder.signs
-        edges = encoder.graph.edges
+        edges, channels = encoder.graph.edges, self.channels
         self.own = nn.ModuleList(
             nn.Linear(embedding.linear.in_features // one.num_positions, channels, bias=False)
             for one, embedding in zip(edges, encoder.embeddings, strict=True)
@@ -274,10 +191,6 @@ class MessagePassingFeatures(nn.Module):
             for one in edges
         )
 
-    @property
-    def read(self) -> ReadState:
-        return self.encoder.read
-
     def forward(
         self, state: Mapping[str, Tensor]
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
@@ -286,9 +199,8 @@ class MessagePassingFeatures(nn.Module):
         for edges, embedding, own, ends, mixer in zip(
             encoder.graph.edges, encoder.embeddings, self.own, self.ends, self.mixers, strict=True
         ):
-            x = own(
-                embedding.waves(edges.of(tensors[edges.index]))
-            )  # batch, nodes..., positions, channels
+            values = edges.of(tensors[edges.index])
+            x = own(embedding.waves(values))  # batch, nodes..., positions, channels
             parts = [
                 end(nodes[axis]).unflatten(-1, (edges.num_positions, self.channels))
                 for axis, end in zip(edges.axes, ends, strict=True)

@@ -12,8 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dwsnet.encoders.encoder import ReadingEncoder
-from dwsnet.models import ReadState
+from dwsnet.encoders.encoder import EncoderFeatures, ReadingEncoder
 from dwsnet.state import check_tensors
 from dwsnet.weight_space import WeightSpace
 
@@ -96,18 +95,13 @@ class RowEncoder(ReadingEncoder):
         return RowFeatures(self)
 
 
-class RowFeatures(nn.Module):
+class RowFeatures(EncoderFeatures):
     """A linear layer from the token of each row to the row's entries."""
 
     def __init__(self, encoder: RowEncoder):
-        super().__init__()
-        self.space, self.channels, self.encoder = encoder.space, CHANNELS, encoder
+        super().__init__(encoder, CHANNELS)
         _, width = row_shape(encoder.space)
         self.expand = nn.Linear(encoder.token_width, width * CHANNELS)
-
-    @property
-    def read(self) -> ReadState:
-        return self.encoder.read
 
     def forward(
         self, state: Mapping[str, Tensor]
