@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from math import pi
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
 from dwsnet.encoders.encoder import Encoder, features_of
@@ -53,6 +55,18 @@ def similarities(
     hidden[torch.arange(2 * pairs, device=device), partner] = False
     logits = anchors @ anchors.t() / temperature
     return logits.masked_fill(hidden, -torch.inf), partner
+
+
+def of_all_ranks(rows: Tensor) -> Tensor:
+    """The rows of all ranks, in order, however many each has; gradients flow back to each."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return rows
+    own = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, own)
+    most = int(max(counts))
+    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
+    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts, strict=True)])
 
 
 class RenderingHead(nn.Module):

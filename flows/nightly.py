@@ -18,7 +18,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.config import ZooConfig, differences
 from pipeline.errors import InputError, WorkError
 from pipeline.functions import modules_named
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.tasks.task import Monitor
 from pipeline.training.checkpoint_folders import link_to
 from pipeline.training.config import StartConfig

@@ -13,7 +13,7 @@ from flows.recipe import Recipe
 from pipeline.fit.timing import median_seconds
 from pipeline.functions import modules_named
 from pipeline.tasks import Batch, Task
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import train_in_bfloat16
 from pipeline.training.launch import check_batches

@@ -8,7 +8,7 @@ from pipeline.config import (
     SignalsConfig,
 )
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import AdaptationConfig
+from pipeline.tasks import Adaptation
 from pipeline.training.config import TrainingConfig
 
 
@@ -47,7 +47,7 @@ def digits_adapt() -> Recipe:
             batch_size=32,
         ),
         training=TrainingConfig(
-            task=AdaptationConfig(corruptions=("rotation",)),
+            task=Adaptation(corruptions=("rotation",)),
             encoder=DWSNetConfig(channels=16, num_layers=3),
             epochs=50,
             batch_size=32,
@@ -77,7 +77,7 @@ def cifar_adapt() -> Recipe:
             ),
         ),
         training=TrainingConfig(
-            task=AdaptationConfig(),
+            task=Adaptation(),
             encoder=DWSNetConfig(channels=16, num_layers=4),
             epochs=50,
             batch_size=32,

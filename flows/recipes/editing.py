@@ -3,7 +3,7 @@
 from flows.recipe import Recipe
 from flows.recipes.classification import digits, dws_mnist
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import EditingConfig
+from pipeline.tasks import Editing
 from pipeline.training.config import TrainingConfig
 
 
@@ -13,7 +13,7 @@ def digits_dilate() -> Recipe:
     return Recipe(
         zoo=zoo,
         training=TrainingConfig(
-            task=EditingConfig(operation="dilate"),
+            task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             epochs=20,
             batch_size=64,
@@ -32,7 +32,7 @@ def mnist_dilate() -> Recipe:
     return Recipe(
         zoo=dws_mnist().zoo,
         training=TrainingConfig(
-            task=EditingConfig(operation="dilate"),
+            task=Editing(operation="dilate"),
             encoder=DWSNetConfig(channels=32, num_layers=4),
             baselines=(),
             epochs=120,

@@ -6,7 +6,7 @@ from flows.recipe import Recipe
 from flows.recipes.classification import digits
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import ContrastiveConfig
+from pipeline.tasks import Contrastive
 from pipeline.tasks.augmentation import Augmentation
 from pipeline.training.config import FinetuneConfig, ProbeConfig, TrainingConfig
 
@@ -19,7 +19,7 @@ def digits_pretrain() -> Recipe:
     return Recipe(
         zoo=digits().zoo.model_copy(update={"views": 2}),
         training=TrainingConfig(
-            task=ContrastiveConfig(positives="views", augmentation=Augmentation(noise=0.05)),
+            task=Contrastive(positives="views", augmentation=Augmentation(noise=0.05)),
             baselines=(),
             encoder=DWSNetConfig(channels=32, num_layers=4, width=64, canonical_signs=True),
             epochs=18,
@@ -44,7 +44,7 @@ def waves_embedding() -> Recipe:
     return Recipe(
         zoo=zoo.model_copy(update={"signals": few, "views": 2}),
         training=TrainingConfig(
-            task=ContrastiveConfig(positives="views"),
+            task=Contrastive(positives="views"),
             baselines=(),
             encoder=DWSNetConfig(channels=16, num_layers=4, width=16, canonical_signs=True),
             epochs=34,
@@ -69,7 +69,7 @@ def dws_waves() -> Recipe:
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=66.0),
         ),
         training=TrainingConfig(
-            task=ContrastiveConfig(augmentation=Augmentation(noise=0.2, mask=0.5)),
+            task=Contrastive(augmentation=Augmentation(noise=0.2, mask=0.5)),
             baselines=(),
             encoder=DWSNetConfig(channels=16, num_layers=5, num_heads=8, width=16),
             epochs=500,

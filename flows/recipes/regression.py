@@ -11,7 +11,7 @@ from pipeline.config import (
     ZooConfig,
 )
 from pipeline.encoders import DWSNetConfig
-from pipeline.tasks import RegressionConfig
+from pipeline.tasks import Regression
 from pipeline.training.config import TrainingConfig
 
 
@@ -27,7 +27,7 @@ def sines_frequency() -> Recipe:
             shard_size=200,
         ),
         training=TrainingConfig(
-            task=RegressionConfig(targets=("frequency",)),
+            task=Regression(targets=("frequency",)),
             encoder=DWSNetConfig(channels=16, canonical_signs=True, width=64),
             sizes=(10, 40, 160),
             epochs=40,
@@ -53,7 +53,7 @@ def dws_sines() -> Recipe:
             shard_size=500,
         ),
         training=TrainingConfig(
-            task=RegressionConfig(targets=("frequency",)),
+            task=Regression(targets=("frequency",)),
             encoder=DWSNetConfig(canonical_signs=True),
             baselines=("mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer"),
             sizes=(10, 20, 50, 100, 200, 500, 1000),
@@ -78,7 +78,7 @@ WIDE = HyperparametersConfig(
 
 
 ACCURACY = TrainingConfig(
-    task=RegressionConfig(targets=("test_accuracy",), inputs=("activation",)),
+    task=Regression(targets=("test_accuracy",), inputs=("activation",)),
     encoder=DWSNetConfig(channels=16, num_layers=3, num_frequencies=4, positions=4, width=128),
     epochs=20,
     batch_size=64,

@@ -15,7 +15,7 @@ from pipeline.functions import modules_named
 from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.tasks.augmentation import require_odd_activations
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import read_history, require_resumable
 from pipeline.training.checkpoint_folders import latest, link_to, place_checkpoints, place_of
 from pipeline.training.config import FinetuneConfig, TrainingConfig

@@ -1,30 +1,43 @@
-"""What can be learned: the fields of each task in `config`, the task itself in the file of its kind."""
+"""What can be learned, one file a task; `AnyTask` is what a recipe chooses from, by `kind`."""
 
-from pipeline.tasks.config import (
-    AdaptationConfig,
-    AnyTask,
-    ClassificationConfig,
-    ContrastiveConfig,
-    EditingConfig,
-    MaskedConfig,
-    ReconstructionConfig,
-    RegressionConfig,
-)
+from typing import Annotated
+
+from pipeline.functions import Own
+from pipeline.tasks.adaptation import Adaptation
+from pipeline.tasks.classification import Classification
+from pipeline.tasks.contrastive import Contrastive
+from pipeline.tasks.editing import Editing
+from pipeline.tasks.masked import Masked
+from pipeline.tasks.reconstruction import Reconstruction
+from pipeline.tasks.regression import Regression
 from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table, Task, TaskConfig
+from pipeline.unions import BY_KIND
+
+AnyTask = Annotated[
+    Classification
+    | Adaptation
+    | Editing
+    | Regression
+    | Contrastive
+    | Reconstruction
+    | Masked
+    | Own,
+    BY_KIND,
+]
 
 __all__ = [
-    "AdaptationConfig",
+    "Adaptation",
     "AnyTask",
     "Batch",
-    "ClassificationConfig",
-    "ContrastiveConfig",
-    "EditingConfig",
+    "Classification",
+    "Contrastive",
+    "Editing",
     "Evaluation",
     "Figure",
-    "MaskedConfig",
+    "Masked",
     "Monitor",
-    "ReconstructionConfig",
-    "RegressionConfig",
+    "Reconstruction",
+    "Regression",
     "Table",
     "Task",
     "TaskConfig",

@@ -1,51 +1,64 @@
 """Domain adaptation: classifiers in, classifiers of corrupted images out (Navon et al. 2023, section 7.3)."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from functools import partial
 from itertools import combinations
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
-from torch import Tensor, nn
+from pydantic import Field, PositiveFloat, PositiveInt
 
-from dwsnet.encoders import Encoder, features_of
-from dwsnet.heads import WeightsHead
-from pipeline.archive.shard import Block
-from pipeline.archive.zoo import Zoo
-from pipeline.decode import Decoder
 from pipeline.errors import InputError
-from pipeline.tasks.columns import batch_columns
-from pipeline.tasks.config import AdaptationConfig
-from pipeline.tasks.domains import SCORES, Domains, Trial
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table
+from pipeline.tasks.task import Batch, Figure, Monitor, Table, TaskConfig
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import pyarrow as pa
+    from torch import Tensor
+
+    from dwsnet.encoders import Encoder
+    from dwsnet.heads import WeightsHead
+    from pipeline.archive.shard import Block
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.domains import Trial
+    from pipeline.tasks.task import Evaluation
+
+Corruption = Literal["rotation", "inversion", "noise", "blur", "jitter", "flips"]
+"""What can be done to images: `pipeline.tasks.corruption`."""
 AS_IT_WAS = "trivial_"
 PAIRS = "", "unseen_"
 """A metric is named by the state of networks ('' where adapted), by whether their pairs of classes were learned from, and
 by the score."""
 
 
-class Adapter(WeightsHead):
-    """Takes stacked state dicts of classifiers, returns such: v - s dv."""
+class Adaptation(TaskConfig):
+    kind: Literal["adaptation"] = "adaptation"
+    """Networks that classify corrupted images, made of those that classify clean ones."""
+    corruptions: tuple[Corruption, ...] = Field(
+        ("rotation", "jitter", "blur", "flips"), min_length=1
+    )
+    """What images of the target domain have gone through, in order."""
+    images: PositiveInt = 32
+    """Train images, of its own classes, that each network's loss is taken on in a step."""
+    evaluation_images: PositiveInt = 128
+    """Images of a split that each of its networks is scored on, at most; as many of each class."""
+    unseen_pairs: float = Field(0.1, ge=0, lt=1)
+    """Share of all pairs of classes whose networks nothing is learned from; the test split scores them apart."""
+    seed: int = Field(0, ge=0)
+    """Decides which pairs are unseen and how each image is corrupted for each network where they are scored."""
+    finetuning_steps: tuple[PositiveInt, ...] = (10, 100)
+    """Steps of Adam on each network by itself, with as many images each, which the test split is compared with."""
+    finetuning_rate: PositiveFloat = 3e-3
+    """Their learning rate."""
 
-    def __init__(self, encoder: Encoder, unseen_pairs: Sequence[Sequence[int]], num_classes: int):
-        super().__init__(features_of(encoder))
-        self.domains: Domains | None = None  # until they are attached
-        unseen = torch.zeros(num_classes, num_classes, dtype=torch.bool)
-        for pair in unseen_pairs:
-            unseen[tuple(pair)] = True
-        self.register_buffer("unseen", unseen, persistent=False)
-
-
-class Adaptation(AdaptationConfig):
     columns: ClassVar[tuple[str, ...]] = ("split", "class_0", "class_1", "activation")
     monitor: ClassVar[Monitor] = Monitor("target_accuracy")
 
     def check(self, zoo: Zoo) -> None:
         """A zoo of classifiers that was built here, of which it is known how they are run."""
+        from pipeline.decode import Decoder
+
         decode = zoo.record.decode
         if decode.image is None:
             raise InputError(
@@ -64,6 +77,8 @@ class Adaptation(AdaptationConfig):
 
         Raises InputError where no network of the train or the validation split is of another pair.
         """
+        import numpy as np
+
         num_classes = len(zoo.record.signals.class_names)
         pairs = np.array(list(combinations(range(num_classes), 2)))
         order = np.random.default_rng([self.seed, num_classes]).permutation(pairs)
@@ -80,16 +95,32 @@ class Adaptation(AdaptationConfig):
                 )
         return {"num_classes": num_classes, "unseen_pairs": unseen}
 
-    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Adapter:
-        return Adapter(encoder, prepared["unseen_pairs"], prepared["num_classes"])
+    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> WeightsHead:
+        """Takes stacked state dicts of classifiers, returns such: v - s dv."""
+        import torch
 
-    def attach(self, model: Adapter, zoo: Zoo) -> None:
+        from dwsnet.encoders import features_of
+        from dwsnet.heads import WeightsHead
+
+        model = WeightsHead(features_of(encoder))
+        model.domains = None  # until they are attached
+        unseen = torch.zeros(2 * (prepared["num_classes"],), dtype=torch.bool)
+        for pair in prepared["unseen_pairs"]:
+            unseen[tuple(pair)] = True
+        model.register_buffer("unseen", unseen, persistent=False)
+        return model
+
+    def attach(self, model: WeightsHead, zoo: Zoo) -> None:
         """The images of the zoo, and how its members are run on them."""
+        from pipeline.tasks.domains import Domains
+
         domains = Domains(zoo, self.corruptions, self.seed)
         model.domains = domains.to(next(model.parameters()).device)
 
-    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+    def loss(self, model: WeightsHead, batch: Batch, keys: Tensor) -> Tensor:
         """Cross-entropy of adapted networks on train images of the target domain; 0 for networks of unseen pairs."""
+        import numpy as np
+
         adapted, seen = model(batch.state), (~is_unseen(model, batch)).nonzero()[:, 0]
         keys = keys[seen].cpu().numpy().view(np.uint64)
         state = {name: tensor[seen] for name, tensor in adapted.items()}
@@ -98,8 +129,10 @@ class Adaptation(AdaptationConfig):
         losses = model.domains.training_losses(batch.take(seen), state, keys, self.images)
         return losses.sum() / len(batch)
 
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def sums(self, model: WeightsHead, batch: Batch) -> dict[str, Tensor]:
         """How many networks are of seen and of unseen pairs of classes, and sums of their scores."""
+        import torch
+
         totals: dict[str, Tensor] = {}
         for trial in model.domains.trials(batch, self.evaluation_images):
             unseen = is_unseen(model, trial.batch)
@@ -115,6 +148,10 @@ class Adaptation(AdaptationConfig):
         """Means over networks, not over images: of pairs of classes that were learned from, NaN where there are none, and
         of `unseen_` ones where there are any.
         """
+        import torch
+
+        from pipeline.tasks.domains import SCORES
+
         return {
             f"{state}{pairs}{score}": float(sums[f"{pairs}{state}{score}"] / networks)
             for pairs in PAIRS
@@ -123,10 +160,12 @@ class Adaptation(AdaptationConfig):
             for score in SCORES
         }
 
-    def outputs(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def outputs(self, model: WeightsHead, batch: Batch) -> dict[str, Tensor]:
         """`(batch,)` each: how far a network moves; where the images are known also its scores, adapted, as it was and
         fine-tuned.
         """
+        import torch
+
         columns = {"change": relative_change(batch.state, model(batch.state))}
         if model.domains is None:
             return columns
@@ -147,6 +186,8 @@ class Adaptation(AdaptationConfig):
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
         """Mean accuracies of networks that are fine-tuned one by one, of pairs that were learned from."""
+        import pyarrow.compute as pc
+
         names = [f"finetuned_{steps}_target_accuracy" for steps in self.finetuning_steps]
         if not set(names) <= set(table.column_names):
             return {}
@@ -182,6 +223,11 @@ class Adaptation(AdaptationConfig):
 
     def example(self, evaluation: Evaluation) -> Trial:
         """The first network of the test split."""
+        import pyarrow.compute as pc
+        import torch
+
+        from pipeline.tasks.columns import batch_columns
+
         zoo = evaluation.zoo
         rows = zoo.where((pc.field("split") == "test") & (pc.field("status") == "ok"))[:1]
         columns = batch_columns(zoo.catalog.take(rows), self.columns)
@@ -189,13 +235,15 @@ class Adaptation(AdaptationConfig):
         return next(evaluation.model.domains.trials(batch, self.evaluation_images))
 
 
-def is_unseen(model: nn.Module, batch: Batch) -> Tensor:
+def is_unseen(model: WeightsHead, batch: Batch) -> Tensor:
     """`(batch,)` bool: whether the pair of classes of a network was held out; not where it knows all classes."""
     return model.unseen[batch.columns["class_0"], batch.columns["class_1"]]
 
 
 def relative_change(before: Block, after: Block) -> Tensor:
     """`(batch,)` norm of what was taken away over the norm of what there was, over all tensors."""
+    import torch
+
     moved, was = (
         torch.stack([x.flatten(1).square().sum(1) for x in tensors]).sum(0)
         for tensors in ([before[name] - after[name] for name in before], before.values())

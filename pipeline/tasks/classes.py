@@ -10,8 +10,7 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks.config import LABEL
-from pipeline.tasks.task import Batch
+from pipeline.tasks.task import LABEL, Batch
 
 
 def is_of_classes(kind: pa.DataType) -> bool:

@@ -1,43 +1,29 @@
 """Which class was the signal of? The label of the source, from the weights alone."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
-from torch import Tensor
-from torch.nn import functional as F
+from pydantic import Field, NonNegativeFloat
 
-from dwsnet.augment import mixup
-from dwsnet.encoders import Encoder
-from dwsnet.heads import ValuesHead
-from dwsnet.keyed import fold_in
-from dwsnet.state import read_state, write_state
-from dwsnet.weight_space import WeightSpace
-from pipeline.archive.zoo import Zoo
-from pipeline.tasks.classes import check_classes, class_names, classes_of, labels_of
-from pipeline.tasks.columns import batch_columns
-from pipeline.tasks.config import ClassificationConfig
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor, Table
+from pipeline.tasks.augmentation import Augmentation
+from pipeline.tasks.task import LABEL, Figure, Monitor, Table, TaskConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from torch import Tensor
+
+    from dwsnet.encoders import Encoder
+    from dwsnet.heads import ValuesHead
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.task import Batch, Evaluation
 
 
-class Classifier(ValuesHead):
-    """Takes stacked state dicts, returns logits `(batch, classes)`."""
-
-    space: WeightSpace | None = None
-    """Of the networks, by `Task.attach`: augmentation needs it."""
-
-    def __init__(self, encoder: Encoder, class_names: Sequence[str], majority: int, dropout: float):
-        super().__init__(encoder, len(class_names), dropout)
-        self.class_names, self.majority = tuple(class_names), majority
-
-
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Class probabilities of a batch, and the true classes where they are known."""
 
     probabilities: Tensor
@@ -47,7 +33,21 @@ class Outputs:
     class_names: tuple[str, ...]
 
 
-class Classification(ClassificationConfig):
+class Classification(TaskConfig):
+    kind: Literal["classification"] = "classification"
+    """The class of the signal."""
+    column: str = LABEL
+    """Column of the catalog that has the classes: the label of the signal, or texts, whole numbers or truth values."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout in the head."""
+    label_smoothing: float = Field(0.0, ge=0, lt=1)
+    """Share of the target that is spread evenly over all classes."""
+    augmentation: Augmentation = Augmentation()
+    """What is done to the networks in training."""
+    mixup: NonNegativeFloat = 0.0
+    """Train on networks between each and another one, aligned to it by weight matching, whose share is drawn from
+    Beta(mixup, mixup); 0: on the networks themselves. Matching takes about a millisecond a network."""
+
     monitor: ClassVar[Monitor] = Monitor("accuracy")
 
     @property
@@ -56,30 +56,49 @@ class Classification(ClassificationConfig):
 
     def check(self, zoo: Zoo) -> None:
         """Two classes or more, one for each member, and augmentation that suits the members."""
+        from pipeline.tasks.classes import check_classes
+
         super().check(zoo)
         check_classes(zoo, self.column)
         self.augmentation.check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """Names of the classes, and which is the most frequent one of the train split."""
+        from pipeline.tasks.classes import class_names, labels_of
+        from pipeline.tasks.columns import batch_columns
+
         names = class_names(zoo, self.column)
         train = batch_columns(zoo.members("train"), self.columns)[self.column]
         labels = labels_of(train, self.column, names)
         return {"class_names": names, "majority": int(labels.bincount().argmax())}
 
-    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Classifier:
-        return Classifier(encoder, prepared["class_names"], prepared["majority"], self.dropout)
+    def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> ValuesHead:
+        """Takes stacked state dicts, returns logits `(batch, classes)`."""
+        from dwsnet.heads import ValuesHead
 
-    def attach(self, model: Classifier, zoo: Zoo) -> None:
+        model = ValuesHead(encoder, len(prepared["class_names"]), self.dropout)
+        model.class_names = tuple(prepared["class_names"])
+        model.majority = prepared["majority"]
+        return model
+
+    def attach(self, model: ValuesHead, zoo: Zoo) -> None:
+        """The space of the networks: augmentation needs it."""
         model.space = zoo.space
 
-    def labels(self, model: Classifier, batch: Batch) -> Tensor:
-        return labels_of(batch.columns[self.column], self.column, model.class_names).to(
-            batch.positions.device
-        )
+    def labels(self, model: ValuesHead, batch: Batch) -> Tensor:
+        from pipeline.tasks.classes import labels_of
 
-    def loss(self, model: Classifier, batch: Batch, keys: Tensor) -> Tensor:
+        labels = labels_of(batch.columns[self.column], self.column, model.class_names)
+        return labels.to(batch.positions.device)
+
+    def loss(self, model: ValuesHead, batch: Batch, keys: Tensor) -> Tensor:
         """Mean cross-entropy of augmented networks."""
+        from torch.nn import functional as F
+
+        from dwsnet.augment import mixup
+        from dwsnet.keyed import fold_in
+        from dwsnet.state import read_state, write_state
+
         targets = F.one_hot(self.labels(model, batch), len(model.class_names)).float()
         state = self.augmentation.apply(model.space, batch.state, fold_in(keys, 0))
         if self.mixup:
@@ -88,12 +107,15 @@ class Classification(ClassificationConfig):
             state = write_state(model.space, networks)
         return F.cross_entropy(model(state), targets, label_smoothing=self.label_smoothing)
 
-    def sums(self, model: Classifier, batch: Batch) -> dict[str, Tensor]:
+    def sums(self, model: ValuesHead, batch: Batch) -> dict[str, Tensor]:
+        import torch
+        from torch.nn.functional import cross_entropy
+
         logits, labels = model(batch.state), self.labels(model, batch)
         right = logits.isfinite().all(1) & (logits.argmax(1) == labels)
         return {
             "members": torch.tensor(float(len(batch))),
-            "loss": F.cross_entropy(logits, labels, reduction="sum"),
+            "loss": cross_entropy(logits, labels, reduction="sum"),
             "right": right.sum(),
             "majority": (labels == model.majority).sum(),
         }
@@ -107,12 +129,17 @@ class Classification(ClassificationConfig):
             "trivial_accuracy": float(sums["majority"]) / members,
         }
 
-    def outputs(self, model: Classifier, batch: Batch) -> Outputs:
+    def outputs(self, model: ValuesHead, batch: Batch) -> Outputs:
+        from pipeline.tasks.classes import classes_of
+
         classes = classes_of(batch, self.column)
         return Outputs(model(batch.state).softmax(1), classes, model.class_names)
 
     def predictions(self, outputs: Outputs) -> dict[str, Any]:
         """True class where it is known, predicted class, probability of each."""
+        import numpy as np
+        import pyarrow as pa
+
         names = pa.array(outputs.class_names)
         probabilities = outputs.probabilities.numpy()
         unknown = ~np.isfinite(probabilities).all(1)
@@ -131,6 +158,10 @@ class Classification(ClassificationConfig):
 
         A member for which the model gives no finite numbers counts as wrong and is in no column of `confusion`.
         """
+        import numpy as np
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
         prefix = "probability of "
         names = [name for name in table.column_names if name.startswith(prefix)]
         votes = np.stack([table[name].fill_null(0).to_numpy() for name in names], 1)
@@ -171,6 +202,8 @@ class Classification(ClassificationConfig):
 def signal_accuracy(source: np.ndarray, labels: np.ndarray, votes: np.ndarray) -> dict[str, float]:
     """How often the mean of probabilities `(members, classes)` over the members of a source is right; nothing where these
     are not of one class."""
+    import numpy as np
+
     sources, first, inverse = np.unique(source, return_index=True, return_inverse=True)
     truth = labels[first]
     if (truth[inverse] != labels).any():

@@ -1,25 +1,36 @@
 """Which two networks belong together? Contrastive learning without labels, SimCLR on weights (Chen et al. 2020)."""
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from __future__ import annotations
 
-import numpy as np
-import torch
-import torch.distributed as dist
-from torch import Tensor, nn
-from torch.distributed.nn.functional import all_gather
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dwsnet.keyed import fold_in
-from dwsnet.pretraining import ProjectionHead, similarities
-from pipeline.archive.zoo import Zoo, column
+from pydantic import PositiveFloat
+
 from pipeline.errors import InputError
-from pipeline.tasks.config import ContrastiveConfig
+from pipeline.tasks.augmentation import Augmentation
 from pipeline.tasks.embedding import EmbeddingTask
-from pipeline.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dwsnet.pretraining import ProjectionHead
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.task import Batch
 
 
-class Contrastive(ContrastiveConfig, EmbeddingTask):
+class Contrastive(EmbeddingTask):
+    kind: Literal["contrastive"] = "contrastive"
+    """Tell which two networks of a batch belong together, by NT-Xent on projections of their vectors."""
+    positives: Literal["augmented", "views"] = "augmented"
+    """'augmented': two augmented copies of a network; 'views': two INRs of one signal that were fitted independently, each
+    augmented."""
+    temperature: PositiveFloat = 0.1
+    """Cosines of projections are divided by it."""
+    augmentation: Augmentation = Augmentation()
+    """What is done to the copies."""
+
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
 
     @property
@@ -36,15 +47,25 @@ class Contrastive(ContrastiveConfig, EmbeddingTask):
             )
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> ProjectionHead:
+        from dwsnet.pretraining import ProjectionHead
+
         return ProjectionHead(encoder)
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """Over the pairs of all ranks: the same loss, however many ranks share a batch."""
+        from torch.nn.functional import cross_entropy
+
+        from dwsnet.pretraining import of_all_ranks, similarities
+
         one, other, signal = map(of_all_ranks, self.pairs(model, batch, keys))
-        return F.cross_entropy(*similarities(one, other, signal, self.temperature))
+        return cross_entropy(*similarities(one, other, signal, self.temperature))
 
     def pairs(self, model: nn.Module, batch: Batch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Projections `(pairs, width)` of the two of each pair, and `(pairs,)` the signal that they are of."""
+        import torch
+
+        from dwsnet.keyed import fold_in
+
         if self.group == 1:  # each network twice
             twice = torch.arange(len(batch), device=keys.device).repeat_interleave(2)
             batch, keys = batch.take(twice), torch.stack([fold_in(keys, i) for i in (0, 1)], 1)
@@ -54,11 +75,16 @@ class Contrastive(ContrastiveConfig, EmbeddingTask):
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """Of a batch by itself, each network augmented in the same way in every epoch."""
+        import torch
+        from torch.nn.functional import cross_entropy
+
+        from dwsnet.pretraining import similarities
+
         logits, partner = similarities(*self.pairs(model, batch, batch.positions), self.temperature)
         candidates = logits.isfinite().sum(1)
         return {
             "anchors": candidates.new_tensor(len(logits), dtype=torch.float64),
-            "loss": F.cross_entropy(logits, partner, reduction="sum").double(),
+            "loss": cross_entropy(logits, partner, reduction="sum").double(),
             "retrieved": (logits.argmax(1) == partner).sum().double(),
             "chance": (1 / candidates.double()).sum(),
         }
@@ -75,19 +101,11 @@ class Contrastive(ContrastiveConfig, EmbeddingTask):
 
 def largest_group(zoo: Zoo) -> int:
     """The most members of one signal in the train split, or that are planned where nothing is fitted yet."""
+    import numpy as np
+
+    from pipeline.archive.zoo import column
+
     sources = column(zoo.members("train"), "source_index")
     if not len(sources):
         return getattr(zoo.record.config, "views", 2)
     return int(np.unique(sources, return_counts=True)[1].max())
-
-
-def of_all_ranks(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in order, however many each has; gradients flow back to each."""
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return rows
-    own = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.empty_like(own) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, own)
-    most = int(max(counts))
-    padded = torch.cat([rows, rows.new_zeros(most - len(rows), *rows.shape[1:])])
-    return torch.cat([part[:count] for part, count in zip(all_gather(padded), counts, strict=True)])

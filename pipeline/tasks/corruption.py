@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pipeline.fit import seeds
-from pipeline.tasks.config import Corruption
 
 Images = Float[Tensor, "images channels height width"]
 LARGEST_ANGLE = 75.0
@@ -80,7 +79,7 @@ def flips(images: Images, keys: np.ndarray) -> Images:
     return images
 
 
-CORRUPTIONS: dict[Corruption, Callable[[Images, np.ndarray], Images]] = {
+CORRUPTIONS: dict[str, Callable[[Images, np.ndarray], Images]] = {
     corruption.__name__: corruption
     for corruption in (rotation, inversion, noise, blur, jitter, flips)
 }

@@ -1,15 +1,19 @@
 """What tasks without labels have in common: the vector of each network, and its picture."""
 
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import pyarrow as pa
-from torch import Tensor
+from pipeline.tasks.task import Figure, Monitor, TaskConfig
 
-from pipeline.archive.zoo import Zoo
-from pipeline.tasks.task import Evaluation, Figure, Monitor, TaskConfig
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.task import Evaluation
 
 EMBEDDING = "embedding_"
 """Begins the columns of a table of predictions that hold a vector's numbers, counted from 0."""
@@ -31,6 +35,9 @@ class EmbeddingTask(TaskConfig):
 
     def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
         """The vectors of the test split in the plane."""
+        import numpy as np
+        import pyarrow as pa
+
         from pipeline.figures.embedding import draw_embedding
 
         zoo, table = evaluation.zoo, evaluation.table

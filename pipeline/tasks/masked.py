@@ -1,21 +1,33 @@
 """Masked entries: what stood in the place of a weight that is hidden, by all the others?"""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, Literal
 
-from dwsnet.keyed import fold_in, uniform
-from dwsnet.pretraining import EntriesHead
-from dwsnet.weight_space import WeightSpace
-from pipeline.tasks.config import MaskedConfig
+from pydantic import Field
+
 from pipeline.tasks.embedding import EmbeddingTask
-from pipeline.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dwsnet.pretraining import EntriesHead
+    from dwsnet.weight_space import WeightSpace
+    from pipeline.tasks.task import Batch
 
 
-class Masked(MaskedConfig, EmbeddingTask):
+class Masked(EmbeddingTask):
+    kind: Literal["masked"] = "masked"
+    """Predict entries that are hidden, standardised tensor by tensor, from those that are seen. Entries are hidden one by one
+    and not by neurons: which values a whole neuron had, nothing that is seen can tell."""
+    share: float = Field(0.3, gt=0, lt=1)
+    """Share of the entries that is hidden, anew for each network and epoch."""
+
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> EntriesHead:
+        from dwsnet.pretraining import EntriesHead
+
         return EntriesHead(encoder)
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
@@ -37,6 +49,8 @@ class Masked(MaskedConfig, EmbeddingTask):
 
     def errors(self, model: nn.Module, batch: Batch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Over the hidden entries: the sums of squared errors and of squared values, and how many there are."""
+        import torch
+
         hidden = self.hidden(model.encoder.space, keys)
         _, predictions, truth = model(batch.state, hidden)
         pairs = [
@@ -49,6 +63,8 @@ class Masked(MaskedConfig, EmbeddingTask):
 
     def hidden(self, space: WeightSpace, keys: Tensor) -> list[Tensor]:
         """Which entries are hidden: `(batch, *spec.shape)` bool a tensor, for each member by its key alone."""
+        from dwsnet.keyed import fold_in, uniform
+
         return [
             uniform(fold_in(keys, i), *spec.shape) < self.share
             for i, spec in enumerate(space.tensors)

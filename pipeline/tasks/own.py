@@ -1,7 +1,7 @@
 """A task of the user's own, which may leave out what many tasks do not need."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import wraps
 from types import MethodType
 from typing import Any
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.functions import failures_of
-from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, TaskConfig
+from pipeline.functions import Own, failures_of
+from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, Task, TaskConfig
 
 NEEDED = (
     "columns",
@@ -24,6 +24,15 @@ NEEDED = (
     "metrics",
     "predictions",
 )
+
+
+def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
+    """The task of a configuration: one of ours is its own. Raises InputError where it is code of the user's that is not
+    trusted.
+    """
+    if isinstance(config, Own):
+        return OwnTask(config.make("training.task", trusted, *NEEDED))
+    return config
 
 
 class OwnTask:

@@ -1,24 +1,38 @@
 """Functional reconstruction: what does a network compute? Its vector must render its signal through a decoder."""
 
-from collections.abc import Mapping
-from typing import Any
+from __future__ import annotations
 
-import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from typing import TYPE_CHECKING, Any, Literal
 
-from dwsnet.pretraining import RenderingHead
-from pipeline.archive.zoo import Zoo
-from pipeline.decode import Decoder, coordinates_of
+from pydantic import PositiveInt
+
 from pipeline.errors import InputError
-from pipeline.signals import coordinates
-from pipeline.tasks.config import ReconstructionConfig
 from pipeline.tasks.embedding import EmbeddingTask
-from pipeline.tasks.task import Batch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor, nn
+
+    from dwsnet.pretraining import RenderingHead
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.task import Batch
 
 
-class Reconstruction(ReconstructionConfig, EmbeddingTask):
+class Reconstruction(EmbeddingTask):
+    kind: Literal["reconstruction"] = "reconstruction"
+    """Render what a network renders from its vector alone, through a decoder that all networks share. The signals are not
+    needed: what is reconstructed is the rendering of the network itself."""
+    points: PositiveInt = 256
+    """Points that are rendered, about so many, on a regular grid over the coordinates."""
+    decoder_width: PositiveInt = 64
+    """Width of the decoder's hidden layers."""
+    decoder_layers: PositiveInt = 3
+    """Hidden layers of the decoder."""
+
     def check(self, zoo: Zoo) -> None:
+        from pipeline.decode import Decoder
+
         contract = zoo.record.decode
         if contract.image is not None:
             raise InputError(
@@ -32,6 +46,11 @@ class Reconstruction(ReconstructionConfig, EmbeddingTask):
         return {"num_dims": first.shape[1], "num_channels": last.shape[0]}
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> RenderingHead:
+        import torch
+
+        from dwsnet.pretraining import RenderingHead
+        from pipeline.signals import coordinates
+
         points = torch.from_numpy(coordinates(self.grid(prepared["num_dims"])))
         sizes = self.decoder_width, self.decoder_layers
         return RenderingHead(encoder, points, prepared["num_channels"], *sizes)
@@ -42,13 +61,15 @@ class Reconstruction(ReconstructionConfig, EmbeddingTask):
 
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
         """How to run members of the zoo, and the points in their coordinates."""
+        from pipeline.decode import Decoder, coordinates_of
+
         contract = zoo.record.decode
         points = coordinates_of(contract, self.grid(zoo.space.tensors[0].shape[1]))
         model.decode = Decoder(contract, zoo.space, f"zoo {zoo.folder}")
         model.register_buffer("points", points, persistent=False)
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
-        return F.mse_loss(model(batch.state)[1], self.truth(model, batch))
+        return (model(batch.state)[1] - self.truth(model, batch)).square().mean()
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
         """With what the mean rendering of the split needs: values are those of each point, summed over members."""
@@ -67,7 +88,6 @@ class Reconstruction(ReconstructionConfig, EmbeddingTask):
         trivial = sums["squares"] / members - mean.square().mean()
         return {"loss": (sums["errors"] / members).item(), "trivial_loss": trivial.item()}
 
-    @torch.no_grad()
     def truth(self, model: nn.Module, batch: Batch) -> Tensor:
         """`(batch, points, channels)`: what the members render."""
         return model.decode(batch.state, model.points)

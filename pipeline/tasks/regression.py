@@ -1,32 +1,34 @@
 """Which number does the catalog have for the network? Accuracy, frequency, whatever was measured."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from __future__ import annotations
+
 from functools import partial
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import torch
-from torch import Tensor, nn
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from dwsnet.encoders import Encoder
-from dwsnet.weight_space import WeightSpace
-from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
-from pipeline.tasks.config import RegressionConfig
-from pipeline.tasks.inputs import check_inputs, describe_inputs, is_known, is_number
-from pipeline.tasks.ranks import rank_scores
-from pipeline.tasks.regressor import BoostedRegressor, Columns, Regressor, Targets
-from pipeline.tasks.task import Batch, Evaluation, Figure, Monitor
+from pipeline.tasks.task import Figure, Monitor, TaskConfig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    import numpy as np
+    import pyarrow as pa
+    from torch import Tensor
+
+    from dwsnet.encoders import Encoder
+    from dwsnet.weight_space import WeightSpace
+    from pipeline.archive.zoo import Zoo
+    from pipeline.tasks.regressor import BoostedRegressor, Columns, Regressor
+    from pipeline.tasks.task import Batch, Evaluation
 
 ROUNDING = 1e-12
 """Share of a sum of squares that may be rounding."""
 
 
-@dataclass(frozen=True)
-class Outputs:
+class Outputs(NamedTuple):
     """Predicted targets of a batch, and the true ones where they are known."""
 
     predicted: Tensor
@@ -35,7 +37,27 @@ class Outputs:
     names: tuple[str, ...]
 
 
-class Regression(RegressionConfig):
+class Regression(TaskConfig):
+    kind: Literal["regression"] = "regression"
+    """Numbers that the catalog has."""
+    targets: tuple[str, ...] = Field(("test_accuracy",), min_length=1)
+    """Columns of the catalog to predict. A member whose target is null is left out of losses and metrics."""
+    inputs: tuple[str, ...] = ()
+    """Columns of the catalog that the model is given beside the weights, such as the activation: texts one-hot, numbers
+    standardised."""
+    objective: Literal["mse", "bce"] = "mse"
+    """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a sigmoid, for shares."""
+
+    @model_validator(mode="after")
+    def names_each_column_once(self) -> Regression:
+        columns = self.targets + self.inputs
+        for name in columns:
+            if columns.count(name) > 1:
+                raise PydanticCustomError(
+                    "columns", f"targets and inputs should name each column once, {name!r} is twice"
+                )
+        return self
+
     monitor: ClassVar[Monitor] = Monitor("r2")
 
     @property
@@ -44,6 +66,8 @@ class Regression(RegressionConfig):
 
     def check(self, zoo: Zoo) -> None:
         """Targets that are numbers, known, finite and not constant, for 'bce' from 0 to 1; inputs as `check_inputs`."""
+        from pipeline.tasks.inputs import check_inputs, is_number
+
         super().check(zoo)
         for name in self.targets:
             kind = zoo.record.schema.field(name).type
@@ -57,6 +81,10 @@ class Regression(RegressionConfig):
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """Mean and standard deviation of each target over the train split, and what inputs are there."""
+        import pyarrow as pa
+
+        from pipeline.tasks.inputs import describe_inputs
+
         targets = {}
         for name in self.targets:
             known = known_targets(zoo, "train", name).cast(pa.float64()).to_numpy()
@@ -64,26 +92,32 @@ class Regression(RegressionConfig):
         return {"targets": targets, "inputs": describe_inputs(zoo, self.inputs)}
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> Regressor:
+        from pipeline.tasks.regressor import Regressor, Targets
+
         return Regressor(encoder, Targets(prepared, self.objective), prepared["inputs"])
 
     def boosted(
         self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
     ) -> BoostedRegressor:
+        from pipeline.tasks.regressor import BoostedRegressor, Targets
+
         targets = Targets(prepared, self.objective)
         return BoostedRegressor(space, targets, prepared["inputs"]).fit(
             (batch.state, batch.columns) for batch in batches
         )
 
-    def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
+    def loss(self, model: Regressor, batch: Batch, keys: Tensor) -> Tensor:
         """Mean over members and targets, those that are not known counted as 0."""
         outputs = model(batch.state, batch.columns)
         return model.targets.losses(outputs, model.targets.read(batch.columns)).mean()
 
-    def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
+    def sums(self, model: Regressor, batch: Batch) -> dict[str, Tensor]:
         """Each `(targets,)`: powers of the errors and of the distance to the mean of the train split, in raw units.
 
         Where the model gives no finite number, its error is that of the mean.
         """
+        import torch
+
         outputs, targets = model(batch.state, batch.columns), model.targets
         truth = targets.read(batch.columns)
         known, predicted = truth.isfinite(), targets.values(outputs)
@@ -106,6 +140,8 @@ class Regression(RegressionConfig):
 
         Where the truth is constant, R^2 is 1 for what is all right and else 0, as scikit-learn has it.
         """
+        import torch
+
         known = torch.as_tensor(sums["known"]).double()
         for name, number in zip(self.targets, known.tolist(), strict=True):
             if not number:
@@ -132,6 +168,8 @@ class Regression(RegressionConfig):
 
     def _means(self, of_targets: Any) -> dict[str, float]:
         """The mean of each score over the targets, and where there are several the scores of each."""
+        import numpy as np
+
         scores = dict(zip(self.targets, of_targets, strict=True))
         names = dict.fromkeys(name for one in scores.values() for name in one)
         means = {
@@ -147,7 +185,7 @@ class Regression(RegressionConfig):
         }
         return means | each
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Outputs:
+    def outputs(self, model: Regressor, batch: Batch) -> Outputs:
         predicted = model.targets.values(model(batch.state, batch.columns))
         return Outputs(predicted, batch.columns, model.targets.names)
 
@@ -162,6 +200,8 @@ class Regression(RegressionConfig):
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
         """Kendall's tau_b and its company, as `pipeline.tasks.ranks` says, of the members that have both numbers."""
+        from pipeline.tasks.ranks import rank_scores
+
         return self._means(rank_scores(*truth_and_predicted(table, name)) for name in self.targets)
 
     def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
@@ -174,6 +214,10 @@ class Regression(RegressionConfig):
 
 def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Of the members that have both."""
+    import pyarrow.compute as pc
+
+    from pipeline.tasks.inputs import is_known
+
     columns = [table[f"true {name}"], table[f"predicted {name}"]]
     both = pc.and_(*(is_known(column) for column in columns))
     truth, predicted = (column.filter(both).to_numpy() for column in columns)
@@ -182,6 +226,8 @@ def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndar
 
 def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
     """The column where it is known. Raises InputError where it is so of no member, or constant in the train split."""
+    import pyarrow.compute as pc
+
     members = zoo.members(split)
     known, what = members[name].drop_null(), f"column {name!r} of zoo {zoo.folder}"
     if not len(known):
@@ -198,6 +244,11 @@ def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
 
 def check_target(zoo: Zoo, name: str, objective: str):
     """Raises InputError where members cannot be told apart by the column, or not learned from."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipeline.tasks.inputs import is_known
+
     what = f"column {name!r} of zoo {zoo.folder}"
     members = zoo.catalog.filter(pc.field("status") == "ok")
     column = members[name]

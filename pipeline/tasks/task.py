@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from pipeline.archive.shard import Block
     from pipeline.archive.zoo import Zoo
 
+LABEL = "label"
+"""The column whose numbers index the class names of the signals; in any other the values are the classes."""
+
 
 @dataclass(frozen=True)
 class Monitor:

@@ -22,7 +22,7 @@ from pipeline.archive.record import ZooRecord
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 from pipeline.tasks import Task
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint_folders import (
     LAST,
     checkpoint_folder,

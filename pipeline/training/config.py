@@ -9,7 +9,7 @@ from pydantic_core import PydanticCustomError
 from pipeline.config import ADDED, LOCATION, Config
 from pipeline.encoders import AnyEncoder, DWSNetConfig
 from pipeline.errors import nearest
-from pipeline.tasks import AnyTask, ClassificationConfig
+from pipeline.tasks import AnyTask, Classification
 from pipeline.training.trackers import TrackerKind
 from pipeline.unions import kinds_of, models_in
 
@@ -31,7 +31,7 @@ class StartConfig(Config):
 class TrainingConfig(Config):
     seed: int = Field(0, ge=0)
     """Decides the initial weights, the order of the batches and the augmentation."""
-    task: AnyTask = ClassificationConfig()
+    task: AnyTask = Classification()
     """What is learned."""
     encoder: AnyEncoder = DWSNetConfig()
     """What reads the weights."""
@@ -95,7 +95,7 @@ class TrainingConfig(Config):
 
 
 class FinetuneConfig(Config):
-    task: AnyTask = ClassificationConfig()
+    task: AnyTask = Classification()
     """What is learned from labels."""
     epochs: PositiveInt = 10
     """Passes over the train split, or as many steps where fewer labels are known."""

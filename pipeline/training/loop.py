@@ -7,7 +7,7 @@ import torch
 
 from pipeline.archive.zoo import Zoo
 from pipeline.functions import modules_named
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training import checkpoint
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import make_engine

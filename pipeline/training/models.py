@@ -15,7 +15,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.encoders import EncoderConfig
 from pipeline.errors import InputError
 from pipeline.functions import Own
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.config import TrainingConfig
 
 LARGE_MODEL = 1_000_000

@@ -17,7 +17,7 @@ from pipeline.archive.files import exclusive
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.report.models import models_of
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.config import BASELINES
 from pipeline.training.evaluate import shown, titled
 from pipeline.training.variants import Variant

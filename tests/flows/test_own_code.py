@@ -12,9 +12,8 @@ from torch import nn
 from flows.cli import main
 from pipeline.errors import InputError
 from pipeline.functions import Own
-from pipeline.tasks import EditingConfig, Monitor
-from pipeline.tasks.kinds import task_of
-from pipeline.tasks.own import OwnTask
+from pipeline.tasks import Editing, Monitor
+from pipeline.tasks.own import OwnTask, task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import as_column
 from pipeline.training.models import build_model
@@ -229,7 +228,7 @@ def test_predictions_that_are_no_columns_are_refused(name, values, message):
 def test_an_encoder_of_the_users_that_will_not_do_is_a_sentence(folder, zoo, kind, message):
     more = "\nclass Path:\n    width = 3\n    def __init__(self, space): pass\ndef fails(space): 1 / 0\n"
     (folder / "mine.py").write_text(CODE + more)
-    training = TrainingConfig(task=EditingConfig(), encoder=Own(kind=kind))
+    training = TrainingConfig(task=Editing(), encoder=Own(kind=kind))
     prepared = task_of(training.task, ()).prepare(zoo)
     with pytest.raises(InputError, match=message):
         build_model(training, zoo.space, prepared, {"mine"})

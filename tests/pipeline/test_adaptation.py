@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from dwsnet.heads import WeightsHead
 from dwsnet.symmetry import permute
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
@@ -24,7 +25,7 @@ from pipeline.config import (
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
 from pipeline.fit import seeds
-from pipeline.tasks.adaptation import Adaptation, Adapter
+from pipeline.tasks.adaptation import Adaptation
 from pipeline.tasks.class_images import ClassImages
 from pipeline.tasks.columns import batch_columns
 from pipeline.tasks.task import Batch, Evaluation, Figure
@@ -66,7 +67,7 @@ def batch_of(zoo: Zoo, split: str) -> Batch:
     return Batch(zoo[rows], columns, torch.from_numpy(rows))
 
 
-def model_of(zoo: Zoo, task: Adaptation = TASK, channels: int = 6) -> Adapter:
+def model_of(zoo: Zoo, task: Adaptation = TASK, channels: int = 6) -> WeightsHead:
     """With the images of the zoo, and not trained."""
     torch.manual_seed(0)
     encoder = DWSNetConfig(channels=channels, num_layers=2).build(zoo.space)
@@ -76,14 +77,14 @@ def model_of(zoo: Zoo, task: Adaptation = TASK, channels: int = 6) -> Adapter:
     return model.eval()
 
 
-def moved(model: Adapter) -> Adapter:
+def moved(model: WeightsHead) -> WeightsHead:
     """With a dv that matters."""
     for head in model.heads:
         torch.nn.init.normal_(head.weight, std=0.3)
     return model
 
 
-def score(task: Adaptation, model: Adapter, batches: list[Batch]) -> dict[str, float]:
+def score(task: Adaptation, model: WeightsHead, batches: list[Batch]) -> dict[str, float]:
     with torch.no_grad():
         parts = [task.sums(model, batch) for batch in batches]
     return task.metrics({name: sum(part[name] for part in parts) for name in parts[0]})

@@ -9,12 +9,12 @@ from pydantic import ValidationError
 from torch.nn import functional as F
 
 from dwsnet.encoders import DWSNetEncoder, StatisticsEncoder
-from dwsnet.pretraining import similarities
+from dwsnet.pretraining import of_all_ranks, similarities
 from pipeline.archive.zoo import Zoo
 from pipeline.decode import ImageContract
 from pipeline.errors import InputError
 from pipeline.tasks.augmentation import Augmentation
-from pipeline.tasks.contrastive import Contrastive, of_all_ranks
+from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.masked import Masked
 from pipeline.tasks.reconstruction import Reconstruction
 from pipeline.training.loader import Feed

@@ -13,9 +13,9 @@ from pipeline.archive.files import sha256, write_json
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
-from pipeline.tasks import EditingConfig
+from pipeline.tasks import Editing
 from pipeline.tasks.contrastive import Contrastive
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.tasks.reconstruction import Reconstruction
 from pipeline.training.checkpoint import load_best, model_card, read_best
 from pipeline.training.checkpoint_folders import checkpoint_folder, link_to
@@ -126,7 +126,7 @@ def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, t
 
 def test_what_a_run_never_trained_is_not_frozen(zoo, tmp_path):
     """An editor has features of entries and no use for vectors."""
-    editing = TRAINING.model_copy(update={"task": EditingConfig()})
+    editing = TRAINING.model_copy(update={"task": Editing()})
     run = made(tmp_path / "editor", zoo, editing)
     for freeze in (True, False):
         config = starting(run, start={"freeze": freeze})
@@ -136,7 +136,7 @@ def test_what_a_run_never_trained_is_not_frozen(zoo, tmp_path):
         )
         with refused if freeze else nullcontext():
             check_frozen(config, zoo.space, prepared)
-    again = starting(run, start={"freeze": True}, task=EditingConfig())
+    again = starting(run, start={"freeze": True}, task=Editing())
     check_frozen(again, zoo.space, task_of(again.task, ()).prepare(zoo))
 
 

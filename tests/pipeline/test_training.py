@@ -21,7 +21,7 @@ from pipeline.archive.zoo import Zoo, column
 from pipeline.encoders import DWSNetConfig, FlatMLPConfig
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.tasks import Monitor
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import load_best
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import learning_rate_factor

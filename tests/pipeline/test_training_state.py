@@ -17,7 +17,7 @@ from pipeline.config import ResourcesConfig
 from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.errors import ArchiveError, InputError
-from pipeline.tasks.kinds import task_of
+from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import load_best, read_newest, require_resumable, write
 from pipeline.training.checkpoint_folders import checkpoints, latest
 from pipeline.training.launch import Job, launch_training
@@ -38,7 +38,7 @@ def target_of(stage: int, world: int) -> tuple[int, int]:
 def train(zoo: Path, run: Path, worker, **changes) -> str | None:
     """Of an encoder that computes alike in all worlds: no batch norm."""
     from pipeline.archive.zoo import Zoo
-    from pipeline.tasks.kinds import task_of
+    from pipeline.tasks.own import task_of
     from pipeline.training.loop import train_loop
 
     changes = {"encoder": TransformerConfig(head_dim=2), "epochs": 1} | changes
