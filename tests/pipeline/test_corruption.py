@@ -1,6 +1,7 @@
 """Corruptions of images: functions of the image's key, and right where another library says what is right."""
 
 import colorsys
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import torch
 from scipy import ndimage
 
 from pipeline.fit import seeds
+from pipeline.tasks.adaptation import Corruption
 from pipeline.tasks.corruption import CORRUPTIONS, corrupt, turned_hue
 
 pytestmark = pytest.mark.fast
@@ -28,6 +30,10 @@ def test_a_corruption_is_a_function_of_image_and_key(name, channels):
     assert not torch.equal(corrupted, images)
     drawn = corrupt(images[:1].expand(200, -1, -1, -1), KEYS, [name])
     assert (drawn == drawn[:1]).all() == (name == "inversion")
+
+
+def test_a_recipe_may_name_every_corruption():
+    assert set(get_args(Corruption)) == set(CORRUPTIONS)
 
 
 def test_corruptions_follow_one_another():
