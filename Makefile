@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint lock clean
+.PHONY: demo test lint docs lock clean
 
 demo: .venv/installed
 	$(BIN)/dwszoo run digits --out runs/demo
@@ -13,6 +13,10 @@ test: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --constraint requirements.lock --editable '.[docs]'
+	$(BIN)/python -m mkdocs build --quiet
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
@@ -33,4 +37,4 @@ lock:
 	rm -rf .venv-lock build
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .site runs

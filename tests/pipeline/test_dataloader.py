@@ -18,7 +18,7 @@ from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.zoos.build import fit_shard, plan_zoo
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "reference" / "archive.md"
 
 
 @pytest.fixture(scope="module")
@@ -117,10 +117,10 @@ def test_members_and_columns_are_those_of_the_catalog(with_failures):
         assert all(torch.equal(with_failures[row][name], tensor) for name, tensor in state.items())
 
 
-def test_the_example_of_the_readme_runs(zoo):
+def test_the_example_of_the_documentation_runs(zoo):
     (source,) = [
         part.split("```")[0]
-        for part in README.read_text().split("```python\n")
+        for part in PAGE.read_text().split("```python\n")
         if "IterableZoo" in part.split("```")[0]
     ]
     assert 'Zoo.open("runs/demo/zoo")' in source
