@@ -6,18 +6,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dwsnet.encoders.encoder import Encoder
 from dwsnet.state import check_counts, stored
 from dwsnet.tensor_spec import TensorSpec
 
 
 class ValuesHead(nn.Module):
-    """An encoder with `num_values` numbers a network: logits, properties, an embedding.
+    """An encoder, any module with a `width`, with `num_values` numbers a network: logits, properties, an embedding.
 
     Takes stacked state dicts, returns `(batch, num_values)`.
     """
 
-    def __init__(self, encoder: Encoder, num_values: int, dropout: float = 0.0):
+    def __init__(self, encoder: nn.Module, num_values: int, dropout: float = 0.0):
         super().__init__()
         check_counts(num_values=num_values)
         self.encoder = encoder

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.nn.functional import all_gather
 from torch.nn import functional as F
 
-from dwsnet.encoders.encoder import Encoder, features_of
+from dwsnet.encoders.encoder import features_of
 from dwsnet.state import check_counts, read_state, write_state
 
 State = Mapping[str, Tensor]
@@ -22,7 +22,7 @@ class ProjectionHead(nn.Module):
     Takes stacked state dicts, returns embeddings and projections, `(batch, width)` both.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: nn.Module):
         super().__init__()
         width = encoder.width
         self.encoder = encoder
@@ -79,7 +79,7 @@ class RenderingHead(nn.Module):
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: nn.Module,
         points: Float[Tensor, "points dims"],
         channels: int,
         hidden: int = 64,
@@ -117,7 +117,7 @@ class EntriesHead(nn.Module):
     is seen, and tell nothing of what is hidden. Raises ValueError where the encoder has no features of entries.
     """
 
-    def __init__(self, encoder: Encoder):
+    def __init__(self, encoder: nn.Module):
         super().__init__()
         channels = features_of(encoder).channels
         self.encoder = encoder

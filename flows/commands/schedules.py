@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def serve(options: Namespace):
-    """Run recipes on the schedules of a file until stopped; see the README for what such a file holds.
+    """Run recipes on the schedules of a file until stopped; docs/guide/schedules.md says what such a file holds.
 
     With PREFECT_API_URL the server there keeps the schedules and shows the runs, without a temporary server does.
     """
