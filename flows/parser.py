@@ -1,4 +1,4 @@
-"""Commands of `dwszoo` and their options; what each does is a function of `flows.commands`."""
+"""The commands of `dwszoo` and their options; `flows.commands` has the function of each."""
 
 import argparse
 from collections.abc import Callable
@@ -16,7 +16,7 @@ class Argument(NamedTuple):
 
 
 def argument(*names: str, **options: Any) -> Argument:
-    """What `argparse.ArgumentParser.add_argument` takes."""
+    """The arguments of `argparse.ArgumentParser.add_argument`."""
     return Argument(names, options)
 
 
@@ -28,13 +28,13 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
     groups = top.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(groups)
-    zoos = groups.add_parser("zoo", help="make and look at zoos")
+    zoos = groups.add_parser("zoo", help="make and inspect zoos")
     add_zoo_commands(zoos.add_subparsers(required=True, metavar="COMMAND"))
     add_run_commands(groups)
-    disk = out("a folder where runs should lie: whether all nodes see it", required=False)
+    disk = out("a folder for runs: can all nodes write to it?", required=False)
     add(groups, "doctor", commands.doctor, disk)
     name = argument("name", metavar="NAME", nargs="?", help="a benchmark")
-    arguments = argument("arguments", nargs="*", help="what it takes")
+    arguments = argument("arguments", nargs="*", help="its arguments")
     add(groups, "bench", commands.bench, name, arguments)
     return top
 
@@ -57,15 +57,15 @@ def add_recipe_commands(groups: Any) -> None:
 
 def add_zoo_commands(groups: Any) -> None:
     format = argument(
-        "--format", choices=get_args(ExchangeFormat), required=True, help="whose layout"
+        "--format", choices=get_args(ExchangeFormat), required=True, help="layout of the files"
     )
     source = argument(
         "path",
         metavar="PATH",
         type=local_path,
-        help="a folder in that layout, or its file with splits",
+        help="a folder in that layout, or its file of splits",
     )
-    fields = settings("what the layout does not say, such as omega=30 or splits=drawn")
+    fields = settings("a field that the layout lacks, such as omega=30 or splits=drawn")
     several = argument(
         "zoos",
         metavar="DIR",
@@ -87,7 +87,7 @@ def add_zoo_commands(groups: Any) -> None:
         "--views",
         metavar="N",
         default="+0",
-        help="INRs of each signal, or +N for so many more; by default as many as there are",
+        help="INRs per signal, or +N for N more; by default only new signals are added",
     )
     add(groups, "grow", commands.zoo_grow, ZOO, views, *RESOURCES, TRUST)
     add(groups, "info", commands.zoo_info, ZOO, JSON)
@@ -107,7 +107,7 @@ def add_run_commands(groups: Any) -> None:
         metavar="COLUMN",
         action="append",
         default=[],
-        help="a column of the catalog; by default the class and facts of the signals; may be repeated",
+        help="column of the catalog, by default the class and facts of signals; may be repeated",
     )
     run = argument(
         "run", metavar="RUN", type=local_path, help="a folder that `run` or `train` made"
@@ -128,7 +128,7 @@ def add_run_commands(groups: Any) -> None:
 
 
 def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:
-    """A command, which its function's docstring describes."""
+    """Add a command, described by the docstring of its function."""
     text = (command.__doc__ or "").strip().replace("%", "%%")  # argparse formats what it shows
     sub = groups.add_parser(name, help=text.splitlines()[0], description=text)
     sub.set_defaults(command=command)
@@ -140,7 +140,7 @@ def local_path(text: str) -> Path:
     path = locate(text)
     if isinstance(path, RemotePath):
         raise argparse.ArgumentTypeError(
-            f"expected a path on this machine, found {text}: only zoos may lie elsewhere"
+            f"expected a path on this machine, found {text}: only zoos can be at a URI"
         )
     return path
 
@@ -167,7 +167,7 @@ def settings(help: str) -> Argument:
 
 
 def setting(name: str, key: str, help: str) -> Argument:
-    """An option of its own for a field that is set often: short for `--set key=value`."""
+    """A shorthand for `--set key=value`, for a field that is set often."""
     return argument(
         name,
         dest="settings",
@@ -187,16 +187,16 @@ JSON = argument("--json", action="store_true", help="print JSON")
 RECIPE = recipe()
 SETTINGS = settings("override a field of the recipe, such as zoo.views=4")
 RESOURCES = (
-    setting("--workers", "resources.workers", "processes that fit, and that train"),
-    setting("--num-gpus", "resources.gpus_per_worker", "GPUs of each worker"),
+    setting("--workers", "resources.workers", "processes that fit and train"),
+    setting("--num-gpus", "resources.gpus_per_worker", "GPUs per worker"),
 )
 TRUST = argument(
     "--trust",
     metavar="MODULE",
     action="append",
     default=[],
-    help="call functions of this module, where a run has a task or an encoder, or a zoo signals, of "
-    "your own; may be repeated",
+    help="allow calls to this module, for a run with a task or encoder of your own, or a zoo with "
+    "signals of your own; may be repeated",
 )
 ZOO_OUT = out("zoo folder, or a URI such as s3://bucket/zoo", kind=locate)
 ZOO = argument(

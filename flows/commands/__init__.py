@@ -1,4 +1,4 @@
-"""What each command of `dwszoo` does with its parsed options."""
+"""The commands of `dwszoo`: one function each, called with the parsed options."""
 
 from flows.commands.benchmarks import bench
 from flows.commands.checks import doctor, plan

@@ -1,4 +1,4 @@
-"""The benchmarks."""
+"""The command that lists and runs benchmarks."""
 
 import ast
 import runpy
@@ -10,7 +10,7 @@ from pipeline.errors import InputError
 
 
 def bench(options: Namespace):
-    """List the benchmarks, or run one: each measures ours beside a named reference in the same run."""
+    """List the benchmarks, or run one, against a named reference in the same run."""
     root = Path(__file__).parents[2]
     files = {
         file.stem: file

@@ -1,13 +1,13 @@
-"""What can be known before work starts."""
+"""Commands for before the work starts: check an installation, plan a run."""
 
 import json
 from argparse import Namespace
 
 
 def doctor(options: Namespace) -> int:
-    """Check this installation, and the cluster at RAY_ADDRESS: a line each, with what to do where something is wrong.
+    """Check this installation and the cluster at RAY_ADDRESS.
 
-    Exit code 1 where anything is.
+    Prints one line per check, with what to do if something is wrong; the exit code is then 1.
     """
     from flows.doctor import findings
 
@@ -19,9 +19,10 @@ def doctor(options: Namespace) -> int:
 
 
 def plan(options: Namespace) -> int:
-    """What `dwszoo run RECIPE` would do, how long it would take, what of it is done and what is lacking for it.
+    """Show what `dwszoo run RECIPE` would do, how long it would take, and what is missing for it.
 
-    Measured in a few seconds on this machine; nothing is written. Exit code 1 where something is lacking.
+    Work that is already done is subtracted. Measures for a few seconds on this machine, and writes
+    nothing. Exit code 1 if workers, GPUs or disk space are missing.
     """
     from flows.forecast.forecast import forecast
     from flows.forecast.table import as_json, lines

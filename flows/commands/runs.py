@@ -1,4 +1,4 @@
-"""Recipes are listed and run; models are trained, scored and used."""
+"""Commands that run recipes, and train, score and use models."""
 
 from argparse import Namespace
 
@@ -6,9 +6,9 @@ from flows.commands.zoos import tell_failed
 
 
 def run(options: Namespace) -> int:
-    """The whole job: build a zoo, verify it, train a DWSNet and baselines on it, evaluate, report.
+    """Build a zoo, verify it, train a DWSNet and baselines on it, evaluate and report.
 
-    Run again, it goes on where it stopped.
+    Run again, it continues where it stopped.
     """
     from flows.overrides import resolve_training
     from flows.recipe import default_folder
@@ -19,7 +19,7 @@ def run(options: Namespace) -> int:
     recipe = resolve_training(options.recipe, options.settings)
     folder = options.out or default_folder(options.recipe, recipe)
     with exclusive(folder):
-        pass  # what is wrong with it is said before a server is started
+        pass  # fail before a server is started
     with prefect_server() as is_up:
         from flows import run as flow  # heavy: while it is imported, the server starts
 
@@ -46,9 +46,9 @@ def score_line(metrics: dict) -> str:
 
 
 def recipes(options: Namespace):
-    """List the recipes, or write one as a TOML file that says what each field means.
+    """List the recipes, or print one as TOML with the meaning of each field.
 
-    `dwszoo recipes digits > mine.toml`, then change it, then `dwszoo run mine.toml`.
+    To change a recipe: `dwszoo recipes digits > mine.toml`, edit it, then `dwszoo run mine.toml`.
     """
     from flows.overrides import resolve_recipe
     from flows.recipe_file import write_toml
@@ -65,7 +65,7 @@ def recipes(options: Namespace):
 
 
 def train(options: Namespace):
-    """Train on a zoo. Run again, it goes on from the newest checkpoint."""
+    """Train on a zoo. Run again, it resumes from the newest checkpoint."""
     from flows import verbs
     from flows.server import own_server, perform
 
@@ -76,7 +76,7 @@ def train(options: Namespace):
 
 
 def evaluate(options: Namespace):
-    """Score the best checkpoint of a run: metrics.json for the test split, metrics-SPLIT.json for another."""
+    """Score the best checkpoint of a run: metrics.json, or metrics-SPLIT.json for other splits."""
     from flows import verbs
     from flows.server import own_server, perform
 
@@ -94,7 +94,7 @@ def report(options: Namespace):
 
 
 def probe(options: Namespace):
-    """Read classes and numbers from the frozen encoder of a run by linear models, at 1, 10 and 100 % of the labels."""
+    """Fit linear probes to the frozen encoder of a run, with few labels and with all."""
     from flows.stages import assess
     from pipeline.training.probe import probe_table
 
@@ -108,7 +108,7 @@ def probe(options: Namespace):
 
 
 def predict(options: Namespace):
-    """Predict for every member of a zoo of the same architecture, as a table in Parquet or CSV."""
+    """Write predictions for all members of a zoo of the same architecture, as Parquet or CSV."""
     from flows.stages import assess
     from pipeline.archive.zoo import Zoo
     from pipeline.training.checkpoint import load_best
@@ -121,7 +121,10 @@ def predict(options: Namespace):
 
 
 def edit(options: Namespace) -> int:
-    """Edit every member of a zoo with the model of a run, into a new zoo. Run again, it goes on where it stopped."""
+    """Edit all members of a zoo by the model of a run, into a new zoo.
+
+    Run again, it continues where it stopped.
+    """
     from flows import verbs
     from flows.server import own_server, perform
 

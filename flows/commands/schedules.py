@@ -1,4 +1,4 @@
-"""Recipes are run on a schedule: by this process, or by the workers of a pool."""
+"""Commands that run recipes on a schedule: in this process, or on the workers of a pool."""
 
 from argparse import Namespace
 from pathlib import Path
@@ -11,9 +11,10 @@ if TYPE_CHECKING:
 
 
 def serve(options: Namespace):
-    """Run recipes on the schedules of a file until stopped; docs/guide/schedules.md says what such a file holds.
+    """Run recipes on a schedule until stopped; docs/guide/schedules.md describes the file.
 
-    With PREFECT_API_URL the server there keeps the schedules and shows the runs, without a temporary server does.
+    The server at PREFECT_API_URL keeps the schedules and shows the runs; if it is not set, a
+    temporary server does.
     """
     from flows.server import own_url, prefect_server
 
@@ -28,17 +29,17 @@ def serve(options: Namespace):
 
 
 def deploy(options: Namespace):
-    """Register the runs of a schedule's file with a Prefect server; the workers of a pool start them.
+    """Register scheduled runs with the Prefect server at PREFECT_API_URL, for a pool to run.
 
-    The file is what `dwszoo serve` takes; the server is at PREFECT_API_URL.
+    Takes the same file as `dwszoo serve`.
     """
     from flows.server import own_url, prefect_server
 
     runs = runs_of(options.schedule)
     if (url := own_url()) is None:
         raise InputError(
-            "deployments need a Prefect server that stays: start one by `prefect server start`, and set "
-            "PREFECT_API_URL to its address, such as http://127.0.0.1:4200/api"
+            "deployments need a permanent Prefect server: start one with `prefect server start`, "
+            "and set PREFECT_API_URL to its address, such as http://127.0.0.1:4200/api"
         )
     with prefect_server() as is_up:
         is_up()
@@ -52,7 +53,7 @@ def deploy(options: Namespace):
 
 
 def runs_of(file: Path) -> "dict[str, ScheduledRun]":
-    """The runs of a schedule's file, each with a recipe that can run. Raises InputError where one is wrong."""
+    """The runs of a schedule file. Raises InputError if one is wrong or its recipe cannot run."""
     from flows.overrides import resolve_training
     from flows.schedule import read_schedule
 

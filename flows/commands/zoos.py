@@ -1,4 +1,4 @@
-"""Zoos are built, looked at, converted and joined."""
+"""Commands that build, inspect, convert and merge zoos."""
 
 import json
 from argparse import Namespace
@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from flows.stages.build import FitSummary
 
 MEMBERS_FAILED = 3
-"""Exit code of a command that did all it could, for a zoo with members that have no weights."""
+"""Exit code of a command that finished, but whose zoo has members without weights."""
 LISTED = 20
-"""Problems of an import that are printed."""
+"""How many problems of an import are printed."""
 
 
 def tell_failed(zoo: Location) -> int:
-    """Print how many members have no weights, and why, if there are such; returns the exit code."""
+    """Print how many members have no weights and why, if any; returns the exit code."""
     from pipeline.archive.summary import failures
     from pipeline.archive.zoo import Zoo
 
@@ -30,7 +30,7 @@ def tell_failed(zoo: Location) -> int:
 
 
 def zoo_build(options: Namespace) -> int:
-    """Fit and archive a zoo. Run again, it goes on where it stopped and fits damaged shards again."""
+    """Fit and archive a zoo. Run again, it continues where it stopped and refits damaged shards."""
     from flows import verbs
     from flows.server import own_server, perform
 
@@ -42,9 +42,9 @@ def zoo_build(options: Namespace) -> int:
 
 
 def zoo_grow(options: Namespace) -> int:
-    """Add INRs to a zoo: more views of each signal, and the signals that its source has more than last time.
+    """Add INRs to a zoo: more views of each signal, and INRs of the signals that its source gained.
 
-    Whoever reads the zoo meanwhile has it as it was. Run again, it goes on where it stopped.
+    Until it is done, readers see the zoo as it was. Run again, it continues where it stopped.
     """
     from flows import verbs
     from flows.server import own_server, perform
@@ -72,7 +72,7 @@ def tell_fitted(zoo: Location, summary: "FitSummary | None"):
 
 
 def zoo_info(options: Namespace):
-    """Counts, splits, quantiles of PSNR or accuracy, size and configuration of a zoo."""
+    """Show counts, splits, quantiles of PSNR or accuracy, size and configuration of a zoo."""
     from pipeline.archive.summary import in_words, summarize
     from pipeline.archive.zoo import Zoo
 
@@ -86,7 +86,7 @@ def zoo_info(options: Namespace):
 
 
 def zoo_verify(options: Namespace):
-    """Check every shard against the catalog; list what is wrong."""
+    """Check every shard against the catalog, and list what is wrong."""
     from pipeline.archive.verify import verify_zoo
     from pipeline.archive.zoo import Zoo
 
@@ -100,7 +100,7 @@ def zoo_verify(options: Namespace):
 
 
 def zoo_render(options: Namespace):
-    """Draw originals beside the reconstructions of their INRs, or how accurate classifiers are and why."""
+    """Draw originals above the reconstructions of their INRs, or the accuracy of classifiers."""
     from pipeline.archive.files import file_kind
     from pipeline.archive.zoo import Zoo
     from pipeline.figures.picture import KINDS
@@ -115,7 +115,7 @@ def zoo_render(options: Namespace):
 
 
 def zoo_export(options: Namespace):
-    """Write the members of a zoo in a layout that other projects read."""
+    """Write the members of a zoo in the layout of another project."""
     from flows.stages import convert
 
     num_members, num_failed = convert.export(options.zoo, options.format, options.out)
@@ -126,9 +126,9 @@ def zoo_export(options: Namespace):
 
 
 def zoo_import(options: Namespace) -> int:
-    """Make a zoo of networks that another project keeps in its own layout. Run again, it goes on where it stopped.
+    """Make a zoo from networks in the layout of another project.
 
-    What is damaged is listed, all else is imported.
+    Damaged files are listed, everything else is imported. Run again, it continues where it stopped.
     """
     from flows.overrides import override
     from flows.stages import convert
@@ -152,7 +152,10 @@ def zoo_import(options: Namespace) -> int:
 
 
 def zoo_merge(options: Namespace):
-    """Join zoos of one architecture into a new one, splits kept. Run again, it goes on where it stopped."""
+    """Merge zoos of one architecture into a new one, keeping the splits.
+
+    Run again, it continues where it stopped.
+    """
     from flows.stages import convert
     from pipeline.archive.files import exclusive
 

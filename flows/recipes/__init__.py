@@ -1,4 +1,5 @@
-"""Complete configurations, each a function. A variant edits what it is made of: `dwszoo run digits --set zoo.views=4`."""
+"""Complete configurations, one function each. For a variant, override fields:
+`dwszoo run digits --set zoo.views=4`."""
 
 from collections.abc import Callable
 

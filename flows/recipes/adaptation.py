@@ -1,4 +1,4 @@
-"""Classifiers that are adapted to another domain by their weights."""
+"""Domain adaptation of classifiers by their weights."""
 
 from flows.recipe import Recipe
 from pipeline.config import (
@@ -13,7 +13,7 @@ from pipeline.training.config import TrainingConfig
 
 
 def cifar_binary() -> Recipe:
-    """1,000 CNNs that tell two classes of CIFAR-10 apart, drawn for each run: DWSNets' domain adaptation starts from such.
+    """A zoo of 1,000 CNNs for random pairs of CIFAR-10 classes, for DWSNets' domain adaptation.
 
     Needs `--set zoo.signals.path=FOLDER` with CIFAR-10 as Parquet in the Hugging Face layout.
     """
@@ -34,7 +34,7 @@ def cifar_binary() -> Recipe:
 
 
 def digits_adapt() -> Recipe:
-    """Domain adaptation without files: CNNs that tell two of scikit-learn's digits apart, adapted to digits that are turned."""
+    """Domain adaptation, no files needed: CNNs for pairs of digits, adapted to rotated digits."""
     return Recipe(
         zoo=ClassifierZooConfig(
             signals=SignalsConfig(source="digits"),
@@ -57,11 +57,11 @@ def digits_adapt() -> Recipe:
 
 
 def cifar_adapt() -> Recipe:
-    """Domain adaptation of the DWSNets paper: CNNs of two classes of CIFAR-10 each, adapted to corrupted images.
+    """The DWSNets paper's domain adaptation: CNNs for pairs of CIFAR-10 classes, corrupted images.
 
-    Images are turned, flipped, blurred and of other colours.
-    Needs `--set zoo.signals.path=FOLDER` with CIFAR-10 as Parquet in the Hugging Face layout. Each network learns from a
-    quarter of the images: so trained they are right for about as many corrupted images as the paper's.
+    Images are rotated, recoloured, blurred and flipped. Needs `--set zoo.signals.path=FOLDER` with
+    CIFAR-10 as Parquet in the Hugging Face layout. Each network is trained on a quarter of the
+    images, which makes it about as accurate on corrupted images as the paper's networks.
     """
     return Recipe(
         zoo=ClassifierZooConfig(

@@ -1,4 +1,4 @@
-"""Which class was the signal of? Recipes for zoos of INRs, and one that tries everything once."""
+"""Classification of INRs by their signal's class, and a smoke test of everything."""
 
 from flows.recipe import Recipe
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
@@ -7,7 +7,7 @@ from pipeline.training.config import TrainingConfig
 
 
 def digits() -> Recipe:
-    """The demo: eight INRs of each of scikit-learn's 1,797 handwritten digits, classified. Minutes on two cores."""
+    """The demo: classify INRs of scikit-learn's 1,797 digits, eight each. Minutes on two cores."""
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="digits"),
@@ -26,9 +26,9 @@ def digits() -> Recipe:
 
 
 def images() -> Recipe:
-    """Your own images: one INR each of a folder of images, in one subfolder a class or in none, at 28x28.
+    """Your own images, resized to 28x28: one INR per image, with a subfolder per class or none.
 
-    Needs `--set zoo.signals.path=FOLDER`. Initialised and fitted as the DWSNets corpus was.
+    Needs `--set zoo.signals.path=FOLDER`. INRs are initialised and fitted as in the DWSNets corpus.
     """
     return Recipe(
         zoo=ZooConfig(
@@ -41,10 +41,11 @@ def images() -> Recipe:
 
 
 def dws_mnist() -> Recipe:
-    """The MNIST corpus of the DWSNets paper, fitted anew: one INR an image, 55,000 / 5,000 / 10,000, no stop target.
+    """The DWSNets paper's MNIST corpus, refitted: one INR per image, 55,000 / 5,000 / 10,000.
 
-    Needs `--set zoo.signals.path=FOLDER` with MNIST as Parquet in the Hugging Face layout (`zoo.signals.source=idx` takes
-    IDX files). Adam 1e-3 for 1,500 steps gives weights that spread as the released ones do.
+    Needs `--set zoo.signals.path=FOLDER` with MNIST as Parquet in the Hugging Face layout
+    (`zoo.signals.source=idx` takes IDX files). No early stopping: Adam at 1e-3 for 1,500 steps
+    gives weights with the same spread as the released ones.
     """
     return Recipe(
         zoo=ZooConfig(
@@ -59,10 +60,12 @@ def dws_mnist() -> Recipe:
 
 
 def dws_fashion() -> Recipe:
-    """The Fashion-MNIST corpus of the DWSNets paper, fitted anew: one INR an image, 55,000 / 5,000 / 10,000.
+    """The DWSNets paper's Fashion-MNIST corpus, refitted: one INR each, 55,000 / 5,000 / 10,000.
 
-    Needs `--set zoo.signals.path=FOLDER`, as dws-mnist does. Nobody published this fit. Its spread tells: the step size
-    sets how far biases and the last layer travel against the first two weights, the number of steps how far all do.
+    Needs `--set zoo.signals.path=FOLDER`, like dws-mnist. The original fit is unpublished; these
+    settings are inferred from the spread of the released weights: the learning rate sets how far
+    biases and the last layer move relative to the first two weights, the number of steps how far
+    all of them move.
     """
     return Recipe(
         zoo=ZooConfig(
@@ -75,7 +78,7 @@ def dws_fashion() -> Recipe:
 
 
 def waves() -> Recipe:
-    """The waves a sin(bx) of the DWSNets paper, one INR each, 1-32-32-1: in which band is the frequency?"""
+    """The DWSNets paper's waves a sin(bx), one 1-32-32-1 INR each: classify the frequency band."""
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="waves", test_fraction=0.1),
@@ -87,7 +90,7 @@ def waves() -> Recipe:
 
 
 def shapes() -> Recipe:
-    """Signed distances to 4,000 solid shapes on a 16x16x16 grid, one INR each, 3-32-32-1: which kind of shape is it?"""
+    """Signed distances to 4,000 solids, 16x16x16, one 3-32-32-1 INR each: classify the shapes."""
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="distances"),
@@ -100,7 +103,7 @@ def shapes() -> Recipe:
 
 
 def smoke() -> Recipe:
-    """Everything once, small: a run of about a minute to see that an installation works. It learns next to nothing."""
+    """Everything once, small: checks an installation in about a minute. Learns next to nothing."""
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="digits", limit=200),

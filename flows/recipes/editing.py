@@ -1,4 +1,4 @@
-"""INRs that are edited by their weights."""
+"""Editing of INRs by their weights."""
 
 from flows.recipe import Recipe
 from flows.recipes.classification import digits, dws_mnist
@@ -8,7 +8,7 @@ from pipeline.training.config import TrainingConfig
 
 
 def digits_dilate() -> Recipe:
-    """INRs of handwritten digits edited so that they render thicker ones: minutes on two cores."""
+    """Edit INRs of handwritten digits so that they render thicker ones. Minutes on two cores."""
     zoo = digits().zoo.model_copy(update={"views": 4})
     return Recipe(
         zoo=zoo,
@@ -24,10 +24,11 @@ def digits_dilate() -> Recipe:
 
 
 def mnist_dilate() -> Recipe:
-    """The dilation of MNIST INRs (Zhou et al. 2023) at an expansion of 1, on the corpus of dws-mnist.
+    """Dilation of MNIST INRs (Zhou et al. 2023) with an expansion of 1, on the corpus of dws-mnist.
 
-    Needs `--set zoo.signals.path=FOLDER`, as dws-mnist does. The target is made from the image, the error is on the [0, 1]
-    scale over the full grid; as they are, the INRs are at 9.3e-2. For two cores: `--set zoo.signals.limit=7000`.
+    Needs `--set zoo.signals.path=FOLDER`, like dws-mnist. The target is the dilated image; the
+    error is measured over the full grid on the [0, 1] scale, and is 9.3e-2 for unedited INRs. On
+    two cores, add `--set zoo.signals.limit=7000`.
     """
     return Recipe(
         zoo=dws_mnist().zoo,

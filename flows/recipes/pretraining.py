@@ -1,4 +1,4 @@
-"""What is learned without labels, and then read from or trained on."""
+"""Pretraining without labels, followed by probes or fine-tuning."""
 
 from math import pi
 
@@ -12,9 +12,10 @@ from pipeline.training.config import FinetuneConfig, ProbeConfig, TrainingConfig
 
 
 def digits_pretrain() -> Recipe:
-    """Learns from two INRs of each of scikit-learn's digits which belong together, without labels; then probed and fine-tuned.
+    """Pretrain on digits without labels, then probe and fine-tune with 1, 10 and 100 % of labels.
 
-    At 1, 10 and 100 % of the labels, against the same model from scratch.
+    The pretraining task is to find which two INRs fit the same one of scikit-learn's digits.
+    Fine-tuning is compared with training the same model from scratch.
     """
     return Recipe(
         zoo=digits().zoo.model_copy(update={"views": 2}),
@@ -34,10 +35,11 @@ WAVES = ProbeConfig(targets=("amplitude", "frequency"))
 
 
 def waves_embedding() -> Recipe:
-    """Embeds waves a sin(bx) in 16 numbers, without labels: which two INRs, fitted independently, are of one wave?
+    """Embed INRs of waves a sin(bx) in 16 numbers, without labels. Minutes on two cores.
 
-    Amplitude and frequency are then read from them linearly, as in E4 of the DWSNets paper, on INRs as there. Minutes on two
-    cores.
+    The pretraining task is to find which two independently fitted INRs fit the same wave. Linear
+    probes then predict amplitude and frequency, as in E4 of the DWSNets paper, with the same kind
+    of INRs.
     """
     zoo = dws_waves().zoo
     few = zoo.signals.model_copy(update={"size": 64, "limit": 3000})
@@ -56,11 +58,12 @@ def waves_embedding() -> Recipe:
 
 
 def dws_waves() -> Recipe:
-    """The self-supervised experiment of the DWSNets paper (E4): 10,000 waves a sin(bx) of a and b from 0 to 10, one INR each.
+    """The DWSNets paper's self-supervised experiment (E4): 10,000 waves a sin(bx), one INR each.
 
-    8,000 / 1,000 / 1,000, 1-32-32-1, whose outputs are the waves as they are at 2,000 x in [-pi, pi], stopped at a mean squared
-    error of 1e-4; 500 epochs on two copies of each with noise of 0.2 and half of the weights 0. Without the weight decay of
-    1e-4 that the paper fits with.
+    a and b are from 0 to 10; 8,000 / 1,000 / 1,000. The 1-32-32-1 INRs output the unscaled waves at
+    2,000 points x in [-pi, pi], and fits stop at a mean squared error of 1e-4. Training takes 500
+    epochs on two copies of each INR, with noise of 0.2 and half of the weights set to 0. The paper
+    also fits with a weight decay of 1e-4; this recipe does not.
     """
     return Recipe(
         zoo=ZooConfig(

@@ -1,4 +1,4 @@
-"""Numbers that are read from weights: frequencies of waves, accuracies of classifiers."""
+"""Regression from weights: frequencies of waves, accuracies of classifiers."""
 
 from flows.recipe import Recipe
 from pipeline.config import (
@@ -16,7 +16,7 @@ from pipeline.training.config import TrainingConfig
 
 
 def sines_frequency() -> Recipe:
-    """Waves sin(bx), one INR each: what is the frequency b, and how many INRs does it take to tell? Minutes on two cores."""
+    """Predict the frequency b of waves sin(bx) from 10 to 400 INRs. Minutes on two cores."""
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(
@@ -37,11 +37,12 @@ def sines_frequency() -> Recipe:
 
 
 def dws_sines() -> Recipe:
-    """Frequency regression of the DWSNets paper (E1), reconstructed: test error against the number of INRs, 10 to 2,000.
+    """The DWSNets paper's frequency regression (E1), reconstructed, with 10 to 2,000 INRs.
 
-    Waves sin(bx) at 2,000 points, 2,000 / 500 / 500, one INR each, 1-32-32-1; 100 epochs in batches of 32, the epoch chosen on
-    the validation split, five seeds, each with INRs of its own. The paper says neither the INRs nor the counts; those of
-    GradMetaNet's account of it are taken. Always answering the mean has a squared error of 7.52.
+    Waves sin(bx) at 2,000 points, one 1-32-32-1 INR each, 2,000 / 500 / 500; 100 epochs in batches
+    of 32, the best epoch chosen on the validation split; five seeds, each with its own INRs. The
+    paper does not specify the INRs or their number, so both follow GradMetaNet's description of it.
+    Always predicting the mean has a squared error of 7.52.
     """
     return Recipe(
         zoo=ZooConfig(
@@ -74,7 +75,8 @@ WIDE = HyperparametersConfig(
     weight_decay="loguniform(1e-8, 1e-2)",
     dropout="uniform(0, 0.7)",
 )
-"""Ranges of the Small CNN Zoo (Unterthiner et al. 2020), with more activations and schemes: good runs and bad ones."""
+"""Ranges of the Small CNN Zoo (Unterthiner et al. 2020), with more activations and initialisations;
+they give good runs and bad ones."""
 
 
 ACCURACY = TrainingConfig(
@@ -83,11 +85,11 @@ ACCURACY = TrainingConfig(
     epochs=20,
     batch_size=64,
 )
-"""How accurate is a classifier, by its weights and its activation?"""
+"""Predicts the accuracy of a classifier from its weights and its activation."""
 
 
 def mlps() -> Recipe:
-    """1,000 MLPs that read scikit-learn's digits, good and bad, five checkpoints each: how accurate is each? 3 minutes."""
+    """Predict the accuracy of 1,000 MLPs on scikit-learn's digits, five checkpoints each. 3 min."""
     return Recipe(
         training=ACCURACY,
         zoo=ClassifierZooConfig(
@@ -101,11 +103,13 @@ def mlps() -> Recipe:
 
 
 def mnist_cnns() -> Recipe:
-    """1,000 CNNs as in the Small CNN Zoo (Unterthiner et al. 2020), 4,970 parameters: how accurate is each on test images?
+    """Predict the test accuracy of 1,000 CNNs as in the Small CNN Zoo (Unterthiner et al. 2020).
 
-    Needs `--set zoo.signals.path=FOLDER` with MNIST, Fashion-MNIST or CIFAR-10 as Parquet in the Hugging Face layout. Grey
-    images, 3 x 16 channels. Draws activation, initialisation, optimizer, learning rate, weight decay, dropout and share of the
-    training images anew for each run, as that zoo does. Learns from all checkpoints, split by run.
+    Needs `--set zoo.signals.path=FOLDER` with MNIST, Fashion-MNIST or CIFAR-10 as Parquet in the
+    Hugging Face layout. The CNNs read grey images with three layers of 16 channels (4,970
+    parameters). As in that zoo, each run draws its activation, initialisation, optimizer, learning
+    rate, weight decay, dropout and fraction of the training images. The model learns from all
+    checkpoints, split by run.
     """
     return Recipe(
         training=ACCURACY,

@@ -210,7 +210,7 @@ def test_a_file_of_prefects_own_says_the_same():
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("", "deployments need a Prefect server that stays"),
+        ("", "deployments need a permanent Prefect server"),
         ("http://127.0.0.1:9/api", "the Prefect server at http://127.0.0.1:9/api does not answer"),
     ],
 )
