@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dwsnet.incidence import num_free_parameters
+from dwsnet.entries import with_hidden_axes
+from dwsnet.incidence import num_free_biases, num_free_parameters
 from dwsnet.linear import EquivariantLinear, InvariantLinear
 from dwsnet.set_attention import EquivariantAttention
 from dwsnet.symmetry import permute, random_permutation
@@ -141,6 +142,15 @@ def test_free_parameters_are_as_the_papers_table_has_them(widths, weights, biase
     layer = EquivariantLinear(space, 1, 1)
     assert num_free_parameters(space) == weights == sum(weight.numel() for weight in layer.weights)
     assert sum(bias.numel() for bias in layer.biases) == biases
+
+
+@pytest.mark.parametrize("sizes", [(2, 32, 32, 3), (5, 7, 9, 11)])
+def test_with_inputs_and_outputs_permuted_too_the_layer_is_that_of_nfn_np(sizes):
+    """Zhou et al. 2023: 62 parameters per pair of channels, whatever the widths, and a bias per tensor."""
+    space = with_hidden_axes(WeightSpace.mlp(sizes))
+    layer = EquivariantLinear(space, 1, 1)
+    assert num_free_parameters(space) == 62 == sum(weight.numel() for weight in layer.weights)
+    assert num_free_biases(space) == 6
 
 
 @given(WIDTHS, st.integers(1, 3), st.integers(1, 3))
