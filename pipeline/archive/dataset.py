@@ -1,15 +1,47 @@
-"""A zoo as a PyTorch IterableDataset, whose members DataLoader workers and ranks share out."""
+"""The members of a split as PyTorch datasets: in any order, or read in sequence by DataLoader workers and ranks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 import torch.distributed as dist
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import Dataset, IterableDataset, get_worker_info
 
-from pipeline.archive.zoo import Zoo
+from pipeline.archive.zoo import Zoo, column
 from pipeline.errors import InputError
+
+
+class ZooDataset(Dataset):
+    """The members of a split that have weights, as `(state dict, *columns)`, in the order of the plan.
+
+    `DataLoader(ZooDataset(zoo, "train", "label"), batch_size=64, shuffle=True)` gives stacked state dicts with the labels
+    of their catalog rows. Raises InputError for a split or a column that the zoo lacks.
+    """
+
+    def __init__(self, zoo: Zoo, split: str, *columns: str):
+        zoo.shards_of(split)
+        zoo.require_columns(columns)
+        self.zoo = zoo
+        self.rows = zoo.where((pc.field("split") == split) & (pc.field("status") == "ok"))
+        self.columns = [column(zoo.catalog, name)[self.rows] for name in columns]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
+        return self.zoo[self.rows[index]], *(values[index] for values in self.columns)
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Any, ...]]:
+        """The members of a batch, which DataLoader asks for together: each block is read once."""
+        states = self.zoo[self.rows[indices]]
+        return [
+            (
+                {name: tensor[i] for name, tensor in states.items()},
+                *(values[index] for values in self.columns),
+            )
+            for i, index in enumerate(indices)
+        ]
 
 
 class IterableZoo(IterableDataset):

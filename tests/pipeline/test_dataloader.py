@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pipeline.archive import IterableZoo, Zoo
+from pipeline.archive import IterableZoo, Zoo, ZooDataset
 from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
@@ -115,6 +115,35 @@ def test_members_and_columns_are_those_of_the_catalog(with_failures):
         (row,) = with_failures.where(pc.field("key") == key)
         assert with_failures.catalog["label"][int(row)].as_py() == label
         assert all(torch.equal(with_failures[row][name], tensor) for name, tensor in state.items())
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_split_is_read_in_any_order(with_failures, workers):
+    dataset = ZooDataset(with_failures, "train", "label", "key")
+    generator = torch.Generator().manual_seed(0)
+    loader = DataLoader(
+        dataset, batch_size=5, shuffle=True, num_workers=workers, generator=generator
+    )
+    read = {}
+    for state, labels, keys in loader:
+        assert {len(tensor) for tensor in state.values()} == {len(keys)} == {len(labels)}
+        for i, key in enumerate(keys):
+            read[key] = {name: tensor[i] for name, tensor in state.items()}, labels[i].item()
+    keys = keys_of(with_failures, "train")
+    assert list(read) != keys
+    assert sorted(read) == sorted(keys)
+    for key, (state, label) in read.items():
+        (row,) = with_failures.where(pc.field("key") == key)
+        assert same(state, with_failures[row])
+        assert label == with_failures.catalog["label"][int(row)].as_py()
+    assert same(dataset[2][0], read[dataset[2][2]][0])
+
+
+def test_a_split_or_column_that_is_not_there_is_named(zoo):
+    with pytest.raises(InputError, match="dreams"):
+        ZooDataset(zoo, "train", "dreams")
+    with pytest.raises(InputError, match="holdout"):
+        ZooDataset(zoo, "holdout")
 
 
 def test_the_example_of_the_documentation_runs(zoo):
