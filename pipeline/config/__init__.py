@@ -1,4 +1,4 @@
-"""What a run is made of: signals, zoos, resources. Those of training are in `pipeline.training.config`."""
+"""Configurations of signals, zoos and resources; `pipeline.training.config` has training's."""
 
 from pipeline.config.base import ADDED, LOCATION, Config, Frozen, describe, differences, fingerprint
 from pipeline.config.resources import ResourcesConfig

@@ -1,7 +1,7 @@
-"""What all configurations are: frozen models whose every field is documented.
+"""The base of all configurations: frozen pydantic models with a docstring under every field.
 
-Two kinds of fields: identity decides the bytes that come out and is fingerprinted; location (where and on how much
-hardware it runs) is not.
+Fields are of two kinds. Identity fields decide the bytes of the result and are fingerprinted;
+location fields (where, and on how much hardware, it runs) are not.
 """
 
 import hashlib
@@ -15,12 +15,14 @@ from pydantic_core import PydanticCustomError
 from pipeline.distributions import LARGEST
 
 LOCATION = "location"
-"""Marks a field that never decides what comes out: where something runs or lies, or when it gives up."""
+"""Marks a field that never affects the result: where something runs or is stored, or when it gives
+up."""
 ADDED = "added"
-"""Marks a field that is not fingerprinted at its default: configurations from before there was such
-a field keep their fingerprints."""
+"""Marks a field that is not fingerprinted at its default, so that configurations older than the
+field keep their fingerprints."""
 KIND = "kind"
-"""Marks a field that says which kind of configuration this is where the other fields say so too: not fingerprinted."""
+"""Marks a field that names the kind of configuration, which the other fields imply: not
+fingerprinted."""
 
 
 class Frozen(BaseModel):
@@ -39,7 +41,7 @@ class Config(Frozen):
         return value
 
     def identity(self) -> dict[str, Any]:
-        """The fields that decide the bytes, nested as the configuration is."""
+        """The fields that decide the bytes of the result, nested like the configuration."""
         fields = {}
         for name, field in type(self).model_fields.items():
             value = getattr(self, name)
@@ -54,7 +56,10 @@ class Config(Frozen):
 
 
 def fingerprint(identity: Any) -> str:
-    """Eight hexadecimal digits of the sha256 of canonical JSON; raises TypeError on what has no JSON form."""
+    """Eight hexadecimal digits of the sha256 of canonical JSON.
+
+    Raises TypeError for values that JSON cannot express.
+    """
     canonical = json.dumps(identity, sort_keys=True, allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:8]
 
@@ -62,7 +67,7 @@ def fingerprint(identity: Any) -> str:
 def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
     """The fields that differ between two nested identities: `fit.max_steps: was 200, is 300`.
 
-    Of groups of two kinds only `kind` and the fields that both have.
+    For groups of different kinds, only `kind` and the fields that both have.
     """
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*old, *(key for key in new if key not in old)]
@@ -79,7 +84,7 @@ def differences(old: Any, new: Any, prefix: str = "") -> list[str]:
 
 
 def describe(config: Config, prefix: str = "") -> Iterable[tuple[str, Any, str]]:
-    """(dotted name, value, meaning) of every field."""
+    """Yield (dotted name, value, meaning) of every field."""
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
         if isinstance(value, Config):

@@ -1,4 +1,4 @@
-"""On how much hardware work runs."""
+"""The hardware that work runs on."""
 
 import re
 from typing import Any
@@ -11,21 +11,22 @@ from pipeline.config.base import Config
 
 class ResourcesConfig(Config):
     workers: PositiveInt = 2
-    """Processes that fit, and processes that train; 1:8 trains with as few as 1."""
+    """Number of processes that fit and that train; 1:8 lets training run with as few as 1."""
     min_workers: PositiveInt | None = None
-    """Training begins with so few, goes on with them when others end, and grows when there is room; null: with all."""
+    """Fewest workers: training starts with this many, continues with them if others die, and grows
+    when there is room; null: all."""
     gpus_per_worker: float = Field(0.0, ge=0)
-    """GPUs of each worker; 0 fits and trains on CPUs. Workers that only fit may share one: 0.25."""
+    """GPUs per worker; 0 fits and trains on CPUs. Workers that only fit can share a GPU: 0.25."""
 
     @property
     def fewest(self) -> int:
-        """Workers that training needs at least."""
+        """The fewest workers that training needs."""
         return self.min_workers or self.workers
 
     @model_validator(mode="before")
     @classmethod
     def read_range(cls, fields: Any) -> Any:
-        """`workers` may be a range."""
+        """Accept a range for `workers`."""
         workers = fields.get("workers") if isinstance(fields, dict) else None
         if isinstance(workers, str) and (found := re.fullmatch(r"(\d+):(\d+)", workers)):
             return fields | {"min_workers": int(found[1]), "workers": int(found[2])}

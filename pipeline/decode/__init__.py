@@ -1,4 +1,4 @@
-"""Running members of any zoo as functions, from what its record says of them."""
+"""Run members of any zoo as functions, as its record describes them."""
 
 from pipeline.decode.contract import CATALOG, DecodeContract, ImageContract
 from pipeline.decode.decoder import Decoder, coordinates_of, standardized

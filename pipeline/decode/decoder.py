@@ -1,4 +1,4 @@
-"""Many members of a zoo as functions at once: the decode contract, executed."""
+"""Run many members of a zoo at once, by its decode contract."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
@@ -24,13 +24,13 @@ ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
 }
 KNOWN = {*ACTIVATIONS, CATALOG}
 LUMA = (0.299, 0.587, 0.114)
-"""Grey of red, green and blue (ITU-R BT.601)."""
+"""Weights of red, green and blue in grey (ITU-R BT.601)."""
 
 
 def coordinates_of(contract: DecodeContract, grid: Sequence[int]) -> Float[Tensor, "points dims"]:
     """Coordinates of the points of a grid as members take them, row-major over the grid, float32.
 
-    From -1 to 1 and with (y, x) for images where the contract does not say.
+    If the contract does not say, they run from -1 to 1, as (y, x) for images.
     """
     points = torch.from_numpy(coordinates(tuple(grid), *(contract.coordinate_range or (-1.0, 1.0))))
     is_turned = len(grid) == 2 and "(x, y)" in (contract.coordinate_order or "")
@@ -50,7 +50,7 @@ def standardized(images: Tensor, contract: ImageContract) -> Tensor:
 class Decoder:
     """Runs members of one weight space by their contract, differentiable in weights and inputs.
 
-    Raises InputError where the contract leaves open how to run them; `what` says whose they are.
+    Raises InputError if the contract leaves open how to run them; `what` names the zoo in errors.
     """
 
     def __init__(self, contract: DecodeContract, space: WeightSpace, what: str):
@@ -72,12 +72,14 @@ class Decoder:
         inputs: Tensor,
         activations: Sequence[str] | None = None,
     ) -> Float[Tensor, "members inputs outputs"]:
-        """What stacked state dicts return: `(members, points, channels)` or `(members, images, classes)`.
+        """Outputs for stacked state dicts.
 
-        `inputs`: coordinates `(points, dims)` for all members or `(members, points, dims)`, of
-        classifiers images in [0, 1] `(images, channels, height, width)` or `(members, images, ...)`.
-        `activations`: each member's own, as in the catalog's column, where the contract says so;
-        InputError where they are not known, and for inputs of another shape.
+        They are `(members, points, channels)`, of classifiers `(members, images, classes)`.
+
+        `inputs`: coordinates `(points, dims)` shared by all members or `(members, points, dims)`;
+        for classifiers, images in [0, 1] `(images, channels, height, width)` or
+        `(members, images, ...)`. `activations`: each member's own, from the catalog column, if the
+        contract says so. Raises InputError for unknown activations and for inputs of another shape.
         """
         self._check_inputs(inputs.shape)
         if CATALOG not in self.activations:
@@ -98,7 +100,7 @@ class Decoder:
         return torch.cat(parts)[order.argsort()]
 
     def _run(self, state: Mapping[str, Tensor], inputs: Tensor, own: str) -> Tensor:
-        """As a call, of members that have one activation in the place of the catalog's."""
+        """Like a call, for members whose own activation is the same."""
         num_members = len(next(iter(state.values())))
         values = self._first(inputs)
         for i, (layer, activation) in enumerate(zip(self.layers, self.activations, strict=True)):
@@ -121,7 +123,7 @@ class Decoder:
     def _first(self, inputs: Tensor) -> Tensor:
         """Inputs as the first layer takes them: `([members,] dims, points)`.
 
-        For convolutions maps `(images, [members *] channels, height, width)`.
+        For convolutions, maps `(images, [members *] channels, height, width)`.
         """
         if self.image is not None:
             is_shared, images = inputs.ndim == 4, inputs.flatten(0, -4)
@@ -134,7 +136,7 @@ class Decoder:
         return inputs.transpose(-1, -2)
 
     def _convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """One group a member, but for images that all members share."""
+        """Convolve with one group per member, except for images that all members share."""
         return F.conv2d(
             maps,
             weight.flatten(0, 1),
@@ -147,7 +149,7 @@ class Decoder:
     def _by_activation(
         self, activations: Sequence[str] | None, num_members: int
     ) -> dict[str, list[int]]:
-        """The members that have each activation. Raises InputError where one is not known."""
+        """The members with each activation. Raises InputError for an unknown one."""
         own = [None] * num_members if activations is None else activations
         if len(own) != num_members:
             raise self._error(
@@ -165,7 +167,7 @@ class Decoder:
         return groups
 
     def _check_inputs(self, shape: torch.Size):
-        """Raises InputError where members take no inputs of this shape."""
+        """Raise InputError unless members take inputs of this shape."""
         what, taken = "dimensions", shape[-1:]
         if self.image is not None:
             channels = 1 if self.image.grey else shape[-3] if len(shape) > 2 else 0
@@ -179,9 +181,9 @@ class Decoder:
             )
 
     def _check_layers(self, ranks: Sequence[int]):
-        """Raises InputError where the contract does not say all of layers whose weights have these ranks.
+        """Raise InputError unless the contract covers layers whose weights have these ranks.
 
-        Layers are linear; convolutions may come first, of networks that take images.
+        Layers are linear; networks that take images may start with convolutions.
         """
         for i, (layer, rank) in enumerate(zip(self.layers, ranks, strict=True)):
             is_convolution = i < min(self.num_convolutions, len(ranks) - 1)

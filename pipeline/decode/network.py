@@ -8,7 +8,7 @@ from pipeline.decode.decoder import Decoder
 
 
 class Network(nn.Module):
-    """A member by itself: takes coordinates `(..., dims)`, returns values `(..., channels)`.
+    """A single member: takes coordinates `(..., dims)`, returns values `(..., channels)`.
 
     A classifier takes images `(batch, channels, height, width)` in [0, 1] and returns logits
     `(batch, classes)`. Its state dict is the member's.
@@ -23,7 +23,7 @@ class Network(nn.Module):
             self._place(name, nn.Parameter(tensor.clone()))
 
     def _place(self, name: str, parameter: nn.Parameter):
-        """Register a parameter so that it is called as in the archive: `layers.0.weight`."""
+        """Register a parameter under its name in the archive: `layers.0.weight`."""
         parent: nn.Module = self
         *path, last = name.split(".")
         for part in path:

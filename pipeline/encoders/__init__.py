@@ -1,4 +1,4 @@
-"""Families of encoders as configurations, one file each; `AnyEncoder` is what a recipe chooses from, by `kind`."""
+"""Configurations of encoders, one file per family; a recipe chooses from `AnyEncoder` by `kind`."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The DWSNet, as configuration."""
+"""Configuration of the DWSNet."""
 
 from __future__ import annotations
 
@@ -24,21 +24,22 @@ class DWSNetConfig(ReadingConfig):
     num_layers: PositiveInt = 4
     """Equivariant layers."""
     num_heads: int = Field(0, ge=0)
-    """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0: affine layers alone."""
+    """Heads of attention among the neurons of each hidden layer, in every equivariant layer; 0:
+    affine layers only."""
     pooling: Literal["mean", "sum", "max", "attention"] = "mean"
     """How equivariant layers pool over neurons."""
     skip: bool | None = None
-    """Add each equivariant layer's input to its output; null: from six layers on."""
+    """Add each equivariant layer's input to its output; null: if there are six layers or more."""
     num_frequencies: int = Field(0, ge=0)
-    """Learned frequencies: the first layer is given sines and cosines of each weight at these, beside the weight."""
+    """Learned frequencies: the first layer reads each weight and its sines and cosines at these."""
     positions: int = Field(0, ge=0)
-    """Numbers that are learned for each input and output of the networks, along which layers then share their parameters;
-    0: parameters of their own for each, which grow with the square of how many there are."""
+    """Size of a learned embedding of each input and output of the networks, over which layers then
+    share parameters; 0: separate parameters for each, growing with the square of their number."""
     width: PositiveInt = 256
-    """Numbers in the vector that a network becomes."""
+    """Width of the vector that a network is encoded as."""
 
     def identity(self) -> dict[str, Any]:
-        """With the skip that the depth decides: a file says what is, whatever the rule will be."""
+        """With `skip` resolved, so that a file means the same if the rule changes."""
         from dwsnet.models import DEEP
 
         skip = self.num_layers >= DEEP if self.skip is None else self.skip

@@ -1,4 +1,4 @@
-"""What a configuration of an encoder is."""
+"""The bases of encoder configurations."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ if TYPE_CHECKING:
 
 
 class EncoderConfig(Config):
-    """A family of encoders: its fields are the configuration, `build` makes the module."""
+    """A family of encoders: the fields are its configuration, `build` makes the module."""
 
     title: ClassVar[str]
-    """What reports call the family."""
+    """The family's name in reports."""
     sizes: ClassVar[tuple[str, ...]] = ()
-    """Fields that follow from a number of parameters where one is asked for: 1 is the smallest each can be. The first goes
-    as far as it can, those after it take up what is left."""
+    """Fields that are set to match a given number of parameters, each at least 1. The first is made
+    as large as possible, the others use what is left."""
 
     def build(self, space: WeightSpace) -> Encoder:
-        """An encoder of networks of this space; its parameters are drawn from torch's generator."""
+        """Build an encoder for networks of this space, initialised from torch's generator."""
         raise NotImplementedError
 
 
 class ReadingConfig(EncoderConfig):
-    """A family whose encoders begin with `dwsnet.models.ReadState`."""
+    """A family whose encoders start with `dwsnet.models.ReadState`."""
 
     canonical_signs: bool = False
-    """Negate hidden sine units so that no bias is negative, before anything else: INRs stay the same functions."""
+    """First negate hidden sine units so that no bias is negative; INRs stay the same functions."""

@@ -1,4 +1,4 @@
-"""MLPs on the flat parameter vector, as configuration."""
+"""Configurations of MLPs on the flat parameter vector."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class FlatMLPConfig(ReadingConfig):
     sizes: ClassVar[tuple[str, ...]] = ("width",)
 
     kind: Literal["mlp"] = "mlp"
-    """An MLP on all weights in one row."""
+    """An MLP on the flat vector of all weights."""
     width: PositiveInt = 128
-    """Of its two hidden layers, the second of which is the vector that a network becomes."""
+    """Width of its two hidden layers; the output of the second is the network's vector."""
 
     def build(self, space: WeightSpace) -> FlatMLPEncoder:
         from dwsnet.encoders import FlatMLPEncoder
@@ -32,7 +32,7 @@ class AugmentedMLPConfig(FlatMLPConfig):
     title: ClassVar[str] = "flat MLP, permutation augmentation"
 
     kind: Literal["mlp-augmented"] = "mlp-augmented"
-    """The MLP, hidden neurons in a random order in training."""
+    """The MLP, with hidden neurons randomly permuted in training."""
 
     def build(self, space: WeightSpace) -> AugmentedMLPEncoder:
         from dwsnet.encoders import AugmentedMLPEncoder
@@ -44,7 +44,7 @@ class AlignedMLPConfig(FlatMLPConfig):
     title: ClassVar[str] = "flat MLP, aligned weights"
 
     kind: Literal["mlp-aligned"] = "mlp-aligned"
-    """The MLP, hidden neurons matched to those of one network of the train split."""
+    """The MLP, with hidden neurons matched to those of one network of the train split."""
 
     def build(self, space: WeightSpace) -> AlignedMLPEncoder:
         from dwsnet.encoders import AlignedMLPEncoder

@@ -1,4 +1,4 @@
-"""INR2Vec's encoder, as configuration."""
+"""Configuration of INR2Vec's encoder."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ class INR2VecConfig(ReadingConfig):
     sizes: ClassVar[tuple[str, ...]] = ("row_width",)
 
     kind: Literal["inr2vec"] = "inr2vec"
-    """One MLP for the row of each neuron, and the maximum over rows (De Luigi et al. 2023)."""
+    """One MLP on each neuron's row of the weight matrix, max-pooled over rows (De Luigi et al.
+    2023)."""
     row_width: PositiveInt = 128
-    """Of the MLP's first two layers; the other two, and the vector that a network becomes, are twice as wide."""
+    """Width of the MLP's first two layers; the other two, and the network's vector, are twice as
+    wide."""
 
     def build(self, space: WeightSpace) -> INR2VecEncoder:
         from dwsnet.encoders import INR2VecEncoder

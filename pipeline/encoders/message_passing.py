@@ -1,4 +1,4 @@
-"""Message passing among neurons, as configuration."""
+"""Configuration of message passing among neurons."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ class MessagePassingConfig(EncoderConfig):
     sizes: ClassVar[tuple[str, ...]] = ("channels", "width")
 
     kind: Literal["message-passing"] = "message-passing"
-    """Features of neurons, carried by the weights through the network's own order, forwards and backwards."""
+    """Features of neurons, carried forwards and backwards through the network by its weights."""
     channels: PositiveInt = 64
     """Feature channels of each neuron."""
     rounds: PositiveInt = 2
-    """Times that features go forwards and backwards."""
+    """Number of forward and backward passes."""
     maps: PositiveInt = 6
-    """Numbers that each weight becomes."""
+    """Learned maps of each weight: it is turned into this many numbers."""
     num_frequencies: int = Field(4, ge=0)
-    """Learned frequencies: of each weight its sines and cosines at these are known too."""
+    """Learned frequencies: each weight is read with its sines and cosines at these."""
     signs: bool = False
-    """Read networks alike whatever the signs of their hidden units: needs odd activations (sine, tanh)."""
+    """Make the encoder invariant to sign flips of hidden units; needs odd activations (sine,
+    tanh)."""
     width: PositiveInt = 256
-    """Numbers in the vector that a network becomes."""
+    """Width of the vector that a network is encoded as."""
 
     def build(self, space: WeightSpace) -> MessagePassingEncoder:
         from dwsnet.encoders import MessagePassingEncoder

@@ -1,4 +1,4 @@
-"""The same number of parameters for every model: a comparison that is not one of sizes."""
+"""Give every model the same number of parameters, so that a comparison is not one of sizes."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,11 @@ from pipeline.encoders.encoder import EncoderConfig
 def sized(
     config: EncoderConfig, model: Callable[[EncoderConfig], nn.Module], limit: int
 ) -> EncoderConfig:
-    """The configuration with the largest `sizes` at which the model, encoder and head, has at most `limit` parameters.
+    """The configuration with the largest `sizes` that keep the model within `limit` parameters.
 
-    All sizes are 1 where no model is so small. `model` builds one on the meta device: nothing is allocated, nothing drawn.
-    Raises ValueError for a size that the number of parameters does not depend on.
+    The model is the encoder with its head. If none is that small, all sizes are 1. `model` builds
+    one on the meta device, so nothing is allocated or drawn. Raises ValueError for a size that the
+    number of parameters does not depend on.
     """
 
     def with_size(name: str, value: int | None) -> EncoderConfig:
@@ -25,7 +26,7 @@ def sized(
         with torch.device("meta"):
             return num_parameters(model(candidate)) <= limit
 
-    for name in config.sizes:  # as they are by default while those before them are decided
+    for name in config.sizes:  # at their defaults until it is their turn
         config = with_size(name, type(config).model_fields[name].default)
     for name in config.sizes:
         low, high = 1, 2

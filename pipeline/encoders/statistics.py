@@ -1,4 +1,4 @@
-"""An MLP on statistics of tensors, as configuration."""
+"""Configuration of an MLP on statistics of tensors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ class StatisticsConfig(ReadingConfig):
     sizes: ClassVar[tuple[str, ...]] = ("width",)
 
     kind: Literal["statistics"] = "statistics"
-    """An MLP on the mean, the variance and five quantiles of each tensor (Unterthiner et al. 2020)."""
+    """An MLP on the mean, the variance and five quantiles of each tensor (Unterthiner et al.
+    2020)."""
     width: PositiveInt = 256
-    """Of its two hidden layers, the second of which is the vector that a network becomes."""
+    """Width of its two hidden layers; the output of the second is the network's vector."""
 
     def build(self, space: WeightSpace) -> StatisticsEncoder:
         from dwsnet.encoders import StatisticsEncoder

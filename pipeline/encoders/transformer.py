@@ -1,4 +1,4 @@
-"""The transformer over rows, as configuration."""
+"""Configuration of the transformer over rows."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class TransformerConfig(ReadingConfig):
     sizes: ClassVar[tuple[str, ...]] = ("head_dim", "feedforward")
 
     kind: Literal["transformer"] = "transformer"
-    """Four layers of attention among the rows of neurons (Schuerholt et al. 2021)."""
+    """Four layers of attention among the neurons' rows of the weight matrices (Schuerholt et al.
+    2021)."""
     head_dim: PositiveInt = 16
-    """Of each of the four heads; tokens, and the vector that a network becomes, are four times as wide."""
+    """Width of each of the four heads; tokens, and the network's vector, are four times as wide."""
     feedforward: PositiveInt | None = None
-    """Width of the layers after attention; null: twice as wide as tokens."""
+    """Width of the feedforward layers; null: twice the width of tokens."""
 
     def build(self, space: WeightSpace) -> TransformerEncoder:
         from dwsnet.encoders import TransformerEncoder

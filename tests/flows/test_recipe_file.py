@@ -54,10 +54,7 @@ def test_a_file_says_what_each_field_means(capsys):
     text = capsys.readouterr().out
     assert text.startswith("# digits: The demo: eight INRs of each of scikit-learn's")
     assert "# Independently initialised INRs of each signal.\nviews = 5\n" in text
-    assert (
-        "# Use only so many signals, evenly over the source; all of them where it is null.\n# lim"
-        in text
-    )
+    assert "# Use only this many signals, spread evenly over the source; null: all.\n# lim" in text
     assert max(map(len, text.splitlines())) <= 100
     assert tomllib.loads(text)["zoo"]["inr"]["hidden"] == [16, 16]
 
