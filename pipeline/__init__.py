@@ -1,1 +1,1 @@
-"""One network's way from a signal to a prediction: signals, fit, archive, training, report."""
+"""From signals to predictions: signals, fitting, archives, training, reports."""

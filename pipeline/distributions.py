@@ -1,4 +1,4 @@
-"""What a hyperparameter is drawn from: a list, or a range written as 'uniform(0, 0.5)' or 'loguniform(1e-4, 1e-1)'."""
+"""Distributions of hyperparameters: a list, 'uniform(0, 0.5)' or 'loguniform(1e-4, 1e-1)'."""
 
 import math
 import re
@@ -13,7 +13,7 @@ RANGE = re.compile(
 )
 
 LARGEST = 1e30
-"""Of the numbers in a configuration: networks compute in float32, which ends at 3.4e38."""
+"""The largest number in a configuration: networks compute in float32, which ends at 3.4e38."""
 
 
 def distribution(
@@ -22,7 +22,7 @@ def distribution(
     below: float | None = None,
     most: float | None = None,
 ):
-    """A validator of distributions whose numbers lie within bounds: a number, a list of numbers, or a range as text."""
+    """A validator for distributions within bounds: a number, a list of numbers, or a range."""
     if most is None and below is None:
         most = LARGEST
     limits = {"above": above, "at least": least, "below": below, "at most": most}
@@ -51,7 +51,7 @@ def distribution(
 
 
 def ends(value: Any) -> tuple[float, ...]:
-    """The numbers that a distribution is made of, of a range its two ends; none where it is not a distribution."""
+    """The numbers of a list, or the two ends of a range; empty if `value` is not a distribution."""
     if isinstance(value, str):
         match = RANGE.fullmatch(value)
         try:
@@ -72,7 +72,7 @@ def ends(value: Any) -> tuple[float, ...]:
 
 
 def draw(distribution: Sequence[Any] | str, share: float) -> Any:
-    """What lies at `share`, in [0, 1), of a distribution: uniform shares give values that are distributed as it says."""
+    """The quantile of a distribution at `share`, in [0, 1): a uniform `share` samples from it."""
     if not isinstance(distribution, str):
         return distribution[int(share * len(distribution))]
     low, high = ends(distribution)

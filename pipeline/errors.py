@@ -1,4 +1,4 @@
-"""The errors that reach a user as one sentence."""
+"""Errors that are shown to the user as one sentence."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 class InUseError(InputError):
-    """A folder that another process works in."""
+    """A folder that another process is using."""
 
 
 class ArchiveError(Exception):
@@ -21,17 +21,20 @@ class WorkError(Exception):
 
 
 class DivergenceError(WorkError):
-    """Training whose loss is no longer finite."""
+    """The training loss is no longer finite."""
 
 
 def reason(error: Exception) -> str:
-    """Why something failed, in one line: the end of a traceback, or else the first line, after which comes advice."""
+    """The cause in one line: the last line of a traceback, else the first line of the message."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     has_traceback = any(line.startswith('  File "') for line in lines)
     return lines[-1 if has_traceback else 0].strip()
 
 
 def nearest(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """The end of a sentence about an unknown name: the known one that is most like it, if any is, after `prefix`."""
+    """Text that ends a sentence about an unknown name: "; did you mean" the closest known one?
+
+    `prefix` goes before the known name. Empty if no known name is close.
+    """
     close = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.5)
     return f"; did you mean {prefix + close[0]!r}?" if close else ""

@@ -1,4 +1,4 @@
-"""Code of the user's own, named as package.module:function: the only code that a configuration can name."""
+"""Functions of the user, named package.module:function: the only code a configuration can name."""
 
 import importlib
 import inspect
@@ -16,9 +16,10 @@ from pipeline.errors import ArchiveError, InputError, WorkError, reason
 
 
 def find_function(name: str, field: str) -> Callable[..., Any]:
-    """The function that `field` names as package.module:function; the module may lie in the working directory.
+    """Import the function that `field` names as package.module:function.
 
-    Raises InputError where there is none. What the module raises when it is imported is not caught.
+    The module may be in the working directory. Raises InputError if there is no such function.
+    Exceptions raised while importing the module are not caught.
     """
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
@@ -27,7 +28,7 @@ def find_function(name: str, field: str) -> Callable[..., Any]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # a module that the user's own one needs
+            raise  # the user's module exists, something that it imports does not
         raise InputError(
             f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or installed"
         ) from error
@@ -41,7 +42,10 @@ def find_function(name: str, field: str) -> Callable[..., Any]:
 
 @contextmanager
 def failures_of(what: str) -> Iterator[None]:
-    """Whatever code of the user's raises becomes an InputError about `what`; what is a sentence already stays."""
+    """Turn exceptions of the user's code into an InputError about `what`.
+
+    Errors that are already one sentence pass unchanged.
+    """
     try:
         yield
     except (InputError, ArchiveError, WorkError, OSError):
@@ -53,12 +57,12 @@ def failures_of(what: str) -> Iterator[None]:
 
 
 class Own(Config):
-    """What the user's own function makes, where a union has nothing that will do."""
+    """An object made by a function of the user, if none of a union's kinds will do."""
 
     kind: str
-    """A function of yours as package.module:function."""
+    """Your function, as package.module:function."""
     options: dict[str, JsonValue] = Field({})
-    """Keyword arguments that the function is called with."""
+    """Keyword arguments for the function."""
 
     @field_validator("kind")
     @classmethod
@@ -78,16 +82,16 @@ class Own(Config):
         *parts: str,
         arguments: Sequence[Any] = (),
     ) -> Any:
-        """What the function returns, which must have these `parts`. Called only if its module is one of `trusted`,
-        with `arguments` before the options.
+        """Call the function with `arguments` and the options; return its result, which has `parts`.
 
-        Raises InputError, about the configuration's `field`, where it is not, where there is no such
-        function, where it does not take the options, or where what it returns lacks a part.
+        Raises InputError, naming `field` of the configuration, if its module is not one of
+        `trusted`, there is no such function, it does not take the options, or the object it
+        returns lacks a part.
         """
         if self.module not in trusted:
             raise InputError(
                 f"{field} is made by {self.kind}, code that is run only if you trust it: "
-                f"look at it, then add `--trust {self.module}`"
+                f"read it, then add `--trust {self.module}`"
             )
         function = find_function(self.kind, f"{field}.kind")
         try:

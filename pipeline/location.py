@@ -1,6 +1,6 @@
-"""Where a zoo lies: a local path, or a place at a URI that `pyarrow.fs` knows, such as `s3://bucket/zoo`.
+"""Where a zoo is: a local path, or a URI that `pyarrow.fs` knows, such as `s3://bucket/zoo`.
 
-Both have the few operations of pathlib that archives need, so that nothing else has to ask which it is.
+Both support the few pathlib operations that archives need, so other code treats them the same.
 """
 
 import re
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 OBJECT_STORES = ("s3", "gcs", "abfs")
-"""They have no folders and no renames, and show an object when its upload is complete."""
+"""File systems without folders and renames, where an object appears once its upload is complete."""
 MAX_LINK = 4096
-"""Bytes of a file that holds nothing but a URI."""
+"""Largest size in bytes of a file that holds nothing but a URI."""
 
 
 @dataclass(frozen=True, order=True)
 class RemotePath:
-    """A file or a folder at a URI. What follows '?' in it are options of pyarrow's file system, kept for all below it."""
+    """A file or folder at a URI.
+
+    The part after '?' holds options of pyarrow's file system; paths below this one keep them.
+    """
 
     uri: str
 
@@ -47,7 +50,7 @@ class RemotePath:
 
     @property
     def opened(self) -> tuple["FileSystem", str]:
-        """The file system, and what this place is called there. Raises InputError where there is no such file system."""
+        """The file system and the path in it. Raises InputError if there is no such file system."""
         parts = urlsplit(self.uri)
         filesystem, root = open_filesystem(parts._replace(path="/").geturl())
         path = unquote(parts.path).strip("/")
@@ -65,7 +68,7 @@ class RemotePath:
             return file.read()
 
     def write_bytes(self, data: bytes):
-        """Whole or not at all."""
+        """Write the whole file or nothing."""
         filesystem, name = self.opened
         is_store = filesystem.type_name in OBJECT_STORES
         temporary = (
@@ -104,8 +107,8 @@ def open_filesystem(root: str) -> tuple["FileSystem", str]:
 
     if urlsplit(root).password is not None:
         raise InputError(
-            "a URI must not hold credentials, as it is kept in files and shown: set AWS_ACCESS_KEY_ID and "
-            "AWS_SECRET_ACCESS_KEY, or what else the store's own tools read"
+            "a URI must not hold credentials, as it is stored in files and shown: set "
+            "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or what the store's own tools read"
         )
     try:
         return FileSystem.from_uri(root)
@@ -116,7 +119,10 @@ def open_filesystem(root: str) -> tuple["FileSystem", str]:
 
 
 def locate(place: str | Location) -> Location:
-    """Local paths and `file://` as a Path, other URIs as a RemotePath; follows a file that holds a URI, as run folders do."""
+    """Local paths and `file://` as a Path, other URIs as a RemotePath.
+
+    A file that holds a URI is followed: run folders have such files.
+    """
     text = str(place)
     if SCHEME.match(text):
         parts = urlsplit(text)

@@ -1,4 +1,4 @@
-"""A field that holds one of several configurations, chosen by their `kind`: `Annotated[A | B, BY_KIND]`."""
+"""Fields that hold one of several configurations, chosen by `kind`: `Annotated[A | B, BY_KIND]`."""
 
 from collections.abc import Sequence
 from types import UnionType
@@ -13,9 +13,9 @@ from pipeline.errors import nearest
 class ByKind:
     """Marks a union of models with a field `kind`: a Literal of one or more names.
 
-    A value without `kind` is of the first model. A model whose `kind` is any text, such as
-    `pipeline.functions.Own`, takes package.module:function. Errors are located as if the field were
-    of the chosen model alone.
+    A value without `kind` is of the first model. A model whose `kind` is not a Literal, such as
+    `pipeline.functions.Own`, takes package.module:function. Errors are located as if the field had
+    the chosen model as its type.
     """
 
     def __get_pydantic_core_schema__(
@@ -37,7 +37,7 @@ BY_KIND = ByKind()
 
 
 def models_in(annotation: Any) -> tuple[type[BaseModel], ...]:
-    """The models that a field of this type may hold: one of a group of fields, several of a union."""
+    """The models that a field of this type may hold: one for a model, several for a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return (annotation,)
     if get_origin(annotation) is Annotated:
@@ -48,14 +48,14 @@ def models_in(annotation: Any) -> tuple[type[BaseModel], ...]:
 
 
 def kinds_of(model: type[BaseModel]) -> tuple[str, ...]:
-    """The kinds that choose a model of a union; none where it takes package.module:function."""
+    """The kinds that choose a model of a union; empty if it takes package.module:function."""
     return get_args(model.model_fields["kind"].annotation)
 
 
 def model_of_kind(models: Sequence[type[BaseModel]], kind: Any) -> type[BaseModel]:
-    """The one of a union's models that `kind` chooses, the first for None.
+    """The model of a union that `kind` chooses; the first for None.
 
-    Raises PydanticCustomError that lists the kinds and names the nearest.
+    Raises PydanticCustomError, which lists the kinds and suggests the nearest, if there is none.
     """
     if kind is None or len(models) == 1:
         return models[0]

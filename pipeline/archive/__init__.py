@@ -1,4 +1,7 @@
-"""The archive: WebDataset shards with a Parquet catalog. `Zoo` reads one; the datasets are for PyTorch's DataLoader."""
+"""The archive: WebDataset shards with a Parquet catalog.
+
+`Zoo` reads one; `ZooDataset` and `IterableZoo` are datasets for a PyTorch DataLoader.
+"""
 
 from pipeline.archive.dataset import IterableZoo, ZooDataset
 from pipeline.archive.zoo import Zoo

@@ -1,4 +1,7 @@
-"""The catalog: one Parquet file a shard, one row a member, written last. It is the commit mark of its shard."""
+"""The catalog: one Parquet file per shard, one row per member.
+
+The file is written after its shard and commits it.
+"""
 
 import io
 import json
@@ -19,13 +22,13 @@ REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes its shard again"
 
 @dataclass(frozen=True)
 class BlockMark:
-    """Where the tensors of a block lie in its shard."""
+    """Where the tensors of a block are in its shard."""
 
     start: int
     num_bytes: int
     num_members: int
     sha256: str
-    """Of these bytes: a safetensors file."""
+    """Of these bytes, which are a safetensors file."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class ShardMark:
     sha256: str
     num_bytes: int
     blocks: tuple[BlockMark, ...] | None = None
-    """In order; None where an older dwszoo wrote the part."""
+    """In order; None if an older dwszoo wrote the part."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,7 @@ def write_part(
     mark: ShardMark,
     schema: pa.Schema,
 ):
-    """Commit a shard: its rows and its checksum, with a checksum on every page."""
+    """Commit a shard: write its rows and its checksum, with a checksum on every page."""
     metadata = {
         MARK: json.dumps({"sha256": mark.sha256, "num_bytes": mark.num_bytes}).encode(),
         BLOCKS: json.dumps([astuple(block) for block in mark.blocks or ()]).encode(),
@@ -86,9 +89,9 @@ def read_part(
     checksum: str | None = None,
     num_members: int | None = None,
 ) -> CatalogPart:
-    """Raises ArchiveError where the part is missing, damaged or of another shard.
+    """Read a catalog part. Raises ArchiveError if it is missing, damaged or of another shard.
 
-    `checksum` is its sha256 once the zoo is sealed, `num_members` how many rows were planned.
+    `checksum` is its sha256 once the zoo is sealed, `num_members` the planned number of rows.
     """
     path = part_path(folder, shard)
     try:
@@ -107,7 +110,8 @@ def read_part(
             file.metadata.num_rows,
         ):  # before anything is allocated for them
             raise ValueError(f"must have {num_members} rows, found {file.metadata.num_rows}")
-        # Without threads: one of Arrow's that still holds `data` when the interpreter ends aborts the process.
+        # Without threads: an Arrow thread that still holds `data` when the interpreter exits
+        # aborts the process.
         table = file.read(use_threads=False)
         table.validate(full=True)
         mark = mark_in(table.schema.metadata or {})
@@ -129,7 +133,7 @@ def read_part(
 
 
 def mark_in(metadata: Mapping[bytes, bytes]) -> ShardMark:
-    """Raises KeyError, TypeError or ValueError where it is not what `write_part` writes."""
+    """Raises KeyError, TypeError or ValueError if `metadata` is not what `write_part` writes."""
     blocks = json.loads(metadata[BLOCKS]) if BLOCKS in metadata else None
     marks = None if blocks is None else tuple(BlockMark(*block) for block in blocks)
     if any(type(number) is not int for mark in marks or () for number in astuple(mark)[:3]):
@@ -138,9 +142,9 @@ def mark_in(metadata: Mapping[bytes, bytes]) -> ShardMark:
 
 
 def with_later_columns(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """A part as an older schema version wrote it, with null in the columns that came later.
+    """Add columns of later schema versions to a part, filled with null, and relax nullability.
 
-    What may be null now could not always.
+    Some columns that may be null now could not be in older versions.
     """
     for place, field in enumerate(schema):
         if field.name not in table.column_names and b"since" in (field.metadata or {}):

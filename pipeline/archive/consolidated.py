@@ -1,7 +1,8 @@
-"""The catalog of a finished zoo in two files, by which one of many shards is opened: the parts stay what commits a shard.
+"""The catalog of a finished zoo in two files, so that a zoo of many shards opens fast.
 
-`catalog.parquet` has the rows of all parts, `shards.parquet` what each says about its shard. Both say
-of which parts they were made, and are used only where those are the parts that the seal names.
+`catalog.parquet` has the rows of all parts, `shards.parquet` the marks of all shards. Both record
+which parts they were made from and are used only if the seal names the same parts. The parts
+remain what commits a shard.
 """
 
 import io
@@ -44,7 +45,7 @@ MARKS = pa.schema(
 
 
 def write_consolidated(folder: Location, parts: Mapping[str, CatalogPart], rows: pa.Table):
-    """Before the seal, without which they are not used; each whole or not at all."""
+    """Write both files, each atomically. They are written before the seal and unused without it."""
     columns = [
         {
             "shard": name,
@@ -74,22 +75,25 @@ def remove_consolidated(folder: Location):
 
 
 def digest_of(checksums: Mapping[str, str]) -> bytes:
-    """Of the sha256 of each part, as the seal has them."""
+    """sha256 over the sha256 of each part, as listed in the seal."""
     return sha256(json.dumps(dict(sorted(checksums.items()))).encode()).encode()
 
 
 def read_rows(
     folder: Location, checksums: Mapping[str, str], names: Sequence[str] | None = None
 ) -> pa.Table | None:
-    """The rows of all parts, or columns of them; None where they are not at hand.
+    """The rows of all parts, or some of their columns; None if the file is missing or outdated.
 
-    Raises ArchiveError where the file is damaged.
+    Raises ArchiveError if it is damaged.
     """
     return read_table(folder / ROWS, checksums, names)
 
 
 def read_marks(folder: Location, checksums: Mapping[str, str]) -> dict[str, ShardMark] | None:
-    """What is known of each shard; None where it is not at hand. Raises ArchiveError where the file is damaged."""
+    """The mark of each shard by name; None if the file is missing or outdated.
+
+    Raises ArchiveError if it is damaged.
+    """
     table = read_table(folder / SHARDS, checksums)
     if table is None:
         return None
@@ -109,7 +113,7 @@ def read_table(
     filesystem, name = opened(path)
     try:
         with filesystem.open_input_file(name) as stream:
-            data = stream.read_buffer()  # at once: an object store answers a request, not a read
+            data = stream.read_buffer()  # one request to an object store instead of one per read
     except FileNotFoundError:
         return None
     try:

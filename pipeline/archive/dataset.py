@@ -1,4 +1,4 @@
-"""The members of a split as PyTorch datasets: in any order, or read in sequence by DataLoader workers and ranks."""
+"""A split of a zoo as a PyTorch dataset: map-style, or iterable and divided between workers."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,10 +13,11 @@ from pipeline.errors import InputError
 
 
 class ZooDataset(Dataset):
-    """The members of a split that have weights, as `(state dict, *columns)`, in the order of the plan.
+    """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
 
-    `DataLoader(ZooDataset(zoo, "train", "label"), batch_size=64, shuffle=True)` gives stacked state dicts with the labels
-    of their catalog rows. Raises InputError for a split or a column that the zoo lacks.
+    `DataLoader(ZooDataset(zoo, "train", "label"), batch_size=64, shuffle=True)` yields stacked
+    state dicts with the labels of their catalog rows. Raises InputError for a split or a column
+    that the zoo lacks.
     """
 
     def __init__(self, zoo: Zoo, split: str, *columns: str):
@@ -45,14 +46,15 @@ class ZooDataset(Dataset):
 
 
 class IterableZoo(IterableDataset):
-    """The members of a split that have weights, as `(state dict, *columns)`, in the order of the plan.
+    """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
 
-    `DataLoader(IterableZoo(zoo, "train", "label"), batch_size=64, num_workers=2)` gives stacked state dicts with the labels
-    of their catalog rows. Over all ranks and their workers each member comes once: each reads a stretch of the split, and
-    no two stretches differ by more than one member. Ranks are those of torch.distributed, where it is initialized and none
-    are given.
+    `DataLoader(IterableZoo(zoo, "train", "label"), batch_size=64, num_workers=2)` yields stacked
+    state dicts with the labels of their catalog rows. Over all ranks and their workers each member
+    comes exactly once: each worker reads a contiguous part of the split, and the sizes of these
+    parts differ by at most one. Rank and world size default to those of torch.distributed, if it is
+    initialized.
 
-    Raises InputError for a split or a column that the zoo lacks, and for a rank outside of `world_size`.
+    Raises InputError for a split or a column that the zoo lacks and a rank outside `world_size`.
     """
 
     def __init__(
@@ -74,7 +76,7 @@ class IterableZoo(IterableDataset):
         self.rank, self.world_size = rank, world_size
 
     def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker knows of no process group: it gets the rank of the process that starts it."""
+        """A spawned worker has no process group: it gets the rank of the process that starts it."""
         rank, world_size = self._ranks()
         return self.__dict__ | {"rank": rank, "world_size": world_size}
 
@@ -94,7 +96,7 @@ class IterableZoo(IterableDataset):
             position += len(rows)
 
     def _share(self) -> tuple[int, int]:
-        """Which of how many stretches is read here: one a DataLoader worker of a rank."""
+        """The number of this worker and of all workers, over all ranks."""
         rank, world_size = self._ranks()
         worker = get_worker_info()
         if worker is None:
@@ -102,7 +104,7 @@ class IterableZoo(IterableDataset):
         return rank * worker.num_workers + worker.id, world_size * worker.num_workers
 
     def _ranks(self) -> tuple[int, int]:
-        """This rank, and how many there are."""
+        """This rank and the world size."""
         if self.rank is not None:
             return self.rank, self.world_size
         if dist.is_available() and dist.is_initialized():

@@ -1,7 +1,7 @@
-"""Editing a zoo: each of its shards becomes a shard, in the same split, of the same members with other weights.
+"""Editing a zoo: each shard becomes one with the same members, in the same split, with new weights.
 
-Keys, splits and columns are carried over, without those that told what the weights computed. A member that had no weights
-has none.
+Keys, splits and columns are carried over, except columns that measured the weights. A member
+without weights stays without.
 """
 
 from collections.abc import Callable
@@ -22,12 +22,12 @@ from pipeline.location import Location
 
 @dataclass(frozen=True)
 class Editor:
-    """What maps networks to networks, and where it comes from."""
+    """A function from networks to networks, and its provenance."""
 
     edit: Callable[[Block], Block]
-    """Stacked state dicts to stacked state dicts: each member by itself, and the same each time."""
+    """From stacked state dicts to stacked state dicts, each member independently; deterministic."""
     sha256: str
-    """Of all that decides what `edit` does."""
+    """Of everything that determines what `edit` does."""
     path: str
     """Of the run that trained it."""
 
@@ -40,10 +40,10 @@ class EditPlan:
 
 
 def plan_edit(zoo: Zoo, editor: Editor, folder: Location) -> EditPlan:
-    """Look at what becomes of a member, fix every shard, write zoo.json.
+    """Edit one member to learn its new shapes, plan every shard, write zoo.json.
 
-    Raises InputError where no member has weights, and where `folder` holds another zoo, ArchiveError where the zoo is not
-    finished.
+    Raises InputError if no member has weights or `folder` holds another zoo, ArchiveError if the
+    zoo is not finished.
     """
     zoo.require_finished()
     first = next((block for split in SPLITS for block, _ in zoo.blocks(split)), None)
@@ -76,9 +76,9 @@ def plan_edit(zoo: Zoo, editor: Editor, folder: Location) -> EditPlan:
 
 
 def edit_shard(plan: EditPlan, folder: Location, name: str) -> int:
-    """Commit a shard; returns how many members it has. A function of the zoo and the editor alone.
+    """Commit a shard, which depends on the zoo and the editor alone; returns its number of members.
 
-    Raises ArchiveError where the shard that it is made of is damaged, WorkError where edited weights are not finite.
+    Raises ArchiveError if its original is damaged, WorkError if edited weights are not finite.
     """
     part = plan.zoo.parts[name]
     blocks = [
@@ -91,7 +91,7 @@ def edit_shard(plan: EditPlan, folder: Location, name: str) -> int:
 
 
 def apply(editor: Editor, block: Block, what: str) -> Block:
-    torch.set_num_threads(1)  # the last bits of a sum depend on how many there are
+    torch.set_num_threads(1)  # the last bits of a sum depend on the number of threads
     with torch.no_grad():
         edited = {name: tensor.contiguous() for name, tensor in editor.edit(block).items()}
     for name, tensor in edited.items():

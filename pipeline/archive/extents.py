@@ -1,4 +1,7 @@
-"""What is read of a zoo at once, in any order: a block, or a shard of a zoo that does not say where its blocks lie."""
+"""Extents, the units of random access to a zoo: blocks, or whole shards.
+
+Shards of older versions do not say where their blocks are, so they are read whole.
+"""
 
 from dataclasses import dataclass
 
@@ -16,15 +19,15 @@ from pipeline.errors import ArchiveError
 class Extent:
     shard: str
     num_members: int
-    """That have weights."""
+    """Members that have weights."""
     block: BlockMark | None = None
-    """None: the whole shard."""
+    """None for the whole shard."""
 
 
 def extents_of(zoo: Zoo, split: str) -> list[Extent]:
-    """Of all members of a split that have weights, in the order of the plan.
+    """The extents of all members of a split that have weights, in the order of the plan.
 
-    Raises ArchiveError where a catalog part is damaged.
+    Raises ArchiveError if a catalog part is damaged.
     """
     extents = []
     for shard in zoo.shards_of(split):
@@ -39,9 +42,9 @@ def extents_of(zoo: Zoo, split: str) -> list[Extent]:
 
 
 def read_extent(zoo: Zoo, extent: Extent, verify: bool) -> Block:
-    """Its members, stacked; compared with its checksum if `verify`, and always if it is a shard.
+    """The members of an extent, stacked. `verify` checks the sha256, which a whole shard always is.
 
-    Raises ArchiveError where it is missing or is not what was committed.
+    Raises ArchiveError if it is missing or differs from what was committed.
     """
     if extent.block is not None:
         return read_block(zoo, extent.shard, zoo.marks[extent.shard], extent.block, verify)
@@ -50,7 +53,7 @@ def read_extent(zoo: Zoo, extent: Extent, verify: bool) -> Block:
 
 
 def read_block(zoo: Zoo, shard: str, mark: ShardMark, block: BlockMark, verify: bool) -> Block:
-    """A block of a shard, compared with its checksum if `verify`; raises as `read_extent`."""
+    """A block of a shard; `verify` checks its sha256. Raises like `read_extent`."""
     path, span = shard_path(zoo.folder, shard), slice(block.start, block.start + block.num_bytes)
     try:
         data = read_array(path, mark.num_bytes, span)

@@ -1,4 +1,4 @@
-"""The files of archives and runs: they appear whole or not at all, on this machine and in object stores."""
+"""Files of archives and runs, written atomically, on this machine and in object stores."""
 
 import fcntl
 import hashlib
@@ -20,25 +20,25 @@ from pipeline.errors import InputError, InUseError
 from pipeline.location import Location, RemotePath
 
 NOT_FINITE = re.compile(r'"(?:[^"\\]|\\.)*"|NaN|Infinity')
-"""Words of json.dumps that are no JSON, and texts, in which they may stand."""
+"""Tokens of json.dumps that are not JSON, and strings, which may contain them."""
 LOCK = ".lock"
-"""The file that says which process holds a folder."""
+"""The file that is locked while a process holds its folder."""
 
 FILES = (".csv", ".gz", ".json", ".npz", ".parquet", ".png", ".pt", ".pth", ".tar", ".tgz", ".zip")
-"""Endings that say what a file holds."""
+"""Extensions of files, which no folder may have."""
 
 logger = logging.getLogger(__name__)
 
 
 def write_atomic(path: Location, data: bytes):
-    """Write under a temporary name, flush to disk, rename. After an error or a kill `path` is as it was before.
+    """Write to a temporary name, flush to disk, rename: an error or kill leaves `path` as it was.
 
-    An object store does the same by itself: an upload that does not come to its end is never seen.
+    An object store behaves this way already: an upload that does not finish is never visible.
     """
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # of a length that all names may have
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than names may be
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -50,9 +50,9 @@ def write_atomic(path: Location, data: bytes):
 
 
 def file_kind(path: Path, *kinds: str) -> str:
-    """The ending of a file's name, which says what is written into it: one of `kinds`, such as 'png'.
+    """The extension of a file to be written, which is its format: one of `kinds`, such as 'png'.
 
-    Raises InputError where it is another, or there is no place for such a file.
+    Raises InputError if it is another, or if no such file can be written.
     """
     kind = path.suffix.lower().lstrip(".")
     if kind not in kinds:
@@ -69,20 +69,20 @@ def file_kind(path: Path, *kinds: str) -> str:
 
 
 def require_folder_name(path: Location):
-    """Raises InputError where a folder would have the name of a file of another kind."""
+    """Raises InputError if a folder would have the extension of a file."""
     if path.name.lower().endswith(FILES):
         raise InputError(
-            f"{path} would be a folder and is named as a file: choose an --out without such an ending"
+            f"{path} would be a folder but is named like a file: choose an --out without the extension"
         )
 
 
 def read_array(path: Location, size: int, span: slice = slice(None)) -> np.ndarray:
-    """The bytes of a file of `size`, or a span of them, uint8, in memory of their own.
+    """The bytes of a file of `size` bytes, or a span of them, as a uint8 copy in memory.
 
-    Raises ValueError where the file has another size, or does not hold the span.
+    Raises ValueError if the file has another size or does not contain the span.
 
-    Not mapped: whoever cut the file short would end the process, and whoever wrote into it would change what was checked.
-    NumPy takes large arrays from huge pages, so that fresh memory costs little.
+    The file is not memory-mapped: truncating it would kill the process, and writing to it would
+    change data that was verified. NumPy puts large arrays on huge pages, so the copy is cheap.
     """
     start, stop = span.start or 0, size if span.stop is None else span.stop
     if not 0 <= start <= stop <= size:
@@ -100,7 +100,7 @@ def read_array(path: Location, size: int, span: slice = slice(None)) -> np.ndarr
 
 
 def list_files(folder: Location) -> dict[Location, int]:
-    """The files in `folder` with their sizes in bytes; none where there is no folder."""
+    """The files in `folder` with their sizes in bytes; empty if there is no folder."""
     if isinstance(folder, Path):
         inside = folder.iterdir() if folder.is_dir() else ()
         return {file: file.stat().st_size for file in inside if file.is_file()}
@@ -110,7 +110,7 @@ def list_files(folder: Location) -> dict[Location, int]:
 
 
 def list_folders(folder: Location) -> list[Location]:
-    """The folders in `folder`; none where there is no folder."""
+    """The folders in `folder`; empty if there is no folder."""
     if isinstance(folder, Path):
         return [inside for inside in folder.iterdir() if inside.is_dir()] if folder.is_dir() else []
     filesystem, name = folder.opened
@@ -119,7 +119,7 @@ def list_folders(folder: Location) -> list[Location]:
 
 
 def remove_folder(folder: Location):
-    """With all that is in it, if it is there."""
+    """Remove a folder and its contents, if it exists."""
     if isinstance(folder, Path):
         shutil.rmtree(folder, ignore_errors=True)
         return
@@ -130,7 +130,7 @@ def remove_folder(folder: Location):
 
 
 def opened(path: Location) -> tuple[FileSystem, str | bytes]:
-    """A file system, and how it calls `path`: by bytes on this machine, where a name may be in no encoding."""
+    """The file system of `path` and its name there: bytes on this machine, perhaps not text."""
     return path.opened if isinstance(path, RemotePath) else (LocalFileSystem(), os.fsencode(path))
 
 
@@ -143,9 +143,9 @@ def json_bytes(value: Any) -> bytes:
 
 
 def json_text(value: Any, indent: int | None = None) -> str:
-    """JSON of a value that other programs measured: for numbers that are not finite JSON has no words.
+    """JSON of a value that may hold numbers that are not finite, which JSON cannot express.
 
-    NaN becomes null, infinity 1e999, which all readers that compute in float64 take for infinity.
+    NaN becomes null; infinity becomes 1e999, which readers that use float64 parse as infinity.
     """
     words = {"NaN": "null", "Infinity": "1e999"}
     return NOT_FINITE.sub(
@@ -154,27 +154,27 @@ def json_text(value: Any, indent: int | None = None) -> str:
 
 
 def read_json(path: Location) -> Any:
-    """Raises ValueError for what is no JSON."""
+    """Raises ValueError if the file is not JSON."""
     return parse_json(path.read_bytes())
 
 
 def parse_json(data: bytes) -> Any:
-    """Raises ValueError for what is no JSON."""
+    """Raises ValueError if `data` is not JSON."""
     try:
         return json.loads(data)
     except RecursionError as error:
-        raise ValueError("its brackets are nested too deep") from error
+        raise ValueError("its brackets are nested too deeply") from error
 
 
 def sweep_temporaries(folder: Location):
-    """Remove what writers that were killed left behind. Only for the one process that owns `folder`."""
+    """Remove temporary files of killed writers. Only for the process that holds `folder`."""
     for file in list_files(folder):
         if is_temporary(file.name):
             file.unlink(missing_ok=True)
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file or folder of this name has not got its final name yet."""
+    """Whether this is the temporary name of a file or folder that is still being written."""
     return name.startswith(".") and name.endswith(".tmp")
 
 
@@ -184,15 +184,16 @@ def sha256(data: bytes | np.ndarray) -> str:
 
 @contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
-    """Make `folder` and hold it for this process alone; the lock ends with the process, however it ends. What a process
-    that was killed left half-written is removed at the beginning, what this one leaves at the end, and so are folders that
-    were made here in which nothing was written.
+    """Create `folder` and lock it for this process, until that ends in whatever way.
 
-    An object store has no locks, nor have some file systems, for which there is a warning. Two processes that build one zoo
-    there write the same bytes; of two with different configurations the second is refused, by zoo.json, unless they begin
-    within the same moment.
+    Half-written files of a killed process are removed on entry, those of this one on exit, and so
+    are folders that were created here and stayed empty.
 
-    Raises InUseError where another process holds it, InputError where the folder cannot be written.
+    Object stores have no locks. Nor have some file systems, for which there is a warning. Two
+    processes that build the same zoo there write the same bytes; if their configurations differ,
+    the second one is refused because of zoo.json, unless they start at the same moment.
+
+    Raises InUseError if another process holds the folder, InputError if it cannot be written to.
     """
     require_folder_name(folder)
     if isinstance(folder, RemotePath):
@@ -201,7 +202,7 @@ def exclusive(folder: Location) -> Iterator[None]:
     made = [path for path in (folder, *folder.parents) if not os.path.exists(path)]
     lock = hold(folder)
     if lock is None:
-        yield  # what is half-written may be another's
+        yield  # half-written files may belong to another process
         return
     try:
         remove_half_written(folder)
@@ -213,7 +214,10 @@ def exclusive(folder: Location) -> Iterator[None]:
 
 
 def hold(folder: Path) -> int | None:
-    """The descriptor that holds `folder` as long as it is open; None, after one warning, where it cannot be locked."""
+    """Lock `folder` for as long as the returned descriptor is open.
+
+    Returns None, after a warning, if the file system has no locks.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
@@ -228,7 +232,7 @@ def hold(folder: Path) -> int | None:
         raise InUseError(
             f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
         ) from None
-    except OSError as error:  # NFS, Lustre and FUSE, as they are mounted
+    except OSError as error:  # NFS, Lustre and FUSE, depending on how they are mounted
         os.close(lock)
         logger.warning(
             "%s cannot be locked (%s): start no other command that writes there",
@@ -243,7 +247,7 @@ def hold(folder: Path) -> int | None:
 
 
 def remove_unused(made: list[Path]):
-    """Remove folders, the innermost first, in which there is nothing but the lock."""
+    """Remove the folders `made`, innermost first, if the innermost holds nothing but the lock."""
     if made and made[0].is_dir() and os.listdir(made[0]) == [LOCK]:
         (made[0] / LOCK).unlink()
         with suppress(OSError):  # one of them is in use by now
@@ -252,7 +256,7 @@ def remove_unused(made: list[Path]):
 
 
 def remove_half_written(folder: Path):
-    """Remove what is left under temporary names below `folder`, but not in folders that have a lock of their own."""
+    """Remove temporary files and folders below `folder`, except in folders that have a lock."""
     for root, folders, files in os.walk(folder):
         half_written = [name for name in folders + files if is_temporary(name)]
         for path in (Path(root, name) for name in half_written):

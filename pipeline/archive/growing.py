@@ -1,8 +1,8 @@
-"""A finished zoo that grows: it stays as it is until all that is new is committed, then another takes its place.
+"""Growing a finished zoo: it stays as it is until everything new is committed.
 
-Shards that are new have names of their own and lie beside the old ones. `growing.json` is the plan; readers do not look at
-it. What makes the zoo a larger one, at once, is its new seal: `zoo.json` follows, and whoever finds it behind the seal
-takes the record of `growing.json`, which is removed last.
+New shards have new names and are next to the old ones. `growing.json` is the plan, which readers
+ignore. Writing the new seal makes the zoo the larger one atomically. `zoo.json` follows; a reader
+that finds an older one than the seal takes the record in `growing.json`, which is removed last.
 """
 
 from pipeline.archive.files import parse_json, sha256, write_json
@@ -18,13 +18,13 @@ class Growing(Frozen):
     """The contents of growing.json."""
 
     zoo: ZooRecord
-    """What the zoo will be."""
+    """The record of the larger zoo."""
     names: tuple[str, ...] | None = None
-    """Of the signals that are new, as `Signals.names`: more may have come when an interrupted growth goes on."""
+    """The new signals' `Signals.names`: the source may have even more when growing is resumed."""
 
 
 def read_growing(folder: Location) -> Growing | None:
-    """None where the zoo does not grow. Raises ArchiveError where growing.json is damaged."""
+    """None if the zoo is not growing. Raises ArchiveError if growing.json is damaged."""
     file = folder / PLAN
     try:
         return Growing.model_validate(parse_json(file.read_bytes()))
@@ -41,17 +41,17 @@ def write_growing(folder: Location, growing: Growing):
 
 
 def require_not_growing(folder: Location):
-    """Raises InputError where a growth was begun and is not finished."""
+    """Raises InputError if growing was started and has not finished."""
     if (folder / PLAN).exists():
         raise InputError(
-            f"zoo {folder} is growing: `dwszoo zoo grow {folder}` goes on with that and finishes it"
+            f"zoo {folder} is growing: `dwszoo zoo grow {folder}` resumes and finishes it"
         )
 
 
 def sealed_zoo_json(folder: Location, data: bytes, seal: bytes) -> bytes:
-    """The bytes of zoo.json that a seal is of, where `data` were read just before it.
+    """The bytes of the zoo.json that `seal` names, if `data` was read just before `seal`.
 
-    Those that were read, unless the zoo became a larger one at that moment.
+    These are `data`, unless the zoo became the larger one in between.
     """
     if names(seal, data):
         return data
@@ -59,15 +59,15 @@ def sealed_zoo_json(folder: Location, data: bytes, seal: bytes) -> bytes:
     if growing is not None and names(seal, planned := growing.zoo.as_json()):
         return planned
     again = read_zoo_json(folder)
-    return again if names(seal, again) else data  # changed by hand, as `zoo verify` says
+    return again if names(seal, again) else data  # edited by hand, which `zoo verify` reports
 
 
 def names(seal: bytes, data: bytes) -> bool:
-    """Whether a seal is of a zoo.json."""
+    """Whether a seal names the zoo.json with these bytes."""
     return sha256(data).encode() in seal
 
 
 def finish_growing(folder: Location, growing: Growing):
-    """Once the larger zoo is sealed."""
+    """Replace zoo.json and remove the plan, once the larger zoo is sealed."""
     write_record(folder, growing.zoo)
     (folder / PLAN).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""How a zoo has grown: a chain of what it was, each link with the fingerprint of all before it."""
+"""The history of a zoo that has grown: a chain of records, each with the fingerprint before it."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,32 +10,32 @@ from pydantic import NonNegativeInt, PositiveInt
 from pipeline.config import AnyOrigin, Frozen, fingerprint
 
 Stretches = tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
-"""Positions, in order: from, to."""
+"""Ranges of positions, in order: (start, stop)."""
 
 
 class Growth(Frozen):
-    """One time that a zoo grew: what it was before, and where its source had what was new."""
+    """One growth of a zoo: what it was before, and where the new signals were in its source."""
 
     fingerprint: str
     """Of the zoo before."""
     views: PositiveInt
-    """INRs of each signal before."""
+    """INRs per signal before."""
     num_signals: PositiveInt
-    """Signals before; those that came then follow them in the order of the zoo."""
+    """Number of signals before; the new ones follow them in the order of the zoo."""
     digest: str
-    """Of the signals before, as `Signals.digest`."""
+    """`Signals.digest` of the signals before."""
     places: Stretches
-    """Where the signals that came then lay in the source, as it was read then."""
+    """Where the new signals were in the source, as it was then."""
 
 
 def identity_of(config: AnyOrigin, digest: str, grown: Sequence[Growth] = ()) -> dict[str, Any]:
-    """What the fingerprint of a zoo is taken of: where it has grown, the one before is part of it."""
+    """What the fingerprint of a zoo is computed from; includes the last one if it has grown."""
     before = {"grown from": grown[-1].fingerprint} if grown else {}
     return config.identity() | {"signals digest": digest} | before
 
 
 def check_chain(config: AnyOrigin, digest: str, num_signals: int, grown: Sequence[Growth]):
-    """Raises ValueError where what a zoo was before it grew does not lead to what it is."""
+    """Raises ValueError if the history of a zoo does not lead to what it is now."""
     if grown and config.kind != "inrs":
         raise ValueError("only a zoo of INRs can have grown")
     for place, growth in enumerate(grown):
@@ -55,15 +55,15 @@ def check_chain(config: AnyOrigin, digest: str, num_signals: int, grown: Sequenc
 
 
 def stretches(chosen: np.ndarray) -> Stretches:
-    """Where a mask `(signals,)` is true."""
+    """The ranges in which a mask `(signals,)` is true."""
     edges = np.flatnonzero(np.diff(chosen.astype(np.int8), prepend=0, append=0))
     return tuple((start, stop) for start, stop in edges.reshape(-1, 2).tolist())
 
 
 def zoo_order(count: int, places: Sequence[Stretches]) -> np.ndarray:
-    """`(count,)` int64: where each signal of a zoo lies in its source, as that was when the zoo grew last.
+    """`(count,)` int64: where each signal of a zoo was in its source when the zoo last grew.
 
-    `places` are where what was new lay, each time that it grew.
+    `places` are the positions of the new signals, for each time that it grew.
     """
     left, added = np.arange(count), []
     for new in reversed(places):

@@ -1,4 +1,4 @@
-"""Which members of a zoo an index means, and why some of them cannot be had."""
+"""Indexing of zoos: the members that an index selects, and errors about members without weights."""
 
 import re
 from collections.abc import Mapping
@@ -13,13 +13,13 @@ from pipeline.location import Location
 
 
 def chosen_rows(index: Any, size: int, folder: Location) -> np.ndarray:
-    """Rows of a catalog of `size` rows: `(members,)` int64, `()` for a single index.
+    """Rows of a catalog of `size` rows that `index` selects: `(members,)` int64, `()` for an int.
 
-    Raises IndexError outside of the zoo in `folder`, TypeError for what is no index.
+    Raises IndexError outside the zoo in `folder`, TypeError for anything that is not an index.
     """
     try:
         rows = np.arange(size)[index] if isinstance(index, slice) else np.asarray(index)
-    except ValueError:  # lists of several lengths
+    except ValueError:  # nested lists of different lengths
         rows = np.asarray(None)
     if rows.dtype == bool and rows.ndim == 1:
         if len(rows) != size:
@@ -39,7 +39,10 @@ def chosen_rows(index: Any, size: int, folder: Location) -> np.ndarray:
 
 
 def rows_where(condition: pc.Expression, catalog: pa.Table, folder: Location) -> np.ndarray:
-    """Rows of a catalog that meet a condition. Raises InputError where it cannot be asked of the zoo in `folder`."""
+    """Rows of a catalog that meet a condition.
+
+    Raises InputError if the condition cannot be evaluated on the catalog of the zoo in `folder`.
+    """
     numbered = catalog.append_column("index", pa.array(np.arange(len(catalog))))
     try:
         return numbered.filter(condition)["index"].to_numpy()
@@ -54,7 +57,7 @@ def rows_where(condition: pc.Expression, catalog: pa.Table, folder: Location) ->
 
 
 def without_weights(catalog: pa.Table, rows: np.ndarray) -> str:
-    """Why the members in `rows` cannot be had."""
+    """An error message about members without weights."""
     first = catalog.slice(rows.flat[0], 1).to_pylist()[0]
     others = f", nor have {rows.size - 1} others that were asked for" if rows.size > 1 else ""
     return (

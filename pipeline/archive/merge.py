@@ -1,8 +1,8 @@
-"""Joining zoos of one architecture: each of their shards becomes a shard, in the same split, its tensors bit for bit.
+"""Merging zoos of one architecture: each shard becomes one of the same split with the same tensors.
 
-What told members apart in one zoo may not between several. Keys and names of runs get the zoo's fingerprint in front.
-Where zoos were made of the same sources, a source keeps one number and its views go on counting; all others get numbers of
-their own.
+What identifies members must remain unique. Keys and names of runs get the zoo's fingerprint as a
+prefix. Zoos made from the same sources keep the numbers of their sources, and the views of a source
+are numbered on; all other sources get new numbers.
 """
 
 import json
@@ -24,34 +24,34 @@ from pipeline.errors import InputError
 from pipeline.location import Location
 
 NAMES = ("key", "run")
-"""Columns of names that each zoo gave by itself."""
+"""Columns of names that are unique in one zoo only."""
 CLASSES = ("label", "class_0", "class_1")
-"""Columns of positions among the names of classes."""
+"""Columns of positions in the list of class names."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One of the zoos that are joined, and how its members are told from those of the others."""
+    """One of the zoos that are merged, and how its members are renumbered."""
 
     zoo: Zoo
     first_source: int
     first_view: int
     classes: list[int]
-    """Position of each of its classes among those of all zoos."""
+    """Position of each of its classes among the classes of all zoos."""
 
 
 @dataclass(frozen=True)
 class MergePlan:
     record: ZooRecord
     shards: dict[str, tuple[Source, str]]
-    """By name: from which zoo, and what the shard is called there."""
+    """By name: the zoo that it comes from, and its name there."""
 
 
 def plan_merge(places: Sequence[Location], folder: Location) -> MergePlan:
-    """Compare the zoos, fix every shard, write zoo.json.
+    """Compare the zoos, plan every shard, write zoo.json.
 
-    Raises InputError where they are not of one architecture or a source would be on two sides, ArchiveError where one is
-    not finished.
+    Raises InputError if the architectures differ or a source is in different splits, ArchiveError
+    if a zoo is not finished.
     """
     zoos = [Zoo.open(place) for place in places]
     check_alike(zoos)
@@ -76,7 +76,10 @@ def plan_merge(places: Sequence[Location], folder: Location) -> MergePlan:
 
 
 def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
-    """Commit a shard; returns how many members it has. Raises ArchiveError where the shard that it is made of is damaged."""
+    """Commit a shard; returns its number of members.
+
+    Raises ArchiveError if its original is damaged.
+    """
     source, theirs = plan.shards[name]
     zoo, prefix, schema = source.zoo, f"{source.zoo.record.fingerprint}-", plan.record.schema
     part = zoo.parts[theirs]
@@ -105,13 +108,14 @@ def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
 
 
 def check_alike(zoos: Sequence[Zoo]):
-    """Raises InputError where zoos cannot be one: what differs, and between which two."""
+    """Raises InputError if zoos cannot be merged, with what differs between which two."""
     first, seen = zoos[0], {}
     for zoo in zoos:
         record, _ = zoo.record, zoo.seal
         if record.merged:
             raise InputError(
-                f"zoo {zoo.folder} was merged itself: merge what it was made of, {', '.join(record.config.paths)}"
+                f"zoo {zoo.folder} is itself merged: merge what it was made from, "
+                f"{', '.join(record.config.paths)}"
             )
         if (twin := seen.setdefault(record.fingerprint, zoo)) is not zoo:
             raise InputError(
@@ -144,7 +148,7 @@ def check_columns(zoos: Sequence[Zoo]):
 
 
 def check_sides(zoos: Sequence[Zoo]):
-    """Raises InputError where one source is in different splits of two zoos: it would be learned from and tested on."""
+    """Raises InputError if a source is in different splits of two zoos: test data would leak."""
     sides: dict[tuple[str, int], tuple[str, Zoo]] = {}
     for zoo in zoos:
         counted = zoo.record.sources

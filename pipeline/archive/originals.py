@@ -1,4 +1,4 @@
-"""The signals that a zoo was fitted to, as their source has them now."""
+"""The signals that a zoo was fitted to, read from their source."""
 
 from collections.abc import Callable, Collection, Sequence
 from os import PathLike
@@ -22,10 +22,11 @@ def original_signals(
     trusted: Collection[str] = (),
     names: Callable[[], Sequence[str | None]] | None = None,
 ) -> Signals:
-    """The signals of a zoo, from where zoo.json says, from another path, or those given, in the order of the zoo.
+    """The signals of a zoo, in its order.
 
-    Where the source has more by now they are found by `names`, which gives those of the zoo's signals. Raises InputError
-    where they are not known, are not there, or are not what was fitted.
+    `source` is where they are, by default where zoo.json says, or the signals themselves. If the
+    source has grown since, they are found by their names, which `names` returns. Raises InputError
+    if they are not known, are missing, or are not those that were fitted.
     """
     signals, grown = read_source(zoo, record, source, trusted), record.origin.grown
     count = record.origin.signals.num_signals
@@ -43,8 +44,8 @@ def read_source(
     source: Signals | Path | str | None = None,
     trusted: Collection[str] = (),
 ) -> Signals:
-    """All signals that the source of a zoo has now, in its order; raises as `original_signals`."""
-    given = isinstance(source, Signals)  # then no code is called
+    """All signals in the source of a zoo now, in its order; raises like `original_signals`."""
+    given = isinstance(source, Signals)  # then no code of the user is called
     why = why_unknown(record, modules_named(record.origin.config) if given else trusted)
     if why is not None:
         raise InputError(f"the signals of zoo {zoo} are not known: {why}")
@@ -55,15 +56,15 @@ def read_source(
     else:
         if not isinstance(source, str | PathLike | None):
             raise InputError(
-                f"the signals of zoo {zoo} must be given as Signals or as the path where they lie, "
+                f"the signals of zoo {zoo} must be given as Signals or as the path where they are, "
                 f"found {type(source).__name__}"
             )
         if source is not None:
             config = config.model_copy(update={"path": Path(source)})
         if config.path is not None and not config.path.exists():
             raise InputError(
-                f"the signals of zoo {zoo} must lie at {config.path}, found nothing there: "
-                "put them back, or say where they lie now"
+                f"the signals of zoo {zoo} must be at {config.path}, found nothing there: "
+                "put them back, or say where they are now"
             )
         signals = load_signals(config)
     return signals
@@ -72,9 +73,9 @@ def read_source(
 def find_signals(
     zoo: Location, signals: Signals, names: Sequence[str | None], count: int
 ) -> np.ndarray:
-    """`(count,)` int64: where in its source each signal of a zoo lies; the first ones where signals have no names.
+    """`(count,)` int64: the position of each signal of a zoo in its source.
 
-    Raises InputError where one is gone.
+    Signals without names are the first ones. Raises InputError if a signal is gone.
     """
     if signals.names is None or None in names:
         if len(signals) < count:
@@ -94,9 +95,9 @@ def find_signals(
 
 
 def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
-    """Why zoo.json does not say where the signals come from, or names code for it that is not trusted; else None."""
+    """Why signals cannot be read: zoo.json has no source, or untrusted code as one; else None."""
     if record.origin.merged:
-        return "the zoo was merged, those that it was merged from know theirs"
+        return "the zoo was merged; the zoos that it was merged from know theirs"
     if record.origin.imported:
         return "the zoo was imported"
     signals = record.origin.config.signals
@@ -108,7 +109,7 @@ def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
 
 
 def require_same(zoo: Location, record: ZooRecord, signals: Signals):
-    """Raises InputError, and says what differs, where these are not the signals that were fitted."""
+    """Raises InputError, saying what differs, if these are not the signals that were fitted."""
     digest, known = signals.digest(), record.signals
     if digest == known.digest:
         return

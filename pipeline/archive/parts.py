@@ -1,4 +1,4 @@
-"""What the catalog says of the shards of a zoo: from its parts, or from what the seal consolidated."""
+"""The catalog of a zoo: read from its parts, or from the consolidated files of a sealed zoo."""
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +14,11 @@ from pipeline.errors import ArchiveError
 from pipeline.location import Location
 
 READERS = 4
-"""Parts that are read at once."""
+"""Number of parts that are read at the same time."""
 
 
 class Catalog:
-    """Of shards that are committed, in the order of the plan. Everything raises ArchiveError for what is damaged."""
+    """The catalog of committed shards, in plan order. Everything raises ArchiveError for damage."""
 
     def __init__(
         self,
@@ -27,25 +27,25 @@ class Catalog:
         shards: Sequence[ShardRecord],
         checksums: Mapping[str, str] | None,
     ):
-        """`checksums` are the parts' by the seal; None where the zoo is not finished."""
+        """`checksums` of the parts are those in the seal; None if the zoo is not finished."""
         self._folder, self._schema, self._checksums = folder, schema, checksums
         self._shards = {shard.name: shard for shard in shards}
 
     def read_part(self, name: str) -> CatalogPart:
-        """A part, read anew. Raises ArchiveError too where it was not committed when the zoo was opened."""
+        """Read a part again; ArchiveError also if it was not committed when the zoo was opened."""
         if name not in self._shards:
             raise ArchiveError(not_committed(self._folder, name))
         checksum, size = (self._checksums or {}).get(name), self._shards[name].num_members
         return read_part(self._folder, name, self._schema, checksum, size)
 
     def part(self, name: str) -> CatalogPart:
-        """A part; where the others were not read before, they are not."""
+        """A part; does not read the others."""
         are_read = {"parts", "_parts_by_themselves"} & self.__dict__.keys()
         return self.parts[name] if are_read else self.read_part(name)
 
     @cached_property
     def parts(self) -> dict[str, CatalogPart]:
-        """By the shard's name."""
+        """By shard name."""
         rows = self._consolidated_rows
         if rows is None:
             return self._parts_by_themselves
@@ -84,16 +84,16 @@ class Catalog:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """One a member."""
+        """One row per member."""
         if self._consolidated_rows is not None:
             return self._consolidated_rows
         tables = [part.table for part in self._parts_by_themselves.values()]
         return pa.concat_tables(tables) if tables else self._schema.empty_table()
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of the rows; the others are not read where that can be avoided.
+        """Some columns of the rows; avoids reading the others if it can.
 
-        Raises KeyError for one that the catalog does not have.
+        Raises KeyError for a column that the catalog does not have.
         """
         if "rows" not in self.__dict__ and (found := self._consolidated(names)) is not None:
             return found.select(names)
@@ -101,7 +101,7 @@ class Catalog:
 
     @cached_property
     def marks(self) -> dict[str, ShardMark]:
-        """By the shard's name."""
+        """By shard name."""
         marks = None if self._checksums is None else read_marks(self._folder, self._checksums)
         if marks is None:
             return {name: part.mark for name, part in self._parts_by_themselves.items()}

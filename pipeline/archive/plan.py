@@ -1,4 +1,4 @@
-"""What a zoo will hold, fixed before any fit: splits, members, shards."""
+"""The plan of a zoo, made before any fit: splits, members, shards."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,6 @@ class ShardPlan:
     """`SPLIT-NNNNNN`"""
     split: str
     source_index: np.ndarray
-    """`(members,)` int64: which signal, of a zoo of classifiers which run."""
+    """`(members,)` int64: which signal; in a zoo of classifiers, which run."""
     view: np.ndarray
     """`(members,)` int64: which of the signal's INRs, or of the run's checkpoints."""

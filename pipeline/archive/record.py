@@ -1,4 +1,4 @@
-"""`zoo.json`: what a zoo is, and all that one needs to run its members."""
+"""`zoo.json`: what a zoo is, and everything needed to run its members."""
 
 from typing import Any
 
@@ -17,9 +17,10 @@ from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
 SCHEMA_VERSION = 6
-"""2 added the column psnr_off_grid, 3 source_name and failure, an omega for each layer, and labels that are null, 4 a
-column for each fact of the signals, and zoos that a model edited, 5 the scale of outputs and the range of coordinates, 6
-how zoos grew. Zoos of older versions are read, and go on as version 6."""
+"""2 added the column psnr_off_grid; 3 source_name and failure, an omega per layer, and null labels;
+4 a column per fact of the signals, and edited zoos; 5 the scale of outputs and the range of
+coordinates; 6 the history of zoos that grew. Zoos of older versions are read, and continued as
+version 6."""
 FILE = "zoo.json"
 
 
@@ -27,17 +28,17 @@ class SignalsRecord(Frozen):
     name: str
     num_signals: int
     digest: str
-    """As `Signals.digest`."""
+    """`Signals.digest`."""
     grid: tuple[int, ...]
     num_channels: int
     class_names: tuple[str, ...]
     unreadable: dict[str, str] = Field(default_factory=dict)
-    """Why signals could not be read, by what they are called in their source."""
+    """Why signals could not be read, by their name in the source."""
 
 
 class ShardRecord(Frozen):
     name: str = Field(pattern=f"^({'|'.join(SPLITS)})-[0-9]{{6,9}}$")
-    """Names its files, and nothing outside their folders."""
+    """The name of its files; the pattern keeps it inside their folders."""
     split: str
     num_members: NonNegativeInt
 
@@ -56,13 +57,13 @@ class ImportRecord(Frozen):
     path: str
     num_files: int
     sha256: str
-    """Over the names and contents of all files that were read."""
+    """Of the names and contents of all files that were read."""
     tensors: dict[str, tuple[str, tuple[int, ...]]]
-    """What the source calls each tensor of its first member, and its shape there."""
+    """Name of each tensor in the source, and its shape in the source's first member."""
     columns: dict[str, str]
-    """Arrow type of each catalog column that came with the source."""
+    """Arrow type of each catalog column that comes from the source."""
     sources: str | None = None
-    """Of the zoo that was exported, as `ZooRecord.sources`; null where another program wrote the source."""
+    """`ZooRecord.sources` of the zoo that was exported; null if another program wrote it."""
 
 
 class ZooRecord(Frozen):
@@ -73,23 +74,23 @@ class ZooRecord(Frozen):
     fingerprint: str
     """Of config and signals; a folder never holds members of two fingerprints."""
     config: AnyOrigin
-    """What it was built, imported, merged or edited by."""
+    """The configuration that built, imported, merged or edited it."""
     signals: SignalsRecord
     tensors: dict[str, tuple[int, ...]]
     """Shape of each tensor of a member, in state dict order."""
     decode: DecodeContract
     shards: tuple[ShardRecord, ...] = Field(min_length=1)
     classes: dict[str, tuple[int, ...]] | None = None
-    """Members of each class, by split, as planned; null where members are of no class or were not planned here."""
+    """Planned members per class, by split; null if they have no class or were not planned here."""
     facts: dict[str, str] = Field(default_factory=dict)
     """Arrow type of each catalog column with a fact of the members' signals."""
     imported: ImportRecord | None = None
     merged: tuple["ZooRecord", ...] = ()
-    """What the zoos were that it was merged from."""
+    """The records of the zoos that it was merged from."""
     grown: tuple[Growth, ...] = ()
-    """Each time that it grew, in order; config and all else say what it is now."""
+    """Each time that it grew, in order; all other fields describe what it is now."""
     edited: "ZooRecord | None" = None
-    """What the zoo was before a model edited its members."""
+    """The record of the zoo before a model edited its members."""
 
     @field_validator("tensors")
     @classmethod
@@ -127,18 +128,18 @@ class ZooRecord(Frozen):
 
     @property
     def num_members(self) -> int:
-        """Of the whole plan."""
+        """Members in the whole plan."""
         return sum(shard.num_members for shard in self.shards)
 
     @property
     def architecture(self) -> str:
-        """Widths of the layers, the inputs first: 2-32-32-1."""
+        """Layer widths from input to output: 2-32-32-1."""
         weights = [shape for name, shape in self.tensors.items() if name.endswith(".weight")]
         return "-".join(map(str, (weights[0][1], *(shape[0] for shape in weights))))
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the members, by their `label`; none of classifiers, whose images are of classes and not they."""
+        """Class names of the members, by `label`; none for classifiers, which have no class."""
         return self.signals.class_names if "label" in self.schema.names else ()
 
     @property
@@ -146,12 +147,15 @@ class ZooRecord(Frozen):
         return WeightSpace.from_shapes(self.tensors)
 
     def coordinates(self) -> Tensor:
-        """`(points, dims)` float32: where the members, INRs, were fitted, in the order of the grid."""
+        """`(points, dims)` float32: the points at which INRs were fitted, in grid order."""
         return coordinates_of(self.decode, self.signals.grid)
 
     @property
     def sources(self) -> str:
-        """Zoos that have it in common mean the same source by the same `source_index`: a signal, or a run that begins alike."""
+        """Identifies the sources: zoos with the same value number the same sources.
+
+        A source is a signal or, in a zoo of classifiers, a run with the same initialization.
+        """
         if self.edited:
             return self.edited.sources
         if self.imported and self.imported.sources:
@@ -161,15 +165,15 @@ class ZooRecord(Frozen):
 
     @property
     def origin(self) -> "ZooRecord":
-        """The zoo whose members these were before any was edited: itself where none was."""
+        """The zoo before any edit: this one if it was never edited."""
         return self.edited.origin if self.edited else self
 
     def zoo_identity(self) -> dict[str, Any]:
-        """What the fingerprint is taken of."""
+        """What the fingerprint is computed from."""
         return identity_of(self.config, self.signals.digest, self.grown)
 
     def as_json(self) -> bytes:
-        """The bytes of its zoo.json."""
+        """The bytes of zoo.json."""
         return json_bytes(self.model_dump(mode="json"))
 
 
@@ -178,12 +182,16 @@ def write_record(folder: Location, record: ZooRecord):
 
 
 def read_record(folder: Location) -> ZooRecord:
-    """Raises InputError where `folder` is not a zoo or is of a newer schema, ArchiveError where zoo.json is damaged."""
+    """Read zoo.json.
+
+    Raises InputError if `folder` is not a zoo or has a newer schema, ArchiveError if zoo.json is
+    damaged.
+    """
     return parse_record(folder, read_zoo_json(folder))
 
 
 def read_zoo_json(folder: Location) -> bytes:
-    """Raises InputError where `folder` is not a zoo."""
+    """Raises InputError if `folder` is not a zoo."""
     try:
         return (folder / FILE).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
@@ -193,7 +201,7 @@ def read_zoo_json(folder: Location) -> bytes:
 
 
 def parse_record(folder: Location, data: bytes) -> ZooRecord:
-    """The record that the bytes of the zoo.json of `folder` hold; raises as `read_record`."""
+    """Parse `data`, the zoo.json of `folder`; raises like `read_record`."""
     file = folder / FILE
     try:
         content = parse_json(data)
@@ -226,7 +234,7 @@ def parse_record(folder: Location, data: bytes) -> ZooRecord:
 
 
 def record_in(file: Location) -> ZooRecord | None:
-    """The record of a zoo.json, by itself; None for a file of another name, or that holds something else."""
+    """The record in a zoo.json file; None if the file has another name or other contents."""
     if file.name != FILE or not file.is_file():
         return None
     data = file.read_bytes()
@@ -234,7 +242,7 @@ def record_in(file: Location) -> ZooRecord | None:
 
 
 def first_problem(error: ValueError) -> str:
-    """What is the matter with content that is not as its model says, and where, in a few words."""
+    """A short text of the first validation error, with its location."""
     if not isinstance(error, ValidationError):
         return str(error).splitlines()[0][:200]
     problem = error.errors()[0]

@@ -1,4 +1,4 @@
-"""Columns of the catalog: of zoos that were fitted here by their kind, of imported, merged and edited ones."""
+"""Columns of the catalog: by kind for fitted zoos, and of imported, merged and edited ones."""
 
 from collections.abc import Mapping, Sequence
 
@@ -74,8 +74,8 @@ INRS = pa.schema(
         ),
     ]
 )
-"""Columns of a zoo of INRs that was fitted here. A column that a later schema version added has the number as `since`: it is
-null where an older version wrote the part."""
+"""Columns of a fitted zoo of INRs. `since` is the schema version that added a column, which is null
+in parts that an older version wrote."""
 CLASSIFIERS = pa.schema(
     [
         *(INRS.field(name) for name in ("key", "split", "shard", "block", "row")),
@@ -129,17 +129,17 @@ CLASSIFIERS = pa.schema(
         ),
     ]
 )
-"""Columns of a zoo of classifiers that was trained here."""
+"""Columns of a fitted zoo of classifiers."""
 SCHEMAS = {"inrs": INRS, "classifiers": CLASSIFIERS}
-"""By the kind of the configuration that a zoo is built by."""
+"""By the kind of zoo configuration."""
 MEASURED = (
     "psnr",
     "psnr_off_grid",
     *(f"{split}_{score}" for split in SPLITS for score in ("loss", "accuracy")),
 )
-"""Columns that say what a member computes: not so of its weights any more once they are changed."""
+"""Columns that were measured on a member's weights, and no longer hold once these are edited."""
 TAKEN = {"group", "source", *(name for schema in SCHEMAS.values() for name in schema.names)}
-"""Names that mean something in a catalog, or when it is exported or imported: no fact has one of them."""
+"""Names that no fact may have: they have a meaning in catalogs, exports or imports."""
 IMPORTED = pa.schema(
     [
         *(INRS.field(name) for name in ("key", "split", "shard", "block", "row")),
@@ -159,16 +159,16 @@ IMPORTED = pa.schema(
         ),
     ]
 )
-"""Columns of every imported zoo; those of the source follow."""
+"""Columns of every imported zoo, before those of the source."""
 
 
 def fitted_schema(kind: str, facts: Mapping[str, str]) -> pa.Schema:
-    """The schema of a zoo that was fitted here, by the Arrow types of the facts of its members' signals.
+    """The schema of a fitted zoo; `facts` has the Arrow type of each fact of its signals.
 
     Raises ValueError for an unknown type, and for a fact with the name of another column.
     """
     if taken := [name for name in facts if name in TAKEN]:
-        raise ValueError(f"{taken[0]!r} has a meaning already, a fact must have another name")
+        raise ValueError(f"{taken[0]!r} already has a meaning, a fact must have another name")
     columns = (
         pa.field(
             name,
@@ -181,14 +181,20 @@ def fitted_schema(kind: str, facts: Mapping[str, str]) -> pa.Schema:
 
 
 def imported_schema(columns: Mapping[str, str]) -> pa.Schema:
-    """The schema of an imported zoo, by the Arrow types of the columns of its source. Raises ValueError for an unknown type."""
+    """The schema of an imported zoo, from the Arrow types of the columns of its source.
+
+    Raises ValueError for an unknown type.
+    """
     return pa.schema(
         [*IMPORTED, *(pa.field(name, pa.type_for_alias(kind)) for name, kind in columns.items())]
     )
 
 
 def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
-    """All columns of several zoos; those that one of them lacks may be null. Raises ValueError for a column of two types."""
+    """All columns of several zoos; those that a zoo lacks may be null.
+
+    Raises ValueError for a column of two types.
+    """
     fields: dict[str, pa.Field] = {}
     for schema in schemas:
         for field in schema:
@@ -208,5 +214,5 @@ def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
 
 
 def edited_schema(schema: pa.Schema) -> pa.Schema:
-    """All columns of the zoo that was edited but those that its members' weights were measured for."""
+    """The schema of an edited zoo: all columns except those that were measured on its weights."""
     return pa.schema([field for field in schema if field.name not in MEASURED])

@@ -18,7 +18,7 @@ class Seal(Frozen):
 
     split: str
     num_members: int
-    """Over which the statistics were taken."""
+    """Members over which the statistics were computed."""
     tensors: dict[str, Moments]
     zoo: str
     """sha256 of zoo.json."""

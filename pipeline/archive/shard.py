@@ -1,6 +1,7 @@
 """A shard: a plain WebDataset tar whose samples are blocks of members.
 
-`KEY.safetensors` holds the state dict's tensors stacked along a leading member axis, `KEY.json` the members' keys.
+`KEY.safetensors` holds the tensors of the state dicts, stacked along a leading member axis,
+`KEY.json` the members' keys.
 """
 
 import io
@@ -31,20 +32,20 @@ Block = dict[str, Tensor]
 REBUILD = "`dwszoo zoo build` (or `import`, `merge`) makes it again"
 TAR_BLOCK = 512
 HEADER_LENGTH = 8
-"""Bytes before the header of a safetensors file, which say how long it is."""
+"""Bytes at the start of a safetensors file, which hold the length of its header."""
 
 
 @dataclass(frozen=True)
 class Members:
-    """The members of a shard, in order, those without weights too."""
+    """The members of a shard, in order, including those without weights."""
 
     keys: list[str]
     rows: Tensor
     """`(members, parameters)` float32, in the order of the weight space."""
     ok: np.ndarray
-    """`(members,)` bool: who has weights."""
+    """`(members,)` bool: which members have weights."""
     columns: dict[str, Any]
-    """Catalog columns beside key, split, shard, block, row and status."""
+    """Catalog columns other than key, split, shard, block, row and status."""
 
 
 def pack_blocks(
@@ -60,7 +61,7 @@ def pack_blocks(
 
 
 def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
-    """The tar's bytes, a function of name, tensors and keys alone (no times, no owners)."""
+    """The bytes of the tar, which depend on name, tensors and keys alone (no times, no owners)."""
     buffer = io.BytesIO()
     with webdataset.TarWriter(buffer, mtime=0, encoder=False) as writer:
         for number, (block, keys) in enumerate(blocks):
@@ -77,7 +78,7 @@ def encode_shard(name: str, blocks: Sequence[tuple[Block, list[str]]]) -> bytes:
 
 
 def mark_of(data: bytes, blocks: Sequence[tuple[Block, list[str]]]) -> ShardMark:
-    """What the catalog part says about the shard of these blocks, encoded as `data`."""
+    """The mark of the shard of these blocks, encoded as `data`, for its catalog part."""
     array, marks = np.frombuffer(data, np.uint8), []
     files = (span for name, span in tar_entries(array) if name.endswith(".safetensors"))
     for span, (_, keys) in zip(files, blocks, strict=True):
@@ -89,7 +90,10 @@ def mark_of(data: bytes, blocks: Sequence[tuple[Block, list[str]]]) -> ShardMark
 def read_blocks(
     path: Location, name: str, mark: ShardMark, space: WeightSpace
 ) -> list[tuple[Block, list[str]]]:
-    """The blocks of a committed shard, in order. Raises ArchiveError where it is missing or is not what was committed."""
+    """The blocks of a committed shard, in order.
+
+    Raises ArchiveError if it is missing or differs from what was committed.
+    """
     try:
         data = read_array(path, mark.num_bytes)
     except FileNotFoundError:
@@ -106,10 +110,10 @@ def read_blocks(
 
 
 def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[Block, list[str]]]:
-    """The blocks of a shard, in order: views of its bytes `(bytes,)` uint8, which are not copied.
+    """The blocks of a shard, in order, as views of its bytes `(bytes,)` uint8, without copying.
 
-    Raises ArchiveError where they are not what `encode_shard` makes. Reads sizes and JSON alone, allocates nothing by what
-    they say, and uses no member's name as a path.
+    Raises ArchiveError if `encode_shard` cannot have made these bytes. Reads only sizes and JSON,
+    never allocates as much as they claim, and never uses the name of a member as a path.
     """
     blocks = []
     try:
@@ -132,9 +136,9 @@ def decode_shard(name: str, data: np.ndarray, space: WeightSpace) -> list[tuple[
 
 
 def tar_entries(data: np.ndarray) -> Iterator[tuple[str, slice]]:
-    """Each file in a tar: its name, and where its bytes are.
+    """The name and the span of bytes of each file in a tar.
 
-    Raises ValueError where there is anything but plain files, or the tar is cut short.
+    Raises ValueError if it holds anything but plain files or is truncated.
     """
     start = 0
     while start + TAR_BLOCK <= len(data):
@@ -156,7 +160,10 @@ def tar_entries(data: np.ndarray) -> Iterator[tuple[str, slice]]:
 
 
 def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> Block:
-    """The tensors of a safetensors file, which must be those of `num_members` members of `space`, one after the other."""
+    """The tensors of a safetensors file of `num_members` members of `space`, without gaps.
+
+    Raises ValueError, KeyError or TypeError if the file holds anything else.
+    """
     length = int.from_bytes(data[:HEADER_LENGTH].tobytes(), "little")
     if not length <= len(data) - HEADER_LENGTH:
         raise ValueError(f"a header of {length} bytes does not fit into {len(data)}")
@@ -174,7 +181,7 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
         size = 4 * math.prod(expected[tensor])
         if header[tensor]["data_offsets"] != [place, place + size] or place + size > len(values):
             raise ValueError(
-                f"{tensor} must lie at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}"
+                f"{tensor} must be at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}"
             )
         block[tensor] = torch.from_numpy(
             values[place : place + size].view(np.float32).reshape(expected[tensor])
@@ -186,7 +193,7 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
 
 
 def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
-    """Whether the rows that have weights are the members of these blocks, in order."""
+    """Whether the rows with weights are the members of these blocks, in order."""
     rows = table.select(["block", "row", "key"]).filter(pc.equal(table["status"], "ok"))
     sizes = np.array([len(block) for block in keys], np.int64)
     block = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
@@ -195,11 +202,11 @@ def are_members(table: pa.Table, keys: list[list[str]]) -> bool:
     ).astype(np.int32)
     try:
         stored = pa.array(list(chain.from_iterable(keys)), pa.string())
-    except ValueError:  # text that no catalog can hold
+    except ValueError:  # text that Arrow cannot encode
         return False
     return rows.equals(pa.table([block, row, stored], schema=rows.schema))
 
 
 def shown(header: dict[str, Any]) -> str:
-    """Types and shapes, as far as a sentence goes."""
+    """Types and shapes, shortened for an error message."""
     return str({tensor: (entry["dtype"], entry["shape"]) for tensor, entry in header.items()})[:200]

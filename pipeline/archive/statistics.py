@@ -1,6 +1,7 @@
 """Per-tensor mean and standard deviation of the train split, and the checksums that seal a zoo.
 
-One pair of numbers a tensor: statistics of each entry would depend on the order of the hidden neurons.
+One pair of numbers per tensor: statistics of each entry would depend on the order of the hidden
+neurons.
 """
 
 from typing import Any
@@ -12,9 +13,9 @@ from pipeline.archive.zoo import Zoo
 
 
 def compute_seal(zoo: Zoo, zoo_json: bytes) -> dict[str, Any]:
-    """The content of statistics.json: statistics of the tensors, sha256 of zoo.json and of each catalog part.
+    """The content of statistics.json: tensor statistics, sha256 of zoo.json and each catalog part.
 
-    A catalog part has the sha256 of its shard, so all files of a sealed zoo are accounted for.
+    A catalog part has the sha256 of its shard, so the seal covers all files of a zoo.
     """
     for shard in zoo.record.shards:
         if shard.name not in zoo.parts:
@@ -36,7 +37,7 @@ def compute_statistics(zoo: Zoo) -> dict[str, Any]:
         for name, tensor in block.items():
             values = tensor.flatten().to(torch.float64)
             first = values[0].item()
-            shifted = values - first  # of a constant tensor exactly zero, and so is its variance
+            shifted = values - first  # exactly zero for a constant tensor, and so is its variance
             mean, variance = first + shifted.mean().item(), shifted.var(correction=0).item()
             merged[name] = merge(merged[name], (len(values), mean, variance))
     return {
@@ -52,7 +53,7 @@ def compute_statistics(zoo: Zoo) -> dict[str, Any]:
 def merge(
     one: tuple[int, float, float], other: tuple[int, float, float]
 ) -> tuple[int, float, float]:
-    """(count, mean, variance) of two samples together."""
+    """(count, mean, variance) of the union of two samples."""
     (n, mean, variance), (m, other_mean, other_variance) = one, other
     total, gap = n + m, other_mean - mean
     return (

@@ -1,4 +1,4 @@
-"""What a zoo holds, in a few figures."""
+"""A zoo in a few figures."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,9 +16,9 @@ QUANTILES = (0.0, 0.05, 0.5, 0.95, 1.0)
 MEASURES = {"psnr": "psnr", "psnr_off_grid": "psnr off grid"} | {
     f"{split}_accuracy": f"{split} accuracy" for split in ("train", "validation", "test")
 }
-"""Columns that say how good members are, and what they are called."""
+"""Columns that say how good members are, with their titles."""
 CONTROL, BIDI = ("Cc", "Cs", "Cn"), ("LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI")
-"""Characters that XML or fonts cannot have or terminals obey, and that turn the text around them."""
+"""Characters that XML, fonts or terminals do not take as text, and that reverse text direction."""
 UNSHOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -76,14 +76,14 @@ def by_class(zoo: Zoo) -> dict[str, dict[str, int]]:
 
 
 def shown(name: str) -> str:
-    """A name on one line, with `UNSHOWN` for what terminals, fonts and XML take for something else than text."""
+    """A name on one line, with control and bidirectional characters replaced by `UNSHOWN`."""
     line = " ".join(name.split())
     hidden = [category(c) in CONTROL or bidirectional(c) in BIDI for c in line]
     return "".join(UNSHOWN if hides else c for c, hides in zip(line, hidden, strict=True))
 
 
 def in_words(value: Any, show: Callable[[str], str] = shown) -> str:
-    """A figure, or several with their names, on one line."""
+    """A value, or several with their names, on one line."""
     if not isinstance(value, dict):
         return f"{value}"
     if any(isinstance(part, dict) for part in value.values()):
@@ -92,7 +92,7 @@ def in_words(value: Any, show: Callable[[str], str] = shown) -> str:
 
 
 def quantiles(table: pa.Table, name: str) -> dict[str, float]:
-    """Of the finite numbers of a column, by percent; empty where it has none."""
+    """Quantiles of the finite numbers in a column, by percent; empty if there are none."""
     values = table[name].drop_null().to_numpy()
     values = values[np.isfinite(values)]
     digits = 4 if name.endswith("accuracy") else 2
@@ -104,7 +104,7 @@ def quantiles(table: pa.Table, name: str) -> dict[str, float]:
 
 
 def failures(zoo: Zoo) -> dict[str, int]:
-    """How many members have no weights, by reason."""
+    """Number of members without weights, by reason."""
     return counts(zoo.catalog.filter(pc.equal(zoo.catalog["status"], "failed")), "stop_reason")
 
 

@@ -1,4 +1,4 @@
-"""Does a zoo hold what its catalog says?"""
+"""Checks that a zoo holds what its catalog says."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from pipeline.errors import ArchiveError
 
 
 def verify_zoo(zoo: Zoo) -> list[str]:
-    """Everything that is wrong, one sentence each; an empty list for a sound zoo."""
+    """All problems, one sentence each; empty for an intact zoo."""
     try:
         problems = list(shard_problems(zoo).values())
     except ArchiveError as error:
@@ -31,7 +31,7 @@ def verify_zoo(zoo: Zoo) -> list[str]:
 
 
 def shard_problems(zoo: Zoo) -> dict[str, str]:
-    """What keeps shards from being committed and sound, by the shard's name. Raises ArchiveError for a broken seal."""
+    """Problems of missing or damaged shards, by name. Raises ArchiveError for a damaged seal."""
     if zoo.is_sealed:
         zoo.seal  # noqa: B018 raises ArchiveError
     with ThreadPoolExecutor(READ_AHEAD) as pool:
@@ -55,7 +55,7 @@ def shard_problem(zoo: Zoo, shard: ShardRecord) -> str | None:
 
 
 def unexpected_files(zoo: Zoo) -> list[str]:
-    """Shards and catalog parts that the plan does not have, nor what the zoo grows by."""
+    """Problems of shards and catalog parts that are in no plan, of the zoo or of its growth."""
     growing = read_growing(zoo.folder)
     expected = {
         path(zoo.folder, shard.name)
@@ -75,7 +75,7 @@ def unexpected_files(zoo: Zoo) -> list[str]:
 
 
 def consolidated_problems(zoo: Zoo) -> list[str]:
-    """What the files that the seal made of the catalog parts say that these do not. A zoo may have none of them."""
+    """Problems of consolidated files that differ from the catalog parts; a zoo may have none."""
     if not zoo.is_sealed:
         return []
     parts = Catalog(zoo.folder, zoo.record.schema, zoo.shards, checksums=None)
@@ -96,7 +96,7 @@ def consolidated_problems(zoo: Zoo) -> list[str]:
 
 
 def plan_problems(zoo: Zoo) -> list[str]:
-    """Where the members are not those that were planned: of each class in each split, each once, a source's on one side."""
+    """Problems of members: counts per class and split, repeated keys, a source in two splits."""
     table, names = zoo.catalog, zoo.record.signals.class_names
     problems = []
     for split, planned in (zoo.record.classes or {}).items():
@@ -113,13 +113,13 @@ def plan_problems(zoo: Zoo) -> list[str]:
         )
     if num_keys := len(table) - pc.count_distinct(table["key"]).as_py():
         problems.append(
-            f"every member must have a key of its own, found {num_keys} that have another's"
+            f"every member must have a key of its own, found {num_keys} with the key of another"
         )
     return [f"{problem}: build the zoo anew" for problem in problems]
 
 
 def seal_problems(zoo: Zoo) -> list[str]:
-    """What statistics.json says that is not so."""
+    """Problems of statistics.json: wrong statistics, or another zoo.json."""
     expected = json.loads(json.dumps(compute_statistics(zoo)["tensors"]))
     try:
         found = zoo.statistics

@@ -1,4 +1,7 @@
-"""Writing a zoo: claim its folder, commit shards, seal. Every step can be repeated; what is committed stays."""
+"""Writing a zoo: claim its folder, commit shards, seal.
+
+Every step can be repeated; what is committed stays.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,29 +33,29 @@ from pipeline.location import Location
 
 
 def claim_zoo(folder: Location, record: ZooRecord):
-    """Make `folder` the place of this zoo: zoo.json, and nothing half-written.
+    """Create the folder of a zoo with its zoo.json, and remove half-written files.
 
-    Raises InputError where it holds a zoo of another configuration, and says which fields differ, or one that grows or
-    has grown since.
+    Raises InputError like `require_same_zoo`.
     """
     for part in (folder / "shards", folder / "catalog"):
         part.mkdir(parents=True, exist_ok=True)
     if not (folder / FILE).exists():
         write_record(folder, record)
-    require_same_zoo(folder, record)  # where nothing could be locked, perhaps another's by now
+    require_same_zoo(folder, record)  # without locks, another process may have written zoo.json
     sweep(folder)
 
 
 def require_same_zoo(folder: Location, record: ZooRecord):
-    """Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ, or one that
+    """Raises InputError if `folder` holds another zoo, saying which fields differ, or a zoo that
     grows or has grown since.
     """
     old = read_record(folder)
     require_not_growing(folder)
     if old.grown and old.grown[0].fingerprint == record.fingerprint:
         raise InputError(
-            f"{folder} holds a zoo that has grown since it was {record.fingerprint}: `dwszoo zoo build {folder / FILE} "
-            f"--out {folder}` makes what of it is damaged again, `dwszoo zoo grow {folder}` adds to it"
+            f"{folder} holds a zoo that has grown since it was {record.fingerprint}: "
+            f"`dwszoo zoo build {folder / FILE} --out {folder}` repairs it, "
+            f"`dwszoo zoo grow {folder}` adds to it"
         )
     if fields := differences(old.zoo_identity(), record.zoo_identity()):
         raise InputError(
@@ -62,18 +65,18 @@ def require_same_zoo(folder: Location, record: ZooRecord):
 
 
 def sweep(folder: Location):
-    """Take away what processes that were killed left half-written in a zoo."""
+    """Remove half-written files that killed processes left in a zoo."""
     for part in (folder, folder / "shards", folder / "catalog"):
         sweep_temporaries(part)
 
 
 def pending_shards(folder: Location) -> dict[str, str]:
-    """The shards still to fit, by name, each with what is the matter with it."""
+    """The shards still to fit, by name, with the reason for each."""
     return shard_problems(planned_zoo(folder))
 
 
 def planned_zoo(folder: Location) -> Zoo:
-    """A zoo as it is planned: of one that grows, what of the larger one is committed."""
+    """The zoo with all planned shards; for one that grows, those of the larger zoo."""
     growing = read_growing(folder)
     return Zoo.under_construction(folder, growing.zoo) if growing else Zoo.open(folder)
 
@@ -86,7 +89,7 @@ def commit_shard(
     block_size: int,
     schema: pa.Schema,
 ):
-    """Commit the members of a shard: its bytes are a function of the arguments alone."""
+    """Commit the members of a shard; its bytes depend on the arguments alone."""
     ok, place = members.ok, np.cumsum(members.ok) - 1
     columns = members.columns | {
         "key": members.keys,
@@ -106,16 +109,16 @@ def commit_blocks(
     columns: Mapping[str, Any],
     schema: pa.Schema,
 ):
-    """Write the tar first, then its catalog part, which has all columns of `schema`."""
+    """Write the tar, then its catalog part, which has all columns of `schema`."""
     data = encode_shard(name, blocks)
     write_atomic(catalog.shard_path(folder, name), data)
     catalog.write_part(folder, name, columns, mark_of(data, blocks), schema)
 
 
 def unseal_zoo(folder: Location, planned: ZooRecord):
-    """A zoo that is being fitted is not finished, even where it was before a shard was lost; new parts are of this schema.
+    """Mark a zoo as unfinished, and as of this schema version, before shards are fitted (again).
 
-    One that grows stays as it is.
+    A zoo that grows stays as it is.
     """
     if read_growing(folder):
         return
@@ -128,9 +131,9 @@ def unseal_zoo(folder: Location, planned: ZooRecord):
 
 
 def seal_zoo(folder: Location) -> Zoo:
-    """Write the catalog as one, and statistics.json, the last file of a zoo, by which one that grows is the larger one.
+    """Write the consolidated catalog, then statistics.json, the last file of a zoo.
 
-    Raises ArchiveError where a shard is not committed.
+    The new seal also completes growing. Raises ArchiveError if a shard is not committed.
     """
     sweep(folder)
     growing, zoo = read_growing(folder), planned_zoo(folder)

@@ -36,17 +36,17 @@ from pipeline.location import Location, locate
 from pipeline.signals import Signals
 
 CACHED_SHARDS = 64
-"""Decoded shards that a `Zoo` keeps."""
+"""Number of decoded shards that a `Zoo` caches."""
 READ_AHEAD = 2
-"""Shards that are read and checked while another is used."""
+"""Number of shards that are read and verified in advance."""
 
 
 class Zoo(Dataset[Block]):
     """A zoo, opened for reading. Every shard is checked against its checksum when first read.
 
-    A sequence of members in the order of the catalog, and as such a dataset for a PyTorch DataLoader; `IterableZoo` is the
-    one that DataLoader workers and ranks share out. Of a zoo under construction it has the shards that were committed when
-    it was opened.
+    It is a sequence of members in catalog order, and so a map-style dataset for a PyTorch
+    DataLoader; `IterableZoo` is the iterable one. A zoo under construction has the shards that were
+    committed when it was opened.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Zoo(Dataset[Block]):
 
     @classmethod
     def open(cls, place: str | Location, trusted: Collection[str] = ()) -> "Zoo":
-        """A zoo at a path or a URI of `pyarrow.fs`, such as `s3://bucket/zoo`.
+        """Open the zoo at a path or a URI of `pyarrow.fs`, such as `s3://bucket/zoo`.
 
-        Code that it names, a function that made its signals, is called only if its module is one of `trusted`. Raises
-        InputError where there is no zoo, ArchiveError where it is damaged.
+        If its signals were made by a function, this is called only if its module is one of
+        `trusted`. Raises InputError if there is no zoo, ArchiveError if it is damaged.
         """
         folder = locate(place)
         data = read_zoo_json(folder)
@@ -83,13 +83,13 @@ class Zoo(Dataset[Block]):
     def under_construction(
         cls, folder: Location, record: ZooRecord, trusted: Collection[str] = ()
     ) -> "Zoo":
-        """What is committed of the zoo that a record plans."""
+        """The committed part of the zoo that a record plans."""
         parts = list_files(folder / "catalog")
         committed = (shard for shard in record.shards if part_path(folder, shard.name) in parts)
         return cls(folder, record, tuple(committed), None, trusted)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """What a DataLoader's worker gets: neither catalog nor shards, which it reads for itself."""
+        """Pickles neither catalog nor shards, which DataLoader workers read for themselves."""
         return Zoo, (self.folder.resolve(), self.record, self.shards, self._seal, self.trusted)
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class Zoo(Dataset[Block]):
 
     @property
     def state(self) -> str:
-        """'finished', or 'partial' with how much of it there is."""
+        """'finished', or 'partial' with the number of committed shards."""
         return "finished" if self.is_sealed else f"partial: {self._committed}"
 
     @property
@@ -119,28 +119,29 @@ class Zoo(Dataset[Block]):
 
     @property
     def parts(self) -> dict[str, CatalogPart]:
-        """Catalog part of each of `shards`. Raises ArchiveError where one is missing or damaged."""
+        """The catalog part of each shard. Raises ArchiveError if one is missing or damaged."""
         return self._catalog.parts
 
     @property
     def marks(self) -> dict[str, ShardMark]:
-        """What the catalog says of the file of each of `shards`; raises as `parts`."""
+        """The mark of each shard: checksum, size, positions of blocks. Raises like `parts`."""
         return self._catalog.marks
 
     def read_part(self, shard: ShardRecord) -> CatalogPart:
-        """The catalog part of a shard, read anew.
+        """Read the catalog part of a shard again.
 
-        Raises ArchiveError where it is not what was committed, or was not committed when the zoo was opened.
+        Raises ArchiveError if it differs from what was committed, or was not committed when the zoo
+        was opened.
         """
         return self._catalog.read_part(shard.name)
 
     @cached_property
     def catalog(self) -> pa.Table:
-        """One row a member, in the order of the plan: columns as its record's schema says."""
+        """One row per member, in plan order, with the columns of `record.schema`."""
         return self._catalog.rows
 
     def columns(self, names: Sequence[str]) -> pa.Table:
-        """Some columns of the catalog; where it was not read before, the others are not."""
+        """Some columns of the catalog; avoids reading the others."""
         return self._catalog.columns(names)
 
     @property
@@ -149,7 +150,7 @@ class Zoo(Dataset[Block]):
         return self._seal is not None
 
     def require_finished(self):
-        """Raises ArchiveError where the zoo is under construction: nothing is made of a part of it."""
+        """Raises ArchiveError if the zoo is under construction."""
         if not self.is_sealed:
             raise ArchiveError(
                 f"zoo {self.folder} is not finished: {SEAL} is missing and {self._committed}; "
@@ -157,7 +158,7 @@ class Zoo(Dataset[Block]):
             )
 
     def require_columns(self, names: Sequence[str], purpose: str = ""):
-        """Raises InputError where the catalog, written or not, has not all of these columns; `purpose` says why they matter."""
+        """Raises InputError if the catalog, written or not, lacks a column; `purpose` says why."""
         known = self.record.schema.names
         for name in names:
             if name not in known:
@@ -168,7 +169,7 @@ class Zoo(Dataset[Block]):
 
     @cached_property
     def seal(self) -> Seal:
-        """The content of statistics.json. Raises ArchiveError where the zoo is not finished."""
+        """The content of statistics.json. Raises ArchiveError if the zoo is not finished."""
         try:
             return Seal.model_validate(parse_json(self.seal_bytes))
         except ValueError as error:
@@ -179,7 +180,10 @@ class Zoo(Dataset[Block]):
 
     @property
     def seal_bytes(self) -> bytes:
-        """statistics.json, which accounts for all bytes of the zoo. Raises ArchiveError where it is not finished."""
+        """The bytes of statistics.json, whose checksums cover the whole zoo.
+
+        Raises ArchiveError if the zoo is not finished.
+        """
         self.require_finished()
         return self._seal
 
@@ -199,12 +203,12 @@ class Zoo(Dataset[Block]):
     def where(self, condition: pc.Expression) -> np.ndarray:
         """Catalog rows that meet a condition: `zoo[zoo.where(pc.field("psnr") > 30)]`.
 
-        Raises InputError where the condition cannot be asked of the catalog.
+        Raises InputError if the condition cannot be evaluated on the catalog.
         """
         return rows_where(condition, self.catalog, self.folder)
 
     def shards_of(self, split: str) -> list[ShardRecord]:
-        """The shards of a split, in the order of the plan. Raises InputError where there is no such split."""
+        """The shards of a split, in plan order. Raises InputError if there is no such split."""
         if split not in SPLITS:
             raise InputError(
                 f"a zoo has no split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
@@ -212,14 +216,15 @@ class Zoo(Dataset[Block]):
         return [shard for shard in self.shards if shard.split == split]
 
     def blocks(self, split: str) -> Iterator[tuple[Block, pa.Table]]:
-        """Every block of `split` with its catalog rows, in the order of the plan; the next shards are read meanwhile.
+        """Every block of `split` with its catalog rows, in plan order; reads ahead in threads.
 
-        Read anew each time, and the caller's to keep or to change. Raises InputError where there is no such split.
+        Blocks are read again each time, so the caller may modify them. Raises InputError if there
+        is no such split.
         """
         return self.blocks_of(self.shards_of(split))
 
     def blocks_of(self, shards: Sequence[ShardRecord]) -> Iterator[tuple[Block, pa.Table]]:
-        """As `blocks`, of these shards."""
+        """Like `blocks`, for these shards."""
         names = [shard.name for shard in shards]
         with ThreadPoolExecutor(READ_AHEAD) as pool:
             coming = deque(pool.submit(self._read_shard, name) for name in names[:READ_AHEAD])
@@ -235,10 +240,10 @@ class Zoo(Dataset[Block]):
                     start += num_members
 
     def shard(self, name: str) -> list[Block]:
-        """The blocks of a shard, which stay cached: not to be written into.
+        """The blocks of a shard, which are cached and must not be modified.
 
-        Raises InputError where the plan has no such shard, ArchiveError where it is missing or its bytes are not those
-        committed.
+        Raises InputError if the plan has no such shard, ArchiveError if it is missing or differs
+        from what was committed.
         """
         names = [shard.name for shard in self.record.shards]
         if name not in names:
@@ -251,9 +256,10 @@ class Zoo(Dataset[Block]):
         return [block for block, _ in self.read_shard(name, self._catalog.part(name))]
 
     def read_shard(self, name: str, part: CatalogPart) -> list[tuple[Block, list[str]]]:
-        """The blocks of a shard with their keys, read anew.
+        """Read the blocks of a shard again, with their keys.
 
-        Raises ArchiveError where it is missing, is not what was committed or has other members than its catalog part.
+        Raises ArchiveError if it is missing, differs from what was committed, or has other members
+        than its catalog part.
         """
         blocks = read_blocks(shard_path(self.folder, name), name, part.mark, self.space)
         if not are_members(part.table, [keys for _, keys in blocks]):
@@ -270,10 +276,11 @@ class Zoo(Dataset[Block]):
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int | slice | Sequence[int] | np.ndarray) -> Block:
-        """A copy of the state dict of the member in catalog row `index`, from the end where it is negative.
+        """A copy of the state dict of the member in catalog row `index`, which may be negative.
 
-        Of a slice, of indices or of a mask over all members: their state dicts stacked, `(members, *shape)`. Raises
-        IndexError outside the zoo, TypeError for what is no index, ArchiveError for a member whose fit failed.
+        For a slice, indices or a mask over all members: stacked state dicts, `(members, *shape)`.
+        Raises IndexError outside the zoo, TypeError for anything that is not an index, ArchiveError
+        for a member whose fit failed.
         """
         rows = chosen_rows(index, len(self), self.folder)
         shard, block, row = self._places[:, rows]
@@ -292,17 +299,17 @@ class Zoo(Dataset[Block]):
 
     @cached_property
     def _places(self) -> np.ndarray:
-        """`(3, members)` int64: which shard, block and row is each member's; block and row are -1 where it has no weights."""
+        """`(3, members)` int64: shard, block and row; the last two are -1 without weights."""
         shard = np.repeat(np.arange(len(self.shards)), [shard.num_members for shard in self.shards])
         columns = self.columns(["block", "row"]).columns
         block, row = (pc.fill_null(column, -1).to_numpy() for column in columns)
         return np.stack([shard, block, row])
 
     def module(self, index: int) -> Network:
-        """The member in catalog row `index` as a torch module with its own state dict: an INR from coordinates to values, a
-        classifier from images to logits.
+        """The member in catalog row `index` as a torch module with its own copy of the weights.
 
-        Raises ArchiveError where its fit failed, InputError where the zoo does not say how to run its members.
+        It maps coordinates to values (INRs) or images to logits (classifiers). Raises ArchiveError
+        if its fit failed, InputError if the zoo does not say how to run its members.
         """
         row = chosen_rows(index, len(self), self.folder)
         if row.ndim:
@@ -315,38 +322,38 @@ class Zoo(Dataset[Block]):
     def decoder(self) -> Decoder:
         """Runs members of the zoo, many at once: `zoo.decoder(state, inputs)`.
 
-        Raises InputError where the zoo does not say how to run its members.
+        Raises InputError if the zoo does not say how to run its members.
         """
         return Decoder(self.record.decode, self.space, f"zoo {self.folder}")
 
     def signals(
         self, source: Signals | Path | str | None = None, trusted: Collection[str] | None = None
     ) -> Signals:
-        """The signals that the zoo was fitted to, in the order of their source, those last that it grew by:
-        member `source_index` is fitted to `values[source_index]`. Of a zoo of classifiers: the images that
-        they learned.
+        """The signals that the zoo was fitted to; for classifiers, the images of their classes.
 
-        Read from where zoo.json says, where there may be more by now, or from the path `source`; or
-        `source` are the signals. A function
-        of the user's is called only if its module is one of `trusted`, by default of those that the zoo
-        was opened with. Raises InputError where the signals are not known, are not there, or are not
-        what was fitted.
+        A member was fitted to `values[source_index]`. The order is that of their source; signals
+        that the zoo grew by come last.
+
+        They are read from where zoo.json says, which may have more signals by now, or from the path
+        `source`; or `source` is the signals themselves. A function of the user is called only if
+        its module is one of `trusted`, by default those that the zoo was opened with. Raises
+        InputError if the signals are not known, are missing, or are not those that were fitted.
         """
         trusted = self.trusted if trusted is None else trusted
         return original_signals(self.folder, self.record, source, trusted, self.source_names)
 
     def source_names(self) -> list[str | None]:
-        """What each signal of a zoo of INRs is called in its source, by `source_index`; None where it has no name."""
+        """For a zoo of INRs, the name of each signal in its source, by `source_index`, or None."""
         table = self.columns(["source_index", "source_name"])
         first = np.unique(column(table, "source_index"), return_index=True)[1]
         return table["source_name"].take(first).to_pylist()
 
     @property
     def why_no_signals(self) -> str | None:
-        """Why `signals()` does not look for them; None where it does."""
+        """Why `signals()` cannot read them; None if it can try."""
         return why_unknown(self.record, self.trusted)
 
 
 def column(table: pa.Table, name: str) -> np.ndarray:
-    """A column without nulls as numpy."""
+    """A column without nulls as a NumPy array."""
     return table[name].to_numpy()

@@ -161,7 +161,7 @@ def test_a_fact_is_not_called_as_a_column_that_means_something_else(tmp_path, na
 def test_a_zoo_json_with_facts_that_cannot_be_is_damaged(zoo, tmp_path):
     content = (zoo.folder / "zoo.json").read_text()
     (tmp_path / "zoo.json").write_text(content.replace('"number": "int64"', '"psnr": "int64"'))
-    with pytest.raises(ArchiveError, match=r"is damaged .*'psnr' has a meaning already"):
+    with pytest.raises(ArchiveError, match=r"is damaged .*'psnr' already has a meaning"):
         Zoo.open(tmp_path)
 
 

@@ -267,4 +267,4 @@ def test_the_command_merges(zoos, tmp_path, capsys):
         )
         == 2
     )
-    assert "was merged itself: merge what it was made of, " in capsys.readouterr().err
+    assert "is itself merged: merge what it was made from, " in capsys.readouterr().err

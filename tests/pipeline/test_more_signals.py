@@ -217,7 +217,7 @@ REFUSED = {
         lambda photos: Image.new("RGB", (4, 4), "red").save(photos / "cat" / "50.png"),
         r"have changed since it was built \(num_channels: was 1, is 3\)",
     ),
-    "no source": (shutil.rmtree, r"must lie at .*photos, found nothing there"),
+    "no source": (shutil.rmtree, r"must be at .*photos, found nothing there"),
 }
 
 

@@ -55,7 +55,7 @@ def test_signals_that_lie_elsewhere_now_are_read_from_there(table_zoo, tmp_path)
     np.testing.assert_allclose(signals.values[..., 0], PIXELS / 255, atol=1e-6)
     assert signals.facts["mass"].tolist() == [0.5] * 40
     (tmp_path / "table.parquet").rename(tmp_path / "moved.parquet")
-    with pytest.raises(InputError, match=r"must lie at .*table.parquet, found nothing there: put"):
+    with pytest.raises(InputError, match=r"must be at .*table.parquet, found nothing there: put"):
         table_zoo.signals()
     assert table_zoo.signals(tmp_path / "moved.parquet").digest() == signals.digest()
     assert table_zoo.signals(str(tmp_path / "moved.parquet")).digest() == signals.digest()

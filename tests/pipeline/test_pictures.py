@@ -211,7 +211,7 @@ def test_a_picture_is_drawn_in_the_format_of_its_name(built_zoo, tmp_path, name,
 @pytest.mark.parametrize("name", ["zoo.tar", "zoo.parquet", "Zoo.ZIP"])
 def test_a_folder_is_not_named_as_a_file(tmp_path, capsys, command, name):
     assert main([*command, "--out", str(tmp_path / name)]) == 2
-    assert f"{name} would be a folder and is named as a file" in capsys.readouterr().err
+    assert f"{name} would be a folder but is named like a file" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
