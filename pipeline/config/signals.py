@@ -72,8 +72,9 @@ class SignalsConfig(Config):
 
     @property
     def is_function(self) -> bool:
-        """Whether signals come from the user's own function, which is never called just because an
-        archive names it.
+        """Whether signals come from the user's own function.
+
+        It is never called just because an archive names it.
         """
         return ":" in self.source
 

@@ -90,8 +90,8 @@ class ClassifierConfig(Config):
 
 
 class HyperparametersConfig(Config):
-    """What each run draws: an item of a list, uniformly, or a number from 'uniform(a, b)' or
-    'loguniform(a, b)'.
+    """What each run draws: an item of a list, or a number from 'uniform(a, b)', 'loguniform(a,
+    b)'.
     """
 
     activation: tuple[Literal["relu", "tanh", "sigmoid", "gelu", "sine"], ...] = Field(

@@ -23,9 +23,7 @@ class ImageContract(Frozen):
 
 
 class DecodeContract(Frozen):
-    """How to render a member's signal from its tensors, or run it on images; null: an import did
-    not say.
-    """
+    """How to render a member's signal, or run it on images; null: an import did not say."""
 
     activations: tuple[str, ...] | None
     """One per layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""

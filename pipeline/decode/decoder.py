@@ -177,7 +177,8 @@ class Decoder:
         if len(shape) not in ranks or prod(taken) != self.num_inputs:
             inputs = "coordinates" if self.image is None else "images"
             raise self._error(
-                f"expected {inputs} of {self.num_inputs} {what}, found inputs of shape {tuple(shape)}"
+                f"expected {inputs} of {self.num_inputs} {what}, found inputs of shape "
+                f"{tuple(shape)}"
             )
 
     def _check_layers(self, ranks: Sequence[int]):

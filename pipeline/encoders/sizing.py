@@ -34,7 +34,8 @@ def sized(
             low, high = high, 2 * high
             if high > 2 * limit:
                 raise ValueError(
-                    f"{name!r} of {type(config).__name__} must change the number of parameters to be one of its sizes"
+                    f"{name!r} of {type(config).__name__} must change the number of parameters to "
+                    "be one of its sizes"
                 )
         while high - low > 1:
             middle = (low + high) // 2

@@ -1,4 +1,4 @@
-"""What can be learned, one file a task; `AnyTask` is what a recipe chooses from, by `kind`."""
+"""Tasks, one file each; a recipe chooses from `AnyTask` by `kind`."""
 
 from typing import Annotated
 

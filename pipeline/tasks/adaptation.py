@@ -1,4 +1,7 @@
-"""Domain adaptation: classifiers in, classifiers of corrupted images out (Navon et al. 2023, section 7.3)."""
+"""Domain adaptation: from classifiers of clean images to classifiers of corrupted ones.
+
+The experiment of Navon et al. (2023), section 7.3.
+"""
 
 from __future__ import annotations
 
@@ -25,45 +28,51 @@ if TYPE_CHECKING:
     from pipeline.tasks.task import Evaluation
 
 Corruption = Literal["rotation", "inversion", "noise", "blur", "jitter", "flips"]
-"""What can be done to images: `pipeline.tasks.corruption`."""
+"""Corruptions of images: `pipeline.tasks.corruption`."""
 AS_IT_WAS = "trivial_"
 PAIRS = "", "unseen_"
-"""A metric is named by the state of networks ('' where adapted), by whether their pairs of classes were learned from, and
-by the score."""
+"""Metrics are named by the state of the networks ('' if adapted), by whether their pairs of classes
+were trained on, and by the score."""
 
 
 class Adaptation(TaskConfig):
     kind: Literal["adaptation"] = "adaptation"
-    """Networks that classify corrupted images, made of those that classify clean ones."""
+    """Turn networks that classify clean images into networks that classify corrupted ones."""
     corruptions: tuple[Corruption, ...] = Field(
         ("rotation", "jitter", "blur", "flips"), min_length=1
     )
-    """What images of the target domain have gone through, in order."""
+    """Corruptions of the target domain, applied in this order."""
     images: PositiveInt = 32
-    """Train images, of its own classes, that each network's loss is taken on in a step."""
+    """Train images per network and step that the loss is computed on, from the network's own
+    classes."""
     evaluation_images: PositiveInt = 128
-    """Images of a split that each of its networks is scored on, at most; as many of each class."""
+    """Largest number of images that each network of a split is scored on, the same number per
+    class."""
     unseen_pairs: float = Field(0.1, ge=0, lt=1)
-    """Share of all pairs of classes whose networks nothing is learned from; the test split scores them apart."""
+    """Share of all pairs of classes whose networks are left out of the loss; the test split scores
+    them separately."""
     seed: int = Field(0, ge=0)
-    """Decides which pairs are unseen and how each image is corrupted for each network where they are scored."""
+    """Seed of the unseen pairs, and of how each image is corrupted for each network in scoring."""
     finetuning_steps: tuple[PositiveInt, ...] = (10, 100)
-    """Steps of Adam on each network by itself, with as many images each, which the test split is compared with."""
+    """The test split is compared with each network fine-tuned alone, for these numbers of Adam
+    steps with as many images each."""
     finetuning_rate: PositiveFloat = 3e-3
-    """Their learning rate."""
+    """Learning rate of the fine-tuning."""
 
     columns: ClassVar[tuple[str, ...]] = ("split", "class_0", "class_1", "activation")
     monitor: ClassVar[Monitor] = Monitor("target_accuracy")
 
     def check(self, zoo: Zoo) -> None:
-        """A zoo of classifiers that was built here, of which it is known how they are run."""
+        """Require classifiers that were built here and that it is known how to run."""
         from pipeline.decode import Decoder
 
         decode = zoo.record.decode
         if decode.image is None:
             raise InputError(
-                f"zoo {zoo.folder} cannot teach adaptation: its members must be classifiers of images, found "
-                f"{zoo.record.architecture} networks that take none; `dwszoo zoo build` makes some, as in recipe mlps"
+                f"zoo {zoo.folder} cannot teach adaptation: its members must be classifiers of "
+                "images, found "
+                f"{zoo.record.architecture} networks that take none; build some, for example by "
+                "recipe mlps"
             )
         if (why := zoo.why_no_signals) is not None:
             raise InputError(
@@ -73,9 +82,9 @@ class Adaptation(TaskConfig):
         super().check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """Which pairs of classes are unseen: a share of all, drawn from the seed alone.
+        """The unseen pairs of classes: a share of all, drawn from the seed alone.
 
-        Raises InputError where no network of the train or the validation split is of another pair.
+        Raises InputError if the train or the validation split has no network of another pair.
         """
         import numpy as np
 
@@ -90,13 +99,14 @@ class Adaptation(TaskConfig):
             )
             if all(list(pair) in unseen for pair in found):
                 raise InputError(
-                    f"zoo {zoo.folder} must have {split} networks of pairs of classes that are not held out, found "
+                    f"zoo {zoo.folder} must have {split} networks of pairs of classes that are not "
+                    "held out, found "
                     "none: lower training.task.unseen_pairs or build a larger zoo"
                 )
         return {"num_classes": num_classes, "unseen_pairs": unseen}
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> WeightsHead:
-        """Takes stacked state dicts of classifiers, returns such: v - s dv."""
+        """A model that maps stacked state dicts of classifiers to adapted ones: v - s dv."""
         import torch
 
         from dwsnet.encoders import features_of
@@ -111,14 +121,17 @@ class Adaptation(TaskConfig):
         return model
 
     def attach(self, model: WeightsHead, zoo: Zoo) -> None:
-        """The images of the zoo, and how its members are run on them."""
+        """Attach the images of the zoo, and the decoder that runs its members on them."""
         from pipeline.tasks.domains import Domains
 
         domains = Domains(zoo, self.corruptions, self.seed)
         model.domains = domains.to(next(model.parameters()).device)
 
     def loss(self, model: WeightsHead, batch: Batch, keys: Tensor) -> Tensor:
-        """Cross-entropy of adapted networks on train images of the target domain; 0 for networks of unseen pairs."""
+        """Cross-entropy of adapted networks on train images of the target domain.
+
+        Networks of unseen pairs count as 0.
+        """
         import numpy as np
 
         adapted, seen = model(batch.state), (~is_unseen(model, batch)).nonzero()[:, 0]
@@ -130,7 +143,7 @@ class Adaptation(TaskConfig):
         return losses.sum() / len(batch)
 
     def sums(self, model: WeightsHead, batch: Batch) -> dict[str, Tensor]:
-        """How many networks are of seen and of unseen pairs of classes, and sums of their scores."""
+        """Numbers of networks of seen and of unseen pairs of classes, and sums of their scores."""
         import torch
 
         totals: dict[str, Tensor] = {}
@@ -145,8 +158,10 @@ class Adaptation(TaskConfig):
         return totals
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Means over networks, not over images: of pairs of classes that were learned from, NaN where there are none, and
-        of `unseen_` ones where there are any.
+        """Means over networks, not over images.
+
+        They are of pairs of classes that were trained on, NaN if there are none, and of `unseen_`
+        pairs if there are any.
         """
         import torch
 
@@ -161,8 +176,9 @@ class Adaptation(TaskConfig):
         }
 
     def outputs(self, model: WeightsHead, batch: Batch) -> dict[str, Tensor]:
-        """`(batch,)` each: how far a network moves; where the images are known also its scores, adapted, as it was and
-        fine-tuned.
+        """`(batch,)` each: how far a network moves and, if the images are known, its scores.
+
+        Scores are of the network adapted, unadapted and fine-tuned.
         """
         import torch
 
@@ -181,11 +197,11 @@ class Adaptation(TaskConfig):
         return columns | {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def predictions(self, outputs: Mapping[str, Tensor]) -> dict[str, Any]:
-        """`change`, the norm of dv over that of v; where the images are known the rest of `outputs` too."""
+        """`change`, the norm of dv over that of v; scores if the images are known."""
         return {name: values.cpu().numpy() for name, values in outputs.items()}
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
-        """Mean accuracies of networks that are fine-tuned one by one, of pairs that were learned from."""
+        """Mean accuracies of networks fine-tuned one by one, over pairs that were trained on."""
         import pyarrow.compute as pc
 
         names = [f"finetuned_{steps}_target_accuracy" for steps in self.finetuning_steps]
@@ -202,19 +218,21 @@ class Adaptation(TaskConfig):
         trial = self.example(evaluation)
         return (
             Table(
-                "Mean accuracy of networks of the test split, on test images of each domain; fine-tuned are those that "
-                "were trained by themselves on train images of the target domain:",
+                "Mean accuracy of the networks of the test split, on test images of each domain. "
+                "Fine-tuned networks were trained one by one, on train images of the target "
+                "domain:",
                 ("", "source", "target", "source, unseen pairs", "target, unseen pairs"),
                 comparison(evaluation.table, self.finetuning_steps),
             ),
             Figure(
                 "adaptation.svg",
-                "Networks of the test split on corrupted test images, before and after.",
+                "Networks of the test split on corrupted test images, before and after adaptation.",
                 partial(draw_networks, evaluation.table),
             ),
             Figure(
                 "corrupted.png",
-                f"Test images, and what one network sees of them in the target domain: {', '.join(self.corruptions)}.",
+                "Test images, and the same images as one network gets them in the target domain: "
+                f"{', '.join(self.corruptions)}.",
                 partial(
                     draw_images, trial.source[0].movedim(1, -1), trial.target[0].movedim(1, -1)
                 ),
@@ -222,7 +240,7 @@ class Adaptation(TaskConfig):
         )
 
     def example(self, evaluation: Evaluation) -> Trial:
-        """The first network of the test split."""
+        """The first network of the test split, with its images."""
         import pyarrow.compute as pc
         import torch
 
@@ -236,12 +254,12 @@ class Adaptation(TaskConfig):
 
 
 def is_unseen(model: WeightsHead, batch: Batch) -> Tensor:
-    """`(batch,)` bool: whether the pair of classes of a network was held out; not where it knows all classes."""
+    """`(batch,)` bool: whether its pair of classes was held out; False if it has all classes."""
     return model.unseen[batch.columns["class_0"], batch.columns["class_1"]]
 
 
 def relative_change(before: Block, after: Block) -> Tensor:
-    """`(batch,)` norm of what was taken away over the norm of what there was, over all tensors."""
+    """`(batch,)` norm of the change over the norm before, both over all tensors."""
     import torch
 
     moved, was = (

@@ -1,4 +1,4 @@
-"""What is done to networks in training, each in its own way in each epoch: `Augmentation().apply(space, state, keys)`."""
+"""Random augmentation of networks in training, drawn anew for each network and epoch."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ ODD = {"sine", "tanh"}
 
 
 class Augmentation(Config):
-    """As it is by default nothing is done. What a member becomes depends on its key alone."""
+    """No augmentation by default. The result for a member depends only on its key."""
 
     noise: NonNegativeFloat = 0.0
-    """Standard deviation of Gaussian noise on every weight, as a share of the root mean square of the member's tensor."""
+    """Standard deviation of Gaussian noise on every weight, relative to the root mean square of the
+    member's tensor."""
     mask: float = Field(0.0, ge=0, lt=1)
-    """Share of the weights that become 0."""
+    """Share of the weights that are set to 0."""
     signs: bool = False
-    """Negate hidden units at random, with what they go to: the same function where activations are odd (sine, tanh)."""
+    """Negate hidden units at random, with their outgoing weights: the same function for odd
+    activations (sine, tanh)."""
     shift: NonNegativeFloat = 0.0
-    """INRs: the signal moves by up to so much along each axis, exactly; the grid is from -1 to 1, or
-    as `zoo.inr.coordinate_range` says."""
+    """INRs: shift the signal by up to this much along each axis, exactly; the grid runs from -1 to
+    1, or over `zoo.inr.coordinate_range`."""
     rotation: float = Field(0.0, ge=0, le=180)
-    """INRs of images: the image turns about its centre by up to so many degrees, exactly."""
+    """INRs of images: rotate the image about its centre by up to this many degrees, exactly."""
     zoom: float = Field(1.0, ge=1)
-    """INRs: the signal grows or shrinks by a factor of up to so much, exactly."""
+    """INRs: enlarge or shrink the signal by up to this factor, exactly."""
 
     @property
     def moves(self) -> list[str]:
@@ -45,7 +47,7 @@ class Augmentation(Config):
         return [name for name, value in identity.items() if getattr(self, name) != value]
 
     def check(self, zoo: Zoo):
-        """Raises InputError where what is meant to leave the members' functions as they are, or to move them, would not."""
+        """Raise InputError if an augmentation would not be exact for the members of this zoo."""
         contract = zoo.record.decode
         if self.signs:
             require_odd_activations(zoo, "training.task.augmentation.signs")
@@ -54,18 +56,19 @@ class Augmentation(Config):
             if contract.coordinate_range is None or (name == "rotation" and num_dims != 2):
                 needed = "INRs of images" if name == "rotation" else "INRs"
                 found = (
-                    "networks of no known coordinates"
+                    "networks whose coordinates are not known"
                     if contract.coordinate_range is None
                     else f"INRs of {num_dims} coordinates"
                 )
                 raise InputError(
-                    f"training.task.augmentation.{name} needs {needed}, but zoo {zoo.folder} holds {found}: leave it out"
+                    f"training.task.augmentation.{name} needs {needed}, but zoo {zoo.folder} has "
+                    f"{found}: leave it out"
                 )
 
     def apply(self, space: WeightSpace | None, state: Block, keys: Tensor) -> Block:
-        """The networks augmented, each by its own key: `keys` are `(batch,)` int64, the state is left as it is.
+        """The augmented networks, each by its own key; `keys` is `(batch,)` int64.
 
-        The space may be None where nothing is done.
+        `state` is not modified. The space may be None if there is no augmentation.
         """
         from dwsnet.augment import (
             add_noise,
@@ -99,7 +102,7 @@ class Augmentation(Config):
 
 
 def require_odd_activations(zoo: Zoo, field: str):
-    """Raises InputError where signs of hidden units, which a field of the configuration changes, are no matter of choice."""
+    """Raise InputError if sign flips of hidden units, set by `field`, would change functions."""
     if not (hidden := activations_of(zoo)) <= ODD:
         raise InputError(
             f"{field} needs networks of odd activations, sine or tanh, but those of zoo "
@@ -108,8 +111,9 @@ def require_odd_activations(zoo: Zoo, field: str):
 
 
 def activations_of(zoo: Zoo) -> set[str]:
-    """Activations of hidden layers that members of a zoo have, or will have once they are fitted; 'unknown' where the zoo
-    does not say.
+    """Activations of the members' hidden layers, also of members not fitted yet.
+
+    'unknown' if the zoo does not say.
     """
     from pipeline.decode import CATALOG
 

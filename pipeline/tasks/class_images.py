@@ -1,4 +1,4 @@
-"""The images of a zoo of classifiers: for many networks at once, those of the classes that each tells apart."""
+"""The images of a zoo of classifiers, for many networks at once, each with its own classes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +15,9 @@ from pipeline.zoos.splits import image_splits
 
 
 class ClassImages(nn.Module):
-    """Images by split and class, as buffers that are in no state dict.
+    """Images by split and class, as non-persistent buffers.
 
-    Raises InputError where they are not the zoo's, or a class has none in a split.
+    Raises InputError if they are not the zoo's, or if a class has none in a split.
     """
 
     def __init__(self, zoo: Zoo):
@@ -34,7 +34,8 @@ class ClassImages(nn.Module):
             for name, pool in zip(signals.class_names, pools, strict=True):
                 if not len(pool):
                     raise InputError(
-                        f"zoo {zoo.folder} must have {split} images of each class, found none of {name!r}"
+                        f"zoo {zoo.folder} must have {split} images of each class, found none of "
+                        f"{name!r}"
                     )
             sizes = torch.tensor([len(pool) for pool in pools])
             self.register_buffer(f"{split}_sizes", sizes, persistent=False)
@@ -42,7 +43,7 @@ class ClassImages(nn.Module):
             self.register_buffer(f"{split}_pools", pools, persistent=False)
 
     def classes(self, columns: Mapping[str, Any]) -> Int[Tensor, "networks outputs"]:
-        """The class that each output of each network stands for."""
+        """The class of each output of each network."""
         if self.of_pairs:
             return torch.stack([columns["class_0"], columns["class_1"]], 1)
         every = torch.arange(self.num_classes, device=self.values.device)
@@ -51,8 +52,10 @@ class ClassImages(nn.Module):
     def chosen(
         self, split: str, classes: Int[Tensor, "networks outputs"], share: Float[Tensor, "... _"]
     ) -> tuple[Int[Tensor, "networks images"], Int[Tensor, "networks images"]]:
-        """The images at `share` `(networks, images)` in [0, 1) of the way through a split's images of a class, the
-        outputs taking turns; and the outputs that are right for them.
+        """Images of a split for each network, and their correct outputs.
+
+        The outputs take turns; `share` `(networks, images)` in [0, 1) is the position among the
+        split's images of the class.
         """
         outputs = torch.arange(share.shape[1], device=classes.device) % classes.shape[1]
         labels = classes[:, outputs]
@@ -63,8 +66,10 @@ class ClassImages(nn.Module):
     def evenly(
         self, split: str, classes: Int[Tensor, "networks outputs"], count: int
     ) -> tuple[Int[Tensor, "networks images"], Int[Tensor, "networks images"]]:
-        """At most `count` images of a split for each network, as many of each of its classes, evenly over each, no
-        image twice; and the outputs that are right for them.
+        """At most `count` images of a split for each network, and their correct outputs.
+
+        The same number for each of the network's classes, spread evenly over the class, no image
+        twice.
         """
         smallest = int(self.get_buffer(f"{split}_sizes").min())
         each = max(1, min(count // self.num_outputs, smallest))

@@ -1,4 +1,4 @@
-"""Classes: the label of the signal, or the texts, whole numbers or truth values of another catalog column."""
+"""Classes: labels of the signals, or the texts, integers or booleans of another catalog column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +18,7 @@ def is_of_classes(kind: pa.DataType) -> bool:
 
 
 def class_names(zoo: Zoo, name: str) -> list[str]:
-    """Classes of all members that have weights, numbers in their order and texts in theirs."""
+    """The classes of all members that have weights, sorted as numbers or as texts."""
     if name == LABEL:
         return list(zoo.record.class_names)
     found = with_weights(zoo)[name]
@@ -32,7 +32,7 @@ def with_weights(zoo: Zoo) -> pa.Table:
 
 
 def labels_of(values: Tensor | Sequence[Any], name: str, names: Sequence[str]) -> Tensor:
-    """`(batch,)` int64: where each value of a batch's column stands among the class names; -1 where it does not."""
+    """`(batch,)` int64: the index of each value of a batch's column in the class names, else -1."""
     if name == LABEL:
         return torch.where(values < len(names), values, -1)  # another zoo may have more classes
     place = {known: i for i, known in enumerate(names)}
@@ -42,7 +42,7 @@ def labels_of(values: Tensor | Sequence[Any], name: str, names: Sequence[str]) -
 
 
 def classes_of(batch: Batch, name: str) -> list[str | None]:
-    """What the zoo of a batch calls each member's class; None where it has none, or no such column."""
+    """Each member's class as its zoo names it; None if it has none, or there is no such column."""
     values = batch.columns.get(name, [None] * len(batch))
     values = values.tolist() if isinstance(values, Tensor) else values
     if name == LABEL:
@@ -52,27 +52,29 @@ def classes_of(batch: Batch, name: str) -> list[str | None]:
 
 
 def check_classes(zoo: Zoo, name: str):
-    """Raises InputError where the members of a zoo have no two classes or more by this column, all of them."""
+    """Raise InputError unless this column gives each member one of two or more classes."""
     start = f"zoo {zoo.folder} has no classes to learn"
     members = with_weights(zoo)
     if name != LABEL:
         kind = zoo.record.schema.field(name).type
         if not is_of_classes(kind):
             raise InputError(
-                f"{start}: column {name!r} must hold texts, whole numbers or truth values, found {kind}; "
+                f"{start}: column {name!r} must hold texts, integers or booleans, found {kind}; "
                 "training.task.kind=regression learns numbers"
             )
         if not len(members):
             return  # nothing is fitted yet
         if members[name].null_count:
             raise InputError(
-                f"{start}: {members[name].null_count:,} of {len(members):,} members have no {name!r}"
+                f"{start}: {members[name].null_count:,} of {len(members):,} members have no "
+                f"{name!r}"
             )
     names = class_names(zoo, name)
     if len(names) < 2:
         raise InputError(
             f"{start}: its members must have labels of two classes or more, found "
-            f"{', '.join(names) or 'none'}; label the signals, or make the zoo alone with `dwszoo zoo build`"
+            f"{', '.join(names) or 'none'}; label the signals, or only build the zoo with `dwszoo "
+            "zoo build`"
         )
     if members[name].null_count:
-        raise InputError(f"{start}: its members must have labels, whole numbers or names")
+        raise InputError(f"{start}: all its members must have labels")

@@ -1,4 +1,4 @@
-"""Which class was the signal of? The label of the source, from the weights alone."""
+"""Classification: predict the class of the signal, or another column's, from the weights alone."""
 
 from __future__ import annotations
 
@@ -24,29 +24,31 @@ if TYPE_CHECKING:
 
 
 class Outputs(NamedTuple):
-    """Class probabilities of a batch, and the true classes where they are known."""
+    """Class probabilities of a batch, and the true classes if they are known."""
 
     probabilities: Tensor
     """`(batch, classes)`."""
     classes: list[str | None]
-    """What their zoo calls the true class of each, None where it has none."""
+    """The true class of each member as its zoo names it, or None."""
     class_names: tuple[str, ...]
 
 
 class Classification(TaskConfig):
     kind: Literal["classification"] = "classification"
-    """The class of the signal."""
+    """Predict the class of the signal."""
     column: str = LABEL
-    """Column of the catalog that has the classes: the label of the signal, or texts, whole numbers or truth values."""
+    """Catalog column with the classes: the label of the signal, or any column of texts, integers or
+    booleans."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the head."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)
-    """Share of the target that is spread evenly over all classes."""
+    """Share of the target spread evenly over all classes."""
     augmentation: Augmentation = Augmentation()
-    """What is done to the networks in training."""
+    """Augmentation of the networks in training."""
     mixup: NonNegativeFloat = 0.0
-    """Train on networks between each and another one, aligned to it by weight matching, whose share is drawn from
-    Beta(mixup, mixup); 0: on the networks themselves. Matching takes about a millisecond a network."""
+    """Train on interpolations of each network with another one, aligned to it by weight matching,
+    with a share drawn from Beta(mixup, mixup); 0: off. Matching takes about a millisecond per
+    network."""
 
     monitor: ClassVar[Monitor] = Monitor("accuracy")
 
@@ -55,7 +57,7 @@ class Classification(TaskConfig):
         return (self.column,)
 
     def check(self, zoo: Zoo) -> None:
-        """Two classes or more, one for each member, and augmentation that suits the members."""
+        """Require two classes or more, a class for each member, and exact augmentation."""
         from pipeline.tasks.classes import check_classes
 
         super().check(zoo)
@@ -63,7 +65,7 @@ class Classification(TaskConfig):
         self.augmentation.check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """Names of the classes, and which is the most frequent one of the train split."""
+        """Names of the classes, and the most frequent one of the train split."""
         from pipeline.tasks.classes import class_names, labels_of
         from pipeline.tasks.columns import batch_columns
 
@@ -73,7 +75,7 @@ class Classification(TaskConfig):
         return {"class_names": names, "majority": int(labels.bincount().argmax())}
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> ValuesHead:
-        """Takes stacked state dicts, returns logits `(batch, classes)`."""
+        """A model that maps stacked state dicts to logits `(batch, classes)`."""
         from dwsnet.heads import ValuesHead
 
         model = ValuesHead(encoder, len(prepared["class_names"]), self.dropout)
@@ -82,7 +84,7 @@ class Classification(TaskConfig):
         return model
 
     def attach(self, model: ValuesHead, zoo: Zoo) -> None:
-        """The space of the networks: augmentation needs it."""
+        """Attach the weight space, which augmentation needs."""
         model.space = zoo.space
 
     def labels(self, model: ValuesHead, batch: Batch) -> Tensor:
@@ -121,7 +123,7 @@ class Classification(TaskConfig):
         }
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean cross-entropy and the share of members that are classified rightly, each by itself."""
+        """Mean cross-entropy and the share of members classified correctly, one by one."""
         members = float(sums["members"])
         return {
             "accuracy": float(sums["right"]) / members,
@@ -136,7 +138,7 @@ class Classification(TaskConfig):
         return Outputs(model(batch.state).softmax(1), classes, model.class_names)
 
     def predictions(self, outputs: Outputs) -> dict[str, Any]:
-        """True class where it is known, predicted class, probability of each."""
+        """True class if it is known, predicted class, probability of each class."""
         import numpy as np
         import pyarrow as pa
 
@@ -153,10 +155,10 @@ class Classification(TaskConfig):
         }
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
-        """The confusion matrix, and where all views of each signal are of one class `signal_accuracy`, of their mean
-        probabilities.
+        """The confusion matrix, and the `signal_accuracy` of probabilities averaged over views.
 
-        A member for which the model gives no finite numbers counts as wrong and is in no column of `confusion`.
+        `signal_accuracy` is left out if the views of some signal differ in class. A member with
+        non-finite outputs counts as wrong and is in no column of `confusion`.
         """
         import numpy as np
         import pyarrow as pa
@@ -188,7 +190,8 @@ class Classification(TaskConfig):
         return (
             Figure(
                 "confusion.svg",
-                "What it takes for what: percent of each true class in the test split, one member at a time.",
+                "Confusion matrix of the test split, one member at a time: percent of each true "
+                "class.",
                 partial(draw_confusion, confusion, names),
             ),
             Table(
@@ -200,8 +203,10 @@ class Classification(TaskConfig):
 
 
 def signal_accuracy(source: np.ndarray, labels: np.ndarray, votes: np.ndarray) -> dict[str, float]:
-    """How often the mean of probabilities `(members, classes)` over the members of a source is right; nothing where these
-    are not of one class."""
+    """Accuracy of the probabilities `(members, classes)` averaged over the members of each source.
+
+    Empty if the members of some source differ in class.
+    """
     import numpy as np
 
     sources, first, inverse = np.unique(source, return_index=True, return_inverse=True)

@@ -1,4 +1,4 @@
-"""Catalog columns as a batch has them."""
+"""Catalog columns in the form of a batch."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def batch_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Tensor | list[Any]]:
-    """Columns of a table as `Batch.columns` says."""
+    """Columns of a table in the form of `Batch.columns`."""
     return {name: _as_batch(table[name]) for name in names}
 
 

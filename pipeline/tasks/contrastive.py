@@ -1,4 +1,4 @@
-"""Which two networks belong together? Contrastive learning without labels, SimCLR on weights (Chen et al. 2020)."""
+"""Contrastive learning without labels: SimCLR on weights (Chen et al. 2020)."""
 
 from __future__ import annotations
 
@@ -22,14 +22,15 @@ if TYPE_CHECKING:
 
 class Contrastive(EmbeddingTask):
     kind: Literal["contrastive"] = "contrastive"
-    """Tell which two networks of a batch belong together, by NT-Xent on projections of their vectors."""
+    """Find which two networks of a batch belong together: NT-Xent on projections of their
+    vectors."""
     positives: Literal["augmented", "views"] = "augmented"
-    """'augmented': two augmented copies of a network; 'views': two INRs of one signal that were fitted independently, each
-    augmented."""
+    """'augmented': two augmented copies of a network; 'views': two independently fitted INRs of one
+    signal, each augmented."""
     temperature: PositiveFloat = 0.1
-    """Cosines of projections are divided by it."""
+    """Divides the cosines of projections."""
     augmentation: Augmentation = Augmentation()
-    """What is done to the copies."""
+    """Augmentation of the copies."""
 
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
 
@@ -42,8 +43,8 @@ class Contrastive(EmbeddingTask):
         self.augmentation.check(zoo)
         if self.group == 2 and largest_group(zoo) < 2:
             raise InputError(
-                f"zoo {zoo.folder} must hold two INRs of each signal or more for pairs of views, found one: make it with "
-                "zoo.views=2, or set training.task.positives=augmented"
+                f"zoo {zoo.folder} must have two or more INRs of each signal for pairs of views, "
+                "found one: build it with zoo.views=2, or set training.task.positives=augmented"
             )
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> ProjectionHead:
@@ -52,7 +53,7 @@ class Contrastive(EmbeddingTask):
         return ProjectionHead(encoder)
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
-        """Over the pairs of all ranks: the same loss, however many ranks share a batch."""
+        """NT-Xent over the pairs of all ranks, independent of how many ranks share a batch."""
         from torch.nn.functional import cross_entropy
 
         from dwsnet.pretraining import of_all_ranks, similarities
@@ -61,7 +62,7 @@ class Contrastive(EmbeddingTask):
         return cross_entropy(*similarities(one, other, signal, self.temperature))
 
     def pairs(self, model: nn.Module, batch: Batch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Projections `(pairs, width)` of the two of each pair, and `(pairs,)` the signal that they are of."""
+        """Projections `(pairs, width)` of both networks of the pairs; signals `(pairs,)`."""
         import torch
 
         from dwsnet.keyed import fold_in
@@ -74,7 +75,7 @@ class Contrastive(EmbeddingTask):
         return projections[::2], projections[1::2], batch.columns["source_index"][::2]
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Of a batch by itself, each network augmented in the same way in every epoch."""
+        """Sums over one batch, each network augmented in the same way in every epoch."""
         import torch
         from torch.nn.functional import cross_entropy
 
@@ -90,7 +91,7 @@ class Contrastive(EmbeddingTask):
         }
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """How often the partner is the most similar of all in a batch, and how often by chance."""
+        """How often the partner is the most similar of a batch, and how often by chance."""
         anchors = sums["anchors"].item()
         return {
             "loss": sums["loss"].item() / anchors,
@@ -100,7 +101,7 @@ class Contrastive(EmbeddingTask):
 
 
 def largest_group(zoo: Zoo) -> int:
-    """The most members of one signal in the train split, or that are planned where nothing is fitted yet."""
+    """The most members of one signal in the train split, as planned if none is fitted yet."""
     import numpy as np
 
     from pipeline.archive.zoo import column

@@ -1,7 +1,8 @@
-"""Corruptions of images: what lies between the domain that a classifier was trained on and the one it is adapted to.
+"""Corruptions of images: they turn the domain a classifier was trained on into the target domain.
 
-Each takes images `(images, channels, height, width)` float32 in [0, 1] and returns such. What it draws for an image derives
-from that image's key alone, so that a corruption is the same whatever the batch, the rank and the device.
+Each maps images `(images, channels, height, width)` float32 in [0, 1] to images of the same kind.
+The random numbers of an image derive from its key alone, so a corruption does not depend on the
+batch, the rank or the device.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,16 +18,16 @@ from pipeline.fit import seeds
 
 Images = Float[Tensor, "images channels height width"]
 LARGEST_ANGLE = 75.0
-"""Degrees of a rotation, to either side."""
+"""Degrees of a rotation, in either direction."""
 BRIGHTNESS, HUE = 0.4, 0.25
-"""Brightness is multiplied by 1 +- so much, hue turned by +- so much of the whole circle."""
+"""Brightness is multiplied by 1 +- 0.4 at most, hue turned by +- 0.25 of a circle at most."""
 SIGMA = 0.1, 2.0
-"""Standard deviation of the Gaussian blur, pixels."""
+"""Smallest and largest standard deviation of the Gaussian blur, pixels."""
 NOISE_STD = 0.3
 
 
 def corrupt(images: Images, keys: np.ndarray, names: Sequence[str]) -> Images:
-    """Images after the corruptions of these names, one after the other. `keys` are `(images,)` uint64."""
+    """Apply the corruptions of these names in order; `keys` is `(images,)` uint64."""
     numbers = {name: number for number, name in enumerate(CORRUPTIONS)}
     for name in names:
         images = CORRUPTIONS[name](images, seeds.derive(keys, numbers[name]))
@@ -34,7 +35,7 @@ def corrupt(images: Images, keys: np.ndarray, names: Sequence[str]) -> Images:
 
 
 def rotation(images: Images, keys: np.ndarray) -> Images:
-    """Turned by up to 75 degrees about the centre; each pixel takes the nearest one, those from outside are black."""
+    """Rotate by up to 75 degrees about the centre: nearest pixels, and black from outside."""
     angle = _drawn(images, keys, -radians(LARGEST_ANGLE), radians(LARGEST_ANGLE))[0].flatten()
     cosine, sine, zero = angle.cos(), angle.sin(), torch.zeros_like(angle)
     height, width = images.shape[2:]
@@ -45,18 +46,18 @@ def rotation(images: Images, keys: np.ndarray) -> Images:
 
 
 def inversion(images: Images, keys: np.ndarray) -> Images:
-    """Black is white, and white is black."""
+    """Swap black and white."""
     return 1 - images
 
 
 def noise(images: Images, keys: np.ndarray) -> Images:
-    """With Gaussian noise of standard deviation 0.3 on every value."""
+    """Add Gaussian noise of standard deviation 0.3 to every value."""
     values = torch.from_numpy(seeds.normal(keys, images[0].numel())).to(images.device)
     return (images + NOISE_STD * values.view(images.shape)).clamp(0, 1)
 
 
 def blur(images: Images, keys: np.ndarray) -> Images:
-    """Under a Gaussian kernel of 3x3 pixels with a standard deviation between 0.1 and 2 pixels."""
+    """Blur with a 3x3 Gaussian kernel whose standard deviation is between 0.1 and 2 pixels."""
     beside = (-0.5 / _drawn(images, keys, *SIGMA)[0].square()).exp()  # weight of a neighbour
     for dim in (2, 3):
         padded = F.pad(images, [1, 1, 0, 0] if dim == 3 else [0, 0, 1, 1], mode="reflect")
@@ -66,14 +67,14 @@ def blur(images: Images, keys: np.ndarray) -> Images:
 
 
 def jitter(images: Images, keys: np.ndarray) -> Images:
-    """Brighter or darker by up to 40 %, and of colours the hue turned by up to 90 degrees."""
+    """Change the brightness by up to 40 %, and the hue of colour images by up to 90 degrees."""
     brightness, hue = _drawn(images, keys, -1, 1, 2)
     images = (images * (1 + BRIGHTNESS * brightness)).clamp(0, 1)
     return turned_hue(images, HUE * hue) if images.shape[1] == 3 else images
 
 
 def flips(images: Images, keys: np.ndarray) -> Images:
-    """Upside down for one half of the images, and, apart from that, left to right for one half."""
+    """Flip one half of the images vertically and, independently, one half horizontally."""
     for dim, drawn in zip((2, 3), _drawn(images, keys, -1, 1, 2), strict=True):
         images = torch.where(drawn < 0, images.flip(dim), images)
     return images
@@ -83,11 +84,11 @@ CORRUPTIONS: dict[str, Callable[[Images, np.ndarray], Images]] = {
     corruption.__name__: corruption
     for corruption in (rotation, inversion, noise, blur, jitter, flips)
 }
-"""By name; their order decides what each draws."""
+"""By name; the order decides what each draws."""
 
 
 def turned_hue(images: Images, turn: Float[Tensor, "images 1 1 1"]) -> Images:
-    """Colours of another hue and the same value and saturation (HSV); `turn` is a share of the circle."""
+    """Turn the hue by a share `turn` of the circle, keeping value and saturation (HSV)."""
     value, chroma = images.amax(1), images.amax(1) - images.amin(1)
     red, green, blue = images.unbind(1)
     over = chroma.clamp(min=1e-12)

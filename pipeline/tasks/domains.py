@@ -1,4 +1,4 @@
-"""Classifiers on images of two domains: of the source as they are, of the target corrupted."""
+"""Run classifiers on images of two domains: the source, unchanged, and the target, corrupted."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,29 +19,29 @@ from pipeline.tasks.task import Batch
 
 SCORES = "loss", "target_accuracy", "source_accuracy"
 IMAGES_AT_ONCE = 4096
-"""Images that are corrupted and classified together where networks are scored."""
+"""Images that are corrupted and classified together in scoring."""
 FINETUNING = 1
-"""Purpose of the keys of images that single networks are fine-tuned on."""
+"""Purpose of the keys of the images for fine-tuning."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """Networks, and the images that they are scored on."""
+    """Networks, and the images to score them on."""
 
     batch: Batch
     source: Tensor
-    """`(networks, images, channels, height, width)` as they are."""
+    """`(networks, images, channels, height, width)`, unchanged."""
     target: Tensor
     """The same images, corrupted."""
     outputs: Tensor
-    """`(networks, images)` int64: which output is right."""
+    """`(networks, images)` int64: the correct output."""
 
 
 class Domains(nn.Module):
-    """The images of a zoo in both domains, and its members run on them; buffers that are in no state dict.
+    """The images of a zoo in both domains, as non-persistent buffers, and its members run on them.
 
-    What happens to an image of the target domain is a function of (seed, network, image), a network being its row of the
-    catalog; in training of (key, place).
+    The corruption of an image is a function of (seed, network, image), where a network is its row
+    of the catalog; in training, of (key, position).
     """
 
     def __init__(self, zoo: Zoo, corruptions: Sequence[str], seed: int):
@@ -51,7 +51,7 @@ class Domains(nn.Module):
         self.corruptions, self.seed = corruptions, seed
 
     def training_losses(self, batch: Batch, state: Block, keys: np.ndarray, count: int) -> Tensor:
-        """`(batch,)` cross-entropy of each network on `count` train images of the target domain, drawn by its key."""
+        """`(batch,)` cross-entropy on `count` train images of the target domain, drawn by key."""
         share = torch.from_numpy(seeds.uniform(keys, count)) / 2 + 0.5
         classes = self.images.classes(batch.columns)
         index, outputs = self.images.chosen("train", classes, share.to(classes.device))
@@ -61,12 +61,18 @@ class Domains(nn.Module):
         return F.cross_entropy(logits.mT, outputs, reduction="none").mean(1)
 
     def corrupted(self, images: Tensor, keys: np.ndarray) -> Tensor:
-        """Images `(networks, images, channels, height, width)` of the target domain; `keys` are `(networks, images)`."""
+        """Corrupt images `(networks, images, channels, height, width)`.
+
+        `keys` is `(networks, images)`.
+        """
         corrupted = corrupt(images.flatten(0, 1), keys.flatten(), self.corruptions)
         return corrupted.unflatten(0, images.shape[:2])
 
     def trials(self, batch: Batch, count: int) -> Iterator[Trial]:
-        """The networks of a batch, all of one split, some at a time, with at most `count` images of that split each."""
+        """Yield the networks of a batch, all of one split, in parts.
+
+        Each network has at most `count` images of that split.
+        """
         (split,) = set(batch.columns["split"])
         classes = self.images.classes(batch.columns)
         index, outputs = self.images.evenly(split, classes, count)
@@ -78,10 +84,10 @@ class Domains(nn.Module):
             yield Trial(batch.take(part.to(index.device)), source, target, outputs[part])
 
     def scores(self, trial: Trial, states: Mapping[str, Block]) -> dict[str, Tensor]:
-        """`(networks,)` each: the scores of networks in several states, whose names go before the scores'.
+        """`(networks,)` each: scores of the networks in several states, named by state and score.
 
-        Cross-entropy in the target domain, accuracy in the target and in the source domain; where a network gives no finite
-        numbers it is wrong, with the cross-entropy of an even guess.
+        Cross-entropy in the target domain, accuracy in the target and in the source domain. A
+        network with non-finite outputs is wrong, with the cross-entropy of a uniform guess.
         """
         result = {}
         for name, state in states.items():
@@ -103,14 +109,17 @@ class Domains(nn.Module):
     def finetuned(
         self, batch: Batch, steps: Sequence[int], rate: float, count: int
     ) -> Iterator[tuple[int, Block]]:
-        """The networks after so many steps of Adam, each by itself, on `count` train images of the target domain a step."""
+        """Yield (steps, networks) for each of `steps`: the networks after that many steps of Adam.
+
+        Each network is trained alone, on `count` train images of the target domain per step.
+        """
         state = {name: tensor.clone().requires_grad_() for name, tensor in batch.state.items()}
         optimizer = torch.optim.Adam(state.values(), rate)
         networks = seeds.member_keys(self.seed, batch.positions.cpu().numpy(), FINETUNING)
         for step in range(1, 1 + max(steps, default=0)):
             losses = self.training_losses(batch, state, seeds.derive(networks, step), count)
             optimizer.zero_grad()
-            losses.sum().backward()  # to each network the gradient of its own
+            losses.sum().backward()  # each network gets the gradient of its own loss
             optimizer.step()
             if step in steps:
                 yield step, {name: tensor.detach().clone() for name, tensor in state.items()}

@@ -1,4 +1,4 @@
-"""Weights in, weights out: an INR is edited so that it renders what an operation makes of its signal."""
+"""Editing: change an INR so that it renders the result of an operation on its signal."""
 
 from __future__ import annotations
 
@@ -26,32 +26,33 @@ if TYPE_CHECKING:
     from pipeline.tasks.task import Batch, Evaluation
 
 SHOWN = 8
-"""Members of the picture."""
+"""Members in the picture."""
 
 
 class Editing(TaskConfig):
     kind: Literal["editing"] = "editing"
-    """INRs are edited: v - s dv, with a learned scale s of each tensor."""
+    """Edit INRs: v - s dv, with a learned scale s per tensor."""
     operation: Operation = "dilate"
-    """What makes the target, of the original signal and never of a rendering; 'identity' where
-    zoo.signals.operation is what is to be undone."""
+    """Makes the target from the original signal, never from a rendering; 'identity' if
+    zoo.signals.operation is to be undone."""
     expansion: PositiveInt = 1
-    """Hidden layers of the edited networks are so many times as wide; with more than 1 they are larger
-    than those that came in, and scores are not comparable with those of 1."""
+    """How many times as wide the hidden layers of the edited networks are. Above 1, scores are not
+    comparable with those of 1, as the networks are larger."""
     augmentation: Augmentation = Augmentation(signs=True)
-    """What is done to networks in training, anew each epoch. Nothing that moves signals: targets stay."""
+    """Augmentation of the networks in training, drawn anew each epoch. It must not move signals, as
+    targets do not move."""
 
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
     monitor: ClassVar[Monitor] = Monitor("mse", more_is_better=False)
 
     def check(self, zoo: Zoo) -> None:
-        """INRs that can be run, on a known grid, whose original signals are known."""
+        """Require INRs that can be rendered on a known grid, and their original signals."""
         import numpy as np
 
         from pipeline.decode import Decoder
         from pipeline.signals.operations import OPERATIONS
 
-        record, where = zoo.record, f"zoo {zoo.folder} cannot teach how INRs are edited"
+        record, where = zoo.record, f"zoo {zoo.folder} cannot teach editing"
         grid = record.signals.grid
         if record.decode.image is not None:
             raise InputError(f"{where}: its members must be INRs, found classifiers of images")
@@ -62,18 +63,18 @@ class Editing(TaskConfig):
         self.augmentation.check(zoo)
         if self.augmentation.moves:
             raise InputError(
-                f"task editing has targets that stay where they are: leave out training.task.augmentation."
-                f"{self.augmentation.moves[0]}"
+                "the targets of task editing do not move with the signal: leave out "
+                f"training.task.augmentation.{self.augmentation.moves[0]}"
             )
         super().check(zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """How INRs are rendered, and on what grid."""
+        """How to render INRs, and on what grid."""
         record = zoo.record
         return {"decode": record.decode.model_dump(mode="json"), "grid": list(record.signals.grid)}
 
     def build(self, encoder: Encoder, prepared: Mapping[str, Any]) -> WeightsHead:
-        """Takes stacked state dicts of INRs, returns those of the edited ones; knows how to render both."""
+        """A model that maps stacked state dicts of INRs to edited ones, and can render both."""
         from dwsnet.encoders import features_of
         from dwsnet.heads import WeightsHead
         from pipeline.decode import DecodeContract, Decoder, coordinates_of
@@ -85,20 +86,20 @@ class Editing(TaskConfig):
         return model
 
     def attach(self, model: WeightsHead, zoo: Zoo) -> None:
-        """The targets `(signals, points, channels)`, in the order of the source."""
+        """Attach the targets `(signals, points, channels)`, in the order of the source."""
         import torch
 
         targets = torch.from_numpy(self.targets(zoo)).flatten(1, -2)
         model.register_buffer("targets", targets, persistent=False)
 
     def targets(self, zoo: Zoo) -> np.ndarray:
-        """`(signals, *grid, channels)` in [0, 1]: what edited INRs should render."""
+        """`(signals, *grid, channels)` in [0, 1]: what the edited INRs should render."""
         from pipeline.signals.operations import OPERATIONS
 
         return OPERATIONS[self.operation](originals_of(zoo))
 
     def loss(self, model: WeightsHead, batch: Batch, keys: Tensor) -> Tensor:
-        """Mean squared error over members, all points of the grid and channels, of values that are not cut to [0, 1]."""
+        """Mean squared error over members, grid points and channels, without clipping to [0, 1]."""
         state = self.augmentation.apply(model.space, batch.state, keys)
         return squared_errors(model, model(state), batch).mean()
 
@@ -112,7 +113,7 @@ class Editing(TaskConfig):
         }
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """`mse` on the [0, 1] scale, `trivial_mse` of the unedited INRs, and the expansion where it is not 1."""
+        """`mse` on the [0, 1] scale, `trivial_mse` of unedited INRs, `expansion` if not 1."""
         mse, unedited = (
             float(sums[name]) / float(sums["members"]) for name in ("edited", "unedited")
         )
@@ -120,14 +121,14 @@ class Editing(TaskConfig):
         return {"mse": mse, "loss": mse, "trivial_mse": unedited} | expansion
 
     def outputs(self, model: WeightsHead, batch: Batch) -> Tensor:
-        """`(batch,)` the mean squared difference between what a member renders after and before."""
+        """`(batch,)`: mean squared difference between a member's renderings after and before."""
         after, before = (
             model.decode(state, model.points) for state in (model(batch.state), batch.state)
         )
         return (after - before).square().mean((1, 2))
 
     def predictions(self, outputs: Tensor) -> dict[str, Any]:
-        """How much the edit changes what a member renders; `dwszoo edit` gives the edited networks themselves."""
+        """How much an edit changes the rendering; `dwszoo edit` writes the edited networks."""
         return {"mean_squared_change": outputs.numpy()}
 
     def figures(
@@ -137,23 +138,24 @@ class Editing(TaskConfig):
         return (
             Figure(
                 "edits.png",
-                f"Members of the {metrics['split']} split: their signals, what they render, the target "
-                f"('{self.operation}' of the signal) and what they render once edited{larger}; above "
-                "INRs the mean squared error to the target.",
+                f"Members of the {metrics['split']} split: the signal, what the INR renders, the "
+                f"target ('{self.operation}' of the signal), and what the INR renders once "
+                f"edited{larger}. The numbers are mean squared errors to the target.",
                 partial(self._draw, evaluation, metrics["split"]),
             ),
             Table(
-                "Mean squared error to the target on the [0, 1] scale, over all points of the grid:",
+                "Mean squared error to the target on the [0, 1] scale, over all points of the "
+                "grid:",
                 ("INRs", f"{metrics['split']} split"),
                 (
-                    ("as they were", f"{metrics['trivial_mse']:.3e}"),
+                    ("unedited", f"{metrics['trivial_mse']:.3e}"),
                     (f"edited{larger}", f"{metrics['mse']:.3e}"),
                 ),
             ),
         )
 
     def _draw(self, evaluation: Evaluation, split: str, path: Path):
-        """Some members, evenly over the split, with what each was, should be and is."""
+        """Draw members spread evenly over the split: unedited, target, edited."""
         import numpy as np
         import pyarrow.compute as pc
         import torch
@@ -176,12 +178,12 @@ class Editing(TaskConfig):
 
 
 def originals_of(zoo: Zoo) -> np.ndarray:
-    """`(signals, *grid, channels)`: the signals before anything was done to them, in the order of their source."""
+    """The signals before any operation, `(signals, *grid, channels)`, in the source's order."""
     signals = zoo.signals()
     return signals.values if signals.originals is None else signals.originals
 
 
 def squared_errors(model: WeightsHead, state: Block, batch: Batch) -> Tensor:
-    """`(batch,)`: of what networks render to the targets of the members that they are or were, means over each."""
+    """`(batch,)` mean squared errors between the renderings of `state` and the members' targets."""
     targets = model.targets[batch.columns["source_index"]]
     return (model.decode(state, model.points) - targets).square().mean((1, 2))

@@ -1,4 +1,4 @@
-"""What tasks without labels have in common: the vector of each network, and its picture."""
+"""The base of tasks without labels, which predict and plot each network's vector."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from pipeline.tasks.task import Evaluation
 
 EMBEDDING = "embedding_"
-"""Begins the columns of a table of predictions that hold a vector's numbers, counted from 0."""
+"""Prefix of the prediction columns with the numbers of a vector, counted from 0."""
 
 
 class EmbeddingTask(TaskConfig):
-    """A task whose model returns the networks' vectors first, and whose loss says how well it is done."""
+    """A task whose model returns the networks' vectors first, monitored by its loss."""
 
     columns: ClassVar[tuple[str, ...]] = ()
     monitor: ClassVar[Monitor] = Monitor("loss", more_is_better=False)
@@ -34,7 +34,7 @@ class EmbeddingTask(TaskConfig):
         return {f"{EMBEDDING}{i}": numbers for i, numbers in enumerate(vectors.T)}
 
     def figures(self, metrics: Mapping[str, Any], evaluation: Evaluation) -> Sequence[Figure]:
-        """The vectors of the test split in the plane."""
+        """The vectors of the test split, projected to a plane."""
         import numpy as np
         import pyarrow as pa
 
@@ -52,7 +52,7 @@ class EmbeddingTask(TaskConfig):
         numbers = {name: rows[name].to_numpy() for name in zoo.record.facts}
         draw = partial(draw_embedding, vectors[finite], labels, class_names, numbers)
         text = (
-            "The vectors of the test split's networks in the plane in which they vary most (principal components), one point "
-            "a network. Training did not see what they are coloured by."
+            "The vectors of the test split's networks in their first two principal components, one "
+            "point per network. The colours were not used in training."
         )
         return (Figure("embedding.png", text, draw),)

@@ -1,4 +1,4 @@
-"""What a model is given of each member beside its weights: columns of the catalog, as numbers."""
+"""Inputs of a model beside the weights: catalog columns, encoded as numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,15 +14,17 @@ from pipeline.errors import InputError, nearest
 
 
 def check_inputs(zoo: Zoo, names: Sequence[str]):
-    """Raises InputError for a column that is neither text nor numbers, or is not known of each member.
+    """Raise InputError for a column that cannot be an input of a model.
 
-    Also for a text that occurs in another split than the train split alone: a model would not know it.
+    It must hold texts or numbers, known for every member, and no text that the train split does not
+    have, which a model could not know.
     """
     for name in names:
         kind = zoo.record.schema.field(name).type
         if not (pa.types.is_string(kind) or is_number(kind) or pa.types.is_boolean(kind)):
             raise InputError(
-                f"column {name!r} of zoo {zoo.folder} must be of texts or numbers to be an input, found {kind}"
+                f"column {name!r} of zoo {zoo.folder} must hold texts or numbers to be an input, "
+                f"found {kind}"
             )
         if not zoo.is_sealed:
             continue
@@ -30,8 +32,9 @@ def check_inputs(zoo: Zoo, names: Sequence[str]):
         unknown = members.filter(pc.invert(is_known(members[name])))
         if len(unknown):
             raise InputError(
-                f"column {name!r} of zoo {zoo.folder} must be known of every member to be an input, "
-                f"found {unknown[name][0]} for {unknown['key'][0]}: leave it out of training.task.inputs"
+                f"column {name!r} of zoo {zoo.folder} must be known for every member to be an "
+                f"input, found {unknown[name][0]} for {unknown['key'][0]}: leave it out of "
+                "training.task.inputs"
             )
         if pa.types.is_string(kind):
             check_texts(name, members[name].unique().to_pylist(), texts_of(zoo, name))
@@ -42,14 +45,14 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Where a column is neither null nor NaN nor infinite."""
+    """Mask of the values that are neither null nor NaN nor infinite."""
     if not pa.types.is_floating(column.type):
         return column.is_valid()
     return pc.fill_null(pc.is_finite(column), False)
 
 
 def texts_of(zoo: Zoo, name: str) -> list[str]:
-    """The different values of a column of texts in the train split, in alphabetical order; however few are learned from."""
+    """The sorted distinct values of a text column in the whole train split."""
     is_train = (pc.field("split") == "train") & (pc.field("status") == "ok")
     return sorted(zoo.catalog.filter(is_train)[name].unique().to_pylist())
 
@@ -64,7 +67,7 @@ def check_texts(name: str, found: Sequence[str], known: Sequence[str]):
 
 
 def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each input its values in the train split, of texts, or their mean and standard deviation."""
+    """For each input, its texts in the train split, or its mean and standard deviation there."""
     described = []
     for name in names:
         if pa.types.is_string(zoo.record.schema.field(name).type):
@@ -78,7 +81,7 @@ def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def width_of(described: Sequence[Mapping[str, Any]]) -> int:
-    """Numbers that `encode` gives for a member."""
+    """Width of the output of `encode`."""
     return sum(len(one.get("values", (None,))) for one in described)
 
 
@@ -87,16 +90,17 @@ def encode(
     columns: Mapping[str, Tensor | list[Any]],
     like: Tensor,
 ) -> Tensor:
-    """`(batch, width)`, where and of the type that `like` is: texts one-hot, numbers standardised.
+    """Texts one-hot and numbers standardised: `(batch, width)`, with device and dtype of `like`.
 
-    Raises InputError where a column is missing, and for a text that the train split has not.
+    Raises InputError for a missing column, and for a text that the train split does not have.
     """
     parts = [torch.zeros(len(like), 0).to(like)]
     for one in described:
         name = one["name"]
         if name not in columns:
             raise InputError(
-                f"the model takes column {name!r} as an input beside the weights, and the catalog of the zoo has none"
+                f"the model takes column {name!r} as an input beside the weights, but the catalog "
+                "of the zoo does not have it"
             )
         if "values" in one:
             known, texts = np.array(one["values"]), columns[name]

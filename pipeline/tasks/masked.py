@@ -1,4 +1,4 @@
-"""Masked entries: what stood in the place of a weight that is hidden, by all the others?"""
+"""Masked entries: predict hidden weights from all the others."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 class Masked(EmbeddingTask):
     kind: Literal["masked"] = "masked"
-    """Predict entries that are hidden, standardised tensor by tensor, from those that are seen. Entries are hidden one by one
-    and not by neurons: which values a whole neuron had, nothing that is seen can tell."""
+    """Predict hidden entries, standardised tensor by tensor, from the visible ones. Single entries
+    are hidden and not whole neurons, whose values nothing visible could determine."""
     share: float = Field(0.3, gt=0, lt=1)
-    """Share of the entries that is hidden, anew for each network and epoch."""
+    """Share of hidden entries, drawn anew for each network and epoch."""
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> EntriesHead:
         from dwsnet.pretraining import EntriesHead
@@ -35,12 +35,15 @@ class Masked(EmbeddingTask):
         return squares / count.clamp(min=1)
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """Of the same hidden entries in every epoch."""
+        """Sums over the same hidden entries in every epoch."""
         squares, trivial, count = self.errors(model, batch, batch.positions)
         return {"squares": squares.double(), "trivial": trivial.double(), "entries": count.double()}
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean squared error, and that of the mean of each tensor; a train split's standard deviation is 1."""
+        """Mean squared error of the model, and of always predicting each tensor's mean.
+
+        Entries are standardised over the train split.
+        """
         entries = sums["entries"].item()
         return {
             "loss": sums["squares"].item() / entries,
@@ -48,7 +51,7 @@ class Masked(EmbeddingTask):
         }
 
     def errors(self, model: nn.Module, batch: Batch, keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Over the hidden entries: the sums of squared errors and of squared values, and how many there are."""
+        """Sums of squared errors and of squared values of hidden entries; their number."""
         import torch
 
         hidden = self.hidden(model.encoder.space, keys)
@@ -62,7 +65,7 @@ class Masked(EmbeddingTask):
         return (predicted - true).square().sum(), true.square().sum(), count
 
     def hidden(self, space: WeightSpace, keys: Tensor) -> list[Tensor]:
-        """Which entries are hidden: `(batch, *spec.shape)` bool a tensor, for each member by its key alone."""
+        """Masks of hidden entries, `(batch, *spec.shape)` bool, from each member's key alone."""
         from dwsnet.keyed import fold_in, uniform
 
         return [

@@ -1,4 +1,4 @@
-"""A task of the user's own, which may leave out what many tasks do not need."""
+"""A user's own task, which may leave out the optional parts."""
 
 import json
 from collections.abc import Collection, Mapping, Sequence
@@ -27,8 +27,9 @@ NEEDED = (
 
 
 def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
-    """The task of a configuration: one of ours is its own. Raises InputError where it is code of the user's that is not
-    trusted.
+    """The task of a configuration: itself, or what the user's function makes.
+
+    Raises InputError if that function is not trusted.
     """
     if isinstance(config, Own):
         return OwnTask(config.make("training.task", trusted, *NEEDED))
@@ -36,9 +37,9 @@ def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
 
 
 class OwnTask:
-    """The task, with the parts of `TaskConfig` where it has none of its own.
+    """A user's task, with the parts of `TaskConfig` that it does not have.
 
-    Raises InputError where one of its parts fails, or returns what it must not.
+    Raises InputError if a part fails or returns something of the wrong type.
     """
 
     def __init__(self, task: Any):
@@ -49,7 +50,7 @@ class OwnTask:
         if not isinstance(self.monitor, Monitor):
             raise self._error("monitor", "be a pipeline.tasks.Monitor", self.monitor)
         if not isinstance(self.group, int) or self.group < 1:
-            raise self._error("group", "be a number of members from 1 on", self.group)
+            raise self._error("group", "be a number of members, at least 1", self.group)
 
     def __getattr__(self, name: str) -> Any:
         if not hasattr(self._task, name):
@@ -82,7 +83,8 @@ class OwnTask:
             return dict(json.loads(json.dumps(prepared, allow_nan=False)))
         except (TypeError, ValueError) as error:
             raise InputError(
-                f"prepare of {self._title} must return a dict of JSON values, found {prepared!r}: {error}"
+                f"prepare of {self._title} must return a dict of JSON values, found {prepared!r}: "
+                f"{error}"
             ) from error
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
@@ -101,7 +103,8 @@ class OwnTask:
         metrics = self._own("metrics", sums)
         if self.monitor.metric not in metrics:
             raise InputError(
-                f"metrics of {self._title} must have {self.monitor.metric!r}, which it monitors, found {', '.join(metrics)}"
+                f"metrics of {self._title} must have {self.monitor.metric!r}, which it monitors, "
+                f"found {', '.join(metrics)}"
             )
         try:
             return {name: float(value) for name, value in metrics.items()}

@@ -1,19 +1,20 @@
-"""Kendall's tau_b: how well predictions order members, and how well they can."""
+"""Kendall's tau_b: how well predictions rank members, and how well they could."""
 
 import numpy as np
 
 FLOOR_SHARE = 0.05
-"""Share of the members from which on one common value is a floor: that of networks that learned nothing."""
+"""A value that at least this share of the members has is a floor: that of networks that learned
+nothing."""
 
 
 def rank_scores(truth: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
-    """`tau`, tau_b of predictions `(members,)` with the truth, 0 where one of them is constant or there
-    are none; and beside it
+    """Rank correlation of predictions `(members,)` with the truth:
 
-    * `tau_ceiling`, sqrt(1 - n_t / n_0): tau_b of the best order without ties, for n_t of n_0 pairs that are tied in the
-      truth (Kendall 1945). Predictions that tie where the truth does may be above it;
-    * `tied_predictions`, the share of members whose prediction another has too;
-    * `tau_above_floor`, of the members that are not at the most frequent value, where 5 % or more are at it.
+    * `tau`, tau_b, 0 if either is constant or empty;
+    * `tau_ceiling`, sqrt(1 - n_t / n_0): tau_b of the best order without ties, if n_t of n_0
+      pairs are tied in the truth (Kendall 1945). Predictions with the same ties may exceed it;
+    * `tied_predictions`, the share of members whose prediction is not unique;
+    * `tau_above_floor`, over the members not at the most frequent value, if 5 % or more are at it.
     """
     pairs = len(truth) * (len(truth) - 1)
     values, counts = np.unique(truth, return_counts=True)
@@ -37,7 +38,7 @@ def tau_b(truth: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def share_of_ties(values: np.ndarray) -> float:
-    """Of the values, those that occur more than once."""
+    """Share of the values that occur more than once."""
     if not len(values):
         return 0.0
     counts = np.unique(values, return_counts=True)[1]

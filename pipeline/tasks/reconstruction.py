@@ -1,4 +1,4 @@
-"""Functional reconstruction: what does a network compute? Its vector must render its signal through a decoder."""
+"""Functional reconstruction: a decoder renders a network's signal from its vector alone."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
 class Reconstruction(EmbeddingTask):
     kind: Literal["reconstruction"] = "reconstruction"
-    """Render what a network renders from its vector alone, through a decoder that all networks share. The signals are not
-    needed: what is reconstructed is the rendering of the network itself."""
+    """Render what a network renders from its vector alone, through a decoder that all networks
+    share. The target is the network's own rendering, so the signals are not needed."""
     points: PositiveInt = 256
-    """Points that are rendered, about so many, on a regular grid over the coordinates."""
+    """About how many points to render, on a regular grid over the coordinates."""
     decoder_width: PositiveInt = 64
     """Width of the decoder's hidden layers."""
     decoder_layers: PositiveInt = 3
@@ -36,12 +36,13 @@ class Reconstruction(EmbeddingTask):
         contract = zoo.record.decode
         if contract.image is not None:
             raise InputError(
-                f"zoo {zoo.folder} must hold INRs for task 'reconstruction', which renders them, found classifiers"
+                f"zoo {zoo.folder} must have INRs for task 'reconstruction', which renders them, "
+                "found classifiers"
             )
         Decoder(contract, zoo.space, f"zoo {zoo.folder}")
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """How many coordinates INRs take, and how many values they return."""
+        """Numbers of coordinates that INRs take and of values that they return."""
         first, last = zoo.space.tensors[0], zoo.space.tensors[-1]
         return {"num_dims": first.shape[1], "num_channels": last.shape[0]}
 
@@ -60,7 +61,7 @@ class Reconstruction(EmbeddingTask):
         return (max(2, round(self.points ** (1 / num_dims))),) * num_dims
 
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
-        """How to run members of the zoo, and the points in their coordinates."""
+        """Attach the decoder of the zoo's members, and the points in their coordinates."""
         from pipeline.decode import Decoder, coordinates_of
 
         contract = zoo.record.decode
@@ -72,7 +73,7 @@ class Reconstruction(EmbeddingTask):
         return (model(batch.state)[1] - self.truth(model, batch)).square().mean()
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """With what the mean rendering of the split needs: values are those of each point, summed over members."""
+        """Sums for the errors of the model and of the mean rendering of the split."""
         values, truth = model(batch.state)[1].double(), self.truth(model, batch).double()
         return {
             "members": truth.new_tensor(len(truth)),
@@ -82,7 +83,7 @@ class Reconstruction(EmbeddingTask):
         }
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Mean squared error, and that of the mean rendering of the split."""
+        """Mean squared error of the model and of the mean rendering of the split."""
         members = sums["members"]
         mean = sums["values"] / members
         trivial = sums["squares"] / members - mean.square().mean()

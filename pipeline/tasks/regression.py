@@ -1,4 +1,4 @@
-"""Which number does the catalog have for the network? Accuracy, frequency, whatever was measured."""
+"""Regression: predict numeric catalog columns, such as accuracy or frequency, from the weights."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from pipeline.tasks.task import Batch, Evaluation
 
 ROUNDING = 1e-12
-"""Share of a sum of squares that may be rounding."""
+"""Relative size of a sum of squares below which it is rounding error."""
 
 
 class Outputs(NamedTuple):
-    """Predicted targets of a batch, and the true ones where they are known."""
+    """Predicted targets of a batch, and the true ones if they are known."""
 
     predicted: Tensor
     """`(batch, targets)`."""
@@ -39,14 +39,16 @@ class Outputs(NamedTuple):
 
 class Regression(TaskConfig):
     kind: Literal["regression"] = "regression"
-    """Numbers that the catalog has."""
+    """Predict numeric columns of the catalog."""
     targets: tuple[str, ...] = Field(("test_accuracy",), min_length=1)
-    """Columns of the catalog to predict. A member whose target is null is left out of losses and metrics."""
+    """Catalog columns to predict. Members whose target is null are left out of losses and
+    metrics."""
     inputs: tuple[str, ...] = ()
-    """Columns of the catalog that the model is given beside the weights, such as the activation: texts one-hot, numbers
-    standardised."""
+    """Catalog columns that the model reads beside the weights, such as the activation: texts
+    one-hot, numbers standardised."""
     objective: Literal["mse", "bce"] = "mse"
-    """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a sigmoid, for shares."""
+    """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a
+    sigmoid, for shares."""
 
     @model_validator(mode="after")
     def names_each_column_once(self) -> Regression:
@@ -65,7 +67,10 @@ class Regression(TaskConfig):
         return self.targets + self.inputs
 
     def check(self, zoo: Zoo) -> None:
-        """Targets that are numbers, known, finite and not constant, for 'bce' from 0 to 1; inputs as `check_inputs`."""
+        """Require numeric targets that are known, finite and not constant.
+
+        For 'bce' they must be from 0 to 1. Inputs are checked by `check_inputs`.
+        """
         from pipeline.tasks.inputs import check_inputs, is_number
 
         super().check(zoo)
@@ -73,14 +78,15 @@ class Regression(TaskConfig):
             kind = zoo.record.schema.field(name).type
             if not is_number(kind):
                 raise InputError(
-                    f"column {name!r} of zoo {zoo.folder} must be of numbers to be a target, found {kind}"
+                    f"column {name!r} of zoo {zoo.folder} must hold numbers to be a target, found "
+                    f"{kind}"
                 )
             if zoo.is_sealed:
                 check_target(zoo, name, self.objective)
         check_inputs(zoo, self.inputs)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """Mean and standard deviation of each target over the train split, and what inputs are there."""
+        """Mean and standard deviation of each target over the train split; `describe_inputs`."""
         import pyarrow as pa
 
         from pipeline.tasks.inputs import describe_inputs
@@ -107,14 +113,14 @@ class Regression(TaskConfig):
         )
 
     def loss(self, model: Regressor, batch: Batch, keys: Tensor) -> Tensor:
-        """Mean over members and targets, those that are not known counted as 0."""
+        """Mean over members and targets; unknown targets count as 0."""
         outputs = model(batch.state, batch.columns)
         return model.targets.losses(outputs, model.targets.read(batch.columns)).mean()
 
     def sums(self, model: Regressor, batch: Batch) -> dict[str, Tensor]:
-        """Each `(targets,)`: powers of the errors and of the distance to the mean of the train split, in raw units.
+        """Sums `(targets,)` of powers of errors and of distances to the train mean, in raw units.
 
-        Where the model gives no finite number, its error is that of the mean.
+        For a non-finite output, the error is that of the mean.
         """
         import torch
 
@@ -135,17 +141,19 @@ class Regression(TaskConfig):
         }
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """R^2, mean squared and absolute error in raw units, of the model and of always answering the mean of the train
-        split: means over the targets, and where there are several of each by itself.
+        """R^2, mean squared and mean absolute error (raw units) of the model and of the train mean.
 
-        Where the truth is constant, R^2 is 1 for what is all right and else 0, as scikit-learn has it.
+        Means over the targets and, if there are several, also each target's own. If the truth is
+        constant, R^2 is 1 for a perfect prediction and 0 otherwise, as in scikit-learn.
         """
         import torch
 
         known = torch.as_tensor(sums["known"]).double()
         for name, number in zip(self.targets, known.tolist(), strict=True):
             if not number:
-                raise InputError(f"target {name!r} must be known of one member or more, found none")
+                raise InputError(
+                    f"target {name!r} must be known for one member or more, found none"
+                )
         spread = sums["distance_squared"] - sums["distance"] ** 2 / known
         is_constant = spread <= ROUNDING * sums["distance_squared"]
 
@@ -167,7 +175,7 @@ class Regression(TaskConfig):
         )
 
     def _means(self, of_targets: Any) -> dict[str, float]:
-        """The mean of each score over the targets, and where there are several the scores of each."""
+        """The mean of each score over the targets and, if there are several, the scores of each."""
         import numpy as np
 
         scores = dict(zip(self.targets, of_targets, strict=True))
@@ -190,7 +198,7 @@ class Regression(TaskConfig):
         return Outputs(predicted, batch.columns, model.targets.names)
 
     def predictions(self, outputs: Outputs) -> dict[str, Any]:
-        """Of each target what is true, where the zoo has it, and what is predicted."""
+        """For each target, the true value if the zoo has it, and the predicted value."""
         columns = {}
         for name, predicted in zip(outputs.names, outputs.predicted.T, strict=True):
             if name in outputs.columns:
@@ -199,7 +207,7 @@ class Regression(TaskConfig):
         return columns
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
-        """Kendall's tau_b and its company, as `pipeline.tasks.ranks` says, of the members that have both numbers."""
+        """The scores of `rank_scores`, over members with both a true and a predicted value."""
         from pipeline.tasks.ranks import rank_scores
 
         return self._means(rank_scores(*truth_and_predicted(table, name)) for name in self.targets)
@@ -208,12 +216,12 @@ class Regression(TaskConfig):
         from pipeline.figures.regression import draw_predicted
 
         pairs = {name: truth_and_predicted(evaluation.table, name) for name in self.targets}
-        text = "What is predicted for the members of the test split against what is true."
+        text = "Predicted against true values of the members of the test split."
         return (Figure("predicted.svg", text, partial(draw_predicted, pairs)),)
 
 
 def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of the members that have both."""
+    """True and predicted values of the members that have both."""
     import pyarrow.compute as pc
 
     from pipeline.tasks.inputs import is_known
@@ -225,25 +233,29 @@ def truth_and_predicted(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndar
 
 
 def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
-    """The column where it is known. Raises InputError where it is so of no member, or constant in the train split."""
+    """The known values of a column in a split.
+
+    Raises InputError if there are none, or if they are constant in the train split.
+    """
     import pyarrow.compute as pc
 
     members = zoo.members(split)
     known, what = members[name].drop_null(), f"column {name!r} of zoo {zoo.folder}"
     if not len(known):
         raise InputError(
-            f"{what} must be known of members of the {split} split to be a target, found none"
+            f"{what} must be known for members of the {split} split to be a target, found none"
         )
     if split == "train" and pc.count_distinct(known).as_py() == 1:
         raise InputError(
-            f"{what} must differ between members to be a target, found {known[0]} for all {len(known):,} of the "
-            f"train split that are learned from"
+            f"{what} must differ between members to be a target, found {known[0]} for all "
+            f"{len(known):,} of the "
+            f"train split that are trained on"
         )
     return known
 
 
 def check_target(zoo: Zoo, name: str, objective: str):
-    """Raises InputError where members cannot be told apart by the column, or not learned from."""
+    """Raise InputError if the column cannot be a target of this objective."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -254,11 +266,12 @@ def check_target(zoo: Zoo, name: str, objective: str):
     column = members[name]
     for row in members.filter(pc.and_(column.is_valid(), pc.invert(is_known(column)))).to_pylist():
         raise InputError(
-            f"{what} must have finite numbers or null to be a target, found {row[name]} for {row['key']}"
+            f"{what} must have finite numbers or null to be a target, found {row[name]} for "
+            f"{row['key']}"
         )
     if column.null_count and not pa.types.is_floating(column.type):
         raise InputError(
-            f"{what} must be known of every member to be a target, as it is of whole numbers, "
+            f"{what} must be known for every member to be a target, as it holds integers, "
             f"found null for {column.null_count:,}"
         )
     for split in ("train", "validation"):
@@ -266,6 +279,7 @@ def check_target(zoo: Zoo, name: str, objective: str):
     least, most = pc.min_max(column).as_py().values()
     if objective == "bce" and not 0 <= least <= most <= 1:
         raise InputError(
-            f"{what} must have shares from 0 to 1 for training.task.objective 'bce', found {least:g} to {most:g}: "
+            f"{what} must have shares from 0 to 1 for training.task.objective 'bce', found "
+            f"{least:g} to {most:g}: "
             "take 'mse'"
         )

@@ -1,4 +1,4 @@
-"""Models that give numbers of a network: an encoder with a head, and gradient boosting on statistics."""
+"""Models that predict numbers: an encoder with a head, and gradient boosting on statistics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
@@ -14,13 +14,13 @@ from pipeline.tasks.inputs import encode, width_of
 
 Columns = Mapping[str, Tensor | list[Any]]
 SURE = 1e-6
-"""How near to 0 and 1 a share goes that is made a logit."""
+"""Shares are clamped to [SURE, 1 - SURE] before the logit."""
 
 
 class Targets(nn.Module):
-    """From what a model gives, `(batch, targets)` of unit scale, to targets as the catalog has them.
+    """Converts a model's outputs, `(batch, targets)` of unit scale, to catalog values and back.
 
-    With 'mse' the model gives standardised targets, with 'bce' logits of shares.
+    Outputs are standardised targets with 'mse', logits of shares with 'bce'.
     """
 
     def __init__(self, prepared: Mapping[str, Any], objective: Literal["mse", "bce"]):
@@ -32,7 +32,7 @@ class Targets(nn.Module):
             self.register_buffer(name, values, persistent=False)
 
     def read(self, columns: Columns) -> Tensor:
-        """`(batch, targets)` float32; NaN where a target is not known."""
+        """`(batch, targets)` float32; NaN if a target is not known."""
         return torch.stack([columns[name].float() for name in self.names], 1)
 
     def values(self, outputs: Tensor) -> Tensor:
@@ -41,13 +41,13 @@ class Targets(nn.Module):
         return self.mean + self.std * outputs
 
     def outputs(self, values: Tensor) -> Tensor:
-        """What a model must give for these values."""
+        """The model outputs that stand for these values."""
         if self.objective == "bce":
             return values.clamp(SURE, 1 - SURE).logit()
         return (values - self.mean) / self.std
 
     def losses(self, outputs: Tensor, truth: Tensor) -> Tensor:
-        """`(batch, targets)`; 0 where the truth is not known."""
+        """`(batch, targets)`; 0 if the truth is not known."""
         known = truth.isfinite()
         truth = torch.where(known, truth, self.mean)
         if self.objective == "bce":
@@ -58,9 +58,9 @@ class Targets(nn.Module):
 
 
 class Regressor(nn.Module):
-    """An encoder whose vector is moved by what is known beside the weights, then GELU and a linear layer.
+    """An encoder, plus a linear map of the other inputs, then GELU and a linear layer.
 
-    Takes stacked state dicts and columns of the catalog, returns `(batch, targets)` of unit scale.
+    Maps stacked state dicts and catalog columns to `(batch, targets)` of unit scale.
     """
 
     def __init__(self, encoder: Encoder, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
@@ -77,9 +77,9 @@ class Regressor(nn.Module):
 
 
 class BoostedRegressor(nn.Module):
-    """Gradient boosting on statistics of the tensors, and on the inputs, in the form of a `Regressor`; one for each target.
+    """Gradient boosting on statistics of the tensors and on the inputs, one model per target.
 
-    Has neither parameters nor a state dict.
+    Called like a `Regressor`, but has neither parameters nor a state dict.
     """
 
     def __init__(self, space: WeightSpace, targets: Targets, inputs: Sequence[Mapping[str, Any]]):
@@ -88,7 +88,7 @@ class BoostedRegressor(nn.Module):
         self.boosted = [BoostedStatistics(space, "value") for _ in targets.names]
 
     def fit(self, networks: Iterable[tuple[Mapping[str, Tensor], Columns]]) -> "BoostedRegressor":
-        """Learn from stacked state dicts with their columns; from members whose target is known."""
+        """Fit to stacked state dicts with their columns, on members whose target is known."""
         states, columns = zip(*networks, strict=True)
         state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
         truth = [self.targets.read(one) for one in columns]

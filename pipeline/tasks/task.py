@@ -1,4 +1,4 @@
-"""The seam between what can be learned and how it is trained: training knows a task as `Task` alone."""
+"""The interface between tasks and training, which knows a task only as a `Task`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ if TYPE_CHECKING:
     from pipeline.archive.zoo import Zoo
 
 LABEL = "label"
-"""The column whose numbers index the class names of the signals; in any other the values are the classes."""
+"""The column whose numbers index the signals' class names; in other columns the values are the
+classes."""
 
 
 @dataclass(frozen=True)
 class Monitor:
-    """The metric by which the best epoch is chosen."""
+    """The metric that chooses the best epoch."""
 
     metric: str
     more_is_better: bool = True
@@ -32,17 +33,17 @@ class Monitor:
 
 @dataclass(frozen=True)
 class Batch:
-    """Members that are learned from together, or scored together."""
+    """Members that are trained on, or scored, together."""
 
     state: Block
     """Stacked state dicts: `(batch, *spec.shape)` float32 by tensor name."""
     columns: Mapping[str, Tensor | list[Any]]
-    """The task's catalog columns: `(batch,)` int64, or float32 with NaN where a number is null; of other types a list. A
-    column of integers that has nulls has -1 there."""
+    """The task's catalog columns: `(batch,)` int64 with -1 for null, `(batch,)` float32 with NaN
+    for null, or a list for other types."""
     positions: Tensor
     """`(batch,)` int64: rows of the catalog."""
     class_names: tuple[str, ...] = ()
-    """Of their zoo: what the numbers of the column `label` stand for there."""
+    """Class names of the zoo, which the numbers of the column `label` index."""
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -57,17 +58,17 @@ class Batch:
         return replace(self, state=state, columns=columns, positions=self.positions[index])
 
     def __getitem__(self, part: slice) -> Batch:
-        """Some that come one after another: views of the tensors."""
+        """A slice of the members, as views of the tensors."""
         columns = {name: values[part] for name, values in self.columns.items()}
         state = {name: tensor[part] for name, tensor in self.state.items()}
         return replace(self, state=state, columns=columns, positions=self.positions[part])
 
     def to(self, device: torch.device) -> Batch:
-        """On a device; what lies in page-locked memory is copied while other work goes on."""
+        """Move to a device, asynchronously from page-locked memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
     def pin_memory(self) -> Batch:
-        """In page-locked memory, from which a GPU copies by itself."""
+        """Copy to page-locked memory, from which a GPU copies asynchronously."""
         return self._each(lambda tensor: tensor.pin_memory())
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> Batch:
@@ -79,7 +80,7 @@ class Batch:
         return replace(self, state=state, columns=columns, positions=change(self.positions))
 
     def with_state(self, state: Block) -> Batch:
-        """The same members with other weights: augmented ones."""
+        """The same members with other weights, such as augmented ones."""
         return replace(self, state=state)
 
 
@@ -88,11 +89,11 @@ class Figure:
     """A picture of the report."""
 
     file: str
-    """Its name, ending in .svg or .png."""
+    """File name, ending in .svg or .png."""
     text: str
     """The sentence above it."""
     draw: Callable[[Path], None]
-    """Draws it into a file."""
+    """Draws the picture into a file."""
 
 
 @dataclass(frozen=True)
@@ -103,91 +104,104 @@ class Table:
     """The sentence above it."""
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
-    """Cells as they are shown."""
+    """Cells as text."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a task may make its figures from: the best model, on the test split."""
+    """The material for a task's figures: the best model, evaluated on the test split."""
 
     zoo: Zoo
     model: nn.Module
     """In evaluation mode, with what `Task.attach` gave it."""
     prepared: Mapping[str, Any]
     table: pa.Table
-    """Of predictions, one row a member: the catalog's naming columns, then those of `Task.predictions`."""
+    """Predictions, one row per member: the catalog's naming columns, then those of
+    `Task.predictions`."""
 
 
 class Task(Protocol):
-    """What can be learned from a zoo. A task of your own is an object with these parts, or a subclass of `TaskConfig`.
+    """Something to learn from a zoo.
 
-    `columns`, `group`, `monitor`, `check`, `prepare`, `build`, `loss`, `sums`, `metrics` and `predictions` are needed; the
-    others are as in `TaskConfig` where they are missing.
+    A task of your own is an object with these parts, or a subclass of `TaskConfig`. `columns`,
+    `monitor`, `check`, `prepare`, `build`, `loss`, `sums`, `metrics` and `predictions` are
+    required; missing others are taken from `TaskConfig`.
     """
 
     columns: tuple[str, ...]
-    """Catalog columns that come along with each batch."""
+    """Catalog columns that come with each batch."""
     group: int
-    """Members of one signal that come together, one after another: 2 for pairs of views, else 1."""
+    """Members of one signal that stay together in the order: 2 for pairs of views, else 1."""
     monitor: Monitor
 
     def check(self, zoo: Zoo) -> None:
-        """Raises InputError, in one sentence, where this zoo cannot teach the task.
+        """Raise InputError, in one sentence, if this zoo cannot teach the task.
 
-        Asked before anything is fitted too, with a zoo of which there is only the record and the schema of its catalog.
+        Also called before anything is fitted, with a zoo that only has its record and the schema of
+        its catalog.
         """
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
-        """Facts of the train split, as JSON: names of classes, mean and standard deviation of targets. Kept in model.json.
+        """Facts of the train split as JSON, such as class names; they are kept in model.json.
 
-        `zoo.members("train")` are those that are learned from, where these are fewer than there are.
+        `zoo.members("train")` are those that are trained on, which may be fewer than the split has.
         """
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
-        """The model: a head on the encoder. Its parameters are drawn from torch's generator."""
+        """The model: a head on the encoder, initialised from torch's generator."""
 
     def boosted(
         self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
     ) -> nn.Module | None:
-        """Gradient boosting on statistics of the weights, fitted to batches of the train split: a module that stands in for
-        the model wherever it is scored. None where there is no such thing."""
+        """Gradient boosting on statistics of the weights, fitted to batches of the train split.
+
+        A module that can be scored in place of the model, or None if the task has none.
+        """
 
     def attach(self, model: nn.Module, zoo: Zoo) -> None:
-        """Give the model, as buffers that are not persistent, what `loss` and `sums` need beside the batch: images, a grid.
+        """Attach what `loss` and `sums` need beside the batch, as non-persistent buffers.
 
-        Called once in each process, before training and before scoring, and not for predictions that are not scored.
+        For example images, or a grid. Called once per process, before training and before scoring,
+        but not for predictions that are not scored.
         """
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
-        """The mean loss over a batch. `keys` `(batch,)` int64 are the members' own for augmentation in this epoch."""
+        """The mean loss over a batch.
+
+        `keys` `(batch,)` int64 are the members' keys for augmentation in this epoch.
+        """
 
     def sums(self, model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-        """What adds up over batches and ranks to all that `metrics` needs."""
+        """Tensors that, added up over batches and ranks, are the input of `metrics`."""
 
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
-        """Metrics of a split, `monitor.metric` and 'loss' among them.
+        """Metrics of a split, including `monitor.metric` and 'loss'.
 
-        `trivial_NAME` is metric NAME of the best answer that does not look at the weights: the most frequent class, the mean,
-        the network as it was. Reports show both together. What ends in `accuracy` is a share, shown in percent.
+        `trivial_NAME` is metric NAME of the best answer that ignores the weights: the most frequent
+        class, the mean, the unchanged network. Reports show both together. Names that end in
+        `accuracy` are shares, shown in percent.
         """
 
     def outputs(self, model: nn.Module, batch: Batch) -> Any:
-        """What `predictions` is made from: the model's answer to the state dicts of a batch."""
+        """The input of `predictions`: the model's output for a batch."""
 
     def predictions(self, outputs: Any) -> Mapping[str, Any]:
-        """Columns of a table, one entry a member of the batch; members whose numbers are not finite become null."""
+        """Columns of a table, one entry per member of the batch; non-finite numbers become null."""
 
     def scores(self, table: pa.Table) -> dict[str, Any]:
-        """Metrics that need all members of a split at once, from the table of predictions: JSON values."""
+        """Metrics that need all predictions of a split at once, as JSON values."""
 
     def figures(
         self, metrics: Mapping[str, Any], evaluation: Evaluation
     ) -> Sequence[Figure | Table]:
-        """Pictures and tables of the report, in order; training curves it has for every task."""
+        """Pictures and tables of the report, in order; it has training curves for every task."""
 
 
 class TaskConfig(Config):
-    """A task of ours: its fields are the configuration, its methods the task. The parts that many tasks do not need."""
+    """A built-in task: its fields are the configuration, its methods the task.
+
+    Has defaults for the parts that many tasks do not need.
+    """
 
     group: ClassVar[int] = 1
 

@@ -183,7 +183,7 @@ def oops(self, *arguments):
         ("columns", "psnr", "columns of task Wrong must be names of columns, found 'psnr'"),
         ("columns", ("pnsr",), "has no column 'pnsr' to learn from: .*did you mean 'psnr'"),
         ("monitor", "error", r"monitor of task Wrong must be a pipeline.tasks.Monitor, found 'er"),
-        ("group", "2", "group of task Wrong must be a number of members from 1 on, found '2'"),
+        ("group", "2", "group of task Wrong must be a number of members, at least 1, found '2'"),
         ("check", oops, "check of task Wrong failed with KeyError: 'oops'; `dwszoo --debug` shows"),
         ("prepare", lambda self, zoo: {"a": np.float32(1)}, "must return a dict of JSON values"),
         ("build", lambda self, *_: None, "build of task Wrong must return a torch module, found N"),

@@ -93,7 +93,7 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path
         (
             mlps,
             Regression(targets=("optimizer",)),
-            "must be of numbers to be a target, found string",
+            "must hold numbers to be a target, found string",
         ),
     ],
 )

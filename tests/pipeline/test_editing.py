@@ -208,7 +208,7 @@ def test_the_report_has_the_picture_and_the_table(zoo, tmp_path):
     figure.draw(tmp_path / figure.file)
     assert (tmp_path / figure.file).stat().st_size > 1000
     assert "'dilate' of the signal" in figure.text
-    assert table.rows[0] == ("as they were", f"{metrics['trivial_mse']:.3e}")
+    assert table.rows[0] == ("unedited", f"{metrics['trivial_mse']:.3e}")
     wide = Editing(expansion=3).figures(metrics, Evaluation(zoo, model, {}, None))
     assert "3 times as wide" in wide[0].text
     assert "3 times as wide" in wide[1].rows[1][0]
@@ -223,7 +223,9 @@ def test_what_cannot_teach_it_is_refused_in_a_sentence(zoo):
     with pytest.raises(InputError, match="needs networks of odd activations"):
         Editing().check(changed(decode=relu))
     Editing(augmentation=Augmentation()).check(changed(decode=relu))
-    with pytest.raises(InputError, match=r"targets that stay where they are: leave out .*zoom"):
+    with pytest.raises(
+        InputError, match=r"targets of task editing do not move with the signal: leave out .*zoom"
+    ):
         Editing(augmentation=Augmentation(zoom=1.1)).check(zoo)
     unknown = decode.model_copy(update={"activations": None})
     with pytest.raises(InputError, match="cannot run members of zoo"):

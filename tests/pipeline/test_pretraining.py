@@ -124,7 +124,7 @@ def test_views_need_two_networks_of_a_signal(zoo, monkeypatch):
     TASKS["views"].check(zoo)
     first = pc.field("view") == 0
     monkeypatch.setattr(zoo, "catalog", zoo.catalog.filter(first))
-    with pytest.raises(InputError, match=r"two INRs of each signal or more .* zoo.views=2"):
+    with pytest.raises(InputError, match=r"two or more INRs of each signal .* zoo.views=2"):
         TASKS["views"].check(zoo)
     TASKS["augmented"].check(zoo)
 

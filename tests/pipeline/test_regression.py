@@ -144,7 +144,7 @@ def test_a_member_whose_target_is_not_known_counts_for_nothing(zoo):
         assert value[0].item() == pytest.approx(known[name][0].item(), rel=1e-4)
     task.loss(model, changed, batch.positions).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
-    with pytest.raises(InputError, match="'psnr' must be known of one member or more"):
+    with pytest.raises(InputError, match="'psnr' must be known for one member or more"):
         task.metrics({**sums, "known": torch.tensor([0, 32])})
 
 
@@ -267,7 +267,7 @@ def in_split(split: str, value):
             ("shard",),
             None,
             None,
-            "'shard' of zoo .* must be of numbers to be a target, found string",
+            "'shard' of zoo .* must hold numbers to be a target, found string",
         ),
         (
             ("psnr",),
@@ -278,8 +278,8 @@ def in_split(split: str, value):
         (("psnr",), "psnr", lambda v: [*v[:-1], np.inf], "finite numbers or null .* found inf for"),
         (("steps",), "steps", lambda v: [None, *v[1:]], "whole numbers, found null for 1"),
         (("psnr",), "psnr", lambda v: [7.0] * len(v), "must differ between members .* found 7.0"),
-        (("psnr",), "psnr", "validation", "must be known of members of the validation split"),
-        (("psnr",), "psnr", "train", "must be known of members of the train split"),
+        (("psnr",), "psnr", "validation", "must be known for members of the validation split"),
+        (("psnr",), "psnr", "train", "must be known for members of the train split"),
     ],
 )
 def test_targets_that_teach_nothing_are_refused(zoo, task, column, change, message):
@@ -300,7 +300,7 @@ def test_shares_outside_of_0_to_1_and_unknown_inputs_are_refused(zoo):
     with pytest.raises(InputError, match=r"input 'stop_reason' must be one of .* found 'tired'"):
         task.check(zoo)
     with_column(zoo, "psnr_off_grid", lambda v: [None, *v[1:]])
-    with pytest.raises(InputError, match="known of every member to be an input, found None for 0"):
+    with pytest.raises(InputError, match="known for every member to be an input, found None for 0"):
         Regression(targets=("psnr",), inputs=("psnr_off_grid",)).check(zoo)
 
 
