@@ -1,1 +1,1 @@
-"""How pictures are drawn: their style, fonts, names, and those that more than one task has."""
+"""Drawing: style, fonts, captions, and the pictures of tasks."""

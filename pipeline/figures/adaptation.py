@@ -1,4 +1,4 @@
-"""What came of adapting classifiers to another domain."""
+"""Pictures of adapting classifiers to another domain."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,11 +14,11 @@ DOMAINS = {"source": "source_accuracy", "target": "target_accuracy"}
 
 
 def comparison(table: pa.Table, finetuning_steps: Sequence[int]) -> list[list[str]]:
-    """Rows of a table of accuracies: as the networks were, adapted, fine-tuned one by one."""
+    """Table of accuracies: of the networks unadapted, adapted, and fine-tuned one by one."""
     unseen = table["is_unseen"].to_numpy()
-    states = {"as it was": "trivial_", "adapted": ""}
+    states = {"unadapted": "trivial_", "adapted": ""}
     states |= {
-        f"fine-tuned alone, {steps} steps": f"finetuned_{steps}_" for steps in finetuning_steps
+        f"fine-tuned one by one, {steps} steps": f"finetuned_{steps}_" for steps in finetuning_steps
     }
     return [
         [title]
@@ -36,7 +36,7 @@ def percent(shares: np.ndarray) -> str:
 
 
 def draw_networks(table: pa.Table, path: Path):
-    """Accuracy of each network on images of the target domain: adapted above as it was."""
+    """Plot each network's accuracy on images of the target domain: adapted against unadapted."""
     before, after = (table[f"{state}target_accuracy"].to_numpy() for state in ("trivial_", ""))
     unseen = table["is_unseen"].to_numpy()
     with picture(path, 4.4, 4.2) as figure:
@@ -50,13 +50,13 @@ def draw_networks(table: pa.Table, path: Path):
         axes.set_xlim(low, 102)
         axes.set_ylim(low, 102)
         axes.set_aspect("equal")
-        axes.set_xlabel("accuracy as it was, %")
+        axes.set_xlabel("accuracy unadapted, %")
         axes.set_ylabel("accuracy adapted, %")
         axes.legend(fontsize=8, loc="lower right")
 
 
 def draw_images(source: Tensor, target: Tensor, path: Path):
-    """Images `(images, height, width, channels)` above the same images, corrupted."""
+    """Draw images `(images, height, width, channels)` above the same images, corrupted."""
     count = min(MAX_IMAGES, len(source))
     with picture(path, 0.7 * count + 0.5, 1.7) as figure:
         axes = figure.subplots(2, count, squeeze=False)

@@ -1,4 +1,4 @@
-"""What a classifier takes for what."""
+"""Confusion matrices."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,14 +8,14 @@ import numpy as np
 from pipeline.figures.picture import caption, picture
 
 LABEL_WIDTH, MANY_CLASSES = 28, 24
-"""Characters of a class name beside the confusion matrix, and classes up to which its cells are large."""
+"""Most characters of a class name beside the matrix, and most classes for which cells are large."""
 NUM_MISTAKES = 10
 
 
 def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str], path: Path):
-    """True classes as rows, predicted ones as columns, each cell the share of its row in percent.
+    """Draw true classes vertically, predicted ones horizontally, in percent of each true class.
 
-    Grows with the number of classes, so that each name can be read.
+    The picture grows with the number of classes, so that each name can be read.
     """
     counts = np.array(confusion, float)
     shares = 100 * counts / np.maximum(1, counts.sum(1, keepdims=True))
@@ -43,7 +43,7 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
 def most_frequent_mistakes(
     confusion: Sequence[Sequence[int]], class_names: Sequence[str]
 ) -> list[tuple[str, str, str]]:
-    """True class, predicted class and how many percent of the true class, the largest shares first."""
+    """True class, predicted class and percent of the true class, largest shares first."""
     counts = np.array(confusion, float)
     shares = counts / np.maximum(1, counts.sum(1, keepdims=True))
     np.fill_diagonal(shares, 0)

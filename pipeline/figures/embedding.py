@@ -1,4 +1,4 @@
-"""Vectors of networks in the plane, coloured by what is known of the networks."""
+"""Vectors of networks in the plane, coloured by class and by facts."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,8 @@ import numpy as np
 from pipeline.figures.picture import GREY, caption, picture
 
 POINTS, NAMED, LABEL_WIDTH = 3000, 20, 18
-"""Points that are drawn at most, evenly over all; classes that a legend names at most, and characters of a name."""
+"""Most points to draw, spread evenly over all; most classes in a legend; most characters of a
+name."""
 NO_CLASS = "#c8cdd3"
 
 
@@ -20,8 +21,10 @@ def draw_embedding(
     numbers: Mapping[str, np.ndarray],
     path: Path,
 ):
-    """The first two principal components of `(members, width)` vectors: once by class, `labels` `(members,)` with -1 for
-    none, and once by each of `numbers` `(members,)`; in one colour where nothing is known.
+    """Plot the first two principal components of `(members, width)` vectors.
+
+    One panel is coloured by class (`labels` `(members,)`, -1 for none) and one by each of `numbers`
+    `(members,)`; without either there is one panel in grey.
     """
     from sklearn.decomposition import PCA
 
@@ -48,7 +51,7 @@ def draw_embedding(
 
 
 def scatter_classes(axes, places: np.ndarray, labels: np.ndarray, names: Sequence[str]):
-    """One colour a class, grey for none, with a legend where there are few."""
+    """Plot with one colour per class, grey for none, and a legend if there are few classes."""
     colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"]
     for label in np.unique(labels):
         own = places[labels == label]

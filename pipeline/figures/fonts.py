@@ -1,4 +1,4 @@
-"""Fonts for scripts that matplotlib's own font does not have."""
+"""Fonts for scripts that matplotlib's own font does not cover."""
 
 import logging
 from pathlib import Path
@@ -9,14 +9,14 @@ from matplotlib.ft2font import FT2Font
 from matplotlib.text import Text
 
 OWN = "DejaVu Sans"
-"""Comes with matplotlib."""
+"""Ships with matplotlib."""
 logger = logging.getLogger(__name__)
 
 
 def set_fonts(figure: Figure):
-    """Give the text of a figure installed fonts that have its characters.
+    """Set the text of a figure in installed fonts that have its characters.
 
-    A character that none has becomes its code, such as \\u732b, after one warning.
+    A character that no font has is replaced by its code, such as \\u732b, after one warning.
     """
     own = FT2Font(font_manager.findfont(OWN))
     texts = figure.findobj(Text)
@@ -27,7 +27,8 @@ def set_fonts(figure: Figure):
     families, lost = installed_for(foreign)
     if lost:
         logger.warning(
-            "no font on this machine has %s: install one, such as Noto, or draw SVG, which a browser has fonts for",
+            "no font on this machine has %s: install one, such as Noto, or draw an SVG, for which "
+            "browsers have fonts",
             " ".join(sorted(lost)),
         )
     codes = str.maketrans({character: rf"\u{ord(character):04x}" for character in lost})
@@ -37,7 +38,10 @@ def set_fonts(figure: Figure):
 
 
 def installed_for(characters: set[str]) -> tuple[list[str], set[str]]:
-    """Families of installed fonts that have these characters, and those that none has; upright regular fonts come first."""
+    """Families of installed fonts that have these characters, and the characters that none has.
+
+    Upright regular fonts are tried first.
+    """
     files = map(Path, font_manager.findSystemFonts())
     families, missing = [], set(characters)
     for file in sorted(files, key=lambda file: ("regular" not in file.stem.lower(), file.name)):
@@ -45,7 +49,7 @@ def installed_for(characters: set[str]) -> tuple[list[str], set[str]]:
             break
         try:
             font = FT2Font(str(file))
-        except RuntimeError:  # no font that can be read
+        except RuntimeError:  # not a readable font
             continue
         found = {character for character in missing if font.get_char_index(ord(character))}
         if found and font.scalable:

@@ -1,4 +1,4 @@
-"""What all pictures share: their style, their files, how names are written."""
+"""What all pictures share: style, files, captions."""
 
 import io
 import warnings
@@ -17,7 +17,7 @@ from pipeline.figures.fonts import set_fonts
 
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
 COLOURS = (BLUE, ORANGE, "#4f9d69", "#8e5ea2", "#c44e52", "#8c6d46", "#3aa6a6")
-"""Of models that are compared, in order."""
+"""Colours of models that are compared, in order."""
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -28,16 +28,19 @@ STYLE = {
     "font.size": 10,
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be called "$5 to $10"
-    "svg.fonttype": "none",  # a browser has fonts for all scripts
+    "svg.fonttype": "none",  # browsers have fonts for all scripts
     "svg.hashsalt": "dwszoo",
 }
 KINDS = ("png", "svg")
-"""Of pictures, by the ending of their names."""
+"""Kinds of pictures, by the suffix of their files."""
 
 
 @contextmanager
 def picture(path: Path, width: float, height: float):
-    """A matplotlib figure of so many inches, saved to `path` (PNG or SVG by its suffix) when the block ends."""
+    """Yield a matplotlib figure of this size in inches, saved to `path` when the block ends.
+
+    The suffix of `path` chooses PNG or SVG.
+    """
     kind = file_kind(path, *KINDS)
     content = io.BytesIO()
     with matplotlib.rc_context(STYLE):
@@ -47,13 +50,16 @@ def picture(path: Path, width: float, height: float):
         if kind != "svg":
             set_fonts(figure)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # a browser has it, or a warning was given
+            warnings.filterwarnings("ignore", "Glyph")  # browsers have it, or there was a warning
             figure.savefig(content, format=kind, dpi=160, metadata=metadata)
     write_atomic(path, content.getvalue())
 
 
 def caption(name: str, width: int) -> str:
-    """A name on one line of at most so many characters, wide ones counted twice: its middle gives way."""
+    """A name on one line of at most `width` characters, shortened in its middle.
+
+    Wide characters count twice.
+    """
     text = shown(name)
     sizes = [2 if east_asian_width(character) in "WF" else 1 for character in text]
     if sum(sizes) <= width:
@@ -65,6 +71,6 @@ def caption(name: str, width: int) -> str:
 
 
 def mark_partial(figure: Figure, zoo: Zoo):
-    """Say above all else that a zoo is under construction."""
+    """State above the picture that a zoo is under construction."""
     if not zoo.is_sealed:
         figure.suptitle(zoo.state, fontsize=10, color=ORANGE)

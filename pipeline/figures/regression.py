@@ -1,4 +1,4 @@
-"""Pictures of numbers that are predicted."""
+"""Pictures of predicted numbers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,11 +9,11 @@ from pipeline.figures.picture import BLUE, GREY, caption, picture
 
 COLUMNS, SIZE = 3, 3.6
 MANY = 5_000
-"""Members that are drawn, evenly over all."""
+"""Most members to draw, spread evenly over all."""
 
 
 def draw_predicted(pairs: Mapping[str, tuple[np.ndarray, np.ndarray]], path: Path):
-    """A panel for each target: predicted against true, one dot a member; what is right lies on the line."""
+    """Draw a panel per target: predicted against true, one dot per member, with the diagonal."""
     num_rows, num_columns = -(-len(pairs) // COLUMNS), min(COLUMNS, len(pairs))
     with picture(path, SIZE * num_columns, SIZE * num_rows) as figure:
         panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()

@@ -14,7 +14,10 @@ def draw_signal(
     title: str,
     value_range: tuple[float, float] | None = (0.0, 1.0),
 ):
-    """`(*grid, channels)` as a curve, a picture or the middle slice of a volume, in its own range where none is known."""
+    """Draw `(*grid, channels)` as a curve, a picture or the middle slice of a volume.
+
+    `value_range` None scales it to its own range.
+    """
     low, high = value_range or (float(values.min()), float(values.max()))
     if values.ndim == 2:
         axes.plot(values, color=BLUE, linewidth=0.8)
@@ -34,8 +37,9 @@ def draw_signal(
 def draw_rows(
     rows: Mapping[str, np.ndarray], scored: Collection[str], targets: np.ndarray, path: Path
 ):
-    """Signals `(signals, *grid, channels)` below each other, a row a name; above those of `scored` the mean squared error to
-    their targets.
+    """Draw signals `(signals, *grid, channels)` below each other, one line of pictures per name.
+
+    Those in `scored` have their mean squared error to the targets above them.
     """
     num_columns = len(targets)
     with picture(path, 1.05 * num_columns + 0.6, 1.3 * len(rows)) as figure:

@@ -1,4 +1,4 @@
-"""A zoo of classifiers as a picture: how accurate its members are, and what that depends on."""
+"""Pictures of zoos of classifiers: how accurate members are, and what accuracy depends on."""
 
 from pathlib import Path
 
@@ -26,21 +26,23 @@ HYPERPARAMETERS = (
     ),
     *("train_fraction", "epochs"),
 )
-"""Columns that accuracy may depend on: of our catalogs and of imported ones."""
+"""Columns that accuracy may depend on, in catalogs of built and of imported zoos."""
 COLUMNS, FEW, BINS, WIDE = 4, 8, 8, 30
 
 
 def draw_accuracies(zoo: Zoo, path: Path):
-    """Histogram of the test accuracy at each run's end; accuracy by epoch, and against each hyperparameter that varies.
+    """Draw the final test accuracies of runs, accuracy by epoch and by each varying hyperparameter.
 
-    A member is drawn where all is known that a picture says of it; what is not, and who states it, is said below.
+    A panel leaves out members that lack a value it needs. A line below says how many members have
+    no accuracy, and who measured the others.
     """
     table = known(zoo.catalog.filter(pc.field("status") == "ok"), ACCURACY)
     if len(table):
         table = table.filter((pc.field(ACCURACY) >= 0) & (pc.field(ACCURACY) <= 1))
     if not len(table):
         raise InputError(
-            f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} from 0 to 1 ({zoo.state})"
+            f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} from 0 to 1 "
+            f"({zoo.state})"
         )
     last = at_the_end(table)
     varying = [
@@ -64,7 +66,7 @@ def draw_accuracies(zoo: Zoo, path: Path):
 
 
 def known(table: pa.Table, name: str) -> pa.Table:
-    """The rows that have a value in a column; of a column of numbers a finite one."""
+    """The rows with a value in this column, which must be finite if it is a number."""
     if name not in table.column_names or (name == ACCURACY and not is_number(table[name])):
         return table.slice(0, 0)
     table = table.filter(pc.is_valid(pc.field(name)))
@@ -76,18 +78,18 @@ def is_number(column: pa.ChunkedArray) -> bool:
 
 
 def provenance(zoo: Zoo, num_drawn: int) -> str:
-    """Who says what is drawn, where it was not measured here, and how many members it leaves out."""
+    """Who measured the accuracies, if not this program, and how many members have none."""
     notes, num_members = [], pc.sum(pc.equal(zoo.catalog["status"], "ok")).as_py()
     records = (zoo.record, *zoo.record.merged)
     if sources := [record.imported.path for record in records if record.imported]:
-        notes.append(f"as {', '.join(sources)} states it, not measured here")
+        notes.append(f"as stated by {', '.join(sources)}, not measured here")
     if num_drawn < num_members:
         notes.append(f"{num_members - num_drawn:,} of {num_members:,} members have no {ACCURACY}")
     return "; ".join(notes)
 
 
 def at_the_end(table: pa.Table) -> pa.Table:
-    """The last checkpoint of each run: by epoch, as far as epochs are known."""
+    """The last checkpoint of each run, by epoch if epochs are known."""
     names = [name for name in ("source_index", "epoch", "view") if name in table.column_names]
     keys = [(name, "ascending", "at_start") for name in names]
     order = table.take(pc.sort_indices(table, sort_keys=keys))
@@ -100,16 +102,16 @@ def percent(table: pa.Table) -> np.ndarray:
 
 
 def majority_accuracy(zoo: Zoo, runs: pa.Table) -> float | None:
-    """Percent on the test images of always answering the class of most train images, of those that a run learns.
+    """Percent accuracy on test images of always answering the most frequent train class of a run.
 
-    The mean over the runs where each learns classes of its own. None where the images are not at hand to be counted.
+    The mean over runs if each learns its own classes. None if the images are not available.
     """
     config = zoo.record.config
     if not isinstance(config, ClassifierZooConfig):
         return None
     try:
         signals = zoo.signals()
-    except InputError:  # the accuracies are of the catalog, and drawn without the images too
+    except InputError:  # accuracies are in the catalog, and can be drawn without the images
         return None
     splits, num_classes = image_splits(config, signals), len(signals.class_names)
     train, test = (
@@ -137,7 +139,7 @@ def draw_histogram(axes, accuracy: np.ndarray, majority: float | None):
 
 
 def draw_epochs(axes, table: pa.Table):
-    """Median, quartiles and 5 to 95 % of the accuracy of all checkpoints of an epoch; nothing where no epoch is known."""
+    """Draw median, quartiles and 5 to 95 % of the accuracies of all checkpoints of an epoch."""
     if not len(table):
         axes.set_visible(False)
         return
@@ -157,7 +159,7 @@ def draw_epochs(axes, table: pa.Table):
 
 
 def draw_dependence(axes, name: str, values: pa.ChunkedArray, accuracy: np.ndarray):
-    """A box for each of few values, a dot a run and medians of eighths for many."""
+    """Draw a box for each of few values, or for many a dot per run and medians of eighths."""
     values = values.to_numpy()
     different = sorted(set(values.tolist()))
     if len(different) <= FEW or isinstance(different[0], str):
@@ -180,7 +182,7 @@ def draw_dependence(axes, name: str, values: pa.ChunkedArray, accuracy: np.ndarr
         low, high = np.quantile(values, (0.05, 0.95))
         if low > 0 and high / low > WIDE:
             axes.set_xscale("log")
-            axes.xaxis.set_major_formatter("{x:g}")  # in place of formulas
+            axes.xaxis.set_major_formatter("{x:g}")  # not as powers of ten
             axes.xaxis.set_minor_formatter("")
     axes.set_ylim(0, 100)
     axes.set_xlabel(name.replace("_", " "))

@@ -1,4 +1,4 @@
-"""Training as a picture: loss and the monitored metric by epoch."""
+"""Training curves."""
 
 from collections.abc import Mapping
 from itertools import cycle
@@ -11,9 +11,9 @@ from pipeline.training.history import History
 
 
 def draw_curves(histories: Mapping[str, History], path: Path):
-    """Loss and the monitored metric by epoch: one colour a model, losses on validation dashed.
+    """Draw loss and monitored metric by epoch, one colour per model, validation losses dashed.
 
-    What an answer scores that does not look at the weights is dotted.
+    The score of the trivial answer, which ignores the weights, is dotted.
     """
     first = next(iter(histories.values()))
     metric = first.monitor.metric

@@ -1,4 +1,4 @@
-"""The results of a run in Markdown, for pages that others draw."""
+"""The results of a run in Markdown, for pages of other programs."""
 
 import base64
 import mimetypes
@@ -7,11 +7,11 @@ from pathlib import Path
 from pipeline.report.models import model_table, models_of
 
 MAX_BYTES = 200_000
-"""Of a picture: what is larger is left to the report."""
+"""Largest size of an embedded picture; larger ones are only in the report."""
 
 
 def write_markdown(run: Path) -> str:
-    """The models of a run in a table, as its report has it, a link to the report, and pictures of it."""
+    """The report's table of models, a link to the report, and its pictures."""
     table = model_table(models_of(run))
     page = (run / "report" / "index.html").resolve()
     rows = [table["columns"], ["---"] * len(table["columns"]), *table["rows"]]

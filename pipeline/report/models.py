@@ -1,4 +1,4 @@
-"""The models of a run side by side: its own, baselines and boosting, over their seeds."""
+"""The table of a run's models: its own, baselines and boosting, over seeds."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ from pipeline.training.variants import folders_in
 
 @dataclass(frozen=True)
 class Model:
-    """What the report says of one model of a run."""
+    """One model of a run, as the report shows it."""
 
     family: str
-    """What its encoder is called: alike for those that differ by their seed."""
+    """Name of its encoder, the same for models that differ only in their seed."""
     metrics: dict[str, Any]
-    """Of the test split."""
+    """On the test split."""
     history: History | None
-    """None of boosting, which has no epochs."""
+    """None for boosting, which has no epochs."""
     seed: int | None = None
-    """Where it is another than the run's."""
+    """None for the run's own seed."""
 
     @property
     def title(self) -> str:
@@ -49,13 +49,13 @@ class Model:
 
     @property
     def rate(self) -> float:
-        """Models/s over all epochs."""
+        """Training throughput over all epochs, models/s."""
         epochs = self.history.epochs
         return sum(epoch.models_per_second * epoch.seconds for epoch in epochs) / self.seconds
 
 
 def models_of(run: Path) -> list[Model]:
-    """The models of a run that have been scored, its own first, and boosting after each of these."""
+    """The scored models of a run, its own first, each followed by its boosting."""
     models = []
     for folder in folders_in(run):
         history = read_history(folder)
@@ -71,7 +71,7 @@ def models_of(run: Path) -> list[Model]:
 
 
 def read_training(run: Path) -> TrainingConfig:
-    """What the run was trained with. Raises ArchiveError where its config.json is damaged."""
+    """The training configuration of a run. Raises ArchiveError if its config.json is damaged."""
     file = run / "config.json"
     try:
         return TrainingConfig.model_validate(read_json(file)["training"])
@@ -81,7 +81,7 @@ def read_training(run: Path) -> TrainingConfig:
 
 
 def families(models: Sequence[Model]) -> list[list[Model]]:
-    """The models with those that differ from them by their seed alone, in order of first appearance."""
+    """Models grouped with those that differ only in their seed, in order of first appearance."""
     groups: dict[str, list[Model]] = {}
     for model in models:
         groups.setdefault(model.family, []).append(model)
@@ -89,9 +89,10 @@ def families(models: Sequence[Model]) -> list[list[Model]]:
 
 
 def model_table(models: Sequence[Model]) -> dict[str, Any]:
-    """A row a family: parameters, epochs, seconds, the monitored metric on each split and all metrics on test.
+    """One line per family: its budget, the monitored metric on each split, all metrics on test.
 
-    Of several seeds the mean, and their standard deviation after it.
+    The budget is parameters, epochs and seconds. For several seeds, metrics are mean ± standard
+    deviation.
     """
     names = [name for name, _ in scalars(models[0].metrics)]
     metric = models[0].metrics["monitor"]
@@ -126,14 +127,14 @@ def model_table(models: Sequence[Model]) -> dict[str, Any]:
 
 
 def over_seeds(metric: str, values: Sequence[float]) -> str:
-    """A metric as people read it, with its standard deviation where there are several."""
+    """A metric formatted for display, as mean ± standard deviation if there are several values."""
     if len(values) == 1:
         return shown(metric, values[0])
     return f"{shown(metric, fmean(values))} ± {shown(metric, stdev(values))}"
 
 
 def budget(group: Sequence[Model]) -> tuple[str, ...]:
-    """Parameters, epochs and the best epochs of models that differ by their seed."""
+    """Parameters, epochs and best epochs of models that differ only in their seed."""
     first = group[0]
     if first.history is None:
         return ("", "", "")

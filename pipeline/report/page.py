@@ -1,4 +1,4 @@
-"""`report/index.html`: one page with its pictures beside it, readable without a server and without network."""
+"""`report/index.html`: one page with pictures beside it, readable offline and without a server."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -34,11 +34,11 @@ from pipeline.training.variants import sizes_in
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
-    """Draw everything into `run/report` and write the page last.
+    """Draw all pictures into `run/report` and write the page last.
 
-    Needs the run's zoo and metrics.json. Baselines and other seeds stand beside it where they have been scored, and how fast
-    the zoo was fitted is told where this run fitted it and left fit.json. A zoo that cannot be drawn is reported without its
-    picture, with the reason.
+    Needs the run's zoo and metrics.json. Baselines and other seeds are included once they have been
+    scored, and fitting speed if this run fitted the zoo and left fit.json. If a zoo cannot be
+    drawn, the page gives the reason instead.
     """
     folder = run / "report"
     folder.mkdir(exist_ok=True)
@@ -79,7 +79,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
 def task_figures(
     run: Path, model: Model, folder: Path, trusted: Collection[str]
 ) -> list[dict[str, Any]]:
-    """The task's own pictures and tables, as the page has them."""
+    """The task's own pictures and tables, in the form the page takes."""
     trained, zoo = load_best(run, trusted), Zoo.open(run / "zoo", trusted)
     trained.task.attach(trained.model, zoo)
     table = predict(trained, zoo, "test")
@@ -95,7 +95,7 @@ def task_figures(
 
 
 def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
-    """What each number of members gives, where a run was trained on several."""
+    """The metrics by number of members, if the run was trained on several numbers."""
     whole = read_training(run).members or len(zoo.members("train"))
     models = {size: models_of(one) for size, one in sizes_in(run).items()} | {whole: models_of(run)}
     if len(models) < 2:
@@ -104,12 +104,12 @@ def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
         {size: [(model.title, model.metrics) for model in some] for size, some in models.items()},
         folder / "sizes.svg",
     )
-    text = "Metrics on the test split by the number of members that were trained on."
+    text = "Metrics on the test split by the number of members trained on."
     return [{"text": text, "file": "sizes.svg", "table": None}]
 
 
 def probe_tables(run: Path) -> list[dict[str, Any]]:
-    """What linear models and transfers made of the run's encoder, where it was probed."""
+    """The results of linear probes of, and transfers from, the run's encoder, if it was probed."""
     if not (run / "probe.json").exists():
         return []
     table = probe_table([Reading(**reading) for reading in read_json(run / "probe.json")])
@@ -117,11 +117,11 @@ def probe_tables(run: Path) -> list[dict[str, Any]]:
 
 
 def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
-    """Pictures of the zoo, each with the text above it; the text alone, with the reason, where it cannot be drawn."""
+    """Pictures of the zoo with the text above each, or the reason why there is none."""
     drawn = [members_picture(zoo, folder)]
     if len(psnr_of(zoo)):
         draw_psnr(zoo, folder / "psnr.svg")
-        text = "How well members render their signals, on the grid that they were fitted on."
+        text = "How well members render their signals, on the grid they were fitted on."
         drawn.append({"file": "psnr.svg", "text": text, "alt": "Histogram of PSNR"})
     return drawn
 
@@ -129,7 +129,7 @@ def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
 def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
     if ACCURACY in zoo.catalog.column_names:
         draw, file = draw_accuracies, "accuracies.svg"
-        text = "How accurate its members are, and what that depends on."
+        text = "How accurate the members are, and what accuracy depends on."
     else:
         draw, file = draw_reconstructions, "reconstructions.png"
         text = "One signal of each class, and what its INRs render from their stored weights."
@@ -161,8 +161,9 @@ def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None)
     if fitted:
         steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
         rows["fit"] = (
-            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of {fitted['mean_quality']:.1f} dB "
-            f"({fitted['num_members']:,} INRs in {fitted['seconds']:.1f} s, {fitted['workers']} workers)"
+            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of "
+            f"{fitted['mean_quality']:.1f} dB ({fitted['num_members']:,} INRs in "
+            f"{fitted['seconds']:.1f} s, {fitted['workers']} workers)"
         )
     for model in models:
         if model.history is None:
@@ -180,5 +181,5 @@ def fit_rate(fitted: dict[str, Any]) -> float:
 
 
 def isolated(name: str) -> str:
-    """A name whose direction of writing does not turn its neighbours'."""
+    """A name whose writing direction does not affect the text around it."""
     return f"\N{FIRST STRONG ISOLATE}{shown_name(name)}\N{POP DIRECTIONAL ISOLATE}"

@@ -1,4 +1,4 @@
-"""Pictures of zoos of INRs: what they render, below the signals that they were fitted to, and how well."""
+"""Pictures of zoos of INRs: their signals, what they render, and how well."""
 
 import textwrap
 from collections.abc import Sequence
@@ -20,16 +20,16 @@ from pipeline.signals import Signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
 COLUMN_WIDTH = 12
-"""Characters of a title above a column."""
+"""Most characters of a column's title."""
 CHARACTERS = 15
-"""Of a line at the foot, to an inch."""
+"""Characters per inch of the line at the foot."""
 GRIDS = {1: (256,), 2: (64, 64), 3: (32, 32, 32)}
-"""By dimensions: where INRs are drawn of which the record does not say on what grid they were fitted."""
+"""By dimensions: grids for INRs whose record does not say what grid they were fitted on."""
 
 
 @dataclass(frozen=True)
 class Column:
-    """One signal and some of its INRs that have weights."""
+    """One signal and some of its INRs with weights."""
 
     title: str
     source: int
@@ -38,10 +38,11 @@ class Column:
 
 
 def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
-    """One signal of each class above what its INRs render, with the PSNR of each; without classes, the first signals.
+    """Draw one signal of each class above its INRs' renderings, with the PSNR of each.
 
-    The INRs alone where the record cannot say what the signals were, and a line that says why. Raises InputError where
-    `signals`, or those that the record names, are not those that the zoo was fitted to, and where there is nothing to draw.
+    Without classes, the first signals are drawn. If the record cannot say what the signals were,
+    only the INRs are, with a line that says why. Raises InputError if `signals`, or those that the
+    record names, are not those that the zoo was fitted to, or if there is nothing to draw.
     """
     columns, grid = choose(zoo), grid_of(zoo)
     why = None if signals is not None else why_not_drawn(zoo)
@@ -74,7 +75,7 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
 
 
 def why_not_drawn(zoo: Zoo) -> str | None:
-    """Why there are no signals to draw; None where there are."""
+    """Why there are no signals to draw; None if there are."""
     if zoo.why_no_signals is None:
         return None
     order = "" if zoo.record.decode.coordinate_order else ", its coordinates taken as (y, x)"
@@ -82,19 +83,22 @@ def why_not_drawn(zoo: Zoo) -> str | None:
 
 
 def grid_of(zoo: Zoo) -> tuple[int, ...]:
-    """Points along each axis. Raises InputError where members are not INRs of waves, images or volumes."""
+    """Points along each axis.
+
+    Raises InputError if members are not INRs of waves, images or volumes.
+    """
     num_dims = zoo.space.tensors[0].shape[1]
     if zoo.record.decode.image is not None or num_dims not in GRIDS:
         raise InputError(
-            f"cannot draw zoo {zoo.folder}: expected INRs of waves, images or volumes or classifiers with test_accuracy, "
-            f"found networks {zoo.record.architecture}"
+            f"cannot draw zoo {zoo.folder}: expected INRs of waves, images or volumes or "
+            f"classifiers with test_accuracy, found networks {zoo.record.architecture}"
         )
     grid = zoo.record.signals.grid
     return grid if len(grid) == num_dims else GRIDS[num_dims]
 
 
 def choose(zoo: Zoo) -> list[Column]:
-    """Of each class the signal that has the most INRs with weights, the first of several."""
+    """For each class, the first signal that has the most INRs with weights."""
     table = zoo.catalog.filter(pc.field("status") == "ok")
     if not len(table):
         raise InputError(
@@ -131,14 +135,14 @@ def quality(zoo: Zoo, row: int) -> str:
 
 
 def render(zoo: Zoo, row: int, grid: Sequence[int]) -> np.ndarray:
-    """`(*grid, channels)`: what a member returns on a grid over its coordinates."""
+    """`(*grid, channels)`: a member's values on a grid over its coordinates."""
     with torch.no_grad():
         values = zoo.module(row)(coordinates_of(zoo.record.decode, grid))
     return values.reshape(*grid, -1).numpy()
 
 
 def draw_psnr(zoo: Zoo, path: Path):
-    """How well the members fit: a histogram of their PSNR."""
+    """Draw a histogram of the members' PSNR."""
     psnr, config = psnr_of(zoo), zoo.record.config
     with picture(path, 6, 2.8) as figure:
         axes = figure.subplots()
@@ -153,7 +157,7 @@ def draw_psnr(zoo: Zoo, path: Path):
 
 
 def psnr_of(zoo: Zoo) -> np.ndarray:
-    """`(members,)` dB of those that have one; none where the catalog has no such column."""
+    """PSNR `(members,)` in dB, of the members that have one."""
     if "psnr" not in zoo.catalog.column_names:
         return np.zeros(0)
     values = zoo.catalog["psnr"].drop_null()

@@ -1,4 +1,4 @@
-"""How many members does it take? Metrics by the number of members that were trained on, as a picture."""
+"""Metrics by the number of members trained on."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -12,13 +12,14 @@ from pipeline.training.evaluate import scalars, titled
 
 TRIVIAL = "trivial_"
 WIDE = 3.0
-"""Ratio of the largest value to the smallest from which on an axis is logarithmic."""
+"""An axis is logarithmic if the ratio of its largest to its smallest value is above this."""
 
 
 def draw_sizes(models: Mapping[int, Sequence[tuple[str, Mapping[str, Any]]]], path: Path):
-    """A panel for each metric that has a trivial answer, which is dotted; of several seeds the mean and the range.
+    """Draw a panel for each metric with a trivial answer, which is dotted.
 
-    `models` are titles and metrics on the test split, by the number of members.
+    For several seeds, mean and range are drawn. `models` has titles and test metrics by the number
+    of members.
     """
     _, first = next(iter(models.values()))[0]
     known = dict(scalars(first))
@@ -50,7 +51,7 @@ def draw_metric(
     axes.set_xticks([], minor=True)
     if min(drawn) > 0 and max(drawn) > WIDE * min(drawn) and not metric.endswith("accuracy"):
         axes.set_yscale("log")
-        axes.yaxis.set_major_formatter("{x:g}")  # in place of formulas
+        axes.yaxis.set_major_formatter("{x:g}")  # not as powers of ten
         axes.yaxis.set_minor_formatter("")
     axes.set_xlabel("members trained on")
     axes.set_ylabel(f"test {titled(metric)}")
@@ -60,7 +61,7 @@ def draw_metric(
 def by_title(
     metric: str, models: Mapping[int, Sequence[tuple[str, Mapping[str, Any]]]]
 ) -> dict[str, dict[int, list[float]]]:
-    """Values of all seeds, by the title of the model without its seed and the number of members."""
+    """Values of all seeds, by model title (without the seed) and number of members."""
     values: dict[str, dict[int, list[float]]] = {}
     for size, some in models.items():
         for title, metrics in some:

@@ -307,9 +307,9 @@ def test_figures(pairs_zoo, tmp_path):
     evaluation = Evaluation(pairs_zoo, model, prepared, table)
     comparison, *figures = TASK.figures(score(TASK, model, [batch]), evaluation)
     assert [row[0] for row in comparison.rows] == [
-        "as it was",
+        "unadapted",
         "adapted",
-        "fine-tuned alone, 2 steps",
+        "fine-tuned one by one, 2 steps",
     ]
     assert all(len(row) == len(comparison.columns) for row in comparison.rows)
     for figure in figures:
@@ -382,6 +382,6 @@ def test_the_command_adapts_digits(command, pairs_zoo, tmp_path):
         assert 0.3 < metrics[name] <= 1
     for name in ("adaptation.svg", "corrupted.png"):
         assert (run / "report" / name).stat().st_size > 2000
-    assert "fine-tuned alone, 2 steps" in (run / "report" / "index.html").read_text()
+    assert "fine-tuned one by one, 2 steps" in (run / "report" / "index.html").read_text()
     assert command("predict", run, "--zoo", zoo, "--out", table).code == 0
     assert pq.read_table(table)["change"].null_count == 0
