@@ -20,6 +20,11 @@ def write_markdown(run: Path) -> str:
     for file in sorted(page.parent.iterdir()):
         kind, _ = mimetypes.guess_type(file.name)
         if kind and kind.startswith("image/") and file.stat().st_size <= MAX_BYTES:
-            content = base64.b64encode(file.read_bytes()).decode()
-            lines += ["", f"![{file.stem}](data:{kind};base64,{content})"]
+            lines += ["", f"![{file.stem}]({data_uri(file)})"]
     return "\n".join(lines)
+
+
+def data_uri(picture: Path) -> str:
+    """The picture itself, as a page may contain it."""
+    kind, _ = mimetypes.guess_type(picture.name)
+    return f"data:{kind};base64,{base64.b64encode(picture.read_bytes()).decode()}"

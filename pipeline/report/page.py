@@ -1,4 +1,4 @@
-"""`report/index.html`: one page with pictures beside it, readable offline and without a server."""
+"""`report/index.html`: one self-contained page, readable offline and without a server."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -16,6 +16,7 @@ from pipeline.config import Config, ZooConfig, describe, fingerprint
 from pipeline.errors import InputError
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.curves import draw_curves
+from pipeline.report.markdown import data_uri
 from pipeline.report.models import (
     Model,
     families,
@@ -34,7 +35,7 @@ from pipeline.training.variants import sizes_in
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
-    """Draw all pictures into `run/report` and write the page last.
+    """Draw all pictures into `run/report` and write the page, which contains them, last.
 
     Needs the run's zoo and metrics.json. Baselines and other seeds are included once they have been
     scored, and fitting speed if this run fitted the zoo and left fit.json. If a zoo cannot be
@@ -57,6 +58,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     configuration: list[tuple[str, Config]] = [("zoo.", zoo.record.config), ("training.", training)]
     identity = {"zoo": zoo.record.config.identity(), "training": training.identity()}
     page = template.render(
+        inlined=lambda file: data_uri(folder / file),
         title=f"{zoo.record.signals.name}: {len(zoo):,} {members} and a {first.title} that reads them",
         subtitle=f"{training.task.kind}; zoo {zoo.record.fingerprint}, run {fingerprint(identity)}",
         figures=headline(zoo, models, fitted),

@@ -13,6 +13,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.encoders.message_passing import MessagePassingConfig
 from pipeline.errors import InputError
+from pipeline.report.markdown import data_uri
 from pipeline.tasks.regression import Regression
 from pipeline.training.config import TrainingConfig
 from pipeline.zoos.build import fit_shard
@@ -73,7 +74,7 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path
     page = (folder / "report" / "index.html").read_text()
     assert "gradient boosting on statistics" in page
     for picture in ("predicted.svg", "sizes.svg"):
-        assert picture in page
+        assert data_uri(folder / "report" / picture) in page
         assert (folder / "report" / picture).stat().st_size > 1000
     result = command("predict", folder, "--zoo", folder / "zoo", "--out", table)
     assert result.code == 0, result.err

@@ -13,6 +13,7 @@ from pipeline.archive.files import sha256, write_json
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.errors import InputError
+from pipeline.report.markdown import data_uri
 from pipeline.tasks import Editing
 from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.own import task_of
@@ -155,7 +156,7 @@ def test_a_probe_of_a_run_is_a_table_and_part_of_its_report(command, run, built_
     assess.report(run)
     page = (run / "report" / "index.html").read_text()
     assert "frozen encoder, softmax regression" in page
-    assert "embedding.png" in page
+    assert data_uri(run / "report" / "embedding.png") in page
     refused = command("probe", run, "--zoo", built_zoo, "--target", "labl")
     assert refused.code == 2
     assert "has no column 'labl'" in refused.err
