@@ -6,7 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,14 +14,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from cluster.address import RequestError, find_cluster
-from cluster.nodes import OURS, Around, look_around, marked
+from cluster.nodes import OURS, Around, installed, look_around, marked
 from cluster.session import connected, is_local, ray_session
 from flows.server import own_url, prefect_server
+from flows.versions import PACKAGE, versions
 from pipeline.errors import InputError, WorkError
 
-PACKAGE = "dwszoo"
-SHOWN = ("torch", "ray", "deepspeed", "prefect")
-"""Packages whose versions are told where all is well."""
+LAYERS = "dwsnet"
+"""The distribution of the layers alone."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
 """Has a folder for each GPU that NVIDIA's driver knows."""
 
@@ -81,16 +81,17 @@ def packages() -> str:
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             require(requirement)
-    shown = ", ".join(f"{name} {version(name)}" for name in SHOWN)
-    return f"{PACKAGE} {version(PACKAGE)}, Python {python}, {shown}"
+    if installed(LAYERS) != "none":
+        raise InputError(
+            f"the distributions {PACKAGE} and {LAYERS} are both installed and have the same package "
+            f"{LAYERS}: pip uninstall {LAYERS}, then install {PACKAGE} again"
+        )
+    return ", ".join(f"{name} {version}" for name, version in versions().items())
 
 
 def require(requirement: Requirement):
     """Raises InputError where a package is not there, or is of a version that was not asked for."""
-    try:
-        found = version(requirement.name)
-    except PackageNotFoundError:
-        found = "none"
+    found = installed(requirement.name)
     if found == "none" or not requirement.specifier.contains(found, prereleases=True):
         raise InputError(
             f"{requirement.name} must be {requirement.specifier or 'installed'}, found {found}: "

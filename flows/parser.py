@@ -1,6 +1,7 @@
 """The commands of `dwszoo` and their options; `flows.commands` has the function of each."""
 
 import argparse
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args
@@ -20,12 +21,23 @@ def argument(*names: str, **options: Any) -> Argument:
     return Argument(names, options)
 
 
+class Version(argparse.Action):
+    """Prints the versions at work, a line each; they are read only when asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any):
+        from flows.versions import versions
+
+        sys.stdout.write("".join(f"{name} {text}\n" for name, text in versions().items()))
+        parser.exit()
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="dwszoo",
         description="Makes zoos of small neural networks and learns from their weights.",
     )
     top.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    top.add_argument("--version", action=Version, nargs=0, help="show versions and exit")
     groups = top.add_subparsers(required=True, metavar="COMMAND")
     add_recipe_commands(groups)
     zoos = groups.add_parser("zoo", help="make and inspect zoos")

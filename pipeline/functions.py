@@ -35,7 +35,8 @@ def find_function(name: str, field: str) -> Callable[..., Any]:
     function = getattr(module, attribute, None)
     if not callable(function):
         raise InputError(
-            f"{field} names {name}: module {module_name!r} has no function {attribute!r}"
+            f"{field} names {name}: module {module_name!r} has no function {attribute!r} "
+            f"({getattr(module, '__file__', None) or 'a folder without __init__.py'})"
         )
     return function
 

@@ -19,6 +19,7 @@ from filelock import FileLock
 
 from flows.cli import main
 from flows.recipes import smoke
+from tests import wheels
 from tests.launchers import JOB, listening
 
 if TYPE_CHECKING:
@@ -77,10 +78,16 @@ class Result:
     err: str
 
 
-def start_dwszoo(*arguments: str | Path) -> subprocess.Popen:
-    """The command in a process group of its own, as a shell would start it."""
+COMMAND = (sys.executable, "-m", "flows.cli")
+
+
+def start_dwszoo(
+    *arguments: str | Path, command: tuple[str | Path, ...] = COMMAND, folder: Path | None = None
+) -> subprocess.Popen:
+    """The command in a process group of its own, as a shell would start it, in `folder`."""
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.cli", *map(str, arguments)],
+        [*command, *map(str, arguments)],
+        cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -175,13 +182,39 @@ def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], tuple[Path,
     return get
 
 
+@dataclass(frozen=True)
+class Installed:
+    wheels: Path
+    command: Path
+    """`dwszoo` of the wheel, in an environment without this checkout."""
+    work: Path
+    """A folder whose files have the names of our packages."""
+
+
 @pytest.fixture(scope="session")
-def smoke_run(once) -> Run:
-    """One complete `dwszoo run smoke`: real Ray, Prefect and DeepSpeed. Read only."""
+def installed(once) -> Installed:
+    """The wheels of this checkout, and an environment with the one of the whole project."""
+
+    def make(folder: Path) -> str:
+        _, whole = wheels.build(folder)
+        wheels.folder_of_traps(folder / "work")
+        return str(wheels.install(whole, folder / "environment") / "dwszoo")
+
+    folder, command = once("installed", make)
+    return Installed(folder / "wheels", Path(command), folder / "work")
+
+
+@pytest.fixture(scope="session")
+def smoke_run(once, installed) -> Run:
+    """One complete `dwszoo run smoke`, by the wheel among files of any name: real Ray, Prefect and DeepSpeed.
+
+    Read only.
+    """
 
     def make(folder: Path) -> dict[str, Any]:
         umask = os.umask(0)
-        process = start_dwszoo("run", "smoke", "--out", folder)
+        there = {"command": (installed.command,), "folder": installed.work}
+        process = start_dwszoo("run", "smoke", "--out", folder, **there)
         os.umask(umask)
         result, addresses = watched(process)
         assert result.code == 0, result.err

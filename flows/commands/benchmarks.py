@@ -6,21 +6,19 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
+from flows.versions import PACKAGE
 from pipeline.errors import InputError
 
 
 def bench(options: Namespace):
     """List the benchmarks, or run one, against a named reference in the same run."""
     root = Path(__file__).parents[2]
-    files = {
-        file.stem: file
-        for file in sorted((root / "tests" / "bench").glob("[!_]*.py"))
-        if has_main(file)
-    }
-    if not files:
+    if not is_checkout(root):
         raise InputError(
-            f"benchmarks come with the source: expected {root / 'tests' / 'bench'}, found none"
+            f"benchmarks come with the source alone: run them in a checkout of dwszoo, not from {root}"
         )
+    benchmarks = sorted((root / "tests" / "bench").glob("[!_]*.py"))
+    files = {file.stem: file for file in benchmarks if has_main(file)}
     if options.name is None:
         for name, file in files.items():
             print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_bytes())).splitlines()[0]}")
@@ -32,6 +30,12 @@ def bench(options: Namespace):
         raise InputError(
             f"there is no benchmark {options.name!r}: expected one of {', '.join(files)}"
         )
+
+
+def is_checkout(root: Path) -> bool:
+    """Whether a folder is this project's source: elsewhere `tests` is somebody else's."""
+    project = root / "pyproject.toml"
+    return project.is_file() and f'name = "{PACKAGE}"' in project.read_text().splitlines()
 
 
 def has_main(file: Path) -> bool:

@@ -1,0 +1,33 @@
+"""Where the command `dwszoo` starts: nothing of ours is imported before it is known to be ours."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cluster", "dwsnet", "pipeline")
+
+
+def command():
+    if problem := shadowed():
+        raise SystemExit(f"dwszoo: {problem}")
+    from flows.cli import command
+
+    command()
+
+
+def shadowed() -> str | None:
+    """A sentence where Python finds another module by the name of one of our packages first."""
+    for name in PACKAGES:
+        spec = find_spec(name)
+        places = spec.submodule_search_locations if spec else [ROOT / name]
+        found = Path(next(iter(places))) if places else Path(spec.origin)
+        if not found.samefile(ROOT / name):
+            return (
+                f"the package {name} must be the one in {ROOT}, but Python finds {found} first: "
+                "rename that, or take its folder out of PYTHONPATH"
+            )
+    return None
+
+
+if __name__ == "__main__":
+    command()
