@@ -1,1 +1,1 @@
-"""Many small networks fitted at once."""
+"""Fitting many small networks at once."""

@@ -1,8 +1,8 @@
-"""Full-batch Adam on many SIRENs, each stopped by its own rule.
+"""Full-batch Adam on many SIRENs, each with its own stop rule.
 
-A compiled kernel fits one member after the other, or on a GPU one in each program. Where there is none, PyTorch does the
-same on many at once: the gradient is written out by hand, since a SIREN's backward pass needs its own activations and
-their cosines only, and without autograd a step is about twenty batched kernels into buffers for a chunk of members.
+A compiled kernel fits one member after the other, or on a GPU one per program. Without it, PyTorch
+fits a chunk of members at once. The gradient is written by hand: the backward pass of a SIREN needs
+only its activations and their cosines, and without autograd a step is about twenty batched kernels.
 """
 
 import math
@@ -24,26 +24,27 @@ from pipeline.fit.siren import decode_contract, init_rows, psnr
 from pipeline.progress import Advance, no_progress
 
 CHUNK = {"cpu": 64, "cuda": 1024}
-"""Members in flight in PyTorch. On a CPU more spill from the L2 cache; on a GPU fewer do not hide the launches."""
+"""Members that PyTorch fits at once. More spill from the L2 cache of a CPU; with fewer, the time of
+a GPU is spent on launches."""
 TOLD_EVERY = {"cpu": 8, "cuda": 65536}
-"""Members that a compiled kernel fits before it tells."""
+"""Members that a compiled kernel fits between progress reports."""
 CHECK_EVERY = 10
-"""Steps between looks at the stop rule."""
+"""Steps between checks of the stop rule."""
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8
 
 
 @dataclass(frozen=True)
 class Fit:
-    """What came out, one row a member."""
+    """Results of a fit, one row per member."""
 
     rows: Tensor
     """`(members, parameters)` float32: the fitted parameters."""
     psnr: np.ndarray
-    """dB, of the parameters as stored, on the grid."""
+    """`(members,)` in dB, on the grid, of the parameters as stored."""
     steps: np.ndarray
-    """Adam steps done."""
+    """`(members,)` Adam steps done."""
     stop_reason: np.ndarray
-    """'target', 'max_steps' or 'diverged' (a parameter or value became NaN or infinite)."""
+    """`(members,)`: 'target', 'max_steps' or 'diverged' (a parameter or value is not finite)."""
 
     @property
     def ok(self) -> np.ndarray:
@@ -61,11 +62,11 @@ def fit(
     device: str = "cpu",
     advance: Advance = no_progress,
 ) -> Fit:
-    """Fit one INR to each of `targets` `(members, channels, points)`, initialised from its key, on "cpu" or "cuda".
+    """Fit one INR to each of `targets` `(members, channels, points)`, initialized from `keys`.
 
-    The parameters of a member are a function of its own key and target alone, the same on every machine of a kind.
-    Without a compiled kernel they also depend, at most in the last bits, on the members it is fitted with. Raises
-    InputError where there is no such device.
+    `device` is "cpu" or "cuda". The parameters of a member depend on its own key and target alone,
+    and are the same on all machines of a kind. Without a compiled kernel their last bits may also
+    depend on the other members. Raises InputError if there is no such device.
     """
     require_device(device)
     rows, steps = (
@@ -88,16 +89,16 @@ def fit(
 
 
 def require_device(device: str):
-    """Raises InputError where a worker was given a GPU that PyTorch cannot use."""
+    """Raises InputError if a worker was given a GPU that PyTorch cannot use."""
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError(
-            f"this worker should fit on a GPU, and PyTorch {torch.__version__} sees none: "
+            f"this worker should fit on a GPU, but PyTorch {torch.__version__} finds none: "
             "install its CUDA build and a driver there, or go without --num-gpus"
         )
 
 
 def find_kernel(sizes: tuple[int, ...], device: str) -> Callable[..., None] | None:
-    """Compiled code that fits nets of these sizes on a device; None, after one warning, where PyTorch has to."""
+    """Compiled code that fits networks of these sizes; None, after a warning, if there is none."""
     if device == "cuda":
         return load_gpu_kernel(sizes)
     kernel = load_kernel()
@@ -112,7 +113,7 @@ def psnr_at(
     targets: Tensor,
     device: str = "cpu",
 ) -> Tensor:
-    """`(members,)` dB: how well each row renders its own of `targets` `(members, channels, points)`."""
+    """`(members,)` PSNR in dB of each row on its own of `targets` `(members, channels, points)`."""
     decode = Decoder(decode_contract(inr), space, "a zoo of INRs")
     points, wanted = coordinates.to(device), targets.transpose(1, 2)
     qualities = [
@@ -123,7 +124,7 @@ def psnr_at(
 
 
 def of_outputs(config: FitConfig, inr: InrConfig) -> FitConfig:
-    """With the PSNR, for a peak of 1, that outputs have where the signals that they are scaled to are at the target."""
+    """`config` with the target PSNR of raw outputs (peak 1) that gives signals the target PSNR."""
     if config.target_psnr is None:
         return config
     target = config.target_psnr + 20 * math.log10(inr.output_scale or 1.0)
@@ -182,7 +183,7 @@ def _fit_eagerly(
     targets: Tensor,
     advance: Advance,
 ):
-    """As `_fit_compiled`, in PyTorch and in chunks."""
+    """Like `_fit_compiled`, in PyTorch and in chunks."""
     size = CHUNK[rows.device.type]
     for start in range(0, len(rows), size):
         chunk = slice(start, start + size)
@@ -225,9 +226,9 @@ def _fit_chunk(
 def gradients(
     space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Gradient `(members, parameters)` of each member's mean squared error, and that error `(members,)`.
+    """`(members, parameters)` gradients of mean squared errors, and these errors `(members,)`.
 
-    `targets` `(members, channels, points)` have the output offset taken off.
+    The output offset is already subtracted from `targets` `(members, channels, points)`.
     """
     tensors = [*unpack(space, rows).values()]
     inputs = [coordinates.t().expand(len(rows), -1, -1)]

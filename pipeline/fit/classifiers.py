@@ -1,6 +1,6 @@
-"""Training many classifiers at once: each run with its own hyperparameters, images, order and number of epochs.
+"""Training many classifiers at once, each with its own hyperparameters, images, order and epochs.
 
-Runs that take about as many steps are stacked together; a run that is done, or has diverged, leaves the stack.
+Runs of similar numbers of steps are stacked; a run that is done or has diverged leaves the stack.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,22 +18,23 @@ from pipeline.fit.stack import Stack, cross_entropy
 from pipeline.progress import Advance, no_progress
 
 STACK_FLOATS = {"cpu": 1_600_000, "cuda": 1_000_000_000}
-"""Size of the largest values of a step: more spill from a CPU's caches, fewer leave a GPU idle."""
+"""Size of the largest activations of a step: more spill from CPU caches, fewer leave a GPU idle."""
 MAX_STACK = {"cpu": 64, "cuda": 4096}
-"""Runs in a stack at most."""
+"""Maximum number of runs in a stack."""
 SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """What came out, one row a checkpoint: run by run, by epoch."""
+    """Results of training, one row per checkpoint, ordered by run, then by epoch."""
 
     rows: Tensor
     """`(checkpoints, parameters)` float32, on the CPU."""
     steps: np.ndarray
-    """Optimizer steps until then; of a run that has diverged, until that was seen."""
+    """Optimizer steps so far; for a diverged run, until that was detected."""
     scores: dict[str, np.ndarray]
-    """`train_loss`, `train_accuracy`, ...: float64, of the weights as stored, without dropout; NaN where there are none."""
+    """`train_loss`, `train_accuracy`, ...: float64, of the weights as stored, without dropout; NaN
+    if there are none."""
     ok: np.ndarray
     """Whether weights and losses are finite."""
 
@@ -47,9 +48,9 @@ def train_runs(
     device: str = "cpu",
     advance: Advance = no_progress,
 ) -> Checkpoints:
-    """Train each run to the last of its `epochs` and keep its weights after each of them.
+    """Train each run to the last of its `epochs`, with a checkpoint after each of them.
 
-    A checkpoint is a function of its run alone, but for the last bits of sums, which depend on how many are stacked.
+    A checkpoint depends on its run alone, except that the last bits of sums depend on the stack.
     """
     total = sum(map(len, epochs))
     out = Checkpoints(
@@ -75,7 +76,7 @@ def stacks(
     batch_size: int,
     device: str,
 ) -> Iterator["StackTraining"]:
-    """The runs, those together that take about as many steps, as many as suit the device."""
+    """Stacks of runs with similar numbers of steps, as large as suits the device."""
     places = np.split(
         np.arange(sum(map(len, epochs))), np.cumsum([len(part) for part in epochs])[:-1]
     )
@@ -123,7 +124,7 @@ class StackTraining:
         due: list[dict[int, int]],
         batch_size: int,
     ):
-        """`due`: for each run which place of the result is due after which step."""
+        """`due` maps steps to positions of checkpoints in the result, for each run."""
         self.stack, self.images, self.batch_size = stack, images, batch_size
         self.pools, self.due = (np.fromiter(parts, object, len(parts)) for parts in (pools, due))
         self.runs, self.per_epoch, self.keys = (
@@ -144,7 +145,7 @@ class StackTraining:
         self._settle()
 
     def _settle(self):
-        """What follows from which runs are in the stack."""
+        """Update what depends on which runs are in the stack."""
 
         def column(name: str) -> Tensor:
             return torch.tensor(
@@ -156,7 +157,7 @@ class StackTraining:
         self.activations = segments(self.runs["activation"].tolist())
 
     def run(self, out: Checkpoints, advance: Advance):
-        """Into `out`; `advance` is called for each checkpoint that is kept."""
+        """Train and write the checkpoints to `out`; `advance` counts them."""
         step = 0
         while len(self.rows):
             if due := [i for i, places in enumerate(self.due) if step in places]:
@@ -168,7 +169,7 @@ class StackTraining:
             step += 1
 
     def keep(self, index: np.ndarray, step: int, out: Checkpoints):
-        """Score and keep the checkpoints of the runs at `index`; runs that have no more, or have diverged, leave."""
+        """Score and store checkpoints of the runs at `index`; remove finished and diverged runs."""
         places = np.array([self.due[i][step] for i in index])
         rows = self.rows[index].cpu()
         ok = rows.isfinite().all(1).numpy()
@@ -189,7 +190,7 @@ class StackTraining:
             self.go_on_with(np.setdiff1d(np.arange(len(self.rows)), leaving))
 
     def go_on_with(self, index: np.ndarray):
-        """Let all other runs leave."""
+        """Remove all other runs."""
         self.runs = {name: column[index] for name, column in self.runs.items()}
         for name in ("pools", "due", "per_epoch", "keys", "outputs", "rows", "orders"):
             setattr(self, name, getattr(self, name)[index])
@@ -198,7 +199,7 @@ class StackTraining:
         self._settle()
 
     def start_epochs(self, step: int):
-        """Shuffle the images of the runs that begin an epoch."""
+        """Shuffle the images of the runs that start an epoch."""
         for i in np.flatnonzero(step % self.per_epoch == 0):
             order = epoch_order(
                 self.pools[i], int(self.keys[i]), step // int(self.per_epoch[i]), self.batch_size
@@ -224,7 +225,7 @@ class StackTraining:
             update(OPTIMIZERS[name], step + 1, *of_part)
 
     def masks(self, step: int) -> list[Tensor] | None:
-        """For each hidden layer what dropout multiplies its units by, a function of a run's key and the step."""
+        """Scaled dropout masks of each hidden layer, which depend on a run's key and the step."""
         dropping = np.flatnonzero(self.runs["dropout"] > 0)
         if not len(dropping):
             return None
@@ -238,7 +239,7 @@ class StackTraining:
         return list(masks.to(self.rows.device).split(units, 2))
 
     def score(self, index: np.ndarray, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """`(runs,)` mean cross-entropy and accuracy of the runs at `index` on their images of a split."""
+        """`(runs,)` mean cross-entropy and accuracy of the runs at `index` on a split."""
         pools, device = self.scored[split][index], self.rows.device
         sizes = torch.tensor([len(pool) for pool in pools], device=device)
         padded = torch.zeros(len(pools), int(sizes.max()), dtype=torch.int64)

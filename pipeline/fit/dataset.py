@@ -1,4 +1,4 @@
-"""Which images a run learns from and is scored on, and in which order."""
+"""The images that a run is trained and scored on, and their order."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,20 +13,20 @@ from pipeline.fit.seeds import derive
 
 @dataclass(frozen=True)
 class ImageDataset:
-    """Images that are split once for a whole zoo, whatever the split of its runs."""
+    """Images of a zoo, split once for all runs, independently of the split of the runs."""
 
     images: Tensor
-    """Float32, standardized, one an entry, as `Stack.prepare` leaves them."""
+    """`(images, ...)` float32, standardized, as `Stack.prepare` returns them."""
     labels: np.ndarray
     """`(images,)` int64."""
     splits: Mapping[str, np.ndarray]
-    """The images of 'train', 'validation' and 'test'."""
+    """Positions of the images of 'train', 'validation' and 'test'."""
     num_classes: int
     evaluation_images: int | None
-    """At most so many of each split are scored."""
+    """Maximum number of images per split that are scored."""
 
     def pools(self, split: str, runs: Runs) -> list[np.ndarray]:
-        """For each run the images of a split that it knows: those of its classes; of the train split its own share."""
+        """Each run's images of a split: those of its classes; of the train split, its share."""
         images = self.splits[split]
         pairs = np.stack([runs["class_0"], runs["class_1"]], 1)
         known = {
@@ -47,7 +47,7 @@ class ImageDataset:
         ]
 
     def scored(self, split: str, runs: Runs) -> list[np.ndarray]:
-        """Those of `pools` that losses and accuracies are taken on: evenly over each."""
+        """The images that losses and accuracies are computed on, evenly spaced in each pool."""
         pools = self.pools(split, runs)
         limit = self.evaluation_images
         return [
@@ -58,7 +58,7 @@ class ImageDataset:
         ]
 
     def outputs(self, runs: Runs) -> Tensor:
-        """`(runs, classes)` int64: the output that stands for each class; 0 for those that a run does not know."""
+        """`(runs, classes)` int64: the output for each class; 0 for classes that a run lacks."""
         classes = np.arange(self.num_classes)
         every = np.broadcast_to(classes, (len(runs["run"]), self.num_classes))
         of_pair = (classes == runs["class_1"][:, None]).astype(np.int64)
@@ -66,9 +66,9 @@ class ImageDataset:
 
 
 def epoch_order(pool: np.ndarray, key: int, epoch: int, batch_size: int) -> np.ndarray:
-    """The images of an epoch of a run, batch after batch: its pool in an order of the epoch, cut to whole batches.
+    """The images of an epoch of a run: its pool, shuffled for the epoch and cut to whole batches.
 
-    `key` is the run's for `ORDER`. A pool that does not fill one batch is repeated until it does.
+    `key` is the run's key for `ORDER`. A pool smaller than a batch is repeated to fill it.
     """
     order = np.random.default_rng([key, epoch]).permutation(pool)
     return np.resize(order, steps_per_epoch(len(pool), batch_size) * batch_size)

@@ -1,8 +1,10 @@
-// The whole Adam fit of one SIREN: forward pass, backward pass, update and stop rule, compiled at first use.
+// The whole Adam fit of a SIREN: forward pass, backward pass, update, stop rule. Compiled at first
+// use.
 //
-// The points go through the network in tiles whose activations stay in the L1 cache. Vectors lie along the features of
-// a layer, so that all three matrix products of a layer (forward, delta, gradient) are one routine: a block of the
-// result stays in registers, one factor is broadcast, the other is read in vectors.
+// The points pass through the network in tiles whose activations stay in the L1 cache. Vectors run
+// along the features of a layer, so that its three matrix products (forward, delta, gradient) share
+// one routine: a block of the result stays in registers, one factor is broadcast, the other is read
+// in vectors.
 
 #include <algorithm>
 #include <cmath>
@@ -19,7 +21,7 @@ constexpr int LANES = 8, ROWS = 4;
 #else
 constexpr int LANES = 4, ROWS = 4;
 #endif
-constexpr int TILE_FLOATS = 8192;  // activations of a tile: 32 KiB
+constexpr int TILE_FLOATS = 8192;  // activations per tile: 32 KiB
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias));
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), may_alias));
@@ -28,7 +30,7 @@ int padded(int count) { return (count + LANES - 1) / LANES * LANES; }
 Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
 Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
 
-// Zeros, aligned to vectors.
+// A zero-initialized array, aligned to vectors.
 class Floats {
   public:
     explicit Floats(int64_t count) : blocks((count + LANES - 1) / LANES) {}
@@ -42,10 +44,11 @@ class Floats {
     std::vector<Block> blocks;
 };
 
-// Sine and cosine to 1e-7 for |x| < 1e6: x = n pi + r, and both change sign with odd n. pi is split in two so that
-// n pi is taken off exactly where the machine multiplies and adds at once; the polynomials are minimax on +-pi/2.
+// Sine and cosine to 1e-7 for |x| < 1e6: x = n pi + r, and both change sign with odd n. pi is split
+// in two so that the subtraction of n pi is exact on machines with fused multiply-add; the
+// polynomials are minimax on +-pi/2.
 inline void sine_cosine(Vector x, Vector& sine, Vector& cosine) {
-    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: what is left in the mantissa is the nearest integer
+    constexpr float ROUND = 12582912.0f;  // 1.5 * 2^23: the sum's mantissa has the nearest integer
     const Vector shifted = x * 0.318309886f + ROUND;
     const Vector n = shifted - ROUND;
     const Integers sign = (Integers)shifted << 31;
@@ -64,7 +67,8 @@ struct Left {
     int64_t row_step, k_step;
 };
 
-// M rows and N vectors of columns of start(column) + left * right, handed to finish(row, column, M vectors).
+// M rows and N vectors of columns of start(column) + left * right, passed to
+// finish(row, column, M vectors).
 template <int M, int N, class Start, class Finish>
 inline void block(int row, int column, int depth, Left left, const float* right, int64_t width, Start start, Finish finish) {
     Vector sum[N][M];
@@ -88,7 +92,8 @@ inline void strip(int column, int rows, int depth, Left left, const float* right
     for (; row < rows; row++) block<1, N>(row, column, depth, left, right, width, start, finish);
 }
 
-// start + left * right for `rows` rows and `width` columns, a multiple of LANES; right is (depth, width).
+// start + left * right for `rows` rows and `width` columns, a multiple of LANES; right is
+// (depth, width).
 template <class Start, class Finish>
 inline void product(int rows, int depth, int width, Left left, const float* right, Start start, Finish finish) {
     int column = 0;
@@ -98,7 +103,7 @@ inline void product(int rows, int depth, int width, Left left, const float* righ
 
 Vector zeros(int) { return Vector{}; }
 
-// Adds a left * right product to `result`.
+// Adds left * right to `result`.
 void add_product(int rows, int depth, int width, Left left, const float* right, float* result) {
     product(rows, depth, width, left, right, zeros, [=]<int M>(int row, int column, Vector(&sum)[M]) {
         for (int m = 0; m < M; m++) at(result + int64_t(row + m) * width + column) += sum[m];
@@ -122,7 +127,8 @@ Vector halves(Vector a, Vector b, std::integer_sequence<int, J...>) {
 #endif
 }
 
-// Leaves vector j's total in lane j of x[0]: a stage folds the lanes that differ in one bit of their number.
+// Leaves the sum of vector j in lane j of x[0]: each stage adds lanes whose numbers differ in one
+// bit.
 template <int BIT = 1>
 inline void fold(Vector (&x)[LANES]) {
     for (int i = 0; i < LANES; i += 2 * BIT) x[i] = halves<BIT>(x[i], x[i + BIT], std::make_integer_sequence<int, LANES>());
@@ -131,16 +137,16 @@ inline void fold(Vector (&x)[LANES]) {
 
 struct Layer {
     int in, out;
-    int width;             // of a row of weights: hidden (in, padded out), last (out, padded in)
-    int64_t weight, bias;  // places in the parameters and in all that is shaped like them
+    int width;             // of weights: (in, padded out) if hidden, (out, padded in) if last
+    int64_t weight, bias;  // offsets into the parameters and arrays of the same layout
     Floats back;           // omega * weight as (out, padded in), for the delta of the layer before
-    Floats sine, slope;    // hidden: (points of the tile, width); the slope becomes the delta on the way back
+    Floats sine, slope;    // hidden: (points of the tile, width); backward() makes slope the delta
 };
 
 struct Siren {
     int num_points, tile = LANES;
     float omega;
-    int64_t num_parameters = 0;  // with the padding, which stays zero
+    int64_t num_parameters = 0;  // including the padding, which stays zero
     std::vector<Layer> layers;
     Floats parameters{0}, gradient{0}, momentum{0}, variance{0};
     Floats coordinates{0}, targets{0}, inside{0}, delta{0};
@@ -173,7 +179,7 @@ struct Siren {
         std::fill_n((float*)inside, num_points, 1.0f);
     }
 
-    // visit(number in the row, place in the parameters) for each parameter.
+    // Calls visit(index in the row, offset in the parameters) for each parameter.
     template <class Visit>
     void walk(Visit visit) const {
         int64_t i = 0;
@@ -198,7 +204,7 @@ struct Siren {
         }
     }
 
-    // What goes into layer l: (points of the tile, features).
+    // The input of layer l: (points of the tile, features).
     Left input(size_t l, int start) const {
         if (l == 0) return {coordinates + int64_t(start) * layers[0].in, layers[0].in, 1};
         return {layers[l - 1].sine, layers[l - 1].width, 1};
@@ -223,7 +229,7 @@ struct Siren {
         }
     }
 
-    // The last layer and its delta; returns the sum of the squared errors of the tile.
+    // The last layer and its delta; returns the sum of squared errors over the tile.
     float residual(int start, int count) {
         const Layer& layer = layers.back();
         const float* input = layers[layers.size() - 2].sine;
@@ -298,8 +304,9 @@ struct Siren {
 
 }  // namespace
 
-// Fits the rows of parameters, in state dict order, in place, each to its own targets, and counts the steps of each. Looks
-// every `check_every` steps whether the error of the weights as they are is at the target; a NaN target is never reached.
+// Fits rows of parameters, in state dict order, in place, each to its own targets, and counts the
+// steps of each. The stop rule compares the error with the target every `check_every` steps; a NaN
+// target is never reached.
 extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_t* sizes, int64_t num_points,
                            const float* coordinates, const float* targets, float* rows, int64_t* steps, double omega,
                            int64_t max_steps, const double* rates, float target_psnr, int64_t check_every, double beta1,

@@ -1,4 +1,4 @@
-"""The fit on CPUs in compiled code, built at first use for the machine it runs on: `kernel.cpp`."""
+"""Loads `kernel.cpp`, which fits on CPUs and is compiled at first use for this machine."""
 
 import ctypes
 from functools import cache
@@ -48,10 +48,10 @@ class Kernel:
         betas: tuple[float, float],
         epsilon: float,
     ):
-        """Fit `rows` `(members, parameters)` in place to `targets` `(members, channels, points)`, one after the other.
+        """Fit `rows` `(members, parameters)` in place to `targets` `(members, channels, points)`.
 
-        `rates` `(steps,)` float64 is the learning rate of each step. The Adam steps that each took come into `steps`
-        `(members,)` int64. Other threads run meanwhile: ctypes lets the interpreter go.
+        `rates` `(steps,)` float64 is the learning rate of each step. `steps` `(members,)` int64
+        receives the number of Adam steps of each member. ctypes releases the GIL during the call.
         """
         check_tensors(
             "cpu",
@@ -78,7 +78,7 @@ class Kernel:
 
 
 def check_tensors(device: str, tensors: dict[torch.dtype, tuple[Tensor, ...]]):
-    """Raises ValueError where a tensor is not what compiled code reads at its address."""
+    """Raises ValueError if a tensor does not have the layout that compiled code reads."""
     for dtype, tensor in ((dtype, tensor) for dtype, group in tensors.items() for tensor in group):
         if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != device:
             raise ValueError(
@@ -88,6 +88,6 @@ def check_tensors(device: str, tensors: dict[torch.dtype, tuple[Tensor, ...]]):
 
 @cache
 def load_kernel() -> Kernel | None:
-    """The kernel, or None after one warning where it cannot be had."""
+    """The kernel, or None, after a warning, if it cannot be built."""
     library = load_library(SOURCE, "INRs are fitted by PyTorch, several times slower")
     return None if library is None else Kernel(library)

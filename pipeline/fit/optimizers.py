@@ -1,9 +1,12 @@
-"""SGD, momentum, Adam and RMSprop as one update of stacked parameters, each member by its own optimizer and rate.
+"""SGD, momentum, Adam and RMSprop as one update of stacked parameters.
 
-gradient + decay * parameters -> g        as torch.optim's weight_decay
-m <- first * m + gain * g                 momentum; not kept where first is 0
-v <- second * v + (1 - second) * g^2      not kept where second is None
-parameters -= rate * (m / (1 - first^t if corrected)) / (sqrt(v / (1 - second^t if corrected)) + EPSILON)
+Each member has its own optimizer, learning rate and weight decay.
+
+gradient + decay * parameters -> g        like torch.optim's weight_decay
+m <- first * m + gain * g                 momentum; not kept if first is 0
+v <- second * v + (1 - second) * g^2      not kept if second is None
+parameters -= rate * (m / (1 - first^t)) / (sqrt(v / (1 - second^t)) + EPSILON)
+                                          the two divisors in brackets are 1 unless corrected
 """
 
 from dataclasses import dataclass
@@ -14,7 +17,7 @@ from torch import Tensor
 
 EPSILON = 1e-8
 PASS = 65_536
-"""Parameters that a CPU updates at a time, so that what an update reads and writes stays in its cache."""
+"""Number of parameters that a CPU updates at a time, so that an update stays in its cache."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,10 @@ def update(
     rate: Tensor,
     decay: Tensor,
 ):
-    """Step number `step` (from 1) of members `(members, parameters)`, in place; rate and decay are `(members, 1)`."""
+    """Update `rows` `(members, parameters)` in place; rate and decay are `(members, 1)`.
+
+    `step` counts from 1. `m` and `v` are updated in place, `gradient` is overwritten.
+    """
     height = max(1, PASS // rows.shape[1]) if rows.device.type == "cpu" else len(rows)
     for start in range(0, len(rows), height):
         part = slice(start, start + height)
@@ -76,13 +82,13 @@ def _update(
 
 
 def segments(names: list[str]) -> list[tuple[slice, str]]:
-    """Stretches of equal neighbours: members of one optimizer, or of one activation, stand together."""
+    """Runs of equal neighbours, as slices: members of one optimizer, or of one activation."""
     starts = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]]
     return [(slice(start, end), names[start]) for start, end in pairwise([*starts, len(names)])]
 
 
 def sorted_for_segments(*names: list[str]) -> Tensor:
-    """The order of members in which their stretches are longest."""
+    """The order of members that makes their `segments` longest."""
     return torch.tensor(
         sorted(range(len(names[0])), key=lambda i: tuple(column[i] for column in names)),
         dtype=torch.int64,

@@ -1,4 +1,4 @@
-"""What each run of a classifier zoo draws for itself, from its own key."""
+"""The random draws of each run of a classifier zoo, from its own key."""
 
 from collections.abc import Mapping
 from math import prod
@@ -13,15 +13,17 @@ from pipeline.distributions import draw
 from pipeline.fit.seeds import derive, member_keys, normal, uniform
 
 Runs = Mapping[str, np.ndarray]
-"""`(runs,)` each: `run` its number, `seed` its key, the hyperparameters by name, `class_0` and `class_1`."""
+"""`(runs,)` each: `run` (number), `seed` (key), hyperparameters by name, `class_0`, `class_1`."""
 HYPERPARAMETERS, CLASSES, INIT, IMAGES, ORDER, DROPOUT = range(6)
-"""Purposes that a run draws numbers for: each has a key of its own."""
+"""Purposes of random numbers, each with its own key."""
 NORMAL_STD = 0.05
 
 
 def draw_runs(config: ClassifierZooConfig, run: np.ndarray, num_classes: int) -> Runs:
-    """The runs with these numbers. `class_0` and `class_1` are the classes that outputs 0 and 1 stand for, in order; -1
-    where all classes are learned."""
+    """The runs with these numbers.
+
+    `class_0` and `class_1` are the classes of outputs 0 and 1, in order; -1 if all are learned.
+    """
     seed = member_keys(config.seed, run, np.zeros_like(run))
     names = type(config.hyperparameters).model_fields
     shares = uniform(derive(seed, HYPERPARAMETERS), len(names)) / 2 + 0.5
@@ -38,15 +40,15 @@ def draw_runs(config: ClassifierZooConfig, run: np.ndarray, num_classes: int) ->
 
 
 def checkpoint_epochs(config: ClassifierZooConfig, epochs: int) -> list[int]:
-    """The epochs of a run that are members: those of the configuration before its last, and its last."""
+    """Epochs of a run that become members: its last, and those of `config` before it."""
     return sorted({epoch for epoch in config.checkpoints if epoch < epochs} | {epochs})
 
 
 def initial_rows(space: WeightSpace, runs: Runs) -> Tensor:
-    """`(runs, parameters)` float32 initial values, biases zero.
+    """`(runs, parameters)` float32 initial values; biases are zero.
 
-    Fans count a kernel's positions, as in torch.nn.init: He et al. 2015 has variance 2 / fan_in, Glorot and Bengio 2010
-    2 / (fan_in + fan_out).
+    Fans include the size of a kernel, as in torch.nn.init. The variance is 2 / fan_in (He et al.
+    2015) or 2 / (fan_in + fan_out) (Glorot and Bengio 2010).
     """
     keys, count = derive(runs["seed"], INIT), space.num_parameters
     is_uniform = np.char.endswith(runs["init"], "uniform")[:, None]
@@ -60,7 +62,7 @@ def initial_rows(space: WeightSpace, runs: Runs) -> Tensor:
 
 
 def standard_deviations(shape: tuple[int, ...], runs: Runs) -> np.ndarray:
-    """`(runs,)` float32, of a tensor of this shape."""
+    """`(runs,)` float32, for a tensor of this shape."""
     if len(shape) == 1:
         return np.zeros(len(runs["init"]), np.float32)
     fan_out, fan_in = (size * prod(shape[2:]) for size in shape[:2])

@@ -1,7 +1,7 @@
-"""Random numbers that derive from (zoo seed, source index, view) alone, or for a classifier from (zoo seed, run, purpose).
+"""Random numbers derived from (zoo seed, source index, view), or (zoo seed, run, purpose).
 
-A counter-based generator: number `k` of a member depends on that member's key and on `k`, never on the batch, the
-worker or what was drawn before, so any member of any shard can be made again by itself, and all of them at once.
+The generator is counter-based: number `k` of a member depends on the member's key and `k`, not on
+the batch, the worker or earlier draws. So any member can be made again alone, or all at once.
 """
 
 import numpy as np
@@ -10,7 +10,7 @@ GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 def scramble(x: np.ndarray) -> np.ndarray:
-    """SplitMix64's output function (Steele, Lea and Flood 2014): a bijection of uint64 with good avalanche."""
+    """The output function of SplitMix64 (Steele et al. 2014): a bijection with good avalanche."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return x ^ (x >> np.uint64(31))
@@ -22,12 +22,12 @@ def member_keys(zoo_seed: int, source_index: np.ndarray, view: np.ndarray) -> np
 
 
 def derive(keys: np.ndarray, number: np.ndarray | int) -> np.ndarray:
-    """Other keys, one for each number."""
+    """New keys, one for each number."""
     return scramble((keys ^ np.asarray(number).astype(np.uint64)) + GOLDEN)
 
 
 def bits(keys: np.ndarray, count: int) -> np.ndarray:
-    """`(members, count)` uint16: 16 random bits each, four to a number of the generator."""
+    """`(members, count)` uint16: 16 random bits each, four per number of the generator."""
     counter = np.arange(1, -(-count // 4) + 1, dtype=np.uint64) * GOLDEN
     return scramble(keys[:, None] + counter).view(np.uint16)[:, :count]
 

@@ -1,4 +1,4 @@
-"""SIREN networks (Sitzmann et al. 2020), many at once: what they are, initialisation, quality."""
+"""SIREN networks (Sitzmann et al. 2020), many at once: weight space, initialization, PSNR."""
 
 from math import prod, sqrt
 
@@ -30,11 +30,11 @@ def decode_contract(config: InrConfig) -> DecodeContract:
 
 
 def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor:
-    """`(members, parameters)` initial values, a function of each member's key alone.
+    """`(members, parameters)` initial values, each member's from its key alone.
 
-    'dws' is what the released DWSNets corpus was made with: hidden weights U(+-sqrt(6 / inputs) / omega) in the first
-    layer too, hidden biases zero. 'siren' has U(+-1 / inputs) in the first layer and torch's default biases. The last
-    layer is torch's default in both.
+    'dws' is that of the released DWSNets dataset: hidden weights U(+-sqrt(6 / inputs) / omega),
+    including the first layer, and hidden biases zero. 'siren' has U(+-1 / inputs) in the first
+    layer and torch's default biases. The last layer has torch's default in both.
     """
     weights, biases = [*space.tensors[::2]], [*space.tensors[1::2]]
     bounds = []
@@ -56,6 +56,6 @@ def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor
 
 
 def psnr(rendered: Tensor, targets: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio in dB of each member, for values in [0, 1]; at most 120, NaN where not finite."""
+    """`(members,)` peak signal-to-noise ratio in dB for values in [0, 1]; at most 120, or NaN."""
     mse = (rendered - targets).square().mean((1, 2))
     return -10 * torch.log10(mse.clamp_min(1e-12))

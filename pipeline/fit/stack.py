@@ -1,8 +1,9 @@
-"""Many classifiers of one architecture, each with its own weights and activation, forward and backward at once.
+"""Forward and backward passes of many classifiers of one architecture at once.
 
-Values are `(members, batch, ...)`. Linear layers are batched matrix products. Convolutions are grouped ones, one group a
-member, but for the first, which has too few input channels for that: it is a matrix product of patches. Feature maps lie in
-memory as `(batch, members, ...)`, as grouped convolutions want them.
+Each has its own weights and activation. Activations are `(members, batch, ...)`. Linear layers are
+batched matrix products. Convolutions are grouped, with one group per member, except the first,
+which has too few input channels and is a matrix product of patches. Feature maps are stored as
+`(batch, members, ...)`, the layout of grouped convolutions.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +18,7 @@ from dwsnet.weight_space import WeightSpace
 
 KERNEL = 3
 Activations = Sequence[tuple[slice, str]]
-"""Which members have which activation."""
+"""Slices of members with the same activation."""
 
 
 def relu(z: Tensor, slope: Tensor | None):
@@ -54,7 +55,7 @@ def sine(z: Tensor, slope: Tensor | None):
 ACTIVATIONS: dict[str, Callable[[Tensor, Tensor | None], None]] = {
     activation.__name__: activation for activation in (relu, tanh, sigmoid, gelu, sine)
 }
-"""In place, with the derivative into `slope` where it is asked for."""
+"""They work in place and write the derivative to `slope`, if it is given."""
 
 
 class Linear:
@@ -64,7 +65,7 @@ class Linear:
     def backward(
         self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradients of weight, bias and x, from that of the output."""
+        """Gradients of weight, bias and x, from the gradient of the output."""
         return (
             torch.bmm(delta.transpose(1, 2), x),
             delta.sum(1),
@@ -86,7 +87,7 @@ class PooledLinear(Linear):
 
 
 class PatchConvolution:
-    """On patches `(members, batch, channels * 9, rows, columns)`."""
+    """A convolution of patches `(members, batch, channels * 9, rows, columns)`."""
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         values = torch.matmul(weight.flatten(2), x.flatten(3).transpose(0, 1)).add_(
@@ -148,23 +149,23 @@ class Convolution:
 
 
 def softmax(logits: Tensor) -> Tensor:
-    """Over few classes: torch's own takes five times as long on a CPU."""
+    """Softmax over few classes: torch's own takes five times as long on a CPU."""
     powers = (logits - logits.amax(-1, keepdim=True)).exp_()
     return powers.div_(powers.sum(-1, keepdim=True))
 
 
 def cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
-    """`(members, batch)` of `(members, batch, classes)`; the same holds."""
+    """`(members, batch)` losses of logits `(members, batch, classes)`; faster than torch's, too."""
     return logits.logsumexp(-1) - logits.gather(-1, targets.unsqueeze(-1)).squeeze(-1)
 
 
 def grouped(x: Tensor) -> Tensor:
-    """`(members, batch, channels, ...)` as `(batch, members * channels, ...)`: a view of what this module makes."""
+    """`(members, batch, channels, ...)` as `(batch, members * channels, ...)`, here a view."""
     return x.transpose(0, 1).flatten(1, 2)
 
 
 class Stack:
-    """An architecture. Its images are `(images, channels, height, width)`."""
+    """An architecture. Images are `(images, channels, height, width)`."""
 
     def __init__(self, space: WeightSpace, stride: int):
         self.space, self.stride = space, stride
@@ -180,13 +181,13 @@ class Stack:
         self.num_units = [spec.shape[0] for spec in self.weights[:-1]]
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images as `inputs` takes them: padded for a CNN, flat for an MLP."""
+        """Prepare images for `inputs`: padded for a CNN, flattened for an MLP."""
         return (
             F.pad(images, [KERNEL // 2] * 4) if self.is_convolutional else images.flatten(1)
         ).contiguous()
 
     def inputs(self, prepared: Tensor, index: Tensor) -> Tensor:
-        """What the first layer sees of the images at `index` `(members, batch)`."""
+        """The input of the first layer for the images at `index` `(members, batch)`."""
         if not self.is_convolutional:
             return prepared.index_select(0, index.flatten()).view(*index.shape, -1)
         chosen = (
@@ -201,7 +202,7 @@ class Stack:
         return patches.reshape(*index.t().shape, -1, *sizes).transpose(0, 1)
 
     def floats_per_image(self, prepared: Tensor) -> int:
-        """Of the largest values that one image of one member has, the inputs included."""
+        """Size of the largest activations, or inputs, of one image of one member."""
         inputs = self.inputs(prepared, torch.zeros(1, 1, dtype=torch.int64, device=prepared.device))
         return max(inputs.numel(), prod(inputs.shape[3:]) * max(self.num_units))
 
@@ -222,9 +223,10 @@ class Stack:
         activations: Activations,
         masks: Sequence[Tensor] | None,
     ) -> Tensor:
-        """`(members, parameters)` gradients of each member's mean cross-entropy on `targets` `(members, batch)`.
+        """`(members, parameters)` gradients of each member's mean cross-entropy.
 
-        `masks`: for each hidden layer `(members, batch, units)` what dropout multiplies its units by.
+        `targets` is `(members, batch)`; `masks` has dropout masks `(members, batch, units)`, one
+        per hidden layer.
         """
         tensors, values, slopes = [*unpack(self.space, rows).values()], [inputs], []
         for i, layer in enumerate(self.layers[:-1]):

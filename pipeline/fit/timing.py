@@ -1,4 +1,4 @@
-"""How long work takes a worker."""
+"""Measures how long work takes."""
 
 import time
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import torch
 
 
 def seconds_of(work: Callable[[], object], device: str) -> float:
-    """Seconds that calling `work` takes: of the processor, which other programs do not lengthen; on a GPU, until it is done."""
+    """Seconds that `work` takes: CPU time, unaffected by other programs; wall time on GPUs."""
     if device == "cpu":
         start = time.process_time()
         work()
@@ -21,9 +21,9 @@ def seconds_of(work: Callable[[], object], device: str) -> float:
 
 
 def median_seconds(work: Callable[[], object], device: str, budget: float) -> float:
-    """The median of the seconds that calling `work` takes, called again and again until `budget` seconds are gone.
+    """The median seconds of a call of `work`, which is repeated until `budget` seconds have passed.
 
-    The first call, in which memory is taken and kernels are compiled, does not count.
+    The first call, which allocates memory and compiles kernels, does not count.
     """
     work()
     times: list[float] = []

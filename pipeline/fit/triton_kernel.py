@@ -1,28 +1,31 @@
-"""The fit on a GPU: one Triton program fits one member, many Adam steps a launch.
+"""Fitting on a GPU: one Triton program fits one member, many Adam steps per launch.
 
-The points go through the network in tiles of 16, whose activations, slopes and gradients live in registers. Parameters,
-momentum and variance are read and written once a step, from caches: a member takes 19 kB. A program ends as soon as its
-member has reached its target, and the GPU starts the next one in its place; between launches finished members leave the
-list, so that the last launches are as small as what is left.
+The points pass through the network in tiles of 16, whose activations, slopes and gradients stay in
+registers. Parameters, momentum and variance are read from caches and written once per step: a
+member takes 19 kB. A program ends as soon as its member reaches its target, and the GPU starts the
+next one. Finished members are dropped between launches, so that the last launches are small.
 
-Precision: products of hidden layers on the tensor cores, operands rounded to TF32, sums in float32. The first layer, of
-which omega would make phase errors, the last one and all else are float32. With that rounding, imitated on a CPU, 16 digits
-of 28x28 come to 34.6 dB in the 1,500 steps of dws-mnist, and to 34.7 without; SIREN's initialisation to 60.8 and 60.9 dB
-with a cosine, and to 58.4 and 61.2 with a constant rate.
+Precision: products of hidden layers run on tensor cores, with operands rounded to TF32 and sums in
+float32. Everything else is float32, including the first layer, where omega would amplify rounding
+to phase errors. With this rounding, emulated on a CPU, 16 digits of 28x28 reach 34.6 dB in the
+1,500 steps of dws-mnist, and 34.7 dB without. With SIREN's initialization they reach 60.8 and
+60.9 dB with a cosine schedule, 58.4 and 61.2 dB with a constant learning rate.
 
 Measured on an H200 with Triton 3.6: 9.4 M steps/s of 2-32-32-1 on 784 points, 24 % of what its
-sines alone would allow; gradients are within 1.7e-3 of double precision, and fits end at the same dB
-and steps as on a CPU (`python -m tests.gpu.check`).
+sines alone would allow; gradients are within 1.7e-3 of double precision, and fits end at the same
+dB and steps as on a CPU (`python -m tests.gpu.check`).
 
-Arithmetic for an H200, of a step as compiled for sm_90 by Triton 3.7.1:
+Estimate for an H200, for a step as compiled for sm_90 by Triton 3.7.1:
 
-* 37,800 instructions of a warp, 255 registers a thread, none spilled, 10 kB of shared memory: eight members on a
-  multiprocessor. Four schedulers issue one each a clock: 9,400 clocks.
-* 50,176 pairs of sine and cosine. On the special function units, 16 a clock: 6,300 clocks, beside the rest; six of the
-  instructions above are for a pair, three of them to take off whole turns. The polynomials of kernel.cpp are 18
-  instructions a pair, 4,700 clocks more for the schedulers, which have less to spare than those units.
-* 132 multiprocessors at 1.98 GHz: at most 28 M steps/s. The compiler's stall counts, replayed with two warps a scheduler
-  and usual latencies, fill 60 % of the slots: 17 M, which is 70,000 INRs of 1,500 steps in 6 s.
+* 37,800 warp instructions, 255 registers per thread, none spilled, 10 kB of shared memory: eight
+  members per multiprocessor. Its four schedulers issue one instruction per clock: 9,400 clocks.
+* 50,176 pairs of sine and cosine. The special function units do 16 per clock: 6,300 clocks, in
+  parallel. Six of the instructions above are for a pair, three of them for the range reduction.
+  The polynomials of kernel.cpp would take 18 instructions per pair, 4,700 clocks more for the
+  schedulers, which have less headroom than those units.
+* 132 multiprocessors at 1.98 GHz: at most 28 M steps/s. The compiler's stall counts, simulated with
+  two warps per scheduler and usual latencies, fill 60 % of the slots: 17 M steps/s, which is 70,000
+  INRs of 1,500 steps in 6 s.
 """
 
 from itertools import accumulate, pairwise
@@ -37,15 +40,15 @@ from triton.language.extra import libdevice
 from pipeline.fit.kernel import check_tensors
 
 TILE = 16
-"""Points in flight: the least that tensor cores take."""
+"""Points per tile: the minimum for tensor cores."""
 STEPS = 500
-"""Adam steps a launch, some tenths of a second for a shard: until then Ctrl-C waits."""
+"""Adam steps per launch, some tenths of a second for a shard, during which Ctrl-C has to wait."""
 MAX_WIDTH, MAX_CHANNELS = 128, 8
 ON_CHIP = tl.constexpr(not triton.knobs.runtime.interpret)
 
 
 def gpu() -> tuple[int, int]:
-    """Compute capability of the GPU, 90 for Hopper and 0 where it is not NVIDIA's, and its shared memory for a program."""
+    """Compute capability of the GPU (90 for Hopper, 0 if not NVIDIA), shared memory per program."""
     driver = triton.runtime.driver.active
     target = driver.get_current_target()
     memory = driver.utils.get_device_properties(driver.get_current_device())["max_shared_mem"]
@@ -53,7 +56,7 @@ def gpu() -> tuple[int, int]:
 
 
 def why_not(sizes: tuple[int, ...], capability: int, shared_memory: int) -> str | None:
-    """Why a net has no kernel on a GPU; None where it has one."""
+    """Why there is no kernel for a network on this GPU; None if there is one."""
     *hidden, channels = sizes[1:]
     net = "-".join(map(str, sizes))
     if capability < 80:
@@ -69,18 +72,18 @@ def why_not(sizes: tuple[int, ...], capability: int, shared_memory: int) -> str 
 
 
 def shared_bytes(sizes: tuple[int, ...]) -> int:
-    """At most so much shared memory: weights between hidden layers in two orders, and room to transpose a tile."""
+    """Upper bound of shared memory: hidden weights in two layouts, a buffer to transpose a tile."""
     widths = padded(sizes)
     return 8 * sum(a * b for a, b in pairwise(widths)) + 8 * TILE * sum(widths)
 
 
 def padded(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    """Widths of the hidden layers as the kernel holds them."""
+    """Padded widths of the hidden layers."""
     return tuple(max(16, triton.next_power_of_2(size)) for size in sizes[1:-1])
 
 
 def constants(sizes: tuple[int, ...]) -> dict[str, Any]:
-    """What the kernel is compiled for: the net, and where in a row the parameters of each layer begin."""
+    """Compile-time constants: the network, and where each layer's parameters begin in a row."""
     places = accumulate(((a + 1) * b for a, b in pairwise(sizes)), initial=0)
     return {
         "SIZES": tuple(sizes),
@@ -91,7 +94,7 @@ def constants(sizes: tuple[int, ...]) -> dict[str, Any]:
 
 
 def options(sizes: tuple[int, ...]) -> dict[str, int]:
-    """One warp while its registers hold a tile, for it waits for no other; beyond that one for every 16 neurons."""
+    """One warp, without barriers, if its registers can hold a tile; else one per 16 neurons."""
     widest = max(padded(sizes))
     return {"num_warps": 1 if widest <= 32 else widest // 16}
 
@@ -110,7 +113,7 @@ def fit_members(
     betas: tuple[float, float],
     epsilon: float,
 ):
-    """As `pipeline.fit.kernel.Kernel.fit_members`, on tensors of a GPU."""
+    """`pipeline.fit.kernel.Kernel.fit_members` for tensors on a GPU."""
     check_tensors(
         rows.device.type, {torch.float32: (coordinates, targets, rows), torch.int64: (steps,)}
     )
@@ -138,7 +141,7 @@ def _fit(
     SIZES: tl.constexpr, WIDTHS: tl.constexpr, PLACES: tl.constexpr, TILE: tl.constexpr, CHECK_EVERY: tl.constexpr,
     BETA1: tl.constexpr, BETA2: tl.constexpr, EPSILON: tl.constexpr,
 ):  # fmt: skip
-    """Take one of the `active` members to step `end`, or to where the error of the weights as they are is at the threshold."""
+    """Train one of the `active` members to step `end`, or until its error is at the threshold."""
     LAST: tl.constexpr = len(SIZES) - 2
     member = tl.load(active + tl.program_id(0))
     place = member * PLACES[LAST + 1]
@@ -160,7 +163,8 @@ def _fit(
         )
         going = (step % CHECK_EVERY != 0) | ~(error <= threshold)
         if going:
-            # Other threads read in the next step what these write, and the compiler watches shared memory only.
+            # The next step reads what other threads write here; Triton inserts barriers for shared
+            # memory only.
             tl.debug_barrier()
             rate, unbias = tl.load(rates + step), tl.load(unbiases + step)
             for start in range(0, PLACES[LAST + 1], 256):
@@ -189,14 +193,14 @@ def _gradients(
 ):  # fmt: skip
     """Write the gradient of one member's mean squared error, and return that error.
 
-    Layer n maps neurons n, 0 the coordinates, to neurons n + 1. Tuples hold one tensor a layer: loops over layers
-    are unrolled. Weights, biases and phases have omega in them already.
+    Layer n maps neurons n (0: the coordinates) to neurons n + 1. Tuples hold one tensor per layer,
+    as loops over layers are unrolled. Weights, biases and phases are already multiplied by omega.
     """
     LAST: tl.constexpr = len(SIZES) - 2
     DIMS: tl.constexpr = SIZES[0]
     CHANNELS: tl.constexpr = SIZES[LAST + 1]
 
-    # What a step needs of the parameters, and zeros for their gradients.
+    # The parameters, and zeros for their gradients.
     first, first_sums, ahead, back, weight_sums, biases, bias_sums = (), (), (), (), (), (), ()
     for n in tl.static_range(LAST):
         neuron = tl.arange(0, WIDTHS[n + 1])
@@ -227,8 +231,8 @@ def _gradients(
     for start in tl.range(0, num_points, TILE, num_stages=1):
         point = start + tl.arange(0, TILE)
         inside = point < num_points
-        # A product of zeros, computed once before the loop: it makes the compiler lay out all that is added to it as
-        # tensor cores leave their results, and nothing has to change its place before the backward pass.
+        # A product of zeros, which the compiler hoists out of the loop. It gives all that is added
+        # to it the layout of tensor core results, so nothing is moved before the backward pass.
         zeros = tl.dot(
             tl.full((TILE, 16), 0.0, tl.float32), tl.full((16, WIDTHS[1]), 0.0, tl.float32)
         )
@@ -309,16 +313,19 @@ def _gradients(
 
 @triton.jit
 def _load(start, row, column, NUM_ROWS: tl.constexpr, NUM_COLUMNS: tl.constexpr):
-    """Rows and columns of a matrix in memory, zero where it has none."""
+    """Rows and columns of a matrix in memory, zero outside it."""
     inside = (row < NUM_ROWS)[:, None] & (column < NUM_COLUMNS)[None, :]
     return tl.load(start + row[:, None] * NUM_COLUMNS + column[None, :], inside, 0.0)
 
 
 @triton.jit
 def _sine_cosine(x):
-    """Both of x = 2 pi n + r from r, to 2^-20 and the rounding of x, on the special function units."""
+    """Sine and cosine of x = 2 pi n + r from r, on the special function units.
+
+    The error is 2^-20 plus that of rounding x.
+    """
     ROUND: tl.constexpr = (
-        12582912.0  # 1.5 * 2^23: what is left in the mantissa is the nearest integer
+        12582912.0  # 1.5 * 2^23: adding it leaves the nearest integer in the mantissa
     )
     turns = (x * 0.15915494309189535 + ROUND) - ROUND
     r = x - turns * 6.283185307179586
@@ -330,9 +337,9 @@ def _sine_cosine(x):
 
 @triton.jit
 def _rounded(x):
-    """x for a tensor core, which takes no notice of the last 13 bits: half of what they can count is added.
+    """x rounded to TF32: a tensor core ignores the last 13 bits, so half their range is added.
 
-    A NaN may get lost here. It still spreads: biases, slopes and errors are not rounded.
+    This may lose a NaN, which still spreads through biases, slopes and errors, all unrounded.
     """
     bits = x.to(tl.int32, bitcast=True) + 0x1000
     if not ON_CHIP:
@@ -342,15 +349,15 @@ def _rounded(x):
 
 @triton.jit
 def _order(i):
-    """In which order `_ordered` puts columns."""
+    """The order of columns that `_ordered` makes."""
     return i // 8 * 8 + i % 4 * 2 + i % 8 // 4
 
 
 @triton.jit
 def _ordered(x):
-    """The columns of a tensor core's result, reordered in their eights so that each is where it must be as a left factor.
+    """The result of a tensor core, with each eight columns reordered for use as a left factor.
 
-    To which thread a value belongs does not change: this costs nothing. The right factor has its rows in the same order.
+    Each value stays in its thread, so this is free. The right factor has its rows in this order.
     """
     return (
         x.reshape(x.shape[0], x.shape[1] // 8, 4, 2)
@@ -361,7 +368,7 @@ def _ordered(x):
 
 @triton.jit
 def _folded(x):
-    """Half as many rows: sums of the two that one thread holds."""
+    """Half as many rows: sums of the two rows that a thread holds."""
     return tl.sum(x.reshape(x.shape[0] // 16, 2, 8, x.shape[1]), 1).reshape(
         x.shape[0] // 2, x.shape[1]
     )

@@ -1,4 +1,4 @@
-"""Where signals come from: one file a kind of source, one function that opens them all."""
+"""Sources of signals: one file per kind, and one function that opens them all."""
 
 import logging
 import os
@@ -46,16 +46,17 @@ READERS = {
     "idx": (load_idx, "folder"),
     "npz": (load_npz, "file"),
 }
-"""The function that reads a source, and what signals.path may name for it."""
+"""The function that reads a source, and what signals.path may be for it."""
 SHOWN = 5
-"""Signals that could not be read, of which the warning says why."""
+"""Number of unreadable signals that the warning names."""
 logger = logging.getLogger(__name__)
 
 
 def load_signals(config: SignalsConfig) -> Signals:
-    """All signals that `config` names, after its operation; a warning says which cannot be read, and why.
+    """All signals of a source, after the operation; a warning says which cannot be read, and why.
 
-    Raises InputError where the source cannot be read, or more than `config.max_unreadable` of its signals cannot.
+    Raises InputError if the source cannot be read, or more than `config.max_unreadable` of its
+    signals cannot.
     """
     if config.fact_columns and config.source != "parquet":
         raise InputError(
@@ -68,8 +69,8 @@ def load_signals(config: SignalsConfig) -> Signals:
     signals = signals if config.limit is None else signals.take(config.limit)
     if min(signals.grid) < 2:
         raise InputError(
-            f"the signals of {signals.name} must have two points or more along each side, found a grid {signals.grid}: "
-            "set signals.size"
+            f"the signals of {signals.name} must have two points or more along each side, found a "
+            f"grid {signals.grid}: set signals.size"
         )
     check_failures(signals, config.max_unreadable)
     return operated(signals, config.operation)
@@ -84,8 +85,9 @@ def check_failures(signals: Signals, max_unreadable: float):
         named += f"; and {number - len(shown):,} more"
     if number > max_unreadable * total:
         raise InputError(
-            f"at most {max_unreadable:.0%} of the signals of {signals.name} may be unreadable, found {number:,} of "
-            f"{total:,} ({named}): replace them, take them out or set signals.max_unreadable"
+            f"at most {max_unreadable:.0%} of the signals of {signals.name} may be unreadable, "
+            f"found {number:,} of {total:,} ({named}): replace or remove them, or set "
+            "signals.max_unreadable"
         )
     logger.warning(
         "%s of %s signals of %s cannot be read and are left out: %s",
@@ -99,7 +101,7 @@ def check_failures(signals: Signals, max_unreadable: float):
 def load_path(config: SignalsConfig) -> Signals:
     path, kinds = config.path, READERS[config.source][1:]
     if path is None:
-        raise InputError(f"signals.path must name where source {config.source!r} lies, got null")
+        raise InputError(f"signals.path must say where source {config.source!r} is, got null")
     found = "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
     if found not in kinds:
         found = f"a {found}" if found else "none"

@@ -1,4 +1,7 @@
-"""Signals by formula: waves on a line and solid shapes in space. Signal `i` is a function of `i` alone."""
+"""Signals given by formulas: waves on a line and solid shapes in space.
+
+Signal `i` depends on `i` alone.
+"""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -9,9 +12,9 @@ from pipeline.signals.signals import Signals, coordinates
 
 NUM_WAVES, NUM_BANDS, WAVE_POINTS = 10_000, 8, 2000
 FREQUENCIES, AMPLITUDES = (0.5, 10.0), (0.1, 1.0)
-"""Both uniform: cycles over [-pi, pi], and the height of a wave."""
+"""Ranges of uniform distributions: cycles over [-pi, pi], and the height of a wave."""
 RANGE = 10.0
-"""Waves of the self-supervised experiment lie in [-RANGE, RANGE], their frequencies in [0, RANGE]."""
+"""Values of the self-supervised experiment are in [-RANGE, RANGE], frequencies in [0, RANGE]."""
 NUM_SHAPES, SHAPE_POINTS = 4_000, 16
 CENTRE = ("centre_x", "centre_y", "centre_z")
 SEED = 7
@@ -34,8 +37,8 @@ def load_sines(size: int | None) -> Signals:
 def load_waves(size: int | None) -> Signals:
     """a sin(bx), as in the self-supervised experiment of Navon et al. 2023.
 
-    Facts: `frequency`, b; and `amplitude`, from 1 to 10, of the wave in the units of the experiment,
-    which draws both from U(0, 10): the values are (1 + wave / 10) / 2.
+    Facts: `frequency`, b; and `amplitude`, from 1 to 10, of the wave in the units of the
+    experiment, which draws both from U(0, 10): the values are (1 + wave / 10) / 2.
     """
     height, frequency = wave_parameters()
     facts = {"amplitude": RANGE * height, "frequency": frequency}
@@ -43,7 +46,7 @@ def load_waves(size: int | None) -> Signals:
 
 
 def load_wide_waves(size: int | None) -> Signals:
-    """The same with both from U(0, 10), as that experiment has them: some waves are all but constant."""
+    """`waves` with both from U(0, 10), as in that experiment: some waves are almost constant."""
     height, share = np.random.default_rng([SEED, 3]).random((2, NUM_WAVES))
     facts = {"amplitude": RANGE * height, "frequency": RANGE * share}
     points = size or WAVE_POINTS
@@ -95,26 +98,29 @@ def capsule(points: np.ndarray) -> np.ndarray:
 
 
 SHAPES: tuple[Callable[[np.ndarray], np.ndarray], ...] = (sphere, box, torus, cylinder, capsule)
-"""Signed distances, negative inside, of shapes that reach to about 1."""
+"""Signed distances, negative inside, to shapes with a radius of about 1."""
 
 
 def load_distances(size: int | None) -> Signals:
-    """Signed distances d to turned, moved and scaled shapes, as values (1 + d) / 2 between 0 and 1: 1/2 is the surface."""
+    """Signed distances d to rotated, shifted and scaled shapes, as (1 + d) / 2 clipped to [0, 1].
+
+    The surface is at 1/2.
+    """
     return shapes(
         "distances", size or SHAPE_POINTS, lambda distance: ((1 + distance) / 2).clip(0, 1)
     )
 
 
 def load_occupancy(size: int | None) -> Signals:
-    """1 inside of the same shapes, 0 outside."""
+    """1 inside the shapes of `load_distances`, 0 outside."""
     return shapes("occupancy", size or SHAPE_POINTS, lambda distance: distance < 0)
 
 
 def shapes(name: str, points: int, value: Callable[[np.ndarray], np.ndarray]) -> Signals:
-    """Values on a cube of so many points a side; the class is the kind of shape.
+    """Values on a cube with `points` points per side; the class is the kind of shape.
 
-    Facts: `scale`, about how far the shape reaches; and its centre, `centre_x`, `centre_y` and
-    `centre_z`, along the first, second and third axis of the grid. Both in coordinates from -1 to 1.
+    Facts, in coordinates from -1 to 1: `scale`, about the radius of the shape; and its centre,
+    `centre_x`, `centre_y` and `centre_z`, along the first, second and third axis of the grid.
     """
     grid = coordinates((points,) * 3).astype(np.float64)
     labels = np.random.default_rng([SEED, 2]).permutation(NUM_SHAPES) % len(SHAPES)

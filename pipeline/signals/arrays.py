@@ -1,4 +1,4 @@
-"""Images as plain arrays: the IDX files that MNIST came in, and NPZ files."""
+"""Images as plain arrays: IDX, the format of MNIST, and NPZ files."""
 
 import gzip
 import os
@@ -26,12 +26,12 @@ ROLES = {
     "images": ("images", "image", "x", "data"),
     "labels": ("labels", "label", "y", "targets", "target"),
 }
-"""The words in the name of an array or a file that say what it holds."""
+"""Words in the name of an array or file that say what it holds."""
 IDX = re.compile(r".*(images|labels).idx\d.ubyte(\.gz)?", re.IGNORECASE)
 
 
 class Part(NamedTuple):
-    """The images of a split, and their labels where they have some: names of arrays or files."""
+    """The images of a split, and their labels if there are any: names of arrays or files."""
 
     split: str | None
     images: str
@@ -39,7 +39,7 @@ class Part(NamedTuple):
 
 
 def load_idx(path: Path, config: SignalsConfig) -> Signals:
-    """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte` and, as the test split, `t10k-...`; gzipped or not."""
+    """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...` (test), gzipped or not."""
     taken, files, copies = Taken(path), {}, []
     for file in find_files(path, taken):
         name = re.sub(r"[._]", "-", file.name.lower().removesuffix(".gz")).replace("t10k", "test")
@@ -53,7 +53,7 @@ def load_idx(path: Path, config: SignalsConfig) -> Signals:
         raise InputError(
             f"{path} must hold train-images-idx3-ubyte, gzipped or not, and labels, found none{taken}"
         )
-    for file, copy in copies:  # as Fashion-MNIST's are not of MNIST's, which are called the same
+    for file, copy in copies:  # files of Fashion-MNIST have the same names as MNIST's
         if not np.array_equal(read_idx(file), read_idx(copy)):
             raise InputError(
                 f"{path} must hold one file called {file.name.removesuffix('.gz')}, found {name_below(path, file)} and "
@@ -64,8 +64,8 @@ def load_idx(path: Path, config: SignalsConfig) -> Signals:
 
 
 def read_idx(file: Path) -> np.ndarray:
-    """The array of unsigned bytes in an IDX file. Raises InputError where header and content do not agree."""
-    if not os.path.isfile(file):  # to open a pipe is to wait for a writer
+    """The array of unsigned bytes in an IDX file. Raises InputError if it is not a valid one."""
+    if not os.path.isfile(file):  # opening a pipe would block
         raise InputError(f"{file} must be a file: replace it")
     try:
         with open(file, "rb") as raw:
@@ -93,16 +93,16 @@ def read_idx(file: Path) -> np.ndarray:
 
 
 def load_npz(path: Path, config: SignalsConfig) -> Signals:
-    """Arrays `images` and `labels`, or `x_train`, `y_train` and, as the test split, `x_test`, `y_test`, or alike.
+    """Arrays `images` and `labels`, or `x_train`, `y_train`, `x_test`, `y_test`, or similar names.
 
-    Never unpickled.
+    Nothing is unpickled.
     """
     taken = Taken(path)
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as content:
             places = {name: path / name.lstrip("/") for name in content}
             arrays = {name: np.asanyarray(content[name]) for name in content if role_in(name)}
-    except Exception as error:  # on unexpected bytes NumPy and zipfile raise what is not documented
+    except Exception as error:  # NumPy and zipfile raise undocumented errors on unexpected bytes
         raise InputError(f"{path} cannot be read as NPZ ({error}): replace it") from error
     parts = find_parts(places, taken)
     if not parts:
@@ -113,17 +113,17 @@ def load_npz(path: Path, config: SignalsConfig) -> Signals:
 
 
 def role_in(name: str) -> str | None:
-    """What the name of an array or a file says that it holds; None where it says neither or both."""
+    """The role in the name of an array or file: 'images', 'labels', or None for neither or both."""
     said = words_in(name)
     roles = [role for role, words in ROLES.items() if said & {*words}]
     return roles[0] if len(roles) == 1 else None
 
 
 def find_parts(places: Mapping[str, Path], taken: Taken) -> list[Part]:
-    """The images with the labels of the same split, by the words in the names of arrays or files, train first.
+    """Images and labels of each split, by the words in the names of arrays or files, train first.
 
-    Without images of no label where others have some. Raises InputError where two have the same role, and where there are
-    other splits but no train split.
+    If some images have labels, images without are left out. Raises InputError if two have the same
+    role, or there are other splits but no train split.
     """
     named: dict[str | None, dict[str, str]] = defaultdict(dict)
     for name, place in places.items():
@@ -133,7 +133,7 @@ def find_parts(places: Mapping[str, Path], taken: Taken) -> list[Part]:
         elif (other := named[split].setdefault(role, name)) != name:
             raise InputError(
                 f"{taken.root} must hold one set of {role} for each split, found {other} and {name}: "
-                "take one of them out"
+                "remove one of them"
             )
     complete = (
         {"images", "labels"} if any(len(roles) == 2 for roles in named.values()) else {"images"}
@@ -143,7 +143,7 @@ def find_parts(places: Mapping[str, Path], taken: Taken) -> list[Part]:
             del named[split]
             for role, name in roles.items():
                 taken.leave_out(f"{role} alone", places[name])
-    require_train(taken.root, named, "call it train, and splits are drawn from it")
+    require_train(taken.root, named, "rename it to train, and splits are drawn from it")
     return [
         Part(split, named[split]["images"], named[split].get("labels"))
         for split in (None, *SPLITS)
@@ -159,15 +159,15 @@ def array_signals(
     config: SignalsConfig,
     taken: Taken,
 ) -> Signals:
-    """Raises InputError for images of other shapes or types, and where there is not a label for each."""
+    """Raises InputError for images of other shapes or types, or if their labels do not match."""
     names, images, labels, splits = [], [], [], []
     for part in parts:
         pixels, where = arrays[part.images], name_below(taken.root, places[part.images])
         is_image = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] in (1, 3))
         if pixels.dtype != np.uint8 or not is_image or not len(pixels):
             raise InputError(
-                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, width, 1 or 3), "
-                f"found {pixels.dtype} {pixels.shape}"
+                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, "
+                f"width, 1 or 3), found {pixels.dtype} {pixels.shape}"
             )
         if config.size is not None and pixels.shape[1:3] != (config.size, config.size):
             raise InputError(

@@ -1,4 +1,4 @@
-"""Which columns of a table hold images and classes, and the images in one."""
+"""Finds the columns of images and classes in a table, and reads images from a column."""
 
 import json
 from collections.abc import Iterator
@@ -17,9 +17,9 @@ NO_IMAGE = "has no image"
 
 
 def find_image_column(file: Path, schema: pa.Schema, wanted: str | None) -> str:
-    """`wanted`, or the column that is called an image, or the only one that can hold images.
+    """`wanted`, or the column that is named like an image, or the only one that can hold images.
 
-    Raises InputError where there is no such column or more than one.
+    Raises InputError if there is no such column or more than one.
     """
     able = [field.name for field in schema if is_encoded(field.type) or is_array(field.type)]
     called = [name for name in able if name.casefold() in IMAGE_NAMES]
@@ -27,16 +27,18 @@ def find_image_column(file: Path, schema: pa.Schema, wanted: str | None) -> str:
     if len(found) != 1:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise InputError(
-            f"{file} must have one column {f'{wanted!r} ' if wanted else ''}of images (encoded bytes, a struct with 'bytes', "
-            f"or nested lists), found {found or 'none'} in {columns}: set signals.image_column"
+            f"{file} must have one column {f'{wanted!r} ' if wanted else ''}of images (encoded bytes, "
+            f"a struct with 'bytes', or nested lists), found {found or 'none'} in {columns}: "
+            "set signals.image_column"
         )
     return found[0]
 
 
 def find_label_column(file: Path, schema: pa.Schema, wanted: str | None) -> str | None:
-    """`wanted`, `label`, or the only column that is called or described as one; None where there is none or `wanted` is ''.
+    """`wanted`, else `label`, else the only column named or described as labels.
 
-    Raises InputError where there is no column `wanted` or more than one could be meant.
+    None if there is none, or `wanted` is ''. Raises InputError if there is no column `wanted`, or
+    more than one candidate.
     """
     if wanted is not None:
         if wanted and wanted not in schema.names:
@@ -50,14 +52,14 @@ def find_label_column(file: Path, schema: pa.Schema, wanted: str | None) -> str 
     found = ["label"] if "label" in found else found
     if len(found) > 1:
         raise InputError(
-            f"{file} must have one column of classes, found {found}: set signals.label_column to one of them, or to '' for no "
-            "classes"
+            f"{file} must have one column of classes, found {found}: set signals.label_column to "
+            "one of them, or to '' for no classes"
         )
     return found[0] if found else None
 
 
 def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """What the hub's metadata says of each column; empty where it says nothing that can be read."""
+    """The Hugging Face metadata of each column; empty if there is none that can be read."""
     try:
         described = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
         return {name: feature for name, feature in described.items() if isinstance(feature, dict)}
@@ -66,14 +68,14 @@ def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 
 
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
-    """The names of classes that the hub's metadata gives, none where it gives none."""
+    """The class names in the Hugging Face metadata; empty if it has none."""
     names = features(schema).get(column, {}).get("names")
     is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
     return tuple(names) if is_list and len(set(names)) == len(names) else ()
 
 
 def is_encoded(kind: pa.DataType) -> bool:
-    """Whether a column holds the bytes of image files, by themselves or in the hub's struct."""
+    """Whether a column holds the bytes of image files, directly or in a Hugging Face struct."""
     if pa.types.is_struct(kind):
         place = kind.get_field_index("bytes")
         return place >= 0 and is_encoded(kind.field(place).type)
@@ -83,7 +85,7 @@ def is_encoded(kind: pa.DataType) -> bool:
 
 
 def is_array(kind: pa.DataType) -> bool:
-    """Whether a column holds pixels: a tensor or lists of lists, of (height, width) or (height, width, channels)."""
+    """Whether a column holds pixels: tensors or nested lists, (height, width[, channels])."""
     if isinstance(kind, pa.FixedShapeTensorType):
         return len(kind.shape) in (2, 3)
     depth = 0
@@ -99,7 +101,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def images_in(column: pa.ChunkedArray) -> Iterator[bytes | np.ndarray | str]:
-    """Each row's encoded bytes or `(height, width, channels)` uint8 pixels, or why it has none."""
+    """Encoded bytes or `(height, width, channels)` pixels of each row, or why it has none."""
     if pa.types.is_struct(column.type):
         column = pc.struct_field(column, "bytes")
     for chunk in column.chunks:
@@ -126,9 +128,9 @@ def nested_pixels(values: pa.Array) -> np.ndarray | str:
 
 
 def pixels(values: np.ndarray) -> np.ndarray | str:
-    """`(height, width, 1 or 3)` of whole numbers from 0 to 255 or fractions from 0 to 1, or why an array is none.
+    """Check and convert pixels: integers from 0 to 255 to uint8, fractions from 0 to 1 to float32.
 
-    uint8, of fractions float32.
+    Returns `(height, width, 1 or 3)`, or a text that says why the array is not an image.
     """
     if values.ndim == 2:
         values = values[..., None]
@@ -136,5 +138,5 @@ def pixels(values: np.ndarray) -> np.ndarray | str:
         return f"has shape {values.shape} instead of (height, width) or (height, width, 1 or 3)"
     kind, white = (np.uint8, 255) if values.dtype.kind in "iu" else (np.float32, 1)
     if values.dtype.kind not in "biuf" or not ((values >= 0) & (values <= white)).all():
-        return f"has {values.dtype} pixels outside of 0 to {white}"
+        return f"has {values.dtype} pixels outside 0 to {white}"
     return values.astype(kind)

@@ -1,4 +1,4 @@
-"""From an encoded image to numbers: what each of Pillow's modes stands for."""
+"""Decodes images to arrays, by Pillow's modes."""
 
 import io
 import stat
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
-"""Kinds of file that are opened. Of Pillow's others some are known by their suffix alone, and one runs a program (EPS)."""
+"""Formats that are opened. Of Pillow's others, some have no signature, and EPS runs a program."""
 GREY_MODES = ("1", "L", "LA", "La")
 COLOUR_MODES = ("P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 SIXTEEN_BIT_MODES = ("I;16", "I;16L", "I;16B", "I;16N")
 BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339
-"""Tags of TIFF."""
+"""TIFF tags."""
 WHITE_IS_ZERO, SIGNED = 0, 2
 """A value of PHOTOMETRIC and one of SAMPLE_FORMAT."""
 ORIENTATION = 274
-"""Tag of EXIF."""
+"""EXIF tag."""
 TURNS = {
     2: "FLIP_LEFT_RIGHT",
     3: "ROTATE_180",
@@ -31,31 +31,32 @@ TURNS = {
     7: "TRANSVERSE",
     8: "ROTATE_90",
 }
-"""What Pillow calls the turn from the stored image to the one that is seen, by ORIENTATION."""
+"""Pillow's name of the transposition that turns a stored image upright, by ORIENTATION."""
 
 
 class Decoded(NamedTuple):
     pixels: np.ndarray | str
-    """`(height, width, 1 or 3)`, uint8 or, where the file has more than 8 bits of grey, float32 in [0, 1]; a text says why
-    there are none."""
+    """`(height, width, 1 or 3)`, uint8, or float32 in [0, 1] for grey of more than 8 bits; or a
+    text that says why there are none."""
     has_more_frames: bool = False
 
 
 def decode_image(source: Path | bytes, size: int | None) -> Decoded:
-    """What an image viewer shows: turned upright as EXIF says, on white where it is transparent, of several frames the first.
+    """Decode an image as an image viewer shows it, and resize it to `size` x `size`, if given.
 
-    Resized to `size` x `size` where that is given.
+    It is turned upright according to EXIF, transparency becomes white, and only the first of
+    several frames is used.
     """
     try:
         with warnings.catch_warnings(), opened(source) as file:
-            warnings.simplefilter("ignore")  # those of Pillow do not say which image they are about
+            warnings.simplefilter("ignore")  # Pillow's warnings do not name the image
             return decode_file(file, size)
-    except Exception as error:  # noqa: BLE001 what decoders raise on unexpected bytes is not documented
+    except Exception as error:  # noqa: BLE001 decoders raise undocumented errors
         return Decoded(f"cannot be decoded ({reason_of(error)})")
 
 
 def reason_of(error: Exception) -> str:
-    """What an error says, in one line without the file's name."""
+    """The message of an error, in one line without the file name."""
     says = getattr(error, "strerror", None) or " ".join(str(error).split())
     return says[:200] or type(error).__name__
 
@@ -63,7 +64,7 @@ def reason_of(error: Exception) -> str:
 def opened(source: Path | bytes) -> io.BufferedIOBase:
     if isinstance(source, bytes):
         return io.BytesIO(source)
-    if not stat.S_ISREG(source.stat().st_mode):  # to open a pipe is to wait for a writer
+    if not stat.S_ISREG(source.stat().st_mode):  # opening a pipe would block
         raise ValueError("not a file")
     return open(source, "rb")
 
@@ -79,7 +80,7 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     check_meaning(image)
     spread_transparency(image)
-    # The second picture of a camera's JPEG (MPO) is a preview or a map of depths.
+    # The second image in a camera's JPEG (MPO) is a preview or a depth map.
     has_more_frames = getattr(image, "is_animated", False) and image.format != "MPO"
     image = upright(image)
     is_deep = image.mode not in GREY_MODES + COLOUR_MODES
@@ -91,33 +92,38 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
 
 
 def check_meaning(image: "PillowImage"):
-    """Raises ValueError where the numbers of an image that is not loaded do not say what is black and what is white."""
+    """Raises ValueError if an image does not define which values are black and white.
+
+    To be called before the image is loaded.
+    """
     is_known = image.mode in (*GREY_MODES, *COLOUR_MODES, *SIXTEEN_BIT_MODES, "F")
     if not is_known and (image.mode, image.format) != ("I", "PPM"):
-        raise ValueError(f"{image.format} of mode {image.mode!r} does not say what number is white")
+        raise ValueError(
+            f"{image.format} of mode {image.mode!r} does not define which value is white"
+        )
     if tags(image).get(SAMPLE_FORMAT, (0,))[0] == SIGNED:
-        raise ValueError("signed numbers, which do not say what number is black")
+        raise ValueError("signed numbers, which do not define which value is black")
     if image.mode == "RGB" and "transparency" in image.info and ";16" in str(image.tile):
-        raise ValueError("16 bits a channel and a transparent colour, of which Pillow keeps 8")
+        raise ValueError("a transparent colour with 16 bits per channel, of which Pillow keeps 8")
 
 
 def upright(image: "PillowImage") -> "PillowImage":
-    """The image turned as EXIF says; as it is stored where that is damaged, as in viewers.
+    """The image turned upright according to EXIF, or as stored if EXIF is damaged, as viewers do.
 
-    ImageOps.exif_transpose would write all of EXIF anew, and fails where any of it is not as it should be.
+    ImageOps.exif_transpose would rewrite all of EXIF, and fails if any of it is invalid.
     """
     from PIL import Image
 
-    image.load()  # EXIF may come after the pixels; TIFF is turned here
+    image.load()  # EXIF may follow the pixels; TIFF is turned here
     try:
         turn = TURNS.get(image.getexif().get(ORIENTATION))
-    except Exception:  # noqa: BLE001 what damaged EXIF raises is not documented
+    except Exception:  # noqa: BLE001 damaged EXIF raises undocumented errors
         return image
     return image.transpose(Image.Transpose[turn]) if turn else image
 
 
 def spread_transparency(image: "PillowImage"):
-    """Pillow spreads grey of 2 and 4 bits over 0 to 255, but not the shade that is transparent."""
+    """Scale the transparent shade of 2 and 4 bit grey to 0..255: Pillow scales only the pixels."""
     spread = {"L;2": 85, "L;4": 17}
     if "transparency" in image.info and image.tile and image.tile[0].args in spread:
         image.info["transparency"] *= spread[image.tile[0].args]
@@ -130,7 +136,7 @@ def tags(image: "PillowImage") -> dict:
 def fractions_of_white(image: "PillowImage") -> np.ndarray:
     """`(height, width)` float32 in [0, 1] of an image with more than 8 bits of grey.
 
-    Raises ValueError where fractions are outside of [0, 1].
+    Raises ValueError for values outside this range.
     """
     white = 1 if image.mode == "F" else 2 ** tags(image).get(BITS_PER_SAMPLE, (16,))[0] - 1
     numbers = np.asarray(image)
@@ -147,7 +153,7 @@ def fractions_of_white(image: "PillowImage") -> np.ndarray:
 
 
 def on_white(image: "PillowImage") -> "PillowImage":
-    """An image of at most 8 bits a channel as L or RGB."""
+    """An image of at most 8 bits per channel as L or RGB, with transparency replaced by white."""
     from PIL import Image
 
     plain, layered = ("L", "LA") if image.mode in GREY_MODES else ("RGB", "RGBA")

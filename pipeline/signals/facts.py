@@ -1,4 +1,4 @@
-"""Numbers that are known of signals beside their class: they become columns of a zoo's catalog."""
+"""Facts: known numbers of signals, other than their class, which become columns of the catalog."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -10,11 +10,11 @@ import pyarrow.compute as pc
 from pipeline.errors import InputError
 
 MAX_NAME = 64
-"""Characters."""
+"""Maximum length in characters."""
 
 
 def check_facts(what: str, facts: Any, count: int) -> dict[str, np.ndarray]:
-    """Columns as `Signals` has them. Raises InputError for what is no dict of names and numbers."""
+    """Convert facts to columns of `Signals`. Raises InputError for anything but numbers by name."""
     if not isinstance(facts, Mapping):
         raise InputError(
             f"{what} must return facts as a dict of columns by name, found {type(facts).__name__}"
@@ -36,7 +36,7 @@ def check_names(what: str, names: Iterable[Any]):
 
 
 def array_fact(what: str, values: Any, count: int) -> np.ndarray:
-    """A column from anything that NumPy takes for an array `(count,)`; None and NaN are null."""
+    """A column from anything that NumPy converts to an array `(count,)`; None and NaN are null."""
     try:
         values = np.asarray(values)
     except ValueError as error:
@@ -53,9 +53,9 @@ def array_fact(what: str, values: Any, count: int) -> np.ndarray:
 
 
 def fact(what: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> np.ndarray:
-    """`(rows,)` int64 where every row has a whole number, else float64 with NaN for null.
+    """`(rows,)` int64 if every row has an integer, else float64 with NaN for null.
 
-    Raises InputError for what is no number, is infinite or would be rounded.
+    Raises InputError for anything that is not a number, is infinite or would be rounded.
     """
     columns = []
     for part in filter(len, parts):

@@ -1,4 +1,4 @@
-"""The files of a source: a folder's, and those below it."""
+"""Finds the files of a source, in a folder and below."""
 
 import os
 from collections.abc import Iterable
@@ -10,14 +10,13 @@ MACOS = ("__macosx", "icon\r", "network trash folder", "temporary items")
 WINDOWS = ("thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "recycler")
 SERVERS = ("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot")
 SYSTEM = (*MACOS, *WINDOWS, *SERVERS, "system volume information", "found.000", "lost+found")
-"""What macOS, Windows and file servers leave in folders, in lower case, beside names that begin with a dot."""
+"""Lower-case names of files that macOS, Windows and file servers create, besides dot files."""
 
 
 def find_files(root: Path, taken: Taken) -> list[Path]:
-    """All files below a folder, sorted; hidden ones, empty folders and what cannot be read are left out.
+    """All files below a folder, sorted, without hidden ones, empty folders and unreadable folders.
 
-    Links are followed after all that is no link, and each folder is read once: so links neither lead in circles nor take
-    a folder twice.
+    Links are followed last and each folder is read once, so links cause neither cycles nor repeats.
     """
     files, folders, links, seen = [], [root], [], set()
     while folders or links:
@@ -37,15 +36,15 @@ def find_files(root: Path, taken: Taken) -> list[Path]:
         for entry in entries:
             if entry.name.startswith(".") or entry.name.casefold() in SYSTEM:
                 taken.leave_out("hidden", entry)
-            elif os.path.isdir(entry):  # of pathlib's some raise where nothing may be asked
+            elif os.path.isdir(entry):  # pathlib's is_dir may raise without permission
                 (links if entry.is_symlink() else folders).append(entry)
-            else:  # or what is called like one: a pipe, a link that leads nowhere
+            else:  # or a pipe, or a broken link
                 files.append(entry)
     return sorted(files)
 
 
 def only_suffixes(files: Iterable[Path], suffixes: Iterable[str], taken: Taken) -> list[Path]:
-    """The files whose suffix, in upper or lower case, is one of those that are read."""
+    """The files with one of these suffixes, in upper or lower case."""
     suffixes, kept = frozenset(suffixes), []
     for file in files:
         suffix = file.suffix.lower()
@@ -57,7 +56,7 @@ def only_suffixes(files: Iterable[Path], suffixes: Iterable[str], taken: Taken) 
 
 
 def without_copies(files: list[Path], taken: Taken) -> list[Path]:
-    """The files without links to others of them."""
+    """The files, without links to others of them."""
     seen, copies = set(), set()
     if any(map(os.path.islink, files)):
         for file in sorted(files, key=os.path.islink):

@@ -1,4 +1,4 @@
-"""A folder of images: your own, in one subfolder a class or in none."""
+"""A folder of images, with one subfolder per class or without classes."""
 
 import unicodedata
 from collections import defaultdict
@@ -21,7 +21,7 @@ from pipeline.signals.taken import Taken, as_text, name_below
 class Picture(NamedTuple):
     file: Path
     folders: tuple[str, ...]
-    """That lead to the file from where classes begin: the first is its class."""
+    """Folders that lead to the file, from the level of classes on: the first is its class."""
     split: str | None = None
 
     @property
@@ -30,21 +30,22 @@ class Picture(NamedTuple):
 
 
 Splits = Mapping[tuple[str, ...], Mapping[str, str]]
-"""By the folders that lead to them, folders with the split that each is."""
+"""The split of each folder of a set of splits, by the folders that lead to the set."""
 
 
 @cache
 def class_of(folder: str) -> str:
-    """A folder's name as the name of a class: systems write one name in different forms of Unicode."""
+    """The class name of a folder, in NFC, as systems write names in different Unicode forms."""
     return unicodedata.normalize("NFC", as_text(folder))
 
 
 def load_folder(path: Path, config: SignalsConfig) -> Signals:
-    """Every image below `path`, in the order of split, class and file.
+    """Every image below `path`, ordered by split, class and file.
 
-    `CLASS/*`, `train/CLASS/*` beside `test/CLASS/*`, `CLASS/train/*` beside `CLASS/test/*`, or images without classes; a
-    folder that holds no other folder than one is that folder, and folders inside a class belong to it. Raises InputError
-    where there are no images, several sets of splits, or other splits but no train split.
+    The layout is `CLASS/*`, `train/CLASS/*` and `test/CLASS/*`, `CLASS/train/*` and `CLASS/test/*`,
+    or images without classes. A folder with a single subfolder stands for that, and folders inside
+    a class belong to it. Raises InputError if there are no images, several sets of splits, or other
+    splits but no train split.
     """
     taken = Taken(path)
     files = only_suffixes(find_files(path, taken), image_suffixes(), taken)
@@ -54,7 +55,7 @@ def load_folder(path: Path, config: SignalsConfig) -> Signals:
     pictures = [picture for picture in pictures if picture.file in kept]
     if not pictures:
         raise InputError(
-            f"{path} must hold images, in it or in one subfolder a class, found none{taken}"
+            f"{path} must hold images, directly or in one subfolder per class, found none{taken}"
         )
     classes = [picture.class_name for picture in pictures]
     class_names = sorted(set(classes) - {None})
@@ -75,7 +76,7 @@ def load_folder(path: Path, config: SignalsConfig) -> Signals:
 
 
 def image_suffixes() -> set[str]:
-    """Of the formats that are decoded; the JPEG of a stereo camera is called MPO."""
+    """Suffixes of the formats that are decoded; Pillow's name of a stereo camera's JPEG is MPO."""
     from PIL import Image
 
     suffixes = Image.registered_extensions()
@@ -83,7 +84,7 @@ def image_suffixes() -> set[str]:
 
 
 def common_depth(folders: Sequence[tuple[str, ...]]) -> int:
-    """How many folders lead, each the only one in the other, to where files are or folders part."""
+    """The number of nested single folders above the first files or branches."""
     depth = 0
     while len({names[depth] for names in folders if len(names) > depth}) == 1:
         depth += 1
@@ -91,7 +92,7 @@ def common_depth(folders: Sequence[tuple[str, ...]]) -> int:
 
 
 def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Picture]:
-    """The pictures with their split, if the source has splits, and their folders from those of the classes on."""
+    """The pictures with their splits, if any, and their folders from the level of classes on."""
     above = common_depth([picture.folders for picture in pictures])
     depth, splits = find_splits(path, pictures, above)
     if not splits:
@@ -117,14 +118,14 @@ def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Pictu
             taken.leave_out("beside folders of splits", file)
     if of_each_class:
         return placed
-    # Below `seg_train` and `seg_test` may lie `seg_train` and `seg_test` again.
+    # `seg_train` and `seg_test` may again contain `seg_train` and `seg_test`.
     within = [tuple(split_in(folder)[1] for folder in picture.folders) for picture in placed]
     deeper = common_depth(within)
     return [picture._replace(folders=picture.folders[deeper:]) for picture in placed]
 
 
 def find_splits(path: Path, pictures: Sequence[Picture], above: int) -> tuple[int, Splits]:
-    """How many folders lead to the splits that are nearest to the top, and those splits."""
+    """The depth of the topmost splits, and these splits."""
     for depth in range(above, max((len(picture.folders) for picture in pictures), default=0)):
         inside = defaultdict(set)
         for picture in pictures:
@@ -138,7 +139,7 @@ def find_splits(path: Path, pictures: Sequence[Picture], above: int) -> tuple[in
 def with_train_classes(
     pictures: Sequence[Picture], depth: int, splits: Splits
 ) -> list[tuple[str, ...]]:
-    """Where splits lie of which train has classes: a data set by itself, not one class of it."""
+    """The sets of splits whose train split has classes: data sets rather than classes of one."""
     classes = defaultdict(set)
     for picture in pictures:
         folder, inner = picture.folders[:depth], picture.folders[depth:]
@@ -148,7 +149,7 @@ def with_train_classes(
 
 
 def require_train_folder(path: Path, pictures: Sequence[Picture], above: int):
-    """Raises InputError where all pictures are in folders that are called as splits are, but none as train."""
+    """Raises InputError if all pictures are in folders named like splits, but none named train."""
     inside = {picture.folders[above:][:1] for picture in pictures}
     deepest = max((picture.folders for picture in pictures), key=len, default=())
     leading = [(name,) for name in deepest[:above]]
@@ -164,10 +165,10 @@ def is_split(folders: tuple[str, ...]) -> bool:
 
 
 def with_classes(pictures: list[Picture], taken: Taken) -> list[Picture]:
-    """The pictures in folders of classes; all of them, and of no class, where there are not two such folders.
+    """The pictures in folders of classes; all pictures, without class, if there are fewer than two.
 
-    `test/unknown` beside `train/CLASS` says no class: one folder of another split, that several of the train split are not
-    called.
+    `test/unknown` next to `train/CLASS` is no class: it is the only folder of its split, and the
+    train split has several, all with other names.
     """
     names = defaultdict(set)
     for picture in pictures:

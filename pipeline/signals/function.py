@@ -1,4 +1,4 @@
-"""Signals that a function of the user's makes, named as package.module:function."""
+"""Signals made by a function of the user, named package.module:function."""
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +11,12 @@ from pipeline.signals.signals import Signals
 
 
 def load_function(source: str, size: int | None) -> Signals:
-    """Call the function once with `size`; the module may lie in the working directory.
+    """Call the function once with `size`; its module may be in the working directory.
 
-    It returns `Signals`, or values `(signals, *grid, channels)` and labels `(signals,)`: texts or whole numbers, by which
-    classes are called, or None; and perhaps facts, a dict of numeric columns `(signals,)`; the same ones each time. What the
-    user's code raises is not caught. Raises InputError where there is no such function or it returns something else.
+    It returns `Signals`, or a tuple of values `(signals, *grid, channels)`, labels `(signals,)`
+    (class names as texts or integers, or None) and optionally facts (a dict of numeric columns
+    `(signals,)`), and must return the same each time. Exceptions of the user's code are not caught.
+    Raises InputError if there is no such function or it returns anything else.
     """
     made = find_function(source, "signals.source")(size)
     if isinstance(made, Signals):
@@ -40,7 +41,7 @@ def load_function(source: str, size: int | None) -> Signals:
 
 
 def check_signals(what: str, signals: Signals) -> Signals:
-    """The signals as float32 and int64. Raises InputError where shapes, types or values are not those of `Signals`."""
+    """The signals as float32 and int64. Raises InputError for other shapes, types or values."""
     values, labels = np.asarray(signals.values), np.asarray(signals.labels)
     if (
         values.dtype.kind not in "fiub"
@@ -50,8 +51,8 @@ def check_signals(what: str, signals: Signals) -> Signals:
         or not values.shape[-1]
     ):
         raise InputError(
-            f"{what} must return values (signals, *grid, channels) with at least two points along each axis of the grid, found "
-            f"{values.dtype} {values.shape}"
+            f"{what} must return values (signals, *grid, channels) with at least two points along "
+            f"each axis of the grid, found {values.dtype} {values.shape}"
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise InputError(
@@ -99,7 +100,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
 
 
 def check_splits(what: str, signals: Signals, count: int) -> dict[str, np.ndarray]:
-    """The splits that the signals have, by name: `(count,)` truth values. Raises InputError for others."""
+    """The splits of the signals by name, `(count,)` bool. Raises InputError if they are invalid."""
     splits = {name: getattr(signals, name) for name in ("held_out", "validation")}
     splits = {name: np.asarray(split) for name, split in splits.items() if split is not None}
     for name, split in splits.items():

@@ -1,4 +1,4 @@
-"""From encoded or raw images to signals of one size and one number of channels."""
+"""Converts encoded or raw images to signals of one size and number of channels."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -13,15 +13,15 @@ from pipeline.signals.signals import Signals
 
 logger = logging.getLogger(__name__)
 Source = Path | bytes | np.ndarray | str
-"""An image's file, its bytes or its pixels; a text in the place of an image says why there is none."""
+"""An image's file, bytes or pixels; or a text that says why there is none."""
 
 
 def decode_images(
     names: Sequence[str], sources: Iterable[Source], size: int | None
 ) -> list[np.ndarray | str]:
-    """The pixels of each image as `decode_image` has them, in the place of one that cannot be decoded why.
+    """The pixels of each image like `decode_image`, or a text that says why it cannot be decoded.
 
-    A warning names images of which only the first frame is taken.
+    A warning is logged if only the first frame of an image is used.
     """
     decoded = [
         decode_image(source, size)
@@ -32,7 +32,7 @@ def decode_images(
     longer = [name for name, image in zip(names, decoded, strict=True) if image.has_more_frames]
     if longer:
         logger.warning(
-            "the first frame is taken of %s images that have several, such as %s",
+            "only the first frame is used of %s images that have several, such as %s",
             f"{len(longer):,}",
             longer[0],
         )
@@ -40,10 +40,12 @@ def decode_images(
 
 
 def of_size(pixels: np.ndarray | str, size: int | None) -> np.ndarray | str:
-    """Pixels that are not encoded, or a text, as they are; or that pixels are not of the size."""
+    """`pixels`, or a text if their size is not `size`. Texts are returned unchanged."""
     if size is None or isinstance(pixels, str) or pixels.shape[:2] == (size, size):
         return pixels
-    return f"must be {size} x {size} as signals.size says, found {pixels.shape[:2]}: arrays are not resized"
+    return (
+        f"must be {size} x {size} (signals.size), found {pixels.shape[:2]}: arrays are not resized"
+    )
 
 
 def image_signals(
@@ -55,11 +57,12 @@ def image_signals(
     splits: Sequence[str | None],
     taken: str,
 ) -> Signals:
-    """Images `(height, width, channels)`, uint8 or float32 in [0, 1], as signals: grey if all are grey, else RGB.
+    """Images `(height, width, channels)`, uint8 or float32 in [0, 1], as signals, grey or RGB.
 
-    A text in the place of an image says why it could not be read: it becomes NaN, and a failure. So does an image without
-    a label where others have one. `splits` has the source's own split of each. Raises InputError where none could be read,
-    or where they are not all of one size.
+    They are grey if all are grey. A text instead of an image says why it could not be read: it
+    becomes a failure, with NaN values. So does an image without a label, if others have one.
+    `splits` are the source's own splits. Raises InputError if no image could be read or they are
+    not all of one size.
     """
     labels = np.asarray(labels, np.int64)
     if class_names:
@@ -71,14 +74,14 @@ def image_signals(
     shapes = {image.shape for image in images if not isinstance(image, str)}
     if not shapes:
         raise InputError(
-            f"the images of {name} must be readable, found {len(images)} of which none is; the first: "
-            f"{names[0]} {failures[0]}"
+            f"the images of {name} must be readable, found {len(images)} and none of them is; the "
+            f"first: {names[0]} {failures[0]}"
         )
     sizes = sorted({shape[:2] for shape in shapes})
     if len(sizes) > 1:
         raise InputError(
-            f"the images of {name} must be of one size, found {len(sizes)}, such as {sizes[0]} and {sizes[-1]}: "
-            "set signals.size, to which encoded images are resized"
+            f"the images of {name} must be of one size, found {len(sizes)}, such as {sizes[0]} and "
+            f"{sizes[-1]}: set signals.size, to which encoded images are resized"
         )
     values = np.full(
         (len(images), *sizes[0], max(shape[-1] for shape in shapes)), np.nan, np.float32
@@ -100,6 +103,6 @@ def image_signals(
 
 
 def members_of(split: str, splits: Sequence[str | None]) -> np.ndarray | None:
-    """`(signals,)` bool: which are of the split; None where none is."""
+    """`(signals,)` bool: which signals are in the split; None if none is."""
     members = np.array([name == split for name in splits])
     return members if members.any() else None

@@ -1,4 +1,4 @@
-"""From the labels that a source has to classes: whatever type holds them, each distinct one is a class with a name."""
+"""Converts labels of any type to classes: each distinct label is a class with a name."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,18 @@ from pipeline.errors import InputError
 
 MAX_CLASSES = 2**16
 NO_LABEL = -1
-"""In the place of a class."""
+"""The label of a signal without a class."""
 
 
 def class_labels(
     what: str, parts: Sequence[pa.Array | pa.ChunkedArray], names: Sequence[str] = ()
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`(rows,)` int64 positions among the class names, NO_LABEL where a row has none; and the names.
+    """`(rows,)` int64 positions in the class names, or NO_LABEL; and the class names.
 
-    Texts, truth values and whole numbers, whatever their type, are classes in sorted order, called as they are. With
-    `names` numbers are positions among those, and -1 is none, as on the Hugging Face hub. No names come out where no row
-    has a label. Raises InputError that begins with `what` for labels that are no classes.
+    Texts, truth values and integers of any type are classes in sorted order, named like themselves.
+    With `names`, integers are positions in these, and -1 is no class, as on the Hugging Face hub.
+    The names are empty if no row has a label. Raises InputError, starting with `what`, for labels
+    that cannot be classes.
     """
     parts = [plain(what, part) for part in parts]
     kinds = sorted({str(part.type) for part in parts} - {"null"})
@@ -52,7 +53,7 @@ def among(what: str, values: pa.Array, num_classes: int) -> np.ndarray:
 
 
 def plain(what: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Labels as texts in Unicode's composed form or as int64; null stays null, and NaN is null."""
+    """Labels as texts in composed Unicode (NFC) or as int64; null stays null, NaN becomes null."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -69,7 +70,7 @@ def plain(what: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
         values = pc.if_else(pc.is_nan(values), None, values)
     elif not (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise InputError(
-            f"{what} must be texts, truth values or whole numbers, one class a row, found {kind}"
+            f"{what} must be texts, truth values or whole numbers, one class per row, found {kind}"
         )
     try:
         return values.cast(pa.int64())
@@ -80,14 +81,17 @@ def plain(what: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
 
 
 def array_labels(what: str, labels: np.ndarray, count: int) -> pa.Array:
-    """Labels in a NumPy array `(count,)` or `(count, 1)`. Raises InputError for other shapes, and types that Arrow lacks."""
+    """Labels from a NumPy array `(count,)` or `(count, 1)`.
+
+    Raises InputError for other shapes, and for types that Arrow lacks.
+    """
     if labels.shape not in ((count,), (count, 1)):
         raise InputError(f"{what} must be one class for each of {count} rows, found {labels.shape}")
     labels = labels.reshape(count)
     try:
         if labels.dtype.kind == "S":
             labels = np.char.decode(labels, "utf-8")
-        # As pandas has them: NaN among objects is null.
+        # As in pandas, NaN among objects is null.
         return pa.array(labels.astype(labels.dtype.newbyteorder("=")), from_pandas=True)
     except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(

@@ -1,7 +1,8 @@
-"""What can be done to signals: functions of `(signals, *grid, channels)` in [0, 1] that return the same.
+"""Operations on signals: functions from `(signals, *grid, channels)` in [0, 1] to the same.
 
-An INR is fitted to a signal after one of them (`signals.operation`), and an editor has the result of one on the original as
-its target (`task.operation`): dilate a network, or complete one that was fitted to a masked image.
+INRs are fitted to signals after an operation (`signals.operation`), and the target of an editor is
+an operation on the original (`task.operation`): it learns to dilate the image of an INR, or to
+complete one that was fitted to a masked image.
 """
 
 from collections.abc import Callable
@@ -21,9 +22,9 @@ HIDDEN = 0.5
 
 
 def operated(signals: Signals, operation: Operation) -> Signals:
-    """Signals after an operation, with their `originals`; as they are where it is 'identity' or was done already.
+    """Signals after an operation, with their `originals`; unchanged for 'identity' or if done.
 
-    Raises InputError where the operation is of signals on another kind of grid.
+    Raises InputError if the operation does not support their kind of grid.
     """
     if operation == "identity" or signals.originals is not None:
         return signals
@@ -37,40 +38,43 @@ def identity(values: np.ndarray) -> np.ndarray:
 
 
 def dilate(values: np.ndarray) -> np.ndarray:
-    """The largest value of each 3x3 neighbourhood, on a line of three points, as `cv2.dilate` with ones."""
+    """The maximum of each 3x3 neighbourhood (3 points on a line), like `cv2.dilate` with ones."""
     return scipy.ndimage.maximum_filter(values, window(values, 3), mode="nearest")
 
 
 def erode(values: np.ndarray) -> np.ndarray:
-    """The smallest of each point and those before it along each axis, as `cv2.erode` with 2x2 ones: its anchor is (1, 1)."""
+    """The minimum of each point and its predecessors along each axis.
+
+    This is `cv2.erode` with 2x2 ones, whose anchor is (1, 1).
+    """
     return scipy.ndimage.minimum_filter(values, window(values, 2), mode="nearest")
 
 
 def gradient(values: np.ndarray) -> np.ndarray:
-    """The morphological gradient over 2x2 points, as `cv2.MORPH_GRADIENT`: the largest less the smallest."""
+    """The morphological gradient over 2x2 points: maximum minus minimum, `cv2.MORPH_GRADIENT`."""
     return scipy.ndimage.maximum_filter(values, window(values, 2), mode="nearest") - erode(values)
 
 
 def blur(values: np.ndarray) -> np.ndarray:
-    """A Gaussian of a standard deviation of one point."""
+    """A Gaussian blur with a standard deviation of one point."""
     sigmas = (0, *(SIGMA for _ in values.shape[1:-1]), 0)
     return scipy.ndimage.gaussian_filter(values, sigmas, mode="nearest")
 
 
 def contrast(values: np.ndarray) -> np.ndarray:
-    """Twice as far from each signal's mean, cut to [0, 1], as Pillow's `ImageEnhance.Contrast`.
+    """Double the distance to each signal's mean, clipped to [0, 1], like `ImageEnhance.Contrast`.
 
-    Errors are not those of the published experiment on CIFAR-10 (Zhou et al. 2023): its target is OpenCV's CLAHE of the
-    lightness, an equalisation of local histograms.
+    Errors are not comparable with the published experiment on CIFAR-10 (Zhou et al. 2023), whose
+    target is OpenCV's CLAHE of the lightness, a local histogram equalization.
     """
     mean = values.mean(tuple(range(1, values.ndim)), keepdims=True)
     return np.clip(mean + GAIN * (values - mean), 0, 1)
 
 
 def rotate(values: np.ndarray) -> np.ndarray:
-    """Turned by 30 degrees in the plane of the first two axes, counterclockwise as an image is shown; 0 comes in.
+    """Rotate by 30 degrees in the plane of the first two axes, filling with 0.
 
-    Raises InputError where the signals have no plane.
+    Images turn counterclockwise. Raises InputError if the signals have fewer than two axes.
     """
     if values.ndim < 4:
         raise InputError(
@@ -84,7 +88,7 @@ def rotate(values: np.ndarray) -> np.ndarray:
 
 
 def mask(values: np.ndarray) -> np.ndarray:
-    """0 in a box of half of each side, at a place that is drawn for each signal from its position."""
+    """Set a box of half of each side to 0, at a random place seeded by the signal's position."""
     masked = values.copy()
     for position, signal in enumerate(masked):
         rng = np.random.default_rng(position)
@@ -98,7 +102,7 @@ def mask(values: np.ndarray) -> np.ndarray:
 
 
 def coarsen(values: np.ndarray) -> np.ndarray:
-    """At half the resolution: the mean of each block of 2x2 points, in all of its points."""
+    """Halve the resolution: replace each block of 2x2 points by its mean."""
     for axis in range(1, values.ndim - 1):
         starts = np.arange(0, values.shape[axis], 2)
         counts = np.diff(starts, append=values.shape[axis])
@@ -109,7 +113,7 @@ def coarsen(values: np.ndarray) -> np.ndarray:
 
 
 def window(values: np.ndarray, size: int) -> tuple[int, ...]:
-    """So many points along each axis of the grid, one signal and one channel."""
+    """The size of a filter: `size` points along each axis of the grid, one signal, one channel."""
     return (1, *(size for _ in values.shape[1:-1]), 1)
 
 

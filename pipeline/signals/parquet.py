@@ -1,4 +1,4 @@
-"""Images in Parquet files, as the Hugging Face hub has them and as others write them."""
+"""Images in Parquet files, of the Hugging Face hub and others."""
 
 import os
 from collections.abc import Sequence
@@ -24,27 +24,27 @@ from pipeline.signals.taken import Taken, name_below
 
 
 class Part(NamedTuple):
-    """What is taken of a file."""
+    """The data used from a file."""
 
     file: Path
     split: str | None
     columns: tuple[str, str | None]
-    """Of images and of classes."""
+    """Names of the columns of images and classes."""
     images: pa.ChunkedArray
     labels: pa.ChunkedArray
     names: tuple[str, ...]
-    """Of the classes, where the metadata says them."""
+    """Names of the classes, if the metadata has them."""
     facts: tuple[pa.ChunkedArray, ...]
-    """The columns of config.fact_columns."""
+    """The columns in config.fact_columns."""
 
 
 def load_parquet(path: Path, config: SignalsConfig) -> Signals:
-    """Every row of a Parquet file, or of all below a folder, in the order of split and file.
+    """Every row of a Parquet file, or of all files below a folder, ordered by split and file.
 
-    The name of a file, or of the nearest folder that it lies in, says its split: `train-00000-of-00001.parquet`,
-    `CONFIG/train/0000.parquet`, `mnist_test.parquet`; splits are drawn where none says one. Raises InputError for files of
-    several configurations, and where there are other splits but no train split. A file that cannot be read fails as one row
-    would.
+    The split is in the name of a file or of the nearest folder above it:
+    `train-00000-of-00001.parquet`, `CONFIG/train/0000.parquet`, `mnist_test.parquet`. Splits are
+    drawn if no name has one. A file that cannot be read counts as one failed row. Raises InputError
+    for files of several configurations, or other splits but no train split.
     """
     check_names("signals.fact_columns", config.fact_columns)
     root = path if path.is_dir() else path.parent
@@ -86,7 +86,10 @@ def load_parquet(path: Path, config: SignalsConfig) -> Signals:
 
 
 def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
-    """The Parquet files below a folder with their splits, train first; without those of no split where others have one."""
+    """The Parquet files below a folder with their splits, train first.
+
+    If some files have a split, those without are left out.
+    """
     files = without_copies(only_suffixes(find_files(path, taken), (".parquet",), taken), taken)
     inner = {file: file.relative_to(path).parts for file in files}
     found = {file: split_of_path((*parts[:-1], file.stem)) for file, parts in inner.items()}
@@ -101,8 +104,8 @@ def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
     }
     if len(configurations) > 1:
         raise InputError(
-            f"{path} must hold one configuration of a data set, found {', '.join(sorted(configurations))}: set signals.path to "
-            "one of them"
+            f"{path} must hold one configuration of a data set, found "
+            f"{', '.join(sorted(configurations))}: set signals.path to one of them"
         )
     learned = sorted({name for split, name in found.values() if split == "train"})
     if len(learned) > 1:
@@ -118,7 +121,8 @@ def read_parts(
 ) -> tuple[list[Part], dict[Path, str]]:
     """The files that can be read and have rows, and why others cannot be read.
 
-    Raises InputError where those are more than `config.max_unreadable` of the files: how many rows they have is not known.
+    Raises InputError if the latter are more than `config.max_unreadable` of the files, as their
+    numbers of rows are unknown.
     """
     parts, broken = [], {}
     for file, split in files:
@@ -133,15 +137,18 @@ def read_parts(
     if len(broken) > config.max_unreadable * len(files):
         file, problem = next(iter(broken.items()))
         raise InputError(
-            f"at most {config.max_unreadable:.0%} of the {len(files)} files of {path} may be unreadable, found {len(broken)}; "
-            f"the first: {file} {problem}"
+            f"at most {config.max_unreadable:.0%} of the {len(files)} files of {path} may be "
+            f"unreadable, found {len(broken)}; the first: {file} {problem}"
         )
     return parts, broken
 
 
 def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken) -> Part | None:
-    """The columns of a file; None where it has no rows. Raises InputError where it cannot be read or lacks them."""
-    if not os.path.isfile(file):  # to open a pipe is to wait for a writer
+    """The columns of a file; None if it has no rows.
+
+    Raises InputError if it cannot be read or lacks a column.
+    """
+    if not os.path.isfile(file):  # opening a pipe would block
         raise InputError(f"{file} cannot be read as Parquet (not a file): replace it")
     try:
         with open(file, "rb") as raw, pq.ParquetFile(raw) as content:
@@ -172,16 +179,17 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
 def with_classes(
     parts: Sequence[Part], taken: Taken
 ) -> tuple[list[Part], np.ndarray, tuple[str, ...]]:
-    """The files, without those of which no row has a class where others have; the class of each row; the names of classes.
+    """The files, the class of each row, and the names of classes.
 
-    Raises InputError for labels that are no classes.
+    If some files have classes, those without are left out. Raises InputError for labels that cannot
+    be classes.
     """
     names = {part.names: part for part in parts if part.names}
     if len(names) > 1:
         first, second, *_ = names.values()
         raise InputError(
-            f"{first.file} and {second.file} must have the same classes in the same order, found others in the metadata: "
-            "write both with the same"
+            f"{first.file} and {second.file} must have the same classes in the same order, found "
+            "others in the metadata: write both with the same classes"
         )
     column = next((part.columns[1] for part in parts if part.columns[1]), None)
     labels, class_names = class_labels(

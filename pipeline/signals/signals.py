@@ -11,7 +11,7 @@ from pipeline.errors import InputError
 
 @dataclass(frozen=True)
 class Signals:
-    """Signals of one kind: what INRs are fitted to."""
+    """Signals on one grid, to which INRs are fitted."""
 
     name: str
     values: np.ndarray
@@ -19,25 +19,24 @@ class Signals:
     labels: np.ndarray
     """`(signals,)` int64: index into `class_names`; -1 for a signal without a class."""
     class_names: tuple[str, ...]
-    """Empty where no signal has a class."""
+    """Empty if no signal has a class."""
     held_out: np.ndarray | None = None
-    """`(signals,)` bool: the source's own test split, where it has one."""
+    """`(signals,)` bool: the source's own test split, if it has one."""
     names: tuple[str, ...] | None = None
-    """Where in its source each signal lies: the path of its file below the source, with `:ROW` where a file holds many; None
-    where signals are made and do not lie anywhere."""
+    """Where each signal is in its source: the path of its file, with `:ROW` if a file holds many;
+    None for generated signals."""
     failures: Mapping[int, str] = field(default_factory=dict)
     """Why signals could not be read, by position."""
     validation: np.ndarray | None = None
-    """`(signals,)` bool: the source's own validation split, where it has one."""
+    """`(signals,)` bool: the source's own validation split, if it has one."""
     taken: str = ""
-    """What the source was taken as, and what of it was left out and why, in one line."""
+    """How the source was read, and what was left out and why, in one line."""
     facts: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Numbers that are known of each signal, by name: `(signals,)` int64, or float64 with NaN where
-    one is not known."""
+    """Known numbers of each signal, by name: `(signals,)` int64, or float64 with NaN if unknown."""
     originals: np.ndarray | None = None
-    """`values` before the operation that was done to them; None where there was none."""
+    """`values` before the operation; None if there was none."""
     by_formula: bool = False
-    """Whether one formula gives values and facts: then the digest of the values is enough."""
+    """Whether values and facts come from one formula: then the digest covers only the values."""
 
     def __len__(self) -> int:
         return len(self.values)
@@ -51,10 +50,9 @@ class Signals:
         return self.values.shape[-1]
 
     def digest(self) -> str:
-        """sha256 over values, labels, class names, splits and facts: equal digests mean equal signals,
-        wherever they lie.
+        """sha256 of values, labels, class names, splits and facts, independent of where they are.
 
-        Without facts that are not by formula, it is what it was before there were any.
+        Facts by formula are not included, so that signals keep the digest they had before facts.
         """
         digest = hashlib.sha256(repr((self.values.shape, self.class_names)).encode())
         digest.update(np.ascontiguousarray(self.values, np.float32).tobytes())
@@ -68,7 +66,7 @@ class Signals:
         return digest.hexdigest()
 
     def take(self, limit: int) -> "Signals":
-        """`limit` signals, evenly over all; all of them where there are no more."""
+        """`limit` evenly spaced signals, or all if there are fewer."""
         if limit >= len(self):
             return self
         some = self.at(np.arange(limit) * len(self) // limit)
@@ -77,7 +75,7 @@ class Signals:
         )
 
     def at(self, index: np.ndarray) -> "Signals":
-        """The signals at `(signals,)` positions, in that order."""
+        """The signals at positions `index` `(signals,)`, in that order."""
         return replace(
             self,
             values=self.values[index],
@@ -95,22 +93,22 @@ class Signals:
         )
 
     def called(self, index: int) -> str:
-        """What messages call a signal: its name, its position where it has none."""
+        """The name of a signal for messages, or its position if it has none."""
         return str(index) if self.names is None else self.names[index]
 
 
 def coordinates(grid: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> np.ndarray:
-    """`(points, dims)` float32 in [low, high], both ends included, row-major: for images (y, x) of each pixel."""
+    """`(points, dims)` float32 in [low, high], ends included, row-major: (y, x) for images."""
     if min(grid) < 2:
-        raise InputError(f"a signal's grid needs at least two points a side, got {grid}")
+        raise InputError(f"a signal's grid needs at least two points per side, got {grid}")
     axes = [np.linspace(low, high, size, dtype=np.float32) for size in grid]
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))
 
 
 def cell_centres(values: np.ndarray, num_dims: int) -> np.ndarray:
-    """The multilinear interpolation of `(signals, *grid, channels)` at the centres of the grid's cells.
+    """Interpolate `(signals, *grid, channels)` multilinearly at the centres of the grid's cells.
 
-    `(signals, *(grid - 1), channels)`: the mean of the 2^num_dims corners of each cell.
+    Returns `(signals, *(grid - 1), channels)`, the mean of the 2^num_dims corners of each cell.
     """
     for axis in range(1, 1 + num_dims):
         low, high = (

@@ -1,4 +1,4 @@
-"""Which split the names of files and folders say, by the words that the Hugging Face hub knows."""
+"""Splits in the names of files and folders, by the same words as the Hugging Face hub."""
 
 import re
 from collections import defaultdict
@@ -24,7 +24,7 @@ INSIDE_CAMEL_CASE = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 def split_in(name: str) -> tuple[str | None, str]:
-    """The split that one word of a name says, and what is left of the name; None where no word or several do."""
+    """The split that a word of a name means, or None for no or several such words; and the rest."""
     name = apart(name)
     found = [word for word in WORD.finditer(name) if word[0] in SPLIT_OF]
     if len(found) != 1:
@@ -38,22 +38,22 @@ def words_in(name: str) -> set[str]:
 
 
 def apart(name: str) -> str:
-    """A name in lower case, the words of `camelCase` apart."""
+    """A name in lower case, with the words of `camelCase` separated."""
     return INSIDE_CAMEL_CASE.sub("_", name).casefold()
 
 
 def split_of_path(parts: Sequence[str]) -> tuple[str | None, str]:
-    """The split that a file's name says, or where it says none the nearest folder that says one; and the words before it."""
+    """The split in the name of a file or the nearest folder with one, and the words before it."""
     said = (split_in(part) for part in reversed(parts))
     split, rest = next(((split, rest) for split, rest in said if split), (None, ""))
     return split, " ".join(WORD.findall(rest.partition("*")[0]))
 
 
 def split_folders(root: Path, folders: Iterable[str]) -> dict[str, str]:
-    """The split of each of the folders that are `train`, and others that differ in nothing but the word for the split.
+    """The splits of folders whose names differ only in the word for the split, one of them train.
 
-    Empty where there is no such pair: `train` beside `car` is a class, as is `train_station` beside `test_tube`. Raises
-    InputError where there are several.
+    Empty if there are none: `train` next to `car` is a class, like `train_station` next to
+    `test_tube`. Raises InputError if there are several such sets.
     """
     alike: dict[str, dict[str, str]] = defaultdict(dict)
     for folder in sorted(folders):
@@ -74,7 +74,7 @@ def split_folders(root: Path, folders: Iterable[str]) -> dict[str, str]:
 
 
 def require_train(where: Path, splits: Iterable[str | None], advice: str):
-    """Raises InputError where there are other splits but no train split; `advice` says what to do."""
+    """Raises InputError if there are other splits but no train split; `advice` says what to do."""
     others = sorted({split for split in splits if split} - {"train"})
     if others and not {"train", None} & set(splits):
         raise InputError(

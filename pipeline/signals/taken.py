@@ -1,4 +1,4 @@
-"""What a source's files were taken as, and which were left out and why: nothing is ignored without a word."""
+"""Reports how the files of a source were read and which were left out and why."""
 
 import os
 from collections import Counter, defaultdict
@@ -8,13 +8,13 @@ from pathlib import Path
 from pipeline.signals.splits import SPLITS
 
 SHOWN = 3
-"""Names that the line gives for each reason."""
+"""Number of names shown per reason."""
 REASONS = 12
-"""Reasons that the line gives."""
+"""Number of reasons shown."""
 
 
 def name_below(root: Path, file: Path, row: int | None = None) -> str:
-    """The name of a signal: the path of its file below `root`, with `:ROW` where the file holds many.
+    """The name of a signal: the path of its file below `root`, with `:ROW` if the file holds many.
 
     Bytes that are not UTF-8 are written as `\\xNN`.
     """
@@ -28,19 +28,19 @@ def as_text(path: str) -> str:
 
 
 def on_one_line(text: str) -> str:
-    """A text with the codes of characters that do not print."""
+    """A text in which unprintable characters are replaced by their codes."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def some_of(names: Sequence[str]) -> str:
-    """The first of the names, and how many more there are."""
+    """The first names, and the number of others."""
     shown = map(on_one_line, names[:SHOWN])
     more = len(names) - SHOWN
     return ", ".join(shown) + (f" and {more:,} more" if more > 0 else "")
 
 
 class Taken:
-    """Keeps account while a source is read; as text it is the line that the command prints."""
+    """The report while a source is read; `str` gives the line that the command prints."""
 
     def __init__(self, root: Path):
         self.root = root
@@ -48,11 +48,11 @@ class Taken:
         self.as_what = ""
 
     def leave_out(self, why: str, file: Path):
-        """`why` in a few words, such as 'hidden' or 'of no class'."""
+        """Record a file that is left out; `why` is a few words like 'hidden' or 'of no class'."""
         self.left_out[why].append(name_below(self.root, file))
 
     def take(self, what: str, splits: Sequence[str | None], class_names: Sequence[str]):
-        """`what` names the signals; `splits` has the source's own split of each, None where it has none."""
+        """Record what was read: `what` names the signals, `splits` are the source's own."""
         counts = Counter(splits)
         several = "class" if len(class_names) == 1 else "classes"
         classes = f"{len(class_names) or 'no'} {several}"

@@ -48,7 +48,7 @@ def test_recipes_are_listed_and_written_with_every_field(tmp_path):
         (["recipes", "digit"], "there is no recipe 'digit'"),
         (["run", "smoke", "--set", "trainng.epochs=3"], "did you mean 'training.epochs'?"),
         (["zoo", "info", "/nowhere"], "/nowhere is not a zoo"),
-        (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must name where"),
+        (["zoo", "build", "images", "--out", "{tmp}"], "signals.path must say where"),
         (
             ["zoo", "build", "images", "--set", "zoo.signals.source=gone:make", "--out", "{tmp}"],
             "there is no module 'gone'",

@@ -311,15 +311,15 @@ WRONG = {
     "array": (b"\x93NUMPY" + bytes(200), "not an image"),
     "32 bits": (
         tiff(1, 32, np.arange(6, dtype=np.int32).tobytes()),
-        "TIFF of mode 'I' does not say",
+        "TIFF of mode 'I' does not define",
     ),
     "signed": (tiff(1, 8, bytes(6), SampleFormat=2), "signed numbers"),
-    "signed 16 bits": (tiff(1, 16, bytes(12), SampleFormat=2), "TIFF of mode 'I' does not say"),
+    "signed 16 bits": (tiff(1, 16, bytes(12), SampleFormat=2), "TIFF of mode 'I' does not define"),
     "bright": (saved(FRACTIONS * 255, "TIFF"), "must have numbers from 0 to 1, found 0 to 255"),
     "not finite": (saved(FRACTIONS * np.float32("nan"), "TIFF"), "must have numbers from 0 to 1"),
     "16 bits and tRNS": (
         png(16, 2, DEEP_COLOUR, (b"tRNS", bytes(6))),
-        "16 bits a channel and a transparent colour",
+        "a transparent colour with 16 bits per channel",
     ),
 }
 

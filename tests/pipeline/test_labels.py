@@ -37,10 +37,10 @@ NO_CLASSES = {
     "infinity": ([float("inf")], "must be whole numbers to be classes"),
     "decimal fractions": ([decimal.Decimal("1.5")], "must be whole numbers to be classes"),
     "larger than 2^63": (pa.array([2**64 - 1], pa.uint64()), "must be whole numbers"),
-    "lists": ([[1], [1, 2]], r"one class a row, found list<item: int64>"),
-    "dates": ([datetime.date(2020, 1, 1)], r"one class a row, found date32"),
-    "structs": ([{"name": 1}], r"one class a row, found struct"),
-    "bytes": ([b"a"], r"one class a row, found binary"),
+    "lists": ([[1], [1, 2]], r"one class per row, found list<item: int64>"),
+    "dates": ([datetime.date(2020, 1, 1)], r"one class per row, found date32"),
+    "structs": ([{"name": 1}], r"one class per row, found struct"),
+    "bytes": ([b"a"], r"one class per row, found binary"),
     "one for each row of a large table": (
         range(MAX_CLASSES + 1),
         "at most 65,536 distinct values to be classes, found 65,537",
@@ -200,7 +200,7 @@ def test_rows_whose_arrays_are_no_images_fail_alone(tmp_path):
     assert load_signals(config).failures == {
         1: "has rows of several lengths",
         2: "has no image",
-        3: "has int64 pixels outside of 0 to 255",
+        3: "has int64 pixels outside 0 to 255",
     }
 
 

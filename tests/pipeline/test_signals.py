@@ -68,7 +68,7 @@ def test_images_of_which_none_can_be_decoded_are_no_signals(images):
     for file in images.glob("*/*.png"):
         file.write_text("not a picture")
     with pytest.raises(
-        InputError, match=r"found 10 of which none is; the first: cat/0\.png cannot be decoded"
+        InputError, match=r"found 10 and none of them is; the first: cat/0\.png cannot be decoded"
     ):
         load_signals(folder(images))
 
@@ -76,11 +76,11 @@ def test_images_of_which_none_can_be_decoded_are_no_signals(images):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: folder(None), "signals.path must name where source 'folder' lies, got null"),
+        (lambda path: folder(None), "signals.path must say where source 'folder' is, got null"),
         (lambda path: folder(path / "nowhere"), "found none at"),
         (
             lambda path: folder(path),
-            "must hold images, in it or in one subfolder a class, found none",
+            "must hold images, directly or in one subfolder per class, found none",
         ),
         (
             lambda path: SignalsConfig(source="digits", size=28),

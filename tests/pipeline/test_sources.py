@@ -280,7 +280,7 @@ def no_parquet(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (broken_row, r"found 1 of which none is; the first: train\.parquet:0 cannot be decoded"),
+        (broken_row, r"found 1 and none of them is; the first: train\.parquet:0 cannot be decoded"),
         (no_parquet, "cannot be read as Parquet"),
         (lambda path: None, r"must hold \*\.parquet files with rows, found none"),
     ],
