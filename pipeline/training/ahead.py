@@ -1,4 +1,4 @@
-"""What is made ahead, in threads, while something else is used."""
+"""Prefetching in threads."""
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,7 +19,7 @@ END = object()
 
 @contextmanager
 def threads(count: int) -> Iterator[ThreadPoolExecutor]:
-    """A pool of threads; what they have not begun when the block ends is not done."""
+    """A thread pool; calls that have not started when the block ends are cancelled."""
     pool = ThreadPoolExecutor(count)
     try:
         yield pool
@@ -28,8 +28,8 @@ def threads(count: int) -> Iterator[ThreadPoolExecutor]:
 
 
 def results(calls: Iterable[Callable[[], Item]], num_threads: int) -> Iterator[Item]:
-    """What calls return, in order; threads make some before they are asked for, the first from now on. What they raise is
-    raised where their result is asked for.
+    """The results of calls, in order. Threads start on the first ones at once and stay ahead of
+    the caller; an error is raised when its result is requested.
     """
     calls, pool = iter(calls), ThreadPoolExecutor(num_threads)
     coming = deque(pool.submit(call) for call in islice(calls, num_threads + 1))
@@ -47,13 +47,13 @@ def results(calls: Iterable[Callable[[], Item]], num_threads: int) -> Iterator[I
 
 
 def ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, made by a thread before they are asked for, the first from now on."""
+    """The items, prefetched by a thread, which starts on the first at once."""
     made = results(repeat(partial(next, items, END)), num_threads=1)
     return takewhile(lambda item: item is not END, made)
 
 
 class Lanes:
-    """What the lanes of an epoch give to its steps. The next window of each is made while one is used."""
+    """What the lanes of an epoch contribute to its steps. Each lane prefetches its next window."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class Lanes:
         make: Callable[[int, int], dict[str, Tensor]],
         pool: ThreadPoolExecutor,
     ):
-        """`make(lane, window)` are tensors `(units, ...)`, by name, in the order in which the lane gives them."""
+        """`make(lane, window)` returns tensors `(units, ...)` by name, in the order of the lane."""
         self._epoch, self._make, self._pool = epoch, make, pool
         self._windows: dict[int, dict[int, Future]] = defaultdict(dict)
 
@@ -72,7 +72,7 @@ class Lanes:
         return windows[number]
 
     def take(self, steps: range, share: range) -> dict[str, Tensor]:
-        """`(steps, units, ...)`: a part of each batch."""
+        """`(steps, units, ...)` tensors by name: the units `share` of each batch."""
         epoch, cuts = self._epoch, self._epoch.order.cuts.tolist()
         lanes = [
             lane
@@ -80,7 +80,7 @@ class Lanes:
             if cuts[lane] < share.stop and cuts[lane + 1] > share.start
         ]
         pieces = {lane: epoch.pieces(lane, steps) for lane in lanes}
-        for lane in lanes:  # all are read at once
+        for lane in lanes:  # start reading them all
             for piece in pieces[lane]:
                 self._window(lane, piece.window)
         taken: dict[str, Tensor] = {}

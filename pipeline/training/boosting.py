@@ -1,4 +1,4 @@
-"""Gradient boosting on statistics of the weights: what a model has to beat, scored by the same code as the model."""
+"""Gradient boosting on statistics of the weights: a baseline, scored by the same code as models."""
 
 import time
 from dataclasses import replace
@@ -15,9 +15,10 @@ FILE, TITLE = "boosted.json", "gradient boosting on statistics"
 def boosted_metrics(
     trained: TrainedModel, zoo: Zoo, members: int | None, seed: int
 ) -> dict[str, Any] | None:
-    """The content of boosted.json: as metrics.json, of boosting on the members that the model was trained on.
+    """The content of boosted.json: as metrics.json, for boosting on the model's training members.
 
-    `validation` is the monitored metric there, `seconds` what statistics and trees took. None where the task has none.
+    In addition, `validation` is the monitored metric on the validation split, and `seconds` the
+    time to compute the statistics and fit the trees. None if the task has no boosted baseline.
     """
     start = time.perf_counter()
     feed = Feed.of(trained.task, zoo, "train", members, seed)

@@ -1,8 +1,9 @@
-"""Checkpoints, which appear whole or not at all.
+"""Checkpoints, written atomically.
 
-Each holds `model.safetensors` with `model.json` (to use the model), `optimizer.safetensors` (to go on training, on any
-number of ranks and ZeRO stage) and `training.json` (what happened so far, and where to go on). The schedule and all random
-numbers are functions of where that is. Nothing in it is a pickle.
+Each has `model.safetensors` with `model.json` (to use the model), `optimizer.safetensors` (to
+resume training, on any number of ranks and at any ZeRO stage) and `training.json` (the history so
+far and the position to resume from). The schedule and all random numbers are functions of that
+position. Nothing in a checkpoint is a pickle.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -39,20 +40,23 @@ from pipeline.training.status import write_epochs
 
 
 def read_history(run: Path) -> History | None:
-    """The epochs finished by the newest checkpoint; None before the first. Raises ArchiveError where it is damaged."""
+    """The epochs finished by the newest checkpoint; None if there is none.
+
+    Raises ArchiveError if the checkpoint is damaged.
+    """
     folder = latest(run)
     if folder is None:
         return None
     try:
         return History.from_json(read_json(folder / LAST))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        if latest(run) != folder:  # a newer one took its place meanwhile
+        if latest(run) != folder:  # replaced by a newer one in the meantime
             return read_history(run)
         raise ArchiveError(damage(folder, error)) from error
 
 
 def num_epochs(run: Path) -> int:
-    """Epochs that a run is trained for already."""
+    """The number of epochs that a run has finished."""
     history = read_history(run)
     return 0 if history is None else len(history)
 
@@ -63,7 +67,7 @@ def damage(folder: Location, error: Exception) -> str:
 
 @contextmanager
 def undamaged(folder: Location) -> Iterator[None]:
-    """Raises ArchiveError where what is read of a checkpoint in the block is not what was written."""
+    """Raises ArchiveError if the block fails to read the checkpoint as it was written."""
     try:
         yield
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
@@ -72,24 +76,24 @@ def undamaged(folder: Location) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that training goes on from; of rank 0, the tensors on the CPU."""
+    """Everything needed to resume training, on rank 0, with tensors on the CPU."""
 
     history: History
     progress: Progress
     model: Mapping[str, Tensor]
     """The model's state dict."""
     moments: Mapping[str, Tensor]
-    """Adam's, by name of the parameter: `pipeline.training.state`."""
+    """Adam's moments, named as in `pipeline.training.state`."""
 
     def folder_in(self, run: Path) -> Location:
-        """Where it goes: what is at the first step of an epoch is the end of the one before."""
+        """Its folder. Before the first step of an epoch it is that of the previous epoch's end."""
         if self.progress.step:
             return checkpoint_folder(run, self.progress.epoch, self.progress.step)
         return checkpoint_folder(run, self.progress.epoch - 1)
 
 
 def write(run: Path, snapshot: Snapshot, card: Mapping[str, Any], kept: int):
-    """Make a checkpoint, and remove all but the newest `kept` and the best."""
+    """Write a checkpoint, and remove all others except the newest `kept` and the best."""
     with new_checkpoint(snapshot.folder_in(run)) as folder:
         weights, moments = map(safetensors.torch.save, (snapshot.model, snapshot.moments))
         write_atomic(folder / "model.safetensors", weights)
@@ -104,7 +108,7 @@ def write(run: Path, snapshot: Snapshot, card: Mapping[str, Any], kept: int):
 
 @dataclass
 class Writer:
-    """Writes checkpoints one after another in a thread, while training goes on."""
+    """Writes checkpoints, one after another, in a thread while training continues."""
 
     run: Path
     card: Mapping[str, Any]
@@ -113,7 +117,7 @@ class Writer:
     pending: Future | None = None
 
     def write(self, snapshot: Snapshot):
-        """Begins when the one before is written; raises what went wrong with that."""
+        """Start writing once the previous checkpoint is written; raises the error of that one."""
         self.wait()
         self.pending = self.thread.submit(self._write, snapshot)
 
@@ -122,13 +126,13 @@ class Writer:
         write_epochs(self.run, snapshot.history)
 
     def wait(self):
-        """Until everything is written; raises what went wrong."""
+        """Wait until everything is written; raises the error if that failed."""
         if self.pending is not None:
             self.pending.result()
 
 
 def read_newest(run: Path) -> Snapshot | None:
-    """What training goes on from; None before the first checkpoint. Raises as `require_resumable`."""
+    """The newest checkpoint; None if there is none. Raises as `require_resumable`."""
     require_resumable(run)
     folder = latest(run)
     if folder is None:
@@ -144,17 +148,18 @@ def read_newest(run: Path) -> Snapshot | None:
 
 
 def require_resumable(run: Path):
-    """Raises InputError where the newest checkpoint was written when training went on from pickles of DeepSpeed's."""
+    """Raises InputError if the newest checkpoint has pickles, as older versions wrote them."""
     folder = latest(run)
     if folder is not None and not (folder / "optimizer.safetensors").exists():
         raise InputError(
-            f"training cannot go on from {folder}: expected optimizer.safetensors, found none, as older versions kept "
-            "pickles there, which are not read any more; evaluate and predict use it, train again with another --out"
+            f"training cannot resume from {folder}: expected optimizer.safetensors, found none: "
+            "older versions wrote pickles, which are no longer read; `dwszoo evaluate` and "
+            "`predict` still work, or train again with another --out"
         )
 
 
 def read_tensors(file: Location, digest: str) -> dict[str, Tensor]:
-    """Raises ValueError where the file has another sha256."""
+    """The tensors of a safetensors file. Raises ValueError if its sha256 differs."""
     content = file.read_bytes()
     if sha256(content) != digest:
         raise ValueError(f"{file.name} must have sha256 {digest}, found {sha256(content)}")
@@ -168,7 +173,7 @@ def model_card(
     encoder: nn.Module,
     model: nn.Module,
 ) -> dict[str, Any]:
-    """The content of model.json: all that one needs beside the weights to build the model again."""
+    """The content of model.json: all that is needed besides the weights to rebuild the model."""
     return {
         "task": config.task.identity(),
         "encoder": config.encoder.identity(),
@@ -194,7 +199,7 @@ class Checkpoint:
 def read_best(run: Path) -> Checkpoint:
     """The checkpoint of the epoch that was best on the validation split.
 
-    Raises InputError where `run` has none, ArchiveError where it is damaged.
+    Raises InputError if `run` has none, ArchiveError if it is damaged.
     """
     history = read_history(run)
     if not history:
@@ -210,13 +215,13 @@ def read_best(run: Path) -> Checkpoint:
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model read back from a checkpoint, in evaluation mode."""
+    """A model loaded from a checkpoint, in evaluation mode."""
 
     model: nn.Module
     encoder: nn.Module
-    """Of the model, its tensors shared."""
+    """The model's encoder, sharing its tensors."""
     config: TrainingConfig
-    """Of which task and encoder are those of the model."""
+    """Only its task and encoder are the model's own."""
     task: Task
     space: WeightSpace
     prepared: dict[str, Any]
@@ -226,8 +231,8 @@ class TrainedModel:
 def load_best(run: Path, trusted: Collection[str] = ()) -> TrainedModel:
     """The model of the epoch that was best on the validation split.
 
-    Raises InputError where `run` has no checkpoint, or where its task or encoder is code of the user's in a module that is
-    not `trusted`: nothing is called because a folder names it.
+    Raises InputError if `run` has no checkpoint, or if its task or encoder is the user's own code
+    in a module that is not `trusted`: nothing is called only because a folder names it.
     """
     best = read_best(run)
     try:

@@ -1,7 +1,8 @@
-"""The folders of checkpoints: `checkpoints/epoch-NNNN/`, and `epoch-NNNN-step-NNNNNN/` within an epoch.
+"""Checkpoint folders: `checkpoints/epoch-NNNN/`, and `epoch-NNNN-step-NNNNNN/` within an epoch.
 
-`checkpoints` is a folder in that of the run, or a link to one elsewhere, or a file with the URI of one. A checkpoint is
-there when it has its last file: on this machine a folder gets its name when it is whole, object stores have no renames.
+`checkpoints` is in the run folder: a folder, a link to one elsewhere, or a file with the URI of
+one. A checkpoint is complete once it has its last file: a local folder is renamed when it is
+complete, but object stores have no renames.
 """
 
 import os
@@ -22,13 +23,14 @@ LAST = "training.json"
 
 
 def checkpoint_folder(run: Path, epoch: int, step: int | None = None) -> Location:
-    """Of the end of an epoch, or of so many steps into it."""
+    """The folder of the checkpoint at the end of an epoch, or after `step` steps of it."""
     within = "" if step is None else f"-step-{step:06d}"
     return locate(run / "checkpoints") / f"epoch-{epoch:04d}{within}"
 
 
 def folders(run: Path) -> list[Location]:
-    """Of all checkpoints, the oldest first; some may be half removed, or at a URI half written."""
+    """The folders of all checkpoints, oldest first, including any that are only partly removed or,
+    at a URI, only partly written."""
     found = {}
     for folder in list_folders(locate(run / "checkpoints")):
         if name := NAME.fullmatch(folder.name):
@@ -38,19 +40,19 @@ def folders(run: Path) -> list[Location]:
 
 
 def checkpoints(run: Path) -> list[Location]:
-    """All complete ones, the oldest first."""
+    """The folders of all complete checkpoints, oldest first."""
     return [folder for folder in folders(run) if (folder / LAST).exists()]
 
 
 def latest(run: Path) -> Location | None:
-    """The newest complete checkpoint."""
+    """The folder of the newest complete checkpoint; None if there is none."""
     newest_first = reversed(folders(run))
     return next((folder for folder in newest_first if (folder / LAST).exists()), None)
 
 
 @contextmanager
 def new_checkpoint(final: Location) -> Iterator[Location]:
-    """A folder to write a checkpoint into, which then is `final`; after an error nothing is left of it."""
+    """A folder to write a checkpoint to, which becomes `final`; an error leaves nothing behind."""
     is_remote = isinstance(final, RemotePath)
     partial = final if is_remote else final.with_name(f".{final.name}.tmp")
     try:
@@ -67,21 +69,21 @@ def new_checkpoint(final: Location) -> Iterator[Location]:
 
 
 def remove(folder: Location):
-    """Its last file first: what is half removed is no checkpoint."""
+    """Remove a checkpoint, its last file first, so that a partly removed one does not count."""
     (folder / LAST).unlink(missing_ok=True)
     remove_folder(folder)
 
 
 def place_of(checkpoints: str | None, model: Path) -> Location | None:
-    """Where those of a model go that has the folder `model` in its run; None for there."""
+    """Where the checkpoints of the model in the subfolder `model` of a run go; None: there."""
     return None if checkpoints is None else reduce(truediv, model.parts, locate(checkpoints))
 
 
 def place_checkpoints(run: Path, place: Location | None):
-    """Have those of a run written to `place`, with its config.json beside them: a run of the same goes on from them.
+    """Have the checkpoints of a run written to `place`, next to a copy of its config.json.
 
-    Raises InputError where the run has them elsewhere already, or `place` has those of another run, and OSError where it
-    cannot be written to.
+    A run with the same configuration resumes from them. Raises InputError if the run already has
+    checkpoints elsewhere or `place` has those of another run, and OSError if it cannot be written.
     """
     link, config = run / "checkpoints", run / "config.json"
     if place is None:
@@ -89,13 +91,15 @@ def place_checkpoints(run: Path, place: Location | None):
     if link.exists():
         if (found := locate(link).resolve()) != place.resolve():
             raise InputError(
-                f"{run} has its checkpoints at {found}: set training.checkpoints as it was, or choose another --out"
+                f"{run} has its checkpoints at {found}: "
+                "undo the change of training.checkpoints, or choose another --out"
             )
         return
     beside = place / config.name
     if beside.exists() and beside.read_bytes() != config.read_bytes():
         raise InputError(
-            f"training.checkpoints must be a place for this run, found {beside} of another: choose another place"
+            f"training.checkpoints must be a place for this run, found {beside} of another run: "
+            "choose another place"
         )
     place.mkdir(parents=True, exist_ok=True)
     write_atomic(beside, config.read_bytes())
@@ -103,7 +107,7 @@ def place_checkpoints(run: Path, place: Location | None):
 
 
 def link_to(link: Path, place: Location):
-    """A symbolic link, or for what is not on this machine a file with its URI, which `locate` follows."""
+    """Make a symbolic link to `place` or, for a URI, a file with it, which `locate` follows."""
     if isinstance(place, RemotePath):
         write_atomic(link, f"{place}\n".encode())
     else:

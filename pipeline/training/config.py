@@ -1,4 +1,4 @@
-"""What training is made of, and what is tried on the encoder afterwards."""
+"""Configuration of training, and of probing and fine-tuning the encoder afterwards."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,72 +14,78 @@ from pipeline.training.trackers import TrackerKind
 from pipeline.unions import kinds_of, models_in
 
 BASELINES = tuple(kind for family in models_in(AnyEncoder) for kind in kinds_of(family))
-"""Kinds of encoder that can be trained beside another."""
+"""Kinds of encoder that can be trained as baselines."""
 
 
 class StartConfig(Config):
-    """A run whose encoder training begins from."""
+    """A run from whose encoder training starts."""
 
     checkpoint: Annotated[Path | None, LOCATION] = None
-    """Folder of the run: its best checkpoint is taken, whose encoder must be configured alike."""
+    """Folder of the run: training starts from its best checkpoint, whose encoder must have the same
+    configuration."""
     sha256: str | None = None
-    """Of the model in that checkpoint; null: of the one that is there when training begins."""
+    """Of the model in that checkpoint; null: of the one found when training begins."""
     freeze: bool = False
-    """Train the head alone and leave the encoder as it is."""
+    """Train only the head and leave the encoder as it is."""
 
 
 class TrainingConfig(Config):
     seed: int = Field(0, ge=0)
     """Decides the initial weights, the order of the batches and the augmentation."""
     task: AnyTask = Classification()
-    """What is learned."""
+    """The task to learn."""
     encoder: AnyEncoder = DWSNetConfig()
-    """What reads the weights."""
+    """The model that reads the weights."""
     baselines: Annotated[tuple[str, ...], LOCATION] = ("mlp",)
-    """Kinds of encoder that are trained beside it at the same budget, each as large as it."""
+    """Kinds of encoder to train for comparison, with as many parameters and the same budget."""
     seeds: Annotated[PositiveInt, LOCATION] = 1
-    """So many times is each trained, with this seed and those after it; reports show the spread."""
+    """Number of times that each model is trained, with this seed and the following ones; reports
+    show the spread."""
     start: StartConfig | None = None
-    """A run to begin from; null: from random weights."""
+    """A run to start from; null: random weights."""
     sizes: Annotated[tuple[PositiveInt, ...], LOCATION] = ()
-    """Numbers of members: everything is also trained on so many of the train split alone, in batches of no more; reports show
-    what each number gives."""
+    """Numbers of members: everything is also trained on only this many of the train split, in
+    batches of at most as many; reports show the metric at each number."""
     members: PositiveInt | None = None
-    """Train on so many members of the train split alone, drawn signal by signal; null: on all."""
+    """Train on only this many members of the train split, drawn signal by signal; null: on all."""
     passes: PositiveInt = 1
-    """Times that an epoch goes over its members: with few of them, more steps between two looks at the validation split."""
+    """Passes over the members in one epoch: if there are few, more steps between two
+    validations."""
     epochs: PositiveInt = 10
-    """Epochs, each with a checkpoint at its end."""
+    """Number of epochs; each ends with a checkpoint."""
     batch_size: PositiveInt = 128
-    """Members in one optimiser step, over all workers together."""
+    """Members per optimiser step, over all workers together."""
     learning_rate: PositiveFloat = 4e-3
     """AdamW's peak learning rate: linear warm-up, then a cosine to zero."""
     warmup_fraction: float = Field(0.2, ge=0, lt=1)
-    """Share of all steps spent on the warm-up."""
+    """Fraction of all steps spent on the warm-up."""
     weight_decay: float = Field(5e-3, ge=0)
     """AdamW's decoupled weight decay."""
     gradient_clip: PositiveFloat = 1.0
     """Gradients are scaled down to this norm."""
     precision: Annotated[Literal["float32", "bf16"], ADDED] = "float32"
-    """What the model computes in while it trains; 'bf16' is autocast: weights, optimiser and metrics stay float32."""
+    """Precision of the model in training; 'bf16' is autocast: weights, optimiser and metrics stay
+    float32."""
     max_skipped_steps: Annotated[PositiveInt, LOCATION] = 10
-    """A step whose loss or gradient is not finite is skipped; after so many in a row training ends."""
+    """A step whose loss or gradient is not finite is skipped; after this many in a row training
+    ends."""
     zero_stage: Annotated[Literal[0, 1, 2, 3], LOCATION] = 0
-    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size. A run may go on with another."""
+    """DeepSpeed's ZeRO stage: 0 is fastest for networks of this size. A run can resume with
+    another."""
     trackers: Annotated[tuple[TrackerKind, ...], LOCATION] = ()
-    """Where metrics go beside metrics.jsonl: 'tensorboard' writes into the run folder; 'wandb' and 'mlflow' are told by
-    their own variables where to."""
+    """Where metrics go besides metrics.jsonl: 'tensorboard' writes to the run folder; 'wandb' and
+    'mlflow' are configured by their own environment variables."""
     checkpoint_steps: Annotated[PositiveInt | None, LOCATION] = None
-    """A checkpoint also after so many steps within an epoch."""
+    """Also write a checkpoint every this many steps of an epoch; null: do not."""
     checkpoint_minutes: Annotated[PositiveFloat, LOCATION] = 10.0
-    """A checkpoint also when the newest is so old."""
+    """Also write a checkpoint once the newest is this old."""
     checkpoints: Annotated[str | None, LOCATION] = None
-    """Where the checkpoints of a new run go: a folder or a URI; null: into the folder of the run."""
+    """Where the checkpoints of a new run go: a folder or a URI; null: the run folder."""
     checkpoints_kept: Annotated[PositiveInt, LOCATION] = 1
-    """So many of the newest checkpoints are kept, and the best."""
+    """Number of newest checkpoints to keep, in addition to the best."""
 
     def identity(self) -> dict[str, Any]:
-        """As it was while the ZeRO stage was part of it: fingerprints stay."""
+        """The ZeRO stage was once part of the identity; keeping it there keeps fingerprints."""
         return super().identity() | {"zero_stage": 0}
 
     @field_validator("baselines")
@@ -89,22 +95,23 @@ class TrainingConfig(Config):
             if kind not in BASELINES or baselines.count(kind) > 1:
                 raise PydanticCustomError(
                     "baselines",
-                    f"each should be another one of {', '.join(BASELINES)}{nearest(kind, BASELINES)}",
+                    f"each should be a different one of {', '.join(BASELINES)}"
+                    f"{nearest(kind, BASELINES)}",
                 )
         return baselines
 
 
 class FinetuneConfig(Config):
     task: AnyTask = Classification()
-    """What is learned from labels."""
+    """The task to learn from labels."""
     epochs: PositiveInt = 10
-    """Passes over the train split, or as many steps where fewer labels are known."""
+    """Passes over the train split; with fewer labels, as many steps."""
     learning_rate: PositiveFloat = 2e-3
-    """AdamW's peak learning rate; all else is as in training."""
+    """AdamW's peak learning rate; everything else is as in training."""
 
 
 class ProbeConfig(Config):
     targets: tuple[str, ...] = Field(("label",), min_length=1)
-    """Columns of the catalog that linear models read from the frozen encoder's vectors."""
+    """Catalog columns that linear models predict from the frozen encoder's vectors."""
     finetune: FinetuneConfig | None = None
-    """Train on from the encoder, and the same from scratch; null: neither."""
+    """Fine-tune the encoder, and train the same model from scratch; null: neither."""

@@ -1,4 +1,4 @@
-"""The DeepSpeed engine, configured from our own training config, and one step of it."""
+"""The DeepSpeed engine, configured from a TrainingConfig, and one step of it."""
 
 import math
 import os
@@ -13,7 +13,7 @@ from pipeline.training.config import TrainingConfig
 
 
 def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) -> float:
-    """Share of the peak learning rate at `step`: linear warm-up, then a cosine that ends at zero."""
+    """Fraction of the peak learning rate at `step`: linear warm-up, then a cosine to zero."""
     warmup = round(total_steps * warmup_fraction)
     if step < warmup:
         return (step + 1) / warmup
@@ -21,27 +21,31 @@ def learning_rate_factor(step: int, total_steps: int, warmup_fraction: float) ->
 
 
 def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
-    """DeepSpeed's JSON. Ranks may have shares of different size: `take_step` weighs them, DeepSpeed counts ranks alone."""
+    """DeepSpeed's configuration.
+
+    Ranks may have shares of different sizes, which `take_step` weights; DeepSpeed only counts
+    ranks.
+    """
     return {
         "train_micro_batch_size_per_gpu": 1,
         "train_batch_size": world_size,
-        # Without ZeRO `take_step` clips, as it must look at the norm before the step.
+        # Without ZeRO `take_step` clips itself, because it needs the norm before the step.
         "gradient_clipping": config.gradient_clip if config.zero_stage else 0.0,
         "zero_optimization": {"stage": config.zero_stage},
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
-        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice a step
+        "timers": {"throughput": {"enabled": False}},  # it waits for the GPU twice per step
     }
 
 
 def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gpu: bool):
-    """A DeepSpeed engine around `model`, with AdamW; uses the process group that is there."""
+    """A DeepSpeed engine around `model`, with AdamW, in the current process group."""
     if not on_gpu:
         os.environ["DS_ACCELERATOR"] = "cpu"  # read when deepspeed is imported
     import deepspeed
     import deepspeed.ops
 
-    # An optional kernel for inference on one host; where it counts as available, DeepSpeed compiles it for a minute.
+    # An optional kernel for inference on one host, which takes DeepSpeed a minute to compile.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.utils.logger.setLevel("WARNING")
     deepspeed.init_distributed(
@@ -51,7 +55,7 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,
-        fused=True,  # looks at `found_inf` where it computes
+        fused=True,  # checks `found_inf` on the device
     )
     if config.precision == "bf16":
         train_in_bfloat16(model, "cuda" if on_gpu else "cpu")
@@ -62,9 +66,10 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
 
 
 def train_in_bfloat16(model: nn.Module, device: str):
-    """Run the model under autocast while it trains: its parameters, their gradients and what comes out stay float32.
+    """Run the model under autocast in training; parameters, gradients and outputs stay float32.
 
-    DeepSpeed turns off autocast around its engine, and its own would sum gradients of ranks in bfloat16.
+    DeepSpeed disables autocast around its engine, and its own mode would sum the gradients of ranks
+    in bfloat16.
     """
     forward = model.forward
 
@@ -82,15 +87,16 @@ def as_float32(output: Tensor) -> Tensor:
 
 
 def take_step(engine, loss: Tensor, weight: float, learning_rate: float, clip: float) -> Tensor:
-    """One optimiser step; returns the norm of the gradient over all ranks and parameters, before it is clipped.
+    """Take one optimiser step; returns the gradient norm over all ranks and parameters, unclipped.
 
-    `weight` is this rank's share of the batch times the number of ranks: the step is that of the mean over the whole batch.
-    Where the loss of any rank or the gradient is not finite, the weights stay as they are on all ranks, and the norm is not
-    finite either. Without ZeRO nothing here waits for the device; with it DeepSpeed itself does.
+    `weight` is this rank's share of the batch times the number of ranks, so that the loss is the
+    mean over the whole batch. If the loss of any rank or the gradient is not finite, the weights
+    stay unchanged on all ranks, and the norm is not finite either. Without ZeRO nothing here waits
+    for the device; with ZeRO, DeepSpeed does.
     """
     for group in engine.optimizer.param_groups:
         group["lr"] = learning_rate
-    # A loss that is not finite makes the gradient so, of which all ranks learn where gradients are summed.
+    # A NaN loss makes the gradient NaN, which reaches all ranks when gradients are summed.
     engine.backward(loss * torch.where(loss.detach().isfinite(), weight, math.nan))
     if engine.zero_optimization_stage() == 0:
         norm = nn.utils.clip_grad_norm_(engine.module.parameters(), clip)
@@ -103,7 +109,7 @@ def take_step(engine, loss: Tensor, weight: float, learning_rate: float, clip: f
 
 
 class Outcome:
-    """The loss and the norm of the gradient of a step, copied from the device while it goes on with the next."""
+    """The loss and gradient norm of a step, copied while the device computes the next step."""
 
     def __init__(self, loss: Tensor, norm: Tensor):
         numbers = torch.stack((loss.detach().double(), norm.double()))
@@ -111,7 +117,7 @@ class Outcome:
         self.copied = torch.cuda.current_stream().record_event() if loss.is_cuda else None
 
     def read(self) -> tuple[float, float]:
-        """Waits until the step is done."""
+        """The loss and the norm; waits until the step is done."""
         if self.copied is not None:
             self.copied.synchronize()
         loss, norm = self.numbers.tolist()

@@ -1,4 +1,4 @@
-"""Scoring and using the best checkpoint: plain torch, in this process."""
+"""Evaluation and predictions of the best checkpoint, in plain PyTorch and in this process."""
 
 import io
 import math
@@ -24,17 +24,18 @@ from pipeline.training.loader import Feed
 from pipeline.training.scoring import sums_over
 
 NAMING = ("key", "split", "source_index", "source_name", "view")
-"""Catalog columns that come along with a prediction; a zoo that was imported may have no `source_name`."""
+"""Catalog columns that predictions include; an imported zoo may have no `source_name`."""
 
 
 def require_space(trained: TrainedModel, zoo: Zoo):
-    """Raises InputError where the zoo's architecture is not the one that the model was trained on, ArchiveError where the zoo
-    is not finished.
+    """Raises InputError if the zoo's architecture is not the one that the model was trained on, and
+    ArchiveError if the zoo is not finished.
     """
     zoo.require_finished()
     if zoo.space != trained.space:
         raise InputError(
-            f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, found {shapes(zoo.space)}"
+            f"zoo {zoo.folder} must hold networks with tensors {shapes(trained.space)}, "
+            f"found {shapes(zoo.space)}"
         )
 
 
@@ -44,9 +45,9 @@ def shapes(space) -> dict[str, tuple[int, ...]]:
 
 @torch.no_grad()
 def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
-    """Predictions for the members of a split that have weights, in the order of the catalog.
+    """Predictions for the members of a split that have weights, in catalog order.
 
-    Columns: how members are named, then the task's.
+    The columns are those of `NAMING`, then the task's.
     """
     require_space(trained, zoo)
     known = [name for name in trained.task.columns if name in zoo.record.schema.names]
@@ -59,8 +60,8 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
     made = pa.concat_tables(tables)
     if len(made) != len(rows):
         raise InputError(
-            f"predictions of {trained.config.task.kind} must have an entry for each of the {len(rows):,} members of the "
-            f"{split} split, found {len(made):,}"
+            f"predictions of {trained.config.task.kind} must have an entry for each of the "
+            f"{len(rows):,} members of the {split} split, found {len(made):,}"
         )
     for name in made.column_names:
         rows = rows.append_column(name, made[name])
@@ -68,21 +69,23 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
 
 
 def as_table(task: Task, model: torch.nn.Module, batch: Batch) -> pa.Table:
-    """The task's predictions for a batch; null in place of numbers that are not finite."""
+    """The task's predictions for a batch, with null for numbers that are not finite."""
     made = task.predictions(task.outputs(model, batch))
     return pa.table({name: as_column(name, values) for name, values in made.items()})
 
 
 def as_column(name: str, values: Any) -> pa.Array:
-    """Raises InputError where predictions are no column, or called as members are named."""
+    """Predictions as a column. Raises InputError if they are not one, or named as in `NAMING`."""
     if name in NAMING:
-        raise InputError(f"predictions must have a name of their own, found a column {name!r}")
+        raise InputError(
+            f"predictions must not be named like a column of the catalog, found {name!r}"
+        )
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values
     array = np.asarray(values)
     if array.ndim != 1:
         raise InputError(
-            f"predictions must have one entry a member, found {name!r} of shape {array.shape}"
+            f"predictions must have one entry per member, found {name!r} of shape {array.shape}"
         )
     return pa.array(array, mask=~np.isfinite(array) if array.dtype.kind == "f" else None)
 
@@ -90,10 +93,11 @@ def as_column(name: str, values: Any) -> pa.Array:
 def evaluate(
     trained: TrainedModel, zoo: Zoo, split: str, members: int | None = None, seed: int = 0
 ) -> tuple[dict[str, Any], pa.Table]:
-    """The content of metrics.json, and the predictions that it is made from.
+    """The content of metrics.json, and the predictions that it is computed from.
 
-    The task's metrics, and how many members and signals of which split they are of. With those of the test split the monitored
-    one on as many of those that the model was trained on: `members` of the train split, drawn from `seed`, or all.
+    It has the task's metrics, the split, and its numbers of members and signals. For the test split
+    it also has the monitored metric on as many of the members that the model was trained on
+    (`members` of the train split, drawn from `seed`, or all).
     """
     require_space(trained, zoo)
     trained.task.attach(trained.model, zoo)
@@ -122,7 +126,7 @@ def evaluate(
 
 
 def on_train(trained: TrainedModel, zoo: Zoo, members: int, seed: int) -> dict[str, Any]:
-    """The monitored metric on so many members of the train split, and how many."""
+    """The monitored metric on `members` of the train split, and their number."""
     feed = Feed.of(trained.task, zoo, "train", members, seed)
     metrics = trained.task.metrics(sums_over(trained.task, trained.model, feed.whole()))
     return {"members": members, "value": metrics[trained.task.monitor.metric]}
@@ -133,7 +137,7 @@ def write_metrics(file: Path, metrics: Mapping[str, Any]):
 
 
 def read_metrics(file: Path) -> dict[str, Any]:
-    """What `write_metrics` wrote into metrics.json, or a file like it; null is NaN, a mean over nothing."""
+    """The content of metrics.json or a similar file; null is read as NaN, a mean over nothing."""
     return _with_nan(read_json(file))
 
 
@@ -144,40 +148,41 @@ def _with_nan(value: Any) -> Any:
 
 
 def scalars(metrics: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The figures of metrics.json that are the task's, the monitored one first."""
+    """The task's metrics in metrics.json, the monitored one first."""
     own = {name: value for name, value in metrics.items() if isinstance(value, float)}
     yield metrics["monitor"], own.pop(metrics["monitor"])
     yield from own.items()
 
 
 def shown(metric: str, value: float) -> str:
-    """A metric as people read it: a share of rights in percent, another number with four digits."""
+    """A metric for people: accuracies in percent, other numbers with four digits."""
     if math.isnan(value):
         return "undefined"
     return f"{100 * value:.1f} %" if metric.endswith("accuracy") else f"{value:.4g}"
 
 
 def titled(metric: str) -> str:
-    """What people call a metric: `trivial_accuracy` is the trivial accuracy."""
+    """The title of a metric: "trivial accuracy" for `trivial_accuracy`."""
     return metric.replace("_", " ")
 
 
 def require_numbers(trained: TrainedModel, table: pa.Table):
-    """Raises WorkError where the model gives finite numbers for no member at all."""
+    """Raises WorkError if the model gives no finite number for any member."""
     made = table.drop_columns([name for name in NAMING if name in table.column_names])
     numbers = [column for column in made.columns if pa.types.is_floating(column.type)]
     if numbers and all(column.null_count == len(column) for column in numbers):
         raise WorkError(
-            f"the model of epoch {trained.epoch} gives no finite number for any of {len(table):,} members: "
-            "its weights or theirs are too large; train with a smaller training.learning_rate into another --out"
+            f"the model of epoch {trained.epoch} gives no finite number for any of {len(table):,} "
+            "members: its weights or theirs are too large; train with a smaller "
+            "training.learning_rate into another --out"
         )
 
 
 def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
-    """One row a member that has weights, as `predict`. CSV where the name of the file ends in .csv, Parquet where in .parquet,
-    else InputError.
+    """Write the predictions for all members that have weights; returns their number.
 
-    Returns the number of rows.
+    Writes CSV or Parquet if the file name ends in .csv or .parquet, and raises InputError
+    otherwise.
     """
     kind = file_kind(path, "parquet", "csv")
     table = pa.concat_tables(

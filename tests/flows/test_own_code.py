@@ -205,8 +205,8 @@ def test_what_a_task_of_the_users_does_wrong_is_a_sentence(zoo, part, wrong, mes
 @pytest.mark.parametrize(
     ("name", "values", "message"),
     [
-        ("key", [1.0], "predictions must have a name of their own, found a column 'key'"),
-        ("a", [[1.0]], r"predictions must have one entry a member, found 'a' of shape \(1, 1\)"),
+        ("key", [1.0], "predictions must not be named like a column of the catalog, found 'key'"),
+        ("a", [[1.0]], r"predictions must have one entry per member, found 'a' of shape \(1, 1\)"),
     ],
 )
 def test_predictions_that_are_no_columns_are_refused(name, values, message):

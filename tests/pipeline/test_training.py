@@ -390,6 +390,6 @@ def test_canonical_signs_of_networks_without_biases_are_refused_before_anything_
 @pytest.mark.parametrize("baselines", [("mpl",), ("mlp", "mlp"), ("mine:encoder",)])
 def test_baselines_are_kinds_of_encoder_each_once(baselines):
     with pytest.raises(
-        ValueError, match="each should be another one of dwsnet, message-passing, mlp, "
+        ValueError, match="each should be a different one of dwsnet, message-passing, mlp, "
     ):
         TrainingConfig(baselines=baselines)
