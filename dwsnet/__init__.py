@@ -1,4 +1,4 @@
-"""Equivariant networks for deep weight spaces (Navon et al., ICML 2023): torch alone, useful on its own."""
+"""Equivariant networks for deep weight spaces (Navon et al., ICML 2023), usable without dwszoo."""
 
 from dwsnet.classification import DWSNetClassifier
 from dwsnet.downsample import DownsampledLinear

@@ -1,4 +1,4 @@
-"""The affine layer as one step of autograd: what `EquivariantLinear` does where it pools by means."""
+"""The affine layer as one autograd function: `EquivariantLinear` with mean pooling."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -15,7 +15,7 @@ Tensors = Sequence[Tensor]
 
 
 class Plan(NamedTuple):
-    """What is known of a layer; its parameters are a weight for each axis set and a bias."""
+    """Static description of a layer, whose parameters are a weight per axis set and a bias."""
 
     incidence: Incidence
     in_channels: int
@@ -23,18 +23,19 @@ class Plan(NamedTuple):
     compiled: bool
 
     def plain(self, *tensors: Tensor) -> Tensors:
-        """What the layer gives for features and parameters, in operations that PyTorch differentiates and maps."""
+        """The output for features and parameters, in operations that torch.func supports."""
         count = len(self.incidence.own)
         gathered = plain_gather(self.incidence, self.in_channels, *tensors[:count])
         return plain_scatter(self.incidence, self.out_channels, *gathered, *tensors[count:])
 
 
 class EquivariantMap(torch.autograd.Function):
-    """A layer with its backward pass written out: the transpose of an equivariant map is equivariant too.
+    """A layer with an explicit backward pass: the transpose of an equivariant map is equivariant.
 
-    Pooled features are computed once and kept, or in compiled code pooled again from the features while these are in the
-    cache; the gradient is pooled (sums for means) and goes through the same `scatter`. Autograd alone would write every
-    broadcast, and every gradient of a mean, at full size.
+    Pooled features are computed once and kept; compiled code pools them again from the features
+    while these are in the cache. The gradient is pooled (sums instead of means) and goes through
+    the same `scatter`. Plain autograd would write every broadcast, and every gradient of a mean, at
+    full size.
     """
 
     @staticmethod
@@ -54,7 +55,7 @@ class EquivariantMap(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         plan, incidence = ctx.plan, ctx.plan.incidence
         count, sets = len(incidence.own), len(incidence.axis_sets)
-        saved = ctx.saved_tensors  # once: under activation checkpointing a second look fails
+        saved = ctx.saved_tensors  # only once: a second access fails under activation checkpointing
         inputs, gathered = saved[: count + sets + 1], saved[count + sets + 1 :]
         if wants_more(gradients):
             return None, *gradients_of(plan.plain, inputs, gradients)
@@ -74,5 +75,5 @@ class EquivariantMap(torch.autograd.Function):
 
 
 def apply(plan: Plan, *tensors: Tensor) -> Tensors:
-    """Features and then parameters through the layer, by `EquivariantMap` or its plain twin."""
+    """Apply the layer to features followed by parameters, by `EquivariantMap` or its plain twin."""
     return plan.plain(*tensors) if is_transformed() else EquivariantMap.apply(plan, *tensors)

@@ -1,7 +1,8 @@
-"""Weight matching: hidden permutations that bring networks as near to reference networks as they go.
+"""Weight matching: hidden permutations that align networks with reference networks.
 
-Git Re-Basin (Ainsworth et al. 2022, algorithm 1) for any weight space: one hidden axis at a time, the assignment that
-makes the inner product of all parameters with the reference largest, until no axis changes.
+Git Re-Basin (Ainsworth et al. 2022, algorithm 1) for any weight space: for one hidden axis at a
+time, take the assignment that maximises the inner product of all parameters with the reference,
+until no axis changes.
 """
 
 from collections.abc import Sequence
@@ -22,12 +23,13 @@ def match_weights(
     reference: Sequence[Float[Tensor, "references ..."]],
     tensors: Sequence[Float[Tensor, "batch ..."]],
 ) -> HiddenPermutation:
-    """`(batch, size)` for each hidden axis: `permute(space, tensors, ...)` with it lies near `reference`.
+    """Permutations `(batch, size)` of each hidden axis that bring `tensors` close to `reference`.
 
-    `tensors` are `(batch, *spec.shape)`; `reference` too, or `(1, *spec.shape)`: one for all. The optimum is a local
-    one for more than one hidden axis. It does not depend on the order of the network's neurons (but for ties): the
-    first round matches each axis by those tensors alone whose other hidden axes are matched already, so that it starts
-    every network of an orbit at the same place.
+    Apply them with `permute`. `tensors` are `(batch, *spec.shape)`; `reference` is the same, or
+    `(1, *spec.shape)` to share one network. With more than one hidden axis the optimum is local. It
+    does not depend on the order of the network's neurons (except for ties): the first round matches
+    each axis only by tensors whose other hidden axes are matched already, so that all networks of
+    an orbit start from the same point.
     """
     check_networks(space, reference)
     check_networks(space, tensors)
@@ -41,7 +43,7 @@ def match_weights(
 
 
 def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"], ...]:
-    """For each hidden axis the order that brings the second half of the tensors near the first."""
+    """For each hidden axis, the order that aligns the second half of the tensors with the first."""
     device, count = networks[-1].device, len(space.tensors)
     networks = [x.double().cpu() for x in networks]
     reference, tensors = networks[:count], networks[count:]
@@ -66,7 +68,8 @@ def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"
                 _similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used
             )
             index = _assign(similarity)
-            # Rounding could make equal assignments alternate for ever: only a gain counts as a change.
+            # Rounding could make equal assignments alternate forever: only a gain counts as a
+            # change.
             gain = _total(similarity, index) - _total(
                 similarity, torch.arange(index.shape[1]).expand_as(index)
             )
@@ -79,7 +82,10 @@ def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"
 
 
 class _Matching(torch.autograd.Function):
-    """`_match` under torch.func and forward mode: its orders have no derivatives, and what vmap stacks are more members."""
+    """`_match` for torch.func and forward mode.
+
+    Orders have no derivatives, and the dimension of vmap is one more batch dimension.
+    """
 
     @staticmethod
     def forward(space: WeightSpace, *networks: Tensor):
@@ -107,7 +113,7 @@ def _similarity(
     reference: Float[Tensor, "references ..."],
     tensor: Float[Tensor, "batch ..."],
 ) -> Float[Tensor, "batch size size"]:
-    """Inner product of each slice of the reference along `axis` with each slice of the tensor."""
+    """Inner products of each slice of the reference along `axis` with each slice of the tensor."""
     dim = 1 + spec.position(axis)
     one, other = (
         x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor)
@@ -116,8 +122,10 @@ def _similarity(
 
 
 def _assign(similarity: Float[Tensor, "batch size size"]) -> Int[Tensor, "batch size"]:
-    """Which column goes with each row so that the sum is largest."""
-    from scipy.optimize import linear_sum_assignment  # costs every import of dwsnet 0.4 s otherwise
+    """The column for each line of the matrix that maximises the sum."""
+    from scipy.optimize import (
+        linear_sum_assignment,
+    )  # imported late: it takes 0.4 s
 
     return torch.stack(
         [

@@ -1,10 +1,10 @@
-"""Augmentations of networks: pure functions of stacked tensors `(batch, *spec.shape)` and a key for each member.
+"""Augmentations: pure functions of stacked networks `(batch, *spec.shape)` and a key per member.
 
-What happens to a member depends on its own key `(batch,)` int64 alone, whatever stands beside it (`mixup` needs a
-partner, and takes it from the batch); two augmentations of one network want two keys (`dwsnet.keyed.fold_in`). Inputs are
-never changed in place, and the caller decides when to augment. `permute_hidden`, `flip_signs` and `move_picture` are
-exact; noise and masks change the function; `mixup` makes new networks between old ones. All raise ValueError for tensors
-that are no networks of the space.
+The result for a member depends only on its own key (`keys` is `(batch,)` int64), not on the rest of
+the batch; only `mixup` takes a partner from the batch. Two augmentations of the same network need
+two keys (`dwsnet.keyed.fold_in`). Inputs are never modified. `permute_hidden`, `flip_signs` and
+`move_picture` are exact; noise and masks change the function; `mixup` interpolates networks. All
+raise ValueError for tensors that are not networks of the space.
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def permute_hidden(
     tensors: Sequence[Float[Tensor, "batch ..."]],
     keys: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each member's hidden neurons in a random order of its own: the same functions."""
+    """Permute each member's hidden neurons at random: the same functions."""
     _check(space, tensors, keys)
     return permute(
         space,
@@ -43,7 +43,7 @@ def flip_signs(
     tensors: Sequence[Float[Tensor, "batch ..."]],
     keys: Int[Tensor, " batch"],
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each hidden unit negated or not, evenly: the same functions if the activation is odd (sine, tanh)."""
+    """Negate hidden units with probability 1/2: the same functions if activations are odd."""
     _check(space, tensors, keys)
     return scale_units(
         space,
@@ -61,8 +61,10 @@ def add_noise(
     keys: Int[Tensor, " batch"],
     scale: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Gaussian noise of mean 0 on every entry, of standard deviation `scale` times the root mean square of the member's
-    tensor."""
+    """Add Gaussian noise to every entry.
+
+    Its standard deviation is `scale` times the root mean square of the member's tensor.
+    """
     _check(space, tensors, keys)
     _check_number("scale", scale)
     noisy = []
@@ -78,7 +80,7 @@ def mask(
     keys: Int[Tensor, " batch"],
     probability: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each entry 0 with `probability`; the others stay as they are, not scaled up as dropout does."""
+    """Set each entry to 0 with `probability`, without scaling up the others as dropout does."""
     _check(space, tensors, keys)
     if not 0 <= probability <= 1:
         raise ValueError(f"probability must be between 0 and 1, got {probability}")
@@ -94,10 +96,11 @@ def move_picture(
     linear: Float[Tensor, "batch dims dims"],
     shift: Float[Tensor, "batch dims"],
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """INRs whose picture is moved: what was at coordinates x comes to `linear @ x + shift`, exactly.
+    """Move the picture of INRs: the value at coordinates x moves to `linear @ x + shift`, exactly.
 
-    `linear` is `(batch, dims, dims)` and invertible, `shift` `(batch, dims)`, both in the coordinates that the INR
-    takes. Only the first layer changes, W x + b = W A^-1 (y - t) + b, so any activation and omega_0 will do.
+    `linear` is `(batch, dims, dims)` and invertible, `shift` is `(batch, dims)`, both in the INR's
+    coordinates. Only the first layer changes, W x + b = W A^-1 (y - t) + b, so this works for any
+    activation and omega_0.
     """
     weight_spec, bias_spec = space.tensors[:2]
     if (
@@ -107,8 +110,8 @@ def move_picture(
         or (weight_spec.roles, bias_spec.roles) != (("out", "in"), ("out",))
     ):
         raise ValueError(
-            f"an INR must begin with a weight (hidden, inputs) of roles ('out', 'in') and its bias of role ('out',), "
-            f"found {weight_spec} and {bias_spec}"
+            "an INR must begin with a weight (hidden, inputs) of roles ('out', 'in') and its bias "
+            f"of role ('out',), found {weight_spec} and {bias_spec}"
         )
     check_networks(space, tensors)
     batch, dims = len(tensors[0]), weight_spec.shape[1]
@@ -118,7 +121,8 @@ def move_picture(
     ):
         if tuple(value.shape) != shape:
             raise ValueError(
-                f"{name} must have shape {shape} for {weight_spec.name!r}, found {tuple(value.shape)}"
+                f"{name} must have shape {shape} for {weight_spec.name!r}, found "
+                f"{tuple(value.shape)}"
             )
     weight, bias = tensors[:2]
     try:
@@ -139,7 +143,9 @@ def random_shifts(
 
 
 def random_rotations(keys: Int[Tensor, " batch"], largest: float) -> Float[Tensor, "batch 2 2"]:
-    """`(batch, 2, 2)` rotations of the plane, from the first coordinate towards the second; largest angle in radians."""
+    """`(batch, 2, 2)` rotations from the first towards the second coordinate; `largest` in
+    radians.
+    """
     _check_number("largest", largest)
     angle = largest * (2 * uniform(keys) - 1)
     cosine, sine = angle.cos(), angle.sin()
@@ -149,7 +155,7 @@ def random_rotations(keys: Int[Tensor, " batch"], largest: float) -> Float[Tenso
 def random_zooms(
     keys: Int[Tensor, " batch"], dims: int, largest: float
 ) -> Float[Tensor, "batch {dims} {dims}"]:
-    """`(batch, dims, dims)` uniform scalings about the origin, by a factor log-uniform on [1 / largest, largest]."""
+    """`(batch, dims, dims)` scalings about the origin, log-uniform on [1 / largest, largest]."""
     _check_number("largest", largest, positive=True)
     factor = largest ** (2 * uniform(keys, 1, 1) - 1)
     return factor * torch.eye(dims, dtype=factor.dtype, device=factor.device)
@@ -162,15 +168,17 @@ def mixup(
     keys: Int[Tensor, " batch"],
     concentration: float,
 ) -> tuple[tuple[Float[Tensor, "batch ..."], ...], Float[Tensor, "batch classes"]]:
-    """Networks on the way from each member to another one, and their soft targets `(batch, classes)`.
+    """Interpolate each member with another one; also returns soft targets `(batch, classes)`.
 
-    The partner is first aligned to the member by weight matching: between networks whose neurons lie in unlike orders
-    there is nothing of either. Who is whose partner depends on the keys of the batch, not on its order: each member has
-    the next one in the order of a number that all draw. The partner's share is drawn from Beta(concentration,
-    concentration) for each member (Zhang et al. 2018), and 0 for a concentration of 0: nothing is mixed. `targets` are
-    one-hot or soft labels.
+    The partner is first aligned to the member by weight matching: an interpolation of networks
+    whose neurons are in different orders resembles neither. Partners depend on the keys of the
+    batch, not on its order: each member draws a number, and its partner is the next one by that
+    number. The partner's share is drawn from Beta(concentration, concentration) for each member
+    (Zhang et al. 2018); a concentration of 0 mixes nothing. `targets` are one-hot or soft labels.
     """
-    from scipy.special import betaincinv  # costs every import of dwsnet 0.1 s otherwise
+    from scipy.special import (
+        betaincinv,
+    )  # imported late: it takes 0.1 s
 
     _check(space, tensors, keys)
     _check_number("concentration", concentration)
@@ -201,7 +209,7 @@ def _between(
 
 
 def _check_number(name: str, value: float, positive: bool = False):
-    """Raises ValueError for what is infinite, NaN or below 0, or 0 where it must be positive."""
+    """Raise ValueError unless the value is finite and not negative, or positive if it must be."""
     if not isfinite(value) or value < 0 or (positive and value == 0):
         expected = "above 0" if positive else "of at least 0"
         raise ValueError(f"{name} must be a finite number {expected}, got {value}")
@@ -211,5 +219,6 @@ def _check(space: WeightSpace, tensors: Sequence[Tensor], keys: Tensor):
     check_networks(space, tensors)
     if keys.dtype != torch.int64 or keys.shape != (len(tensors[0]),):
         raise ValueError(
-            f"keys must be int64 of shape ({len(tensors[0])},), found {keys.dtype} of shape {tuple(keys.shape)}"
+            f"keys must be int64 of shape ({len(tensors[0])},), found {keys.dtype} of shape "
+            f"{tuple(keys.shape)}"
         )

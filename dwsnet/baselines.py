@@ -1,4 +1,4 @@
-"""Gradient boosting on statistics of tensors: what models of networks are compared with, without any training in torch."""
+"""Gradient boosting on statistics of tensors, a baseline that needs no training in torch."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,12 @@ from dwsnet.weight_space import WeightSpace
 
 
 class BoostedStatistics:
-    """scikit-learn's histogram gradient boosting on `tensor_statistics`; invariant to hidden permutations.
+    """scikit-learn's histogram gradient boosting on `tensor_statistics`, permutation-invariant.
 
-    `target` is "class" for labels (the class of the signal, a hyper-parameter) or "value" for numbers (accuracy). Trees
-    could only be pickled, so `save_pretrained` keeps the statistics and targets that they were grown from, and
-    `from_pretrained` grows the same again.
+    `target` is "class" for labels (the class of the signal, a hyperparameter) or "value" for
+    numbers (accuracy). Trees can only be saved as pickles, so `save_pretrained` keeps the
+    statistics and targets that they were fitted to, and `from_pretrained` fits the same trees
+    again.
     """
 
     def __init__(self, space: WeightSpace, target: Literal["class", "value"], seed: int = 0):
@@ -32,12 +33,15 @@ class BoostedStatistics:
         self.space, self.target, self.seed = space, target, seed
         self.boosting = kinds[target](random_state=seed)
         self.learnt: tuple[np.ndarray, np.ndarray] | None = None
-        """Statistics and targets of the networks it learned from."""
+        """Statistics and targets of the networks it was fitted to."""
 
     def fit(
         self, state: Mapping[str, Tensor], targets: ArrayLike, beside: ArrayLike | None = None
     ) -> "BoostedStatistics":
-        """Learn `targets` `(batch,)` from stacked state dicts, and from numbers `(batch, columns)` beside them."""
+        """Fit `targets` `(batch,)` from stacked state dicts and, optionally, other numbers.
+
+        `beside` is `(batch, columns)`.
+        """
         return self._fit(self._statistics(state, beside), np.asarray(targets))
 
     def _statistics(self, state: Mapping[str, Tensor], beside: ArrayLike | None) -> np.ndarray:
@@ -48,7 +52,8 @@ class BoostedStatistics:
     def _fit(self, statistics: np.ndarray, targets: np.ndarray) -> "BoostedStatistics":
         if targets.shape != statistics.shape[:1]:
             raise ValueError(
-                f"targets must have shape ({len(statistics)},), one for each network, found {targets.shape}"
+                f"targets must have shape ({len(statistics)},), one for each network, found "
+                f"{targets.shape}"
             )
         self.boosting.fit(statistics, targets)
         self.learnt = statistics, targets
@@ -58,12 +63,13 @@ class BoostedStatistics:
         """`(batch,)` labels or values; `beside` as in `fit`."""
         if self.learnt is None:
             raise ValueError(
-                "boosted statistics must learn from networks and targets before they predict: call fit first"
+                "boosted statistics must learn from networks and targets before they predict: call "
+                "fit first"
             )
         return self.boosting.predict(self._statistics(state, beside))
 
     def save_pretrained(self, folder: str | Path):
-        """Writes `config.json` and `model.safetensors` into `folder`, as the other models do."""
+        """Write `config.json` and `model.safetensors` into `folder`, like the other models."""
         if self.learnt is None:
             raise ValueError(
                 "boosted statistics have nothing to save before they learn: call fit first"
@@ -85,7 +91,7 @@ class BoostedStatistics:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "BoostedStatistics":
-        """The model that `save_pretrained` wrote. Raises what `dwsnet.pretrained.read_folder` does."""
+        """Load what `save_pretrained` wrote. Raises what `dwsnet.pretrained.read_folder` raises."""
         space, arguments, tensors = read_folder(folder, cls)
         labels = np.asarray(arguments.pop("labels", []))
         model = build(cls, folder, space, arguments)
@@ -94,7 +100,8 @@ class BoostedStatistics:
         columns = max(least, *shapes.get("statistics", (0, 0))[1:])
         if shapes != {"statistics": (count, columns), "targets": (count,)}:
             raise ValueError(
-                f"{folder} must hold statistics of shape (networks, {least} or more) and targets, found {shapes}"
+                f"{folder} must hold statistics of shape (networks, {least} or more) and targets, "
+                f"found {shapes}"
             )
         targets = tensors["targets"].numpy()
         return model._fit(

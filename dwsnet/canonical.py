@@ -1,8 +1,8 @@
-"""One network of all that compute the same function, under the symmetries of ReLU and of sine units.
+"""Canonical forms of networks under the symmetries of ReLU and of sine units.
 
-`canonical_signs` (for sine and tanh) is in `dwsnet.symmetry`. All of these keep the function exactly, commute with
-hidden permutations, and give the same result for every network that differs by the symmetry they are named after
-(but for a phase of exactly pi / 2).
+`canonical_signs` (for sine and tanh) is in `dwsnet.symmetry`. All of them keep the function
+exactly, commute with hidden permutations, and map all networks that differ by the symmetry they are
+named after to the same one (except for a phase of exactly pi / 2).
 """
 
 from collections.abc import Sequence
@@ -21,17 +21,21 @@ from dwsnet.weight_space import WeightSpace
 def canonical_scales(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each ReLU unit scaled so that its incoming weights and bias have norm 1: `(batch, *spec.shape)` in and out.
+    """Scale each ReLU unit so that its incoming weights and bias have norm 1.
 
-    Layer by layer from the input, since scaling a layer changes what comes into the next; the scale of the whole ends
-    up in the last layer. A unit that nothing comes into, dead at 0, stays as it is. Raises ValueError where layers have
-    no order: units of a residual stream are computed from what is computed from them.
+    Takes and returns `(batch, *spec.shape)`. It proceeds layer by layer from the input, as scaling
+    a layer changes the incoming weights of the next; the overall scale ends up in the last layer. A
+    dead unit, whose incoming weights and bias are 0, stays unchanged. Raises ValueError if layers
+    have no order, as in a residual stream, whose units are computed from each other.
     """
     space.check_roles()
     check_networks(space, tensors)
     tensors = tuple(tensors)
     for axis in forward_order(space):
-        for order in (inf, 2):  # the largest first: squares of tiny and huge weights are no numbers
+        for order in (
+            inf,
+            2,
+        ):  # max norm first: squares under- or overflow
             norm = torch.linalg.vector_norm(incoming_to(space, tensors, axis), order, dim=2)
             factor = torch.where(norm > 0, 1 / norm, 1.0).clamp(max=torch.finfo(norm.dtype).max)
             tensors = scale_units(space, tensors, {axis: factor})
@@ -39,7 +43,7 @@ def canonical_scales(
 
 
 def forward_order(space: WeightSpace) -> list[str]:
-    """Hidden axes, each after those that the tensors which compute it sum over."""
+    """Hidden axes in the order of computation."""
     before: dict[str, set[str]] = {name: set() for name in space.hidden}
     for spec in space.tensors:
         summed = {name for name in spec.hidden if spec.role(name) == "in"}
@@ -50,7 +54,8 @@ def forward_order(space: WeightSpace) -> list[str]:
         return [*TopologicalSorter(before).static_order()]
     except CycleError as error:
         raise ValueError(
-            f"hidden axes must be computed one after the other, found {error.args[1]} computed from each other"
+            f"hidden axes must be computed one after the other, found {error.args[1]} computed "
+            "from each other"
         ) from error
 
 
@@ -69,10 +74,11 @@ def incoming_to(
 def canonical_phases(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], omega: float
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each sine unit turned by whole multiples of pi, then signed, so that 0 <= omega * bias <= pi / 2.
+    """Shift phases of sine units by multiples of pi and flip signs: 0 <= omega * bias <= pi / 2.
 
-    `(batch, *spec.shape)` in and out. A SIREN unit computes sin(omega (W h + b)): its phase is omega * bias, and
-    turning the bias itself by pi would change the function. Raises ValueError where a hidden axis has no bias.
+    Takes and returns `(batch, *spec.shape)`. A SIREN unit computes sin(omega (W h + b)): its phase
+    is omega * bias, and shifting the bias itself by pi would change the function. Raises ValueError
+    if a hidden axis has no bias.
     """
     check_networks(space, tensors)
     turns = {

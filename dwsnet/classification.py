@@ -1,4 +1,4 @@
-"""Networks in, classes or values out: a DWSNet with a head, in a folder of its own."""
+"""A DWSNet classifier or regressor of networks that can be saved and loaded."""
 
 from torch import Tensor
 
@@ -10,15 +10,14 @@ from dwsnet.state import check_counts
 from dwsnet.weight_space import WeightSpace
 
 NO_SKIP = {"skip": False}
-"""The default before there was one for each depth."""
+"""The default before it depended on depth."""
 
 
 class DWSNetClassifier(Pretrained, ValuesHead):
-    """Classifies networks, or regresses or embeds them where `num_classes` counts values: `DWSNetEncoder` of width
-    `head_width`, `ValuesHead`.
+    """A `DWSNetEncoder` of width `head_width` with a `ValuesHead`: classes, values or embeddings.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns logits `(batch, num_classes)`; permuting hidden
-    neurons leaves them as they are. `trunk` are further arguments of `DWSNet`.
+    Maps stacked state dicts `{name: (batch, *spec.shape)}` to `(batch, num_classes)` logits or
+    values, invariant to hidden permutations. `trunk` holds further arguments of `DWSNet`.
     """
 
     earlier = NO_SKIP
@@ -59,7 +58,7 @@ class DWSNetClassifier(Pretrained, ValuesHead):
 
 
 def under(parent: str, children: tuple[str, ...], state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Tensors of modules that were the model's own and are children of its `parent` now."""
+    """Rename the tensors of modules that have moved from the model into its child `parent`."""
     return {
         f"{parent}.{name}" if name.partition(".")[0] in children else name: tensor
         for name, tensor in state.items()

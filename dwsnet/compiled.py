@@ -1,4 +1,4 @@
-"""C++ of ours: built at first use for the machine it runs on, kept in the user's cache."""
+"""Our C++ code, built at first use for the machine it runs on and kept in the user's cache."""
 
 import ctypes
 import errno
@@ -36,12 +36,12 @@ logger = logging.getLogger(__name__)
 
 
 class CompilerError(Exception):
-    """There is no compiler, or it cannot compile."""
+    """There is no compiler, or it fails."""
 
 
 @cache
 def load_library(source: Path, consequence: str, *flags: str) -> ctypes.CDLL | None:
-    """The library built from `source`, or None after one warning, which begins with what follows from going without it."""
+    """The library built from `source`, or None after one warning that starts with `consequence`."""
     try:
         return _load(source, [*FLAGS, *flags])
     except CompilerError as error:
@@ -49,17 +49,18 @@ def load_library(source: Path, consequence: str, *flags: str) -> ctypes.CDLL | N
     except OSError as error:
         reason, remedy = error, NEEDS_FOLDER
     logger.warning(
-        "%s, for the compiled kernel could not be built: %s. %s", consequence, reason, remedy
+        "%s, because the compiled kernel could not be built: %s. %s", consequence, reason, remedy
     )
     return None
 
 
 def _load(source: Path, flags: list[str]) -> ctypes.CDLL:
-    """The library from the user's cache, or built; this process alone has it where the cache cannot take it.
+    """Load the library from the user's cache, or build it into it.
 
-    Its name is a digest of the source, the headers beside it, the flags and all that the compiler defines here (its
-    version, the machine's instructions), so that machines of several kinds may share the folder. Whoever builds at the same
-    time builds the same.
+    Without a cache, only this process has the library. Its name is a digest of the source, the
+    headers beside it, the flags and the compiler's predefined macros (its version, the machine's
+    instructions), so that different machines can share the folder. Processes that build it at the
+    same time build the same file.
     """
     command = [_compiler(), *flags]
     defines = _run([*command, "-dM", "-E", "-x", "c++", os.devnull])
@@ -73,7 +74,7 @@ def _load(source: Path, flags: list[str]) -> ctypes.CDLL:
         _run([*command, str(source), "-o", str(built)])
         with suppress(OSError):
             return ctypes.CDLL(str(_keep(built)))
-        return ctypes.CDLL(str(built))  # a library that is loaded does not need its file any more
+        return ctypes.CDLL(str(built))  # a loaded library no longer needs its file
 
 
 def _compiler() -> str:
@@ -84,7 +85,10 @@ def _compiler() -> str:
 
 
 def _run(command: list[str]) -> str:
-    """What the compiler writes. Raises OSError where a folder is what it lacks, CompilerError where it fails otherwise."""
+    """Run the compiler and return its output.
+
+    Raises OSError if a folder is the problem, CompilerError for other failures.
+    """
     try:
         result = subprocess.run(
             command,
@@ -103,7 +107,7 @@ def _run(command: list[str]) -> str:
 
 
 def _cache_folder() -> Path:
-    """Raises OSError where there is none that the user can write to and nobody else can."""
+    """The cache folder. Raises OSError unless the user, and nobody else, can write to it."""
     try:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dwszoo"
     except RuntimeError as error:
@@ -116,7 +120,7 @@ def _cache_folder() -> Path:
 
 
 def _keep(built: Path) -> Path:
-    """A copy in the user's cache, which appears there whole or not at all."""
+    """Copy atomically into the user's cache."""
     kept = _cache_folder() / built.name
     with tempfile.TemporaryDirectory(dir=kept.parent) as scratch:
         Path(shutil.copy(built, scratch)).replace(kept)

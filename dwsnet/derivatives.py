@@ -1,8 +1,9 @@
-"""Derivatives of every order and kind, of layers whose own backward pass gives the first and no other.
+"""Derivatives of any order and kind for layers whose own backward pass gives only the first.
 
-What is fast, compiled or with its backward pass written out, has a plain twin: the same map in operations that PyTorch
-differentiates and maps. Where torch.func or forward mode is at work (`is_transformed`) the twin runs instead; where a
-gradient is to be differentiated (`create_graph=True`), or many are taken at once, the twin's gradient is returned.
+Each fast function, compiled or with an explicit backward pass, has a plain twin: the same map in
+operations that PyTorch can differentiate and vmap. Under torch.func or forward mode
+(`is_transformed`) the twin runs instead; if a gradient is to be differentiated
+(`create_graph=True`) or batched, the twin's gradient is returned.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,16 +15,16 @@ from torch.autograd import forward_ad
 from dwsnet.autocast import no_autocast
 
 Plain = Callable[..., Sequence[Tensor]]
-"""Takes the tensors that the fast function takes, gives what it gives."""
+"""Takes and returns the same tensors as the fast function."""
 
 
 def is_transformed() -> bool:
-    """Whether a transform of torch.func (`grad`, `jvp`, `vmap`, ...) or forward-mode differentiation is at work."""
+    """Whether a torch.func transform (`grad`, `jvp`, `vmap`, ...) or forward-mode AD is active."""
     return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def wants_more(gradients: Sequence[Tensor]) -> bool:
-    """In a backward pass: whether its own gradient will not do, since it is differentiated or taken of many at once."""
+    """Whether a backward pass is differentiated or batched, and so needs the plain twin."""
     if torch.compiler.is_compiling():
         return False
     many = any(map(torch._C._functorch.is_legacy_batchedtensor, gradients))  # is_grads_batched=True
@@ -33,10 +34,10 @@ def wants_more(gradients: Sequence[Tensor]) -> bool:
 def gradients_of(
     plain: Plain, inputs: Sequence[Tensor], gradients: Sequence[Tensor]
 ) -> list[Tensor | None]:
-    """Gradients of the inputs of `plain` from those of its outputs, to be differentiated like any others."""
+    """Differentiable gradients of the inputs of `plain` from those of its outputs."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad(), no_autocast(inputs[0].device.type):
-        inputs = [x.view_as(x) for x in inputs]  # one that others were computed from gets its own
+        inputs = [x.view_as(x) for x in inputs]  # separates inputs computed from each other
         pairs = zip(plain(*inputs), gradients, strict=True)
         outputs, gradients = zip(*((y, g) for y, g in pairs if y.requires_grad), strict=True)
         found = iter(
@@ -52,14 +53,14 @@ def gradients_of(
 
 
 def differentiable_again(output: Tensor, plain: Plain, inputs: Sequence[Tensor]) -> Tensor:
-    """The output of an operation of PyTorch's that has a first derivative alone, of which `plain` has all."""
+    """Give the output of a PyTorch operation all the derivatives of `plain`."""
     if torch.compiler.is_compiling() or not output.requires_grad:
         return output
     return _Again.apply(plain, output, *inputs)
 
 
 class _Again(torch.autograd.Function):
-    """The gradient goes back through the operation itself, or around it by way of its plain twin."""
+    """Backpropagate through the operation itself, or through its plain twin."""
 
     @staticmethod
     def forward(ctx, plain: Plain, output: Tensor, *inputs: Tensor):
@@ -78,11 +79,11 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether somebody wants to see what goes into the module or comes out: then it has to be called."""
+    """Whether the module has hooks, so that it must be called."""
     everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
     return any(getattr(module, name) for name in HOOKS) or any(everywhere)
 
 
 def hooked_inside(module: nn.Module) -> bool:
-    """Whether this is so of a module inside of this one."""
+    """Whether a module inside this one has hooks."""
     return any(hooked(part) for part in module.modules() if part is not module)

@@ -1,8 +1,9 @@
-"""A layer for wide inputs: 784 pixels or 3072 make the exact layer's first matrix too large to map to itself.
+"""A layer for networks with wide inputs, such as 784 or 3072 pixels.
 
-The number of free parameters grows with the square of the input's width: 1.3 M for a pair of channels over 784-128-128-10.
-As in the official DownSampleDWSLayer, the wide fixed axis is first mapped to a narrow one, neuron by neuron and with the
-mean over neurons; the exact layer works there, and the way back up adds a skip.
+The exact layer's parameters grow with the square of the input's width: 1.3 M for a pair of channels
+over 784-128-128-10. As in the official DownSampleDWSLayer, the wide fixed axis is first mapped to a
+narrow one, from each neuron and the mean over neurons; the exact layer is applied there, and its
+output is mapped back up, with a skip connection.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from dwsnet.weight_space import WeightSpace
 
 
 def narrowed(space: WeightSpace, axis: str, size: int) -> WeightSpace:
-    """The same space with a fixed axis of another size."""
+    """The same space with another size of one fixed axis."""
     names = {one.name for spec in space.tensors for one in spec.axes if not one.hidden}
     if axis not in names:
         raise ValueError(f"axis must be one of the fixed axes {sorted(names)}, got {axis!r}")
@@ -32,7 +33,10 @@ def narrowed(space: WeightSpace, axis: str, size: int) -> WeightSpace:
 
 
 class FixedAxisMap(nn.Module):
-    """A linear map along one fixed axis of one tensor's features, of each entry and of the mean over the hidden axes."""
+    """A linear map along a fixed axis of a tensor's features.
+
+    Maps each entry, and the mean over the hidden axes.
+    """
 
     def __init__(self, dim: int, others: tuple[int, ...], in_size: int, out_size: int):
         super().__init__()
@@ -42,7 +46,7 @@ class FixedAxisMap(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
-        """Features of unit scale come out at unit scale, which entries and means share evenly."""
+        """Keep features at unit scale, to which entries and means contribute equally."""
         maps = [self.entry, self.mean] if self.mean else [self.entry]
         for one in maps:
             nn.init.normal_(one.weight, std=(len(maps) * one.in_features) ** -0.5)
@@ -56,9 +60,10 @@ class FixedAxisMap(nn.Module):
 
 
 class DownsampledLinear(nn.Module):
-    """`EquivariantLinear` through a narrower fixed axis: `(batch, *spec.shape, channels)` in and out, equivariant.
+    """`EquivariantLinear` through a narrower fixed axis.
 
-    `axis` is the name of the wide one ("layer0" is an MLP's input), `size` what it becomes inside.
+    Takes and returns `(batch, *spec.shape, channels)`, equivariantly. `axis` names the wide axis
+    ("layer0" is an MLP's input), `size` is its size inside.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Networks in, networks out: a DWSNet with a head, in a folder of its own."""
+"""A DWSNet that edits networks and can be saved and loaded."""
 
 import torch
 from torch import Tensor
@@ -13,10 +13,10 @@ from dwsnet.weight_space import WeightSpace
 
 
 class DWSNetEditor(Pretrained, WeightsHead):
-    """Maps networks to networks: `DWSNetFeatures`, `WeightsHead`, which says what `expansion` and `init_scale` are.
+    """`DWSNetFeatures` with a `WeightsHead`, which documents `expansion` and `init_scale`.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly. `trunk` are further arguments
-    of `DWSNet`.
+    Maps stacked state dicts `{name: (batch, *spec.shape)}` to state dicts, equivariantly. `trunk`
+    holds further arguments of `DWSNet`.
     """
 
     earlier = NO_SKIP
@@ -50,7 +50,7 @@ class DWSNetEditor(Pretrained, WeightsHead):
 
     @classmethod
     def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Folders from before there were scales have none: they were 1."""
+        """Add the scales, all 1, to folders older than them."""
         state = under("features", ("read", "trunk"), state)
         count = sum(name.startswith("heads.") and name.endswith(".weight") for name in state)
         return {"scale": torch.ones(count)} | state

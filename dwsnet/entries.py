@@ -1,4 +1,4 @@
-"""What a trunk is given of an entry: its value, sines and cosines of it, and where it stands on fixed axes."""
+"""Features of an entry: its value, sines and cosines of it, and its position on fixed axes."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,11 +12,11 @@ from dwsnet.tensor_spec import TensorSpec
 from dwsnet.weight_space import WeightSpace
 
 FREQUENCY = 1.5
-"""Standard deviation of the frequencies at first, for entries of unit scale."""
+"""Initial standard deviation of the frequencies, for entries of unit scale."""
 
 
 def with_hidden_axes(space: WeightSpace) -> WeightSpace:
-    """The same tensors with every axis hidden: layers over it share their parameters along inputs and outputs too."""
+    """The same tensors with all axes hidden: layers share parameters along fixed axes too."""
     return WeightSpace(
         tuple(
             replace(spec, axes=tuple(replace(axis, hidden=True) for axis in spec.axes))
@@ -26,14 +26,16 @@ def with_hidden_axes(space: WeightSpace) -> WeightSpace:
 
 
 class EntryFeatures(nn.Module):
-    """Standardised tensors `(batch, *spec.shape)` to features `(batch, *spec.shape, channels)`.
+    """Maps standardised tensors `(batch, *spec.shape)` to `(batch, *spec.shape, channels)`.
 
-    The channels are the entry; its sines and cosines at `num_frequencies` learned frequencies (Fourier features, Tancik et
-    al. 2020); and `positions` numbers that are learned for each place on a fixed axis, such as a pixel or a class.
+    The channels are the entry, its sines and cosines at `num_frequencies` learned frequencies
+    (Fourier features, Tancik et al. 2020), and a learned embedding of size `positions` for each
+    index of a fixed axis, such as a pixel or a class.
 
-    `space` is what a trunk takes the features over. With `positions` all its axes are hidden: such a trunk shares its
-    parameters along inputs and outputs, which the learned numbers tell apart (NFN_NP with the input and output encoding of
-    Zhou et al. 2023). It is as small for 784 inputs as for two, where the exact layer grows with their square.
+    `space` is the trunk's space. With `positions` all its axes are hidden: the trunk then shares
+    its parameters along inputs and outputs, which the embeddings distinguish (NFN_NP with the input
+    and output encoding of Zhou et al. 2023). It is as small for 784 inputs as for two, while the
+    exact layer grows with the square of their number.
     """
 
     def __init__(self, space: WeightSpace, num_frequencies: int = 0, positions: int = 0):
@@ -68,7 +70,10 @@ class EntryFeatures(nn.Module):
         return tuple(features)
 
     def _places(self, i: int, spec: TensorSpec) -> Tensor:
-        """`(*spec.shape, positions)`, of size 1 along hidden axes: the sum over the fixed axes of a tensor."""
+        """Sum of the embeddings over a tensor's fixed axes, `(*spec.shape, positions)`.
+
+        It has size 1 along hidden axes.
+        """
         total = next(self.parameters()).new_zeros(*(1 for _ in spec.axes), self.positions)
         for dim, axis in enumerate(spec.axes):
             if not axis.hidden:

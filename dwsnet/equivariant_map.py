@@ -1,7 +1,8 @@
-"""The one map that all layers are made of, and its derivative: gather, multiply, scatter.
+"""The map that all layers are built from, and its derivative: gather, multiply, scatter.
 
-Compiled where `dwsnet.kernel` takes the features; in PyTorch elsewhere: on GPUs, and in float64 or under autocast. Each
-half has a plain twin for derivatives of other kinds than the first reverse one (`dwsnet.derivatives`).
+It is compiled if `dwsnet.kernel` takes the features, and runs in PyTorch otherwise: on GPUs, in
+float64 and under autocast. Each half has a plain twin for all derivatives but the first in reverse
+mode (`dwsnet.derivatives`).
 """
 
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ from dwsnet.derivatives import gradients_of, is_transformed, wants_more
 from dwsnet.incidence import Incidence, Move, Reduce, mean, total
 
 Term = tuple[Move, Tensor, float]
-"""What a move spreads, of size one along the axis that it adds, and the factor that it takes."""
+"""A move, the features that it spreads (size 1 along the added axis), and their factor."""
 
 
 def plain_scatter(incidence: Incidence, channels: int, *tensors: Tensor) -> Sequence[Tensor]:
-    """What `Scatter` computes, nothing in place: of each set a product, and to it what smaller sets spread."""
+    """`Scatter` out of place: each set's product, plus what smaller sets spread to it."""
     sets = len(incidence.axis_sets)
     gathered, weights, bias = tensors[:sets], tensors[sets:-1], tensors[-1]
     mapped: list[Tensor] = []
@@ -41,10 +42,11 @@ def scatter(
     channels: int,
     bias: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
-    """Gathered features times their `(in, out)` matrices, spread along the axes that were pooled away, and summed.
+    """Multiply gathered features by their `(in, out)` matrices, spread along pooled axes, and sum.
 
-    With a bias this is the layer. Without one it is the layer's transpose: the transpose of a mean is a repeat divided
-    by the count. Small terms come first, so that a tensor that alone carries its hidden axes takes one pass.
+    With a bias this is the layer. Without one it is the layer's transpose: the transpose of a mean
+    is a repeat divided by the count. Small terms come first, so that a tensor that is the only
+    carrier of its hidden axes takes one pass.
     """
     mapped: list[Tensor] = []
     for s, (x, weight) in enumerate(zip(gathered, weights, strict=True)):
@@ -70,7 +72,7 @@ def scatter(
 
 
 def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -> Tensor:
-    """The sum of each term times its factor, in new memory of that shape."""
+    """The sum of all terms times their factors, in new memory of this shape."""
     (result, factor), *others = terms
     if factor != 1:
         result = result * factor
@@ -84,9 +86,10 @@ def broadcast_sum(terms: Sequence[tuple[Tensor, float]], shape: Sequence[int]) -
 
 
 def outer(left: Tensor, right: Tensor) -> Tensor:
-    """`(left width, right width)`: the sum over members and positions, if any, of `left` times `right`.
+    """The sum over members and positions of outer products, `(left width, right width)`.
 
-    Member by member where that takes no more room than its input: many tall products are faster than one.
+    Computed member by member if that takes no more memory than the input: many tall products are
+    faster than one.
     """
     left, right = left.unsqueeze(1), right.unsqueeze(1)
     if left[0, ..., 0].numel() < max(left.shape[-1], right.shape[-1]):
@@ -99,7 +102,7 @@ def plain_gather(incidence: Incidence, channels: int, *folded: Tensor) -> list[T
 
 
 class Gather(torch.autograd.Function):
-    """`gather` by means with its backward pass written out: no gradient of a mean at full size."""
+    """`gather` by means with an explicit backward pass, without full-size gradients of means."""
 
     @staticmethod
     def forward(ctx, incidence: Incidence, channels: int, compiled: bool, *folded: Tensor):
@@ -148,7 +151,7 @@ def gather_backward(
 def gather(
     incidence: Incidence, reduce: Reduce, channels: int, folded: Sequence[Tensor]
 ) -> Sequence[Tensor]:
-    """`incidence.gather` for autograd, which is left to differentiate only what is not a mean."""
+    """`incidence.gather` for autograd, which differentiates only poolings other than means."""
     if reduce is mean and not is_transformed():
         compiled = kernel.takes(folded, incidence.columns(channels))
         return Gather.apply(incidence, channels, compiled, *folded)
@@ -156,7 +159,7 @@ def gather(
 
 
 class Scatter(torch.autograd.Function):
-    """`scatter` of features that were gathered elsewhere, for layers that do more than average them."""
+    """`scatter` for layers that do more than average between gathering and scattering."""
 
     @staticmethod
     def forward(ctx, incidence: Incidence, out_channels: int, *tensors: Tensor):
@@ -191,6 +194,6 @@ class Scatter(torch.autograd.Function):
 
 
 def apply_scatter(incidence: Incidence, out_channels: int, *tensors: Tensor) -> Sequence[Tensor]:
-    """Gathered features, a weight for each axis set and the bias, by `Scatter` or its plain twin."""
+    """Apply `Scatter`, or its plain twin, to gathered features, weights and bias."""
     function = plain_scatter if is_transformed() else Scatter.apply
     return function(incidence, out_channels, *tensors)

@@ -1,4 +1,4 @@
-"""Heads: what an encoder's output becomes."""
+"""Heads on encoders."""
 
 from collections.abc import Mapping
 
@@ -11,9 +11,9 @@ from dwsnet.tensor_spec import TensorSpec
 
 
 class ValuesHead(nn.Module):
-    """An encoder, any module with a `width`, with `num_values` numbers a network: logits, properties, an embedding.
+    """A head for `num_values` numbers per network: logits, properties or an embedding.
 
-    Takes stacked state dicts, returns `(batch, num_values)`.
+    `encoder` is any module with a `width`. Maps stacked state dicts to `(batch, num_values)`.
     """
 
     def __init__(self, encoder: nn.Module, num_values: int, dropout: float = 0.0):
@@ -29,18 +29,19 @@ class ValuesHead(nn.Module):
 
 
 class WeightsHead(nn.Module):
-    """Networks to networks, v - s dv: dv is linear in `features` of each entry and of the unit of its tensor, s a learned
-    scale of each tensor.
+    """A head that edits networks, v - s dv, with a learned scale s per tensor.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`; returns the same, equivariantly where the features are. dv
-    starts with a spread of about `init_scale`, so an untrained model returns nearly its input, signs made canonical where
-    the encoder's are. `features` is what `Encoder.features` gives.
+    dv is linear in the `features` of each entry, in units of its tensor's standard deviation. Maps
+    stacked state dicts `{name: (batch, *spec.shape)}` to state dicts, equivariantly if the features
+    are. dv starts with a spread of about `init_scale`, so an untrained model nearly returns its
+    input (with canonical signs if the encoder has them). `features` comes from `Encoder.features`.
 
-    With `expansion` k > 1 (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot express all operators
-    on functions) every hidden axis of the output is k times as long: `k` copies of each neuron with their outgoing
-    weights divided by k, which is the same function, minus a dv of its own for every entry. Neuron `i` becomes neurons
-    `i k` to `i k + k - 1`. Raises ValueError where the space does not say which tensor computes an axis and which sums
-    over it (`TensorSpec.roles`).
+    With `expansion` k > 1 (output-capacity expansion, Dayan et al. 2026: equal-size outputs cannot
+    express all operators on functions) every hidden axis of the output is k times as long: `k`
+    copies of each neuron with their outgoing weights divided by k, which is the same function,
+    minus a separate dv for every entry. Neuron `i` becomes neurons `i k` to `i k + k - 1`. Raises
+    ValueError if the space does not say which tensor computes an axis and which sums over it
+    (`TensorSpec.roles`).
     """
 
     def __init__(self, features: nn.Module, expansion: int = 1, init_scale: float = 1e-4):
@@ -80,13 +81,13 @@ class WeightsHead(nn.Module):
     def _expanded(
         self, spec: TensorSpec, copies: Float[Tensor, "batch ... copies"]
     ) -> Float[Tensor, "batch ..."]:
-        """The copies moved into the hidden axes, and over k for each that the tensor sums over."""
+        """Move the copies into the hidden axes; divide by k for each that the tensor sums over."""
         k, hidden = (
             self.expansion,
             [dim for dim, axis in enumerate(spec.axes, start=1) if axis.hidden],
         )
         x = copies.unflatten(-1, (k,) * len(hidden)) if hidden else copies.squeeze(-1)
-        # from (batch, axes..., k of each hidden axis) to (batch, axes with k behind each hidden one)
+        # from (batch, axes..., k per hidden axis) to (batch, axes with k after each hidden one)
         order = [0]
         for dim in range(1, len(spec.axes) + 1):
             order += [dim, len(spec.axes) + 1 + hidden.index(dim)] if dim in hidden else [dim]

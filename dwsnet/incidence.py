@@ -1,8 +1,9 @@
 """Which tensors of a weight space carry which hidden axes, and pooling and spreading along them.
 
-One rule serves every layer: pick a set S of hidden axes; the tensors that carry all of S are pooled over their other
-hidden axes, stand side by side, and what comes out is repeated along the axes that were pooled away. Features are
-folded here: `(batch, *hidden sizes, fixed entries * channels)`, for fixed axes mix like channels.
+All layers follow one rule: pick a set S of hidden axes; the tensors that carry all of S are pooled
+over their other hidden axes and concatenated, and the output is repeated along the pooled axes.
+Features are folded here, `(batch, *hidden sizes, fixed entries * channels)`, as fixed axes mix like
+channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,17 +19,21 @@ from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
 AxisSet = tuple[str, ...]
 Reduce = Callable[[Tensor, Sequence["Move"], int], list[Tensor]]
-"""Takes the features of an axis set, the moves that pool some of their columns, and the number of channels; returns what
-each move pools, without dimension `move.dim`."""
+"""Takes the features of an axis set, the moves that pool some of its columns, and the number of
+channels; returns the pooled columns of each move, without dimension `move.dim`."""
 
 
 def axis_order(space: WeightSpace) -> list[str]:
-    """All hidden axes, last first: torch stores weights as (out, in), so folding an MLP's or a CNN's moves no data."""
+    """All hidden axes, last first.
+
+    torch stores weights as (out, in), so in this order folding those of MLPs and CNNs moves no
+    data.
+    """
     return list(reversed(space.hidden))
 
 
 def axis_sets(space: WeightSpace) -> list[AxisSet]:
-    """Every set of hidden axes that some tensor carries, smallest first; the empty set is the global one."""
+    """All sets of hidden axes that some tensor carries, smallest first, from the empty set on."""
     order = axis_order(space)
     found: dict[AxisSet, None] = {}
     for spec in space.tensors:
@@ -43,9 +48,10 @@ def carriers(space: WeightSpace, axes: AxisSet) -> list[int]:
 
 
 def num_free_parameters(space: WeightSpace) -> int:
-    """Dimension of the space of equivariant linear maps, for one input and one output channel, without bias.
+    """Dimension of the space of equivariant linear maps between single channels, without bias.
 
-    Hidden axes of one entry count as fixed: there is nothing to permute, and some of the layer's parameters do the same.
+    Hidden axes of size one count as fixed: there is nothing to permute, and some parameters of the
+    layer are redundant.
     """
     space = WeightSpace(
         tuple(replace(spec, axes=tuple(map(_fixed_if_alone, spec.axes))) for spec in space.tensors)
@@ -55,7 +61,7 @@ def num_free_parameters(space: WeightSpace) -> int:
 
 
 def num_free_biases(space: WeightSpace) -> int:
-    """Dimension of the space of vectors that hidden permutations leave as they are, for one channel."""
+    """Dimension of the space of vectors invariant to hidden permutations, for one channel."""
     return sum(spec.num_fixed for spec in space.tensors)
 
 
@@ -64,7 +70,7 @@ def _fixed_if_alone(axis: Axis) -> Axis:
 
 
 def adjacent(space: WeightSpace) -> list[list[bool]]:
-    """For each pair of tensors whether it is one tensor or they have an axis in common, hidden or fixed."""
+    """For each pair of tensors, whether they share an axis, hidden or fixed, or are the same."""
     axes = [{axis.name for axis in spec.axes} for spec in space.tensors]
     return [
         [i == j or bool(one & other) for j, other in enumerate(axes)] for i, one in enumerate(axes)
@@ -72,7 +78,10 @@ def adjacent(space: WeightSpace) -> list[list[bool]]:
 
 
 class Folding:
-    """One tensor's features `(batch, *spec.shape, channels)` as `(batch, *hidden sizes, fixed entries * channels)` and back."""
+    """Folds one tensor's features, and unfolds them.
+
+    From `(batch, *spec.shape, channels)` to `(batch, *hidden sizes, fixed entries * channels)`.
+    """
 
     def __init__(self, spec: TensorSpec, order: Sequence[str]):
         self.axes = tuple(sorted(spec.hidden, key=order.index))
@@ -98,23 +107,23 @@ class Folding:
 
 
 class Move(NamedTuple):
-    """Some columns of one axis set and of another with one axis more: pooled one way, spread the other."""
+    """Columns of an axis set and of one with one more axis: pooled one way, spread the other."""
 
     small: int
-    """Position of the axis set without the axis."""
+    """Index of the axis set without the axis."""
     large: int
-    """Position of the axis set with it."""
+    """Index of the axis set with it."""
     dim: int
     """Dimension of the axis in the features of the larger one."""
     size: int
-    """Entries of the axis."""
+    """Size of the axis."""
     start_small: int
     start_large: int
     width: int
-    """Columns are counted in fixed entries here; times channels, they are columns of the features."""
+    """The last three count fixed entries; times channels, they count columns of the features."""
 
     def columns(self, large: Tensor, channels: int) -> Tensor:
-        """What the move pools, or adds to: a view."""
+        """A view of the columns that the move pools, or adds to."""
         return large.narrow(-1, self.start_large * channels, self.width * channels)
 
     def spread(self, small: Tensor, channels: int) -> Tensor:
@@ -123,7 +132,7 @@ class Move(NamedTuple):
         )
 
     def continues(self, other: "Move") -> bool:
-        """Whether it moves the next columns in the same way as `other` does."""
+        """Whether it moves the columns after those of `other` in the same way."""
         return self[:4] == other[:4] and self[4:6] == (
             other.start_small + other.width,
             other.start_large + other.width,
@@ -131,9 +140,10 @@ class Move(NamedTuple):
 
 
 class Incidence:
-    """The axis sets of a weight space with their carriers, and how features move between them.
+    """The axis sets of a weight space with their carriers, and the moves between them.
 
-    The features of an axis set S are `(batch, *sizes of S, columns)`, its carriers side by side in the order of the space.
+    The features of an axis set S are `(batch, *sizes of S, columns)`, with its carriers
+    concatenated in the order of the space.
     """
 
     def __init__(self, space: WeightSpace):
@@ -142,23 +152,24 @@ class Incidence:
         self.axis_sets = axis_sets(space)
         self.carriers = [carriers(space, axes) for axes in self.axis_sets]
         self.own = [self.axis_sets.index(folding.axes) for folding in self.foldings]
-        """For each tensor the position of the set of all its hidden axes."""
+        """For each tensor, the index of the set of all its hidden axes."""
         self.moves = [self._moves(s, space.hidden) for s in range(len(self.axis_sets))]
-        """For each axis set the moves that pool its columns; neighbours that move alike move together."""
+        """For each axis set, the moves that pool into it; adjacent columns that move in the same
+        way are one move."""
         self.moves_into = [
             [move for some in self.moves for move in some if move.large == t]
             for t in range(len(self.axis_sets))
         ]
         self.sizes = [tuple(space.hidden[name] for name in axes) for axes in self.axis_sets]
         self.program = self._program()
-        """All of this as numbers, for the compiled layers."""
+        """All of this as integers, for the compiled layers."""
 
     def widths(self, s: int, channels: int) -> list[int]:
         """Columns of each carrier of axis set `s`."""
         return [self.fixed[i] * channels for i in self.carriers[s]]
 
     def counts(self, s: int) -> list[int]:
-        """Of each carrier of axis set `s`, how many entries are pooled into one."""
+        """Number of entries pooled into one, for each carrier of axis set `s`."""
         whole = [prod(self.sizes[self.own[i]]) for i in self.carriers[s]]
         return [entries // prod(self.sizes[s]) for entries in whole]
 
@@ -167,7 +178,7 @@ class Incidence:
         return [sum(self.widths(s, channels)) for s in range(len(self.axis_sets))]
 
     def alone(self, s: int) -> bool:
-        """Whether the only carrier of the axes has no other hidden axis, and others reach it only by spreading."""
+        """Whether the set is one tensor's own, which others only reach by spreading."""
         return (
             len(self.carriers[s]) == 1
             and self.own[self.carriers[s][0]] == s
@@ -175,9 +186,9 @@ class Incidence:
         )
 
     def gather(self, folded: Sequence[Tensor], reduce: Reduce, channels: int) -> list[Tensor]:
-        """For each axis set the features of its carriers, pooled over their other hidden axes and side by side.
+        """For each axis set, its carriers' features, pooled over other axes and concatenated.
 
-        Pooled features are pooled further: no pass over the same data twice for one axis.
+        Pooled features are pooled further, so that no data is read twice for one axis.
         """
         parts: list[dict[int, Tensor]] = [{} for _ in self.axis_sets]
         gathered: list[Tensor] = [folded[0]] * len(self.axis_sets)
@@ -191,7 +202,7 @@ class Incidence:
         return gathered
 
     def take(self, mapped: Sequence[Tensor], channels: int) -> tuple[Tensor, ...]:
-        """Each tensor's folded features from those of the set of all its hidden axes: its own memory, nobody's view."""
+        """Each tensor's folded features from those of its own axis set, in separate memory."""
         return tuple(
             mapped[s]
             if len(self.carriers[s]) == 1

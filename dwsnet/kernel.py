@@ -1,8 +1,9 @@
-"""The layers in compiled code, for float32 on a CPU: `kernel.cpp` and the headers beside it.
+"""The layers in compiled code, for float32 on CPUs: `kernel.cpp` and the headers beside it.
 
-PyTorch takes a pass over all features for each sum, product and broadcast; these routines take a few members at a time
-through the whole layer while they are in the cache. `program` is `Incidence.program`; features are folded; weights are
-`(columns out, columns in)`, one for each axis set.
+PyTorch makes a pass over all features for each sum, product and broadcast; these routines take a
+few members at a time through the whole layer while they are in the cache. `program` is
+`Incidence.program`, features are folded, and weights are `(columns out, columns in)`, one per axis
+set.
 """
 
 import ctypes
@@ -19,15 +20,15 @@ from dwsnet.memory import empty
 
 CONSEQUENCE = "DWSNets run on this CPU by PyTorch alone, less than half as fast"
 WIDEST = 4096
-"""Columns of an axis set beyond which its matrix is all the work, and the BLAS is as fast."""
+"""Columns of an axis set above which its matrix product dominates, and BLAS is as fast."""
 VECTOR = 16
-"""Columns come in whole vectors."""
+"""Columns must be a multiple of this: whole SIMD vectors."""
 SIZE, PLACE, FLAG = ctypes.c_int64, ctypes.c_void_p, ctypes.c_int
 
 
 @cache
 def load_kernel() -> ctypes.CDLL | None:
-    """The library built from `kernel.cpp`, or None after one warning where it cannot be had."""
+    """The library built from `kernel.cpp`, or None, after one warning, if it cannot be built."""
     library = load_library(Path(__file__).with_name("kernel.cpp"), CONSEQUENCE, "-fopenmp")
     if library is not None:
         begin = [PLACE, SIZE, PLACE, SIZE]
@@ -51,14 +52,15 @@ def is_there() -> bool:
     return load_kernel() is not None
 
 
-# What torch.compiler.assume_constant_result does, without the import of torch._dynamo, 1.2 s in every process.
+# Like torch.compiler.assume_constant_result, without importing torch._dynamo: 1.2 s per process.
 is_there._dynamo_marked_constant = True
 
 
 def takes(features: Sequence[Tensor], widths: Sequence[int]) -> bool:
-    """Whether the kernel is there for such features and for matrices with so many columns on either side.
+    """Whether the kernel can run these features with matrices of these widths.
 
-    Not for what has no memory of its own, fake tensors and other subclasses, and not where a mode records operations.
+    Not for fake tensors and other subclasses, which have no memory of their own, and not under a
+    dispatch mode, which records operations.
     """
     fits = all(width % VECTOR == 0 and width <= WIDEST for width in widths)
     return (
@@ -71,13 +73,13 @@ def takes(features: Sequence[Tensor], widths: Sequence[int]) -> bool:
 
 
 class Layout:
-    """What a program says of the tensors: `numbers` for the kernel, and the shapes of folded features."""
+    """A decoded program: `numbers` for the kernel, and the shapes of folded features."""
 
     def __init__(self, program: tuple[int, ...]):
         self.numbers = (SIZE * len(program))(*program)
         num_sets, num_tensors, num_moves = program[:3]
         self.sets: list[tuple[tuple[int, ...], int]] = []
-        """Sizes and fixed entries of each axis set, the smallest first."""
+        """Sizes and fixed entries of each axis set, smallest first."""
         sizes = program[3 + 2 * num_sets + 3 * num_tensors + 7 * num_moves :]
         for s in range(num_sets):
             rank, *sizes = sizes
@@ -87,19 +89,19 @@ class Layout:
         self.tensors = [(self.sets[s][0], fixed) for s, _, fixed in carried]
         """Sizes of the hidden axes and fixed entries of each tensor."""
         self.whole = {s for s, _, fixed in carried if s and fixed == self.sets[s][1]}
-        """Axis sets that are one tensor."""
+        """Axis sets that consist of one tensor."""
 
     def shapes(self, channels: int, members: Tensor) -> list[tuple[int, ...]]:
-        """Of each tensor's folded features, for as many members as the given features have."""
+        """Shapes of the tensors' folded features, for as many members as `members` has."""
         return [(members.shape[0], *sizes, fixed * channels) for sizes, fixed in self.tensors]
 
     def gathered_shapes(self, channels: int, members: Tensor) -> list[tuple[int, ...]]:
-        """The same of gathered features; those of sets that are one tensor have no entries."""
+        """Shapes of gathered features, empty for sets that consist of one tensor."""
         shapes = [(members.shape[0], *sizes, fixed * channels) for sizes, fixed in self.sets]
         return [(0,) if s in self.whole else shape for s, shape in enumerate(shapes)]
 
     def channels(self, columns: int) -> int:
-        """Channels of features that have so many columns in the smallest axis set."""
+        """Channels of features with this many columns in the smallest axis set."""
         return columns // self.sets[0][1]
 
 
@@ -115,7 +117,7 @@ def places(tensors: Sequence[Tensor | None]) -> ctypes.Array:
 
 
 def columns(weights: Sequence[Tensor]) -> ctypes.Array:
-    """Columns of the gathered features that go through such weights."""
+    """Columns of the gathered features that these weights take."""
     return (SIZE * len(weights))(*[weight.shape[1] for weight in weights])
 
 
@@ -124,7 +126,7 @@ def contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 
 def parameters(weights: Sequence[Tensor]) -> tuple[list[Tensor], Tensor]:
-    """Room for the gradients of the weights and of the bias."""
+    """Uninitialised gradients of the weights and of the bias."""
     return [torch.empty_like(weight) for weight in weights], weights[0].new_empty(
         weights[0].shape[0]
     )
@@ -142,9 +144,10 @@ def normalised_layer(
     bias: Tensor,
     sums: Tensor | None,
 ) -> list[Tensor]:
-    """The affine layer of GELU(a x + b), with `coefficients` `(2, tensors, channels)` a and b, or of x where there are none.
+    """The affine layer applied to GELU(a x + b), or to x without `coefficients`.
 
-    `sums` `(2, tensors, channels)` in float64, if given, become those of what comes out and of its squares.
+    `coefficients` `(2, tensors, channels)` are a and b. If given, `sums` `(2, tensors, channels)`
+    float64 is overwritten with the sums of the outputs and of their squares.
     """
     of, features, weights = layout(*program), contiguous(features), contiguous(weights)
     after, before = map(of.channels, weights[0].shape)
@@ -172,9 +175,10 @@ def normalised_layer_backward(
     weights: Sequence[Tensor],
     to_features: bool,
 ) -> tuple[list[Tensor], Tensor | None, list[Tensor]]:
-    """Gradients of the features if wanted, of the coefficients if any, and of the weights and the bias.
+    """Gradients of the features if wanted, of the coefficients if any, of the weights and the bias.
 
-    With `corrections` `(2, tensors, channels)` g and h those of the outputs y are `gradients` + g + h y.
+    With `corrections` `(2, tensors, channels)` g and h, the gradients of the outputs y are
+    `gradients` + g + h y.
     """
     of, gradients, features = layout(*program), contiguous(gradients), contiguous(features)
     weights, outputs = contiguous(weights), contiguous(outputs)
@@ -205,7 +209,7 @@ def normalised_layer_backward(
 def activate(
     program: Sequence[int], features: Sequence[Tensor], coefficients: Tensor
 ) -> list[Tensor]:
-    """GELU(a x + b), with `coefficients` as of `normalised_layer`."""
+    """GELU(a x + b), with `coefficients` as in `normalised_layer`."""
     of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
     result = empty(features[0], of.shapes(channels, features[0]))
     start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
@@ -231,7 +235,7 @@ def activate_backward(
 
 
 def pool(program: Sequence[int], features: Sequence[Tensor], coefficients: Tensor) -> Tensor:
-    """The means of GELU(a x + b), `(batch, columns)` of the smallest axis set."""
+    """Means of GELU(a x + b), `(batch, columns)` of the smallest axis set."""
     of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
     result = features[0].new_empty(features[0].shape[0], of.sets[0][1] * channels)
     start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
@@ -254,12 +258,12 @@ def pool_backward(
 
 
 def norm_gelu(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
-    """Writes means, variances and outputs, the last of `others`: see `dwsnet.norm_gelu`."""
+    """Write means, variances and outputs into the last of `others`: see `dwsnet.norm_gelu`."""
     load_kernel().norm_gelu(*normalized(features, others))
 
 
 def norm_gelu_backward(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
-    """Writes the gradients of features, gains and shifts, the last of `others`."""
+    """Write the gradients of features, gains and shifts into the last of `others`."""
     load_kernel().norm_gelu_backward(*normalized(features, others))
 
 

@@ -1,6 +1,7 @@
-"""Random numbers as a function of keys: what a member draws depends on its own key, not on what stands beside it in a batch.
+"""Random numbers as a function of keys, independent of the rest of the batch.
 
-A counter-based generator, SplitMix64 (Steele, Lea and Flood 2014), for all members at once and alike on every device.
+A counter-based generator, SplitMix64 (Steele, Lea and Flood 2014), vectorised over members, with
+the same numbers on every device.
 """
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 
 def _signed(number: int) -> int:
-    """The int64 with the same bits: torch has no arithmetic of uint64, and products of int64 wrap around."""
+    """The int64 with the same bits: torch has no uint64 arithmetic; int64 products wrap around."""
     return (number + 2**63) % 2**64 - 2**63
 
 
@@ -24,17 +25,17 @@ def _scramble(x: Tensor) -> Tensor:
 
 
 def _shifted(x: Tensor, places: int) -> Tensor:
-    """To the right, zeros coming in."""
+    """Logical shift to the right."""
     return (x >> places).bitwise_and_(2 ** (64 - places) - 1)
 
 
 def fold_in(keys: Int[Tensor, " batch"], number: int) -> Int[Tensor, " batch"]:
-    """Other keys, one for each number: what is drawn from them has nothing to do with what is drawn from `keys`."""
+    """Derive keys with random numbers independent of those of `keys` and other `number`s."""
     return _scramble(_scramble(keys ^ FOLD) + _signed((number + 1) * GOLDEN))
 
 
 def uniform(keys: Int[Tensor, " batch"], *shape: int) -> Float[Tensor, "batch ..."]:
-    """`(batch, *shape)` float64, uniform on (0, 1), neither of them among the numbers."""
+    """`(batch, *shape)` float64, uniform on the open interval (0, 1)."""
     count = torch.Size(shape).numel()
     counter = torch.arange(1, count + 1, device=keys.device) * GOLDEN
     bits = _scramble(_scramble(keys.clone()).unsqueeze(1) + counter)  # (batch, count)

@@ -1,11 +1,12 @@
-"""The equivariant affine layer and the invariant one, from one incidence rule.
+"""The equivariant and the invariant affine layer, from one incidence rule.
 
-Navon et al. 2023 (section 5) characterise every affine map between weight spaces that commutes with hidden
-permutations, block by block. All blocks follow from one rule: pick a set S of hidden axes; every tensor that carries
-all of S is averaged over its other hidden axes, one linear map (which mixes channels and fixed axes) takes those
-averages of all such tensors to all such tensors, and the result is repeated along the axes that were averaged away.
-Summed over all S this gives `2^(shared hidden axes) x fixed entries in x fixed entries out` free parameters for each
-pair of tensors and of channels, which is the dimension of the whole space of equivariant maps.
+Navon et al. 2023 (section 5) characterise every affine map between weight spaces that commutes with
+hidden permutations, block by block. All blocks follow from one rule: pick a set S of hidden axes;
+average every tensor that carries all of S over its other hidden axes; map the averages of all these
+tensors to all of them by one linear map (which mixes channels and fixed axes); and repeat the
+result along the averaged axes. Summed over all S this gives `2^(shared hidden axes) x fixed entries
+in x fixed entries out` free parameters for each pair of tensors and of channels, which is the
+dimension of the space of equivariant maps.
 """
 
 from collections.abc import Sequence
@@ -25,12 +26,12 @@ from dwsnet.weight_space import WeightSpace
 
 
 class AxisSetLayer(nn.Module):
-    """What layers with a weight `(columns out, columns in)` for each axis set and a bias for each tensor have in common."""
+    """Base of layers with a weight `(columns out, columns in)` per axis set, a bias per tensor."""
 
     def reset_parameters(self):
-        """He initialisation: features of unit scale come out with variance 2, and a ReLU makes that unit scale again.
+        """He initialisation: unit-scale inputs give outputs of variance 2, unit scale after a ReLU.
 
-        The 2^(hidden axes) terms that add up in a tensor have even shares; sums start as means.
+        The 2^(hidden axes) terms that add up in a tensor contribute equally; sums start as means.
         """
         self.fill_joined()
         for s, weight in enumerate(self.weights):
@@ -48,7 +49,7 @@ class AxisSetLayer(nn.Module):
             nn.init.zeros_(bias)
 
     def tensors(self) -> list[Tensor]:
-        """The weights of all axis sets, for means where sums are pooled too, and the bias of all tensors."""
+        """The weights of all axis sets, for means even if sums are pooled, and the joint bias."""
         weights = [weight for weight in self.weights]
         if self.joined is not None:
             weights[0] = weights[0] * self.joined
@@ -58,13 +59,16 @@ class AxisSetLayer(nn.Module):
         return [*weights, torch.cat([bias for bias in self.biases])]
 
     def join(self, diagonal: bool):
-        """Let the set of no axes join only tensors that have an axis in common, if `diagonal`: its other weights are 0."""
+        """If `diagonal`, let the empty axis set map only between tensors that share an axis.
+
+        Its other weights are 0.
+        """
         self.diagonal = diagonal
         self.register_buffer("joined", None, persistent=False)
         self.register_load_state_dict_post_hook(AxisSetLayer.fill_joined)
 
     def fill_joined(self, *_):
-        """Where a weight of the set of no axes may be other than 0: no state dict has it, so it is made after loading too."""
+        """Fill the mask of the empty set's weights, which is in no state dict."""
         if not self.diagonal:
             return
         joined = torch.tensor(adjacent(self.space), device=self.weights[0].device)
@@ -81,12 +85,12 @@ class AxisSetLayer(nn.Module):
 
 
 class EquivariantLinear(AxisSetLayer):
-    """Every affine map from features over `space` to features over `space` that commutes with hidden permutations.
+    """The general affine map between features over `space` that commutes with hidden permutations.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`. With a `pooling` other than "mean" ("sum", "max",
-    "attention") the averages are replaced by it: still equivariant, with the same parameters, but "max" and
-    "attention" are not linear. `diagonal` leaves out the maps between tensors that have no axis in common, as the
-    official option does.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`. A `pooling` other than "mean"
+    ("sum", "max", "attention") replaces the averages: still equivariant, with the same parameters,
+    but "max" and "attention" are not linear. `diagonal` leaves out the maps between tensors without
+    a common axis, like the official option.
     """
 
     def __init__(
@@ -139,10 +143,10 @@ class EquivariantLinear(AxisSetLayer):
 
 
 class InvariantLinear(nn.Module):
-    """Every affine map from features over `space` to a vector that hidden permutations leave unchanged.
+    """The general affine map from features to a vector, invariant to hidden permutations.
 
-    Takes a tuple of `(batch, *spec.shape, in_channels)`, returns `(batch, out_features)`. With another `pooling` than "mean"
-    the averages over all neurons are replaced by it, as in `EquivariantLinear`.
+    Maps a tuple of `(batch, *spec.shape, in_channels)` to `(batch, out_features)`. A `pooling`
+    other than "mean" replaces the averages over all neurons, as in `EquivariantLinear`.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
-"""Memory for the features of a layer on a CPU that is used again, as PyTorch does on a GPU.
+"""A caching allocator for the features of layers on CPUs, like PyTorch's on GPUs.
 
-The C library returns large blocks to the system, which clears every page that it hands out anew: that takes as long as a
-fifth of the layer's own work. So what a step lets go here waits for the next step, in huge pages where there are such.
+The C library returns large blocks to the system, which zeroes every page it hands out again; that
+takes a fifth as long as the layer's own work. Here a freed block is kept for the next step, in huge
+pages where the system has them.
 """
 
 import ctypes
@@ -15,19 +16,21 @@ import torch
 from torch import Tensor
 
 LEAST = 1 << 17
-"""Bytes from which on a block is worth keeping: smaller ones the C library keeps."""
+"""Smallest block worth keeping, in bytes; the C library keeps smaller ones."""
 LINE = 64
 POSIX = hasattr(mmap, "MAP_ANONYMOUS")
 
 _free: dict[int, list[mmap.mmap]] = {}
-"""What waits, by size. Tensors die on any thread, while one is made too: each step here leaves it in order."""
+"""Free blocks by size. Tensors can be freed on any thread, also during an allocation, so every
+operation on it is atomic."""
 
 
 def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """New tensors with the dtype and device of `like` and undefined values, in one block of memory if they are large.
+    """Uninitialised tensors with the dtype and device of `like`, in one block if they are large.
 
-    Once nothing holds any of them it waits for the next ones of its size; where none of that size waits, all that waits is
-    given back, so that no more is ever held than what was in use at once.
+    Once none of them is referenced, the block is free for the next ones of its size. If no free
+    block has the size, all free blocks are released, so that no more memory is held than was in use
+    at once.
     """
     sizes = [-(-math.prod(shape) * like.itemsize // LINE) * LINE for shape in shapes]
     total = sum(sizes)
@@ -51,21 +54,21 @@ def empty(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
         )
         result.append(
             values.resize_(shape)
-        )  # not a view: those may not be changed in place in all places
+        )  # not a view: views cannot be modified in place everywhere
         offset += size
     return result
 
 
 def pytorchs(like: Tensor, shapes: Sequence[tuple[int, ...]]) -> list[Tensor]:
-    """The same, in memory of PyTorch's: none where `like` is a fake tensor."""
+    """The same, allocated by PyTorch, without memory if `like` is a fake tensor."""
     return [like.new_empty(shape) for shape in shapes]
 
 
 def _take(size: int) -> mmap.mmap:
-    with suppress(KeyError, IndexError):  # none waits, or another thread took the last
+    with suppress(KeyError, IndexError):  # none is free, or another thread took the last
         return _free[size].pop()
     _free.clear()
-    # Private: what is shared with forked processes, they would write into.
+    # Private, as forked processes would write into shared memory.
     block = (
         mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         if POSIX

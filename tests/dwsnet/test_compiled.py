@@ -108,7 +108,9 @@ def test_a_missing_folder_is_not_called_a_missing_compiler(source, monkeypatch, 
     with caplog.at_level(logging.WARNING):
         assert seven(source) is None
     (record,) = caplog.records
-    assert record.message.startswith("Seven is guessed, for the compiled kernel could not be built")
+    assert record.message.startswith(
+        "Seven is guessed, because the compiled kernel could not be built"
+    )
     assert "Set TMPDIR or XDG_CACHE_HOME" in record.message
     assert "Install a C++ compiler" not in record.message
 

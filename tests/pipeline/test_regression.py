@@ -276,7 +276,7 @@ def in_split(split: str, value):
             "finite numbers or null .* found nan for 0",
         ),
         (("psnr",), "psnr", lambda v: [*v[:-1], np.inf], "finite numbers or null .* found inf for"),
-        (("steps",), "steps", lambda v: [None, *v[1:]], "whole numbers, found null for 1"),
+        (("steps",), "steps", lambda v: [None, *v[1:]], "it holds integers, found null for 1"),
         (("psnr",), "psnr", lambda v: [7.0] * len(v), "must differ between members .* found 7.0"),
         (("psnr",), "psnr", "validation", "must be known for members of the validation split"),
         (("psnr",), "psnr", "train", "must be known for members of the train split"),
