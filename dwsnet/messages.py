@@ -1,4 +1,4 @@
-"""What message passing along weights is made of: numbers of edges, messages, and what nodes make of them."""
+"""Parts of message passing along weights: embeddings of edges, messages and node updates."""
 
 import math
 
@@ -11,7 +11,10 @@ from dwsnet.entries import FREQUENCY
 
 
 class Embedding(nn.Module):
-    """Numbers `(..., positions)` to `(..., channels)`: themselves and their sines, and with `odd` false cosines and a bias."""
+    """A linear map of numbers `(..., positions)` and their sines to `(..., channels)`.
+
+    If not `odd`, it also has cosines and a bias.
+    """
 
     def __init__(self, positions: int, num_frequencies: int, channels: int, odd: bool):
         super().__init__()
@@ -29,9 +32,9 @@ class Embedding(nn.Module):
 
 
 class Mixer(nn.Module):
-    """Two layers on normalised features; with `odd` the negative of them for negated features.
+    """Two layers on normalised features; with `odd`, an odd function of the features.
 
-    An odd function of z is a linear map of it, gated by a function of |z|.
+    The odd function of z is a linear map of z, gated by a function of |z|.
     """
 
     def __init__(self, channels: int, outputs: int, odd: bool):
@@ -54,9 +57,9 @@ class Mixer(nn.Module):
 
 
 class Sweep(nn.Module):
-    """Nodes of one axis take what comes along the edges from those of another: the sum over maps k of E_k h A_k.
+    """Send messages along edges to another axis, the sum over maps k of E_k h A_k, and update it.
 
-    The channels are mixed where there are fewer nodes: of what is sent, or of what has come.
+    Channels are mixed on the side that has fewer nodes, before sending or after receiving.
     """
 
     def __init__(self, senders: int, receivers: int, channels: int, maps: int, odd: bool):
@@ -72,7 +75,7 @@ class Sweep(nn.Module):
     def edges(
         self, values: Float[Tensor, "batch receivers senders maps"]
     ) -> Float[Tensor, "batch rows columns"]:
-        """As `forward` takes them: the matrices of all maps beside or below each other."""
+        """Edges as `forward` takes them: the matrices of all maps beside or below each other."""
         if self.at_senders:
             return values.flatten(2)
         return values.transpose(2, 3).flatten(1, 2)

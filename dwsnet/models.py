@@ -1,4 +1,4 @@
-"""What reads state dicts, and the equivariant trunk."""
+"""Reading state dicts, and the equivariant trunk."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -21,27 +21,30 @@ from dwsnet.weight_space import WeightSpace
 
 NORMS = {"batch": BatchNorm, "member": MemberNorm}
 DEEP = 6
-"""Layers from which on there are skips by default: without them most of what is in the features of a member is the same for
-all of its neurons there (`tests/dwsnet/test_start.py`)."""
+"""From this many layers on there are skips by default: without them, the features of a member's
+neurons become nearly equal (`tests/dwsnet/test_start.py`)."""
 
 
 class ReadState(nn.Module):
-    """Stacked state dicts to standardised tensors `(batch, *spec.shape)`, signs made canonical first where asked for.
+    """Maps stacked state dicts to standardised tensors `(batch, *spec.shape)`.
 
-    Raises ValueError where they are to be, and a hidden axis of the space has no bias.
+    With `canonical_signs`, signs are first made canonical. Raises ValueError if a hidden axis of
+    the space then has no bias.
     """
 
     def __init__(self, space: WeightSpace, canonical_signs: bool):
         super().__init__()
         self.space, self.canonical_signs = space, canonical_signs
         if canonical_signs:
-            bias_places(space)  # they decide the signs
+            bias_places(space)  # biases decide the signs
         self.standardize = Standardize(space)
 
     def entries(
         self, state: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch ..."], ...]:
-        """The tensors before they are standardised, their signs those that are canonical in `seen`, by default in the state."""
+        """The tensors before standardisation, with canonical signs of `seen` (by default
+        `state`).
+        """
         tensors = read_state(self.space, state)
         check_like(self.space, tensors, self.standardize.mean)
         if not self.canonical_signs:
@@ -56,11 +59,12 @@ class ReadState(nn.Module):
 class DWSNet(nn.Module):
     """The equivariant trunk: layers with a norm, GELU and dropout after each.
 
-    Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`. `num_heads` above 0 makes the
-    layers attend; `diagonal` ones join only tensors that have an axis in common; `norm` is "batch" or "member"; `skip`
-    adds each layer's input to its output, by default from `DEEP` layers on; `checkpoint` computes activations again in
-    the backward pass instead of keeping them. Norms of layers with a skip start with a gain of 1 / sqrt(layers), so that
-    what adds up is of unit scale at any depth.
+    Takes and returns features over `space`: a tuple of `(batch, *spec.shape, channels)`.
+    `num_heads` above 0 adds attention to the layers; `diagonal` layers map only between tensors
+    with a common axis; `norm` is "batch" or "member"; `skip` adds each layer's input to its output,
+    by default from `DEEP` layers on; `checkpoint` recomputes activations in the backward pass
+    instead of keeping them. Norms of layers with a skip start with a gain of 1 / sqrt(layers), so
+    that the sum has unit scale at any depth.
     """
 
     def __init__(
@@ -117,7 +121,7 @@ class DWSNet(nn.Module):
         features: Sequence[Float[Tensor, "batch ... _"]],
         inner: bool,
     ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
-        """A layer with what comes after it; round `inner` ones may be a skip."""
+        """A layer and all that follows it; `inner` layers may have a skip."""
         outputs = tuple(self.dropout(x) for x in norm(layer(features)))
         if self.skip and inner:
             outputs = tuple(x + y for x, y in zip(features, outputs, strict=True))
@@ -125,10 +129,10 @@ class DWSNet(nn.Module):
 
 
 def recomputed(step: Callable, layer: nn.Module, norm: nn.Module, *arguments):
-    """`step(layer, norm, *arguments)`, computed once more for its gradients.
+    """`step(layer, norm, *arguments)`, recomputed in the backward pass.
 
-    The second time sees the parameters of the first and changes nothing: running statistics are updated in a copy, and
-    dropout is the same.
+    The recomputation uses the parameters of the first pass and has no side effects: running
+    statistics are updated in a copy, and dropout is the same.
     """
     if torch.compiler.is_compiling():
         return checkpoint(step, layer, norm, *arguments, use_reentrant=False)

@@ -1,7 +1,7 @@
-"""What each layer of torch does with the neurons of a value, and the tensors that it has for that.
+"""How each layer of torch treats the neurons of a value, and which tensors it has.
 
-A layer is described exactly where it computes new neurons of the old ones, or treats all neurons
-alike; everything else raises ValueError.
+Layers that compute new neurons from the old ones, or treat all neurons alike, are described
+exactly; all others raise ValueError.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,8 +42,10 @@ def embedding(to: Description, name: str, layer: nn.Embedding, value: Value) -> 
 
 
 def convolution(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """Convolutions, transposed ones (stored as (in, out, ...)) and depthwise ones, which compute no
-    new neurons: each of their outputs is its one input moved on."""
+    """Convolutions, transposed ones (stored as (in, out, ...)) and depthwise ones.
+
+    The latter compute no new neurons: each output is the neuron of its single input.
+    """
     num_positions = len(layer.kernel_size)
     if value.dims is not None and (not value.all_known or len(value.dims) != num_positions + 1):
         raise ValueError(
@@ -53,7 +55,8 @@ def convolution(to: Description, name: str, layer: nn.Module, value: Value) -> V
     inputs = read_axes(to, name, value, -1 - num_positions, layer.in_channels)
     if len(inputs) > 1:
         raise ValueError(
-            f"layer {name!r} must take channels, found the positions of {describe(value)} among them"
+            f"layer {name!r} must take channels, found the positions of {describe(value)} among "
+            "them"
         )
     positions = tuple(
         Axis(f"{name}.position{i}", size, hidden=False) for i, size in enumerate(layer.kernel_size)
@@ -70,8 +73,8 @@ def convolution(to: Description, name: str, layer: nn.Module, value: Value) -> V
             to.add(name, "bias", (outputs,), ("out",), False)
     else:
         raise ValueError(
-            f"layer {name!r} must have groups=1, or as many as inputs and outputs (depthwise), cannot "
-            f"describe a convolution of {layer.groups} groups"
+            f"layer {name!r} must have groups=1, or as many as inputs and outputs (depthwise), "
+            f"cannot describe a convolution of {layer.groups} groups"
         )
     scalable = value.scalable or layer.groups == 1
     return Value((Dim(outputs), *[Dim()] * num_positions), all_known=True, scalable=scalable)
@@ -86,8 +89,10 @@ def _add_weight(
     positions: tuple[Axis, ...],
     value: Value,
 ):
-    """Weight and bias of a layer that computes neurons. What it takes has no role where it is not
-    scalable, so that nothing scales it."""
+    """Add weight and bias of a layer that computes neurons.
+
+    Inputs that are not scalable have no role, so that nothing scales them.
+    """
     summed: Role = "in" if value.scalable else "none"
     axes, roles = (outputs, *inputs, *positions), ("out", *[summed] * len(inputs))
     if getattr(layer, "transposed", False):
@@ -99,7 +104,7 @@ def _add_weight(
 
 
 def channel_norm(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """Batch norm and instance norm: statistics, gain and shift for each channel."""
+    """Batch norm and instance norm: statistics, gain and shift per channel."""
     num_positions = int(type(layer).__name__[-2])
     dims = [1 + num_positions] + [1] * isinstance(layer, nn.BatchNorm1d)
     dim = channel_dim(name, value)
@@ -122,7 +127,7 @@ def group_norm(to: Description, name: str, layer: nn.GroupNorm, value: Value) ->
 
 
 def layer_norm(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """Over the last dimensions: neurons, positions or both; LayerNorm or RMSNorm."""
+    """LayerNorm or RMSNorm over the last dimensions: neurons, positions or both."""
     sizes, axes = layer.normalized_shape, []
     if value.dims is not None and len(value.dims) < len(sizes):
         raise ValueError(f"norm {name!r} must be over {describe(value)} at most, found {sizes}")
@@ -150,7 +155,7 @@ def _norm(
     has = {key for key, x in layer.named_parameters(recurse=False) if x is not None}
     has |= {key for key, x in layer.named_buffers(recurse=False) if x is not None}
     flat = any(dim.flat for dim in value.dims or ()) and len(axes) > 1
-    # A gain without a shift could be taken for a bias: it has no role, and the axis then no "out".
+    # A gain without a shift could be mistaken for a bias, so it has no role, and the axis no "out".
     role: Role = "out" if "bias" in has else "none"
     for key in ("weight", "bias"):
         if key in has:
@@ -176,7 +181,7 @@ def elementwise(to: Description, name: str, layer: nn.Module, value: Value) -> V
 
 
 def softmax(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """Over neurons or positions: all neurons alike, but none can be scaled."""
+    """Over neurons or positions: it treats all neurons alike, but none can be scaled."""
     return replace(value, scalable=False)
 
 
@@ -185,7 +190,7 @@ def positions(to: Description, name: str, layer: nn.Module, value: Value) -> Val
 
 
 def padding(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """With a constant: one other than 0 is no multiple of a neuron."""
+    """Padding with a constant, which does not scale with a neuron unless it is 0."""
     value = positions(to, name, layer, value)
     return replace(value, scalable=value.scalable and layer.value == 0)
 
@@ -221,4 +226,4 @@ NAMES: dict[Rule, str] = {
 RULES: dict[type[nn.Module], Rule] = {
     getattr(nn, name): rule for rule, names in NAMES.items() for name in names.split()
 }
-"""By the exact class: what is derived from it may do something else."""
+"""By exact class, as subclasses may behave differently."""

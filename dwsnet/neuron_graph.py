@@ -1,4 +1,4 @@
-"""A weight space as a graph: places on axes are nodes, tensors are what joins or describes them."""
+"""A weight space as a graph: indices of axes are nodes, tensors connect or describe them."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,19 +12,20 @@ from dwsnet.weight_space import WeightSpace
 
 
 class Edges(NamedTuple):
-    """A tensor that joins the nodes of two axes, or describes those of one."""
+    """A tensor that connects the nodes of two axes, or describes those of one."""
 
     index: int
-    """Of the tensor in its space."""
+    """Index of the tensor in its space."""
     axes: tuple[str, ...]
-    """The axis that it computes, then the one that it sums over, if there is one."""
+    """The axis that it computes, then the one that it sums over, if any."""
     order: tuple[int, ...]
-    """Of the dimensions of the tensor, batch first, so that these axes come before all others."""
+    """Permutation of the tensor's dimensions, batch first, that moves these axes before all
+    others."""
     num_positions: int
-    """Entries of the others together, as those of a kernel: numbers that an edge has."""
+    """Numbers per edge: the product of the other axes' sizes, as for a kernel."""
 
     def of(self, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ... positions"]:
-        """`(batch, out, in, positions)`, or `(batch, out, positions)` where there is one axis."""
+        """`(batch, out, in, positions)`, or `(batch, out, positions)` if there is one axis."""
         moved = tensor.permute(self.order)
         first = 1 + len(self.axes)
         return moved.flatten(first) if moved.ndim > first else moved.unsqueeze(first)
@@ -32,7 +33,7 @@ class Edges(NamedTuple):
     def back(
         self, features: Float[Tensor, "batch ... positions channels"], spec: TensorSpec
     ) -> Float[Tensor, "batch ... channels"]:
-        """Features of `of`'s numbers, as `(batch, *spec.shape, channels)`."""
+        """The inverse of `of` on features: `(batch, *spec.shape, channels)`."""
         sizes = [spec.shape[dim - 1] for dim in self.order[1:]]
         x = features.unflatten(-2, sizes[len(self.axes) :] or (1,))
         x = x if sizes[len(self.axes) :] else x.squeeze(-2)
@@ -43,8 +44,9 @@ class Edges(NamedTuple):
 class NeuronGraph:
     """The nodes and edges of a weight space.
 
-    A tensor's nodes are the places of its hidden axes, and of its first fixed axes until there are two: inputs of a first
-    layer, outputs of a last one. Raises ValueError for a tensor without axes, or of more than two hidden ones.
+    A tensor's nodes are the indices of its hidden axes and, if these are fewer than two, of its
+    first fixed axes: inputs of a first layer, outputs of a last one. Raises ValueError for a tensor
+    without axes, or with more than two hidden ones.
     """
 
     def __init__(self, space: WeightSpace):
@@ -56,7 +58,7 @@ class NeuronGraph:
 
     @property
     def links(self) -> Sequence[Edges]:
-        """What joins two axes, in the order of the space."""
+        """Edges between two axes, in the order of the space."""
         return [edges for edges in self.edges if len(edges.axes) == 2]
 
 
@@ -66,8 +68,8 @@ def edges_of(space: WeightSpace, index: int) -> Edges:
     fixed = [dim for dim, axis in enumerate(spec.axes, start=1) if not axis.hidden]
     if not spec.axes or len(hidden) > 2:
         raise ValueError(
-            f"tensor {spec.name!r} must have an axis and at most two hidden ones to be read as edges between neurons, "
-            f"found {spec.hidden}"
+            f"tensor {spec.name!r} must have an axis and at most two hidden ones to be read as "
+            f"edges between neurons, found {spec.hidden}"
         )
     nodes = sorted([*hidden, *fixed[: 2 - len(hidden)]])
     roles = [spec.roles[dim - 1] if spec.roles else "none" for dim in nodes]

@@ -1,7 +1,6 @@
-"""Where the neurons of a network lie in a value on its way through a module, dimension by
-dimension.
+"""Tracks which dimensions of a value hold a network's neurons on its way through a module.
 
-Operations on the network's input, which has no neurons, may do what they like: all its entries are
+Any operation may be applied to the network's input, which has no neurons: all its entries are
 fixed.
 """
 
@@ -17,17 +16,17 @@ class Dim:
 
     axis: Axis | None = None
     flat: bool = False
-    """Whether the positions of a picture are flattened into it, those of one neuron together."""
+    """Whether the positions of a picture are flattened into it, grouped by neuron."""
 
 
 @dataclass(frozen=True)
 class Value:
     dims: tuple[Dim, ...] | None
-    """The last dimensions; None for what comes of the network's input alone."""
+    """The last dimensions; None for what depends only on the network's input."""
     all_known: bool = False
-    """Whether only the batch comes before them."""
+    """Whether only the batch dimension comes before them."""
     scalable: bool = True
-    """Whether a neuron times a factor is the next layer's input times the factor."""
+    """Whether scaling a neuron scales the next layer's input by the same factor."""
 
 
 INPUT = Value(None)
@@ -35,16 +34,16 @@ INPUT = Value(None)
 
 @dataclass
 class Description:
-    """The tensors of the layers so far, in the order in which the layers are applied."""
+    """The tensors of the layers so far, in the order of application."""
 
     tensors: list[TensorSpec] = field(default_factory=list)
     num_computed: int = 0
-    """How many layers have computed neurons."""
+    """Number of layers that have computed neurons."""
 
     def add(
         self, layer: str, parameter: str, axes: Sequence[Axis], roles: Sequence[Role], flat: bool
     ):
-        """A tensor, the last of its axes flattened into the one before where it is `flat`."""
+        """Add a tensor; if `flat`, its last axis is flattened into the one before."""
         flat_from = len(axes) - 2 if flat else None
         self.tensors.append(
             TensorSpec(f"{layer}.{parameter}", tuple(axes), tuple(roles), flat_from)
@@ -55,13 +54,13 @@ class Description:
         return Axis(f"layer{self.num_computed}", size, hidden=True)
 
     def input(self, layer: str, size: int) -> Axis:
-        """The network's input as a layer takes it: the same axis for all that take as many entries."""
+        """The network's input as a layer takes it: the same axis for layers of equal size."""
         same = Axis("layer0", size, hidden=False)
         others = {axis for spec in self.tensors for axis in spec.axes if axis.name == same.name}
         return same if others <= {same} else Axis(f"{layer}.input", size, hidden=False)
 
     def forget_scale(self, axis: Axis):
-        """After a norm the scale of what was computed before does not matter."""
+        """Drop "out" roles of an axis, as its scale does not matter after a norm."""
         for i, spec in enumerate(self.tensors):
             if spec.role(axis.name) == "out":
                 roles = [
@@ -72,7 +71,7 @@ class Description:
 
 
 def read_axes(to: Description, name: str, value: Value, dim: int, size: int) -> tuple[Axis, ...]:
-    """The axes of a dimension of `size` entries (counted from the end) that layer `name` takes."""
+    """The axes of dimension `dim` (counted from the end, of this size) that layer `name` takes."""
     if value.dims is None:
         return (to.input(name, size),)
     if -dim > len(value.dims) or value.dims[dim].axis is None:
@@ -84,7 +83,8 @@ def read_axes(to: Description, name: str, value: Value, dim: int, size: int) -> 
     axis, flat = value.dims[dim].axis, value.dims[dim].flat
     if size != axis.size and not (flat and size % axis.size == 0):
         raise ValueError(
-            f"layer {name!r} must take the {axis.size} outputs of the layer before, found {size} inputs"
+            f"layer {name!r} must take the {axis.size} outputs of the layer before, found {size} "
+            "inputs"
         )
     if size == axis.size:
         return (axis,)
@@ -92,19 +92,19 @@ def read_axes(to: Description, name: str, value: Value, dim: int, size: int) -> 
 
 
 def channel_dim(name: str, value: Value) -> int:
-    """The dimension after the batch, from the end; of a linear layer's output that is the last one."""
+    """The dimension after the batch, from the end: for a linear layer's output, the last one."""
     if value.dims is None:
         return -1
     if not value.all_known and len(value.dims) > 1:
         raise ValueError(
-            f"layer {name!r} must have its channels after the batch, but what it takes is of unknown "
-            f"dimensions"
+            f"layer {name!r} must have its channels after the batch, but what it takes is of "
+            "unknown dimensions"
         )
     return -len(value.dims)
 
 
 def over_positions(name: str, value: Value, num_positions: int) -> Value:
-    """What an operation on the last dimensions gives: pooling, padding, resizing."""
+    """The output of an operation on the last dimensions: pooling, padding, resizing."""
     if value.dims is not None and (
         len(value.dims) < num_positions + 1 or any(dim.axis for dim in value.dims[-num_positions:])
     ):
@@ -116,14 +116,15 @@ def over_positions(name: str, value: Value, num_positions: int) -> Value:
 
 
 def flattened(name: str, value: Value, start: int, end: int) -> Value:
-    """Dimensions `start` to `end` as one, where neurons come first among them."""
+    """Merge dimensions `start` to `end`, of which neurons must come first."""
     if value.dims is None or (len(value.dims) == 1 and (start, end) in ((1, -1), (-1, -1), (1, 1))):
         return value
     first, last = (_position(name, value, dim) for dim in (start, end))
     merged = value.dims[first : last + 1]
     if any(dim.axis for dim in merged[1:]):
         raise ValueError(
-            f"{name!r} must flatten neurons with the positions after them, found positions before them"
+            f"{name!r} must flatten neurons with the positions after them, found positions before "
+            "them"
         )
     one = replace(merged[0], flat=bool(merged[0].axis) and (merged[0].flat or len(merged) > 1))
     return replace(value, dims=(*value.dims[:first], one, *value.dims[last + 1 :]))
@@ -144,8 +145,7 @@ def reduced(name: str, value: Value, dims: Sequence[int], keepdim: bool) -> Valu
 
 
 def _position(name: str, value: Value, dim: int) -> int:
-    """Which of the known dimensions `dim` of a tensor is; raises ValueError where that is not
-    known."""
+    """The index of dimension `dim` among the known ones. Raises ValueError if it is unknown."""
     count = len(value.dims)
     i = dim - 1 if dim >= 0 else count + dim
     if not 0 <= i < count or (dim >= 0 and not value.all_known):

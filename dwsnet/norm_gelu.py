@@ -1,7 +1,8 @@
-"""Batch normalisation and GELU as one step of autograd, for float32 on a CPU: `gelu.h`.
+"""Batch normalisation and GELU as one autograd function, for float32 on CPUs: `gelu.h`.
 
-Features do not fit in the caches, and PyTorch goes over them some ten times for the two, forward and back; this does so four
-times, and keeps nothing but what came in. Where layers can do it on their way, `dwsnet.normalised` has it done there.
+Features do not fit into the caches. PyTorch makes about ten passes over them for norm and GELU,
+forward and backward; this makes four, and keeps only its input. If the layers themselves can do it,
+`dwsnet.normalised` is used instead.
 """
 
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from dwsnet.memory import empty
 
 
 def takes(features: Sequence[Tensor]) -> bool:
-    """Whether the compiled code is there for such features; code that is being compiled has the operations of PyTorch."""
+    """Whether the compiled code can run these features; torch.compile gets PyTorch's operations."""
     return (
         not torch.compiler.is_compiling()
         and not is_transformed()
@@ -26,7 +27,7 @@ def takes(features: Sequence[Tensor]) -> bool:
 
 
 def plain(epsilon: float, *tensors: Tensor) -> list[Tensor]:
-    """In operations of PyTorch, which it differentiates again: features, gains and shifts, as many of each."""
+    """The same in differentiable PyTorch operations; `tensors` are features, gains and shifts."""
     return [
         F.gelu(F.batch_norm(x.flatten(0, -2), None, None, gain, shift, True, eps=epsilon)).view_as(
             x
@@ -41,7 +42,10 @@ def thirds(tensors: Sequence[Tensor]) -> list[Sequence[Tensor]]:
 
 
 class NormGELU(torch.autograd.Function):
-    """GELU of features `(..., channels)`, normalised over all but the channels, then means and variances `(channels,)`."""
+    """GELU of normalised features `(..., channels)`, then means and variances `(channels,)`.
+
+    Statistics are taken over all dimensions but the channels.
+    """
 
     @staticmethod
     def forward(ctx, epsilon: float, *tensors: Tensor):
@@ -84,5 +88,5 @@ class NormGELU(torch.autograd.Function):
 def norm_gelu(
     features: Sequence[Tensor], gains: Sequence[Tensor], shifts: Sequence[Tensor], epsilon: float
 ) -> list[Sequence[Tensor]]:
-    """GELU of normalised features `(..., channels)`, and of each the mean and the variance of its channels."""
+    """GELU of normalised features `(..., channels)`, and each one's channel means and variances."""
     return thirds(NormGELU.apply(epsilon, *features, *gains, *shifts))

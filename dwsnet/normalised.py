@@ -1,8 +1,9 @@
-"""A trunk's layers with batch norm and GELU between them that cost no passes of their own, on CPUs in float32.
+"""Trunk layers with batch norm and GELU fused into them, for float32 on CPUs.
 
-Features do not fit in the caches, and what is done to each entry costs as much as the layer itself where it is a pass over all
-of them. So a layer sums its outputs and their squares while it writes them. They give the norm of each channel as two numbers,
-GELU(a y + b), which the next layer computes where it reads y, and computes again in its backward pass: y alone is kept.
+Features do not fit into the caches, so a separate pass over them for an elementwise operation costs
+as much as the layer itself. Therefore a layer sums its outputs and their squares while it writes
+them. The sums give two numbers per channel, and the next layer computes GELU(a y + b) when it reads
+y, and again in its backward pass, so that only y is kept.
 """
 
 from functools import partial
@@ -23,14 +24,14 @@ from dwsnet.state import check_features
 
 
 def plain_activate(coefficients: Tensor, *folded: Tensor) -> list[Tensor]:
-    """GELU(a x + b) of folded features, whose columns are some times the channels."""
+    """GELU(a x + b) of folded features, whose columns are a multiple of the channels."""
     count = coefficients.shape[-1]
     pairs = zip(folded, *coefficients, strict=True)
     return [F.gelu(x.unflatten(-1, (-1, count)) * a + b).flatten(-2) for x, a, b in pairs]
 
 
 def plain_layer(plan: Plan, coefficients: Tensor | None, *tensors: Tensor) -> list[Tensor]:
-    """What `NormalisedLayer` gives, in operations that PyTorch differentiates."""
+    """`NormalisedLayer` in operations that PyTorch can differentiate."""
     count = len(plan.incidence.own)
     features = tensors[:count]
     if coefficients is not None:
@@ -42,10 +43,11 @@ def plain_layer(plan: Plan, coefficients: Tensor | None, *tensors: Tensor) -> li
 
 
 class NormalisedLayer(torch.autograd.Function):
-    """The affine layer of GELU(a x + b), and the sums `(2, tensors, channels)` of its outputs and of their squares.
+    """The affine layer of GELU(a x + b), with sums of its outputs and of their squares.
 
-    `coefficients` `(2, tensors, channels)` are a and b, None for a layer of x itself. In the backward pass the gradients
-    that come by way of the sums are added where those of the outputs are read.
+    `coefficients` `(2, tensors, channels)` are a and b, None for a layer of x itself; the sums have
+    the same shape. In the backward pass, gradients through the sums are added when those of the
+    outputs are read.
     """
 
     @staticmethod
@@ -92,7 +94,7 @@ class NormalisedLayer(torch.autograd.Function):
 
 
 class Activate(torch.autograd.Function):
-    """GELU(a x + b) by itself, after the last layer."""
+    """GELU(a x + b) after the last layer."""
 
     @staticmethod
     def forward(ctx, program: tuple[int, ...], coefficients: Tensor, *features: Tensor):
@@ -115,7 +117,7 @@ def plain_pool(incidence: Incidence, coefficients: Tensor, *folded: Tensor) -> t
 
 
 class Pool(torch.autograd.Function):
-    """The means of GELU(a x + b) over all neurons, after the last layer of what is invariant."""
+    """Means of GELU(a x + b) over all neurons, after the last layer of an invariant model."""
 
     @staticmethod
     def forward(ctx, incidence: Incidence, coefficients: Tensor, *features: Tensor):
@@ -135,7 +137,7 @@ class Pool(torch.autograd.Function):
 
 
 def takes(trunk: nn.Module, features: Tensors) -> bool:
-    """Whether `run` computes what the modules of a trunk, a `DWSNet`, do one after the other."""
+    """Whether `run` can replace the modules of a trunk, a `DWSNet`."""
     layers, norms = [*trunk.layers], [*trunk.norms]
     simple = (
         all(type(layer) is EquivariantLinear and layer.pool is mean for layer in layers)
@@ -156,7 +158,7 @@ def takes(trunk: nn.Module, features: Tensors) -> bool:
 
 
 def layers(trunk: nn.Module, features: Tensors) -> tuple[Tensors, Tensor]:
-    """What the last layer gives, folded, and the coefficients of its norm."""
+    """The folded outputs of the last layer, and the coefficients of its norm."""
     incidence, coefficients = trunk.layers[0].incidence, None
     folded = incidence.fold(features)
     for layer, norm in zip(trunk.layers, trunk.norms, strict=True):
@@ -167,13 +169,16 @@ def layers(trunk: nn.Module, features: Tensors) -> tuple[Tensors, Tensor]:
 
 
 def run(trunk: nn.Module, features: Tensors) -> tuple[Tensor, ...]:
-    """Features through all layers of a trunk, each with its norm and GELU."""
+    """Apply all layers of a trunk, each with its norm and GELU."""
     folded, coefficients = layers(trunk, features)
     incidence = trunk.layers[0].incidence
     return incidence.unfold(Activate.apply(incidence.program, coefficients, *folded))
 
 
 def pooled(trunk: nn.Module, features: Tensors) -> Tensor:
-    """The means over all neurons of what comes out of the trunk, `(batch, columns)`, for `InvariantLinear.linear`."""
+    """Means of the trunk's output over all neurons, `(batch, columns)`.
+
+    They are the input of `InvariantLinear.linear`.
+    """
     folded, coefficients = layers(trunk, features)
     return Pool.apply(trunk.layers[0].incidence, coefficients, *folded)

@@ -1,4 +1,7 @@
-"""Normalisation that commutes with hidden permutations: one statistic a tensor or a channel, never one an entry."""
+"""Normalisation that commutes with hidden permutations.
+
+There is one statistic per tensor or channel, never one per entry.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from math import isfinite, nan, prod
@@ -15,7 +18,10 @@ from dwsnet.weight_space import WeightSpace
 
 
 class Standardize(nn.Module):
-    """Each tensor minus its mean, over its standard deviation: scalars from the train split, kept as buffers."""
+    """Subtract each tensor's mean and divide by its standard deviation.
+
+    Both are scalars from the train split, kept as buffers.
+    """
 
     def __init__(self, space: WeightSpace):
         super().__init__()
@@ -24,16 +30,17 @@ class Standardize(nn.Module):
         self.space = space
 
     def set(self, statistics: Mapping[str, Mapping[str, float]]) -> "Standardize":
-        """Take `{tensor name: {"mean": ..., "std": ...}}`; a tensor that does not vary is only centred.
+        """Set `{tensor name: {"mean": ..., "std": ...}}`; a constant tensor is only centred.
 
-        Raises ValueError where a tensor has none, or one that is not finite.
+        Raises ValueError if they are missing or not finite for a tensor.
         """
         for i, spec in enumerate(self.space.tensors):
             known = statistics.get(spec.name, {})
             values = [float(known.get(key, nan)) for key in ("mean", "std")]
             if not all(map(isfinite, values)):
                 raise ValueError(
-                    f"statistics of tensor {spec.name!r} must be a finite mean and std, found {known}"
+                    f"statistics of tensor {spec.name!r} must be a finite mean and std, found "
+                    f"{known}"
                 )
             self.mean[i], self.std[i] = values[0], values[1] or 1.0
         return self
@@ -46,7 +53,7 @@ class Standardize(nn.Module):
 
 
 class BatchNorm1d(nn.BatchNorm1d):
-    """PyTorch's of `(values, channels)`; one value alone has no spread, and running statistics serve as in evaluation."""
+    """PyTorch's for `(values, channels)`; a single value is normalised by running statistics."""
 
     def forward(self, x: Float[Tensor, "values channels"]) -> Float[Tensor, "values channels"]:
         if self.training and x.shape[0] == 1:
@@ -56,10 +63,10 @@ class BatchNorm1d(nn.BatchNorm1d):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of features `(batch, *spec.shape, channels)`: over batch and positions, for each tensor; with
-    `gelu` GELU of that, on CPUs in the same passes.
+    """Batch normalisation of features `(batch, *spec.shape, channels)`, tensor by tensor.
 
-    A tensor of one entry in a batch of one is normalised by its running statistics.
+    Statistics are taken over batch and positions. With `gelu`, GELU is applied too, on CPUs in the
+    same passes. A tensor of one entry in a batch of one is normalised by its running statistics.
     """
 
     def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0, gelu: bool = False):
@@ -89,7 +96,7 @@ class BatchNorm(nn.Module):
         )
 
     def fast(self, features: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Normalised, through GELU, in compiled code; running statistics are kept as PyTorch keeps them."""
+        """Norm and GELU in compiled code, with running statistics as PyTorch keeps them."""
         gains, shifts = (
             [getattr(norm, name) for norm in self.norms] for name in ("weight", "bias")
         )
@@ -99,16 +106,16 @@ class BatchNorm(nn.Module):
         return tuple(of_batch[0])
 
     def alike(self) -> bool:
-        """Whether the norms of all tensors are as they were made, and train where this does."""
+        """Whether all tensors' norms are unmodified and in the same mode as this module."""
         return all(type(x) is BatchNorm1d and x.training == self.training for x in self.norms)
 
     def coefficients(
         self, sums: Float[Tensor, "2 tensors channels"], members: int
     ) -> Float[Tensor, "2 tensors channels"]:
-        """a and b of each tensor and channel: a x + b is what the norm makes of features x.
+        """The norm as a x + b of features x: a and b for each tensor and channel.
 
-        `sums` are those of the features of so many members and of their squares. Statistics of training come from these
-        and move the running ones, as they do where the norm is called.
+        `sums` are those of the features of `members` members and of their squares. In training,
+        batch statistics come from them and update the running ones, as in a call of the norm.
         """
         norms, first = self.norms, self.norms[0]
         mean = torch.stack([norm.running_mean for norm in norms]).double()
@@ -128,7 +135,7 @@ class BatchNorm(nn.Module):
         return torch.stack([gain, shift]).float()
 
     def update(self, counts: Sequence[int], means: Iterable[Tensor], variances: Iterable[Tensor]):
-        """Move the running statistics towards those of a batch; of one value alone there are none."""
+        """Update the running statistics by those of a batch, except for single values."""
         for norm, count, mean, variance in zip(self.norms, counts, means, variances, strict=True):
             if count > 1:
                 norm.num_batches_tracked += 1
@@ -137,10 +144,11 @@ class BatchNorm(nn.Module):
 
 
 class MemberNorm(nn.Module):
-    """Each tensor of each member over its own mean and spread, taken over positions and channels; a gain for each channel.
+    """Normalise each tensor of each member over positions and channels, with a gain per channel.
 
-    No batch statistics: the same in training and evaluation, for any batch. Over channels too, because a tensor of one
-    entry (an INR's last bias) has no spread over positions. With `gelu` GELU of that.
+    There are no batch statistics, so it is the same in training and evaluation, for any batch. It
+    includes channels because a tensor of one entry (an INR's last bias) has no spread over
+    positions. With `gelu`, GELU is applied too.
     """
 
     def __init__(self, space: WeightSpace, channels: int, gain: float = 1.0, gelu: bool = False):

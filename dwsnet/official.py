@@ -1,14 +1,14 @@
-"""Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets): set layers `ds`
-and `sab`.
+"""Reads state dicts of the official DWSNets code (github.com/AvivNavon/DWSNets).
 
-A block of the official layer takes one tensor to another by maps of different roles, each of the
-source pooled to some of the hidden axes that the two share: a set layer `Gamma x - Lambda pool(x)`
-keeps the axis and keeps none, set attention (`mab`) keeps it, a set-by-set layer keeps each of the
-four subsets of its two axes, all other blocks keep none. Reading puts each map in its place: over
-2M for the layer's normalisation, over 4 for a set-by-set layer, with the minus sign of Lambda. Two
-kinds of blocks have one set of columns for all outputs (papers' bugs B1, B2: to the last weight
-from the weight before it and from earlier biases), which is repeated. `diagonal` leaves out the
-blocks of tensors that share no axis.
+Set layers may be `ds` or `sab`. A block of the official layer maps one tensor to another by maps of
+different roles, each of which takes the source pooled to some of the hidden axes that the two
+share: a set layer `Gamma x - Lambda pool(x)` keeps the axis in one map and not in the other, set
+attention (`mab`) keeps it, a set-by-set layer has a map for each of the four subsets of its two
+axes, all other blocks keep none. Each map is read into the matching weights: divided by 2M for the
+layer's normalisation, by 4 for a set-by-set layer, with the minus sign of Lambda. Two kinds of
+blocks share one set of columns between all outputs (bugs B1 and B2: to the last weight, from the
+weight before it and from earlier biases), which is repeated. `diagonal` leaves out the blocks of
+tensors that share no axis.
 """
 
 import re
@@ -39,25 +39,25 @@ BLOCK = re.compile(
     r"(weight|bias)_to_(weight|bias)\.layers\.(\d+)_(\d+)\.(?:\w+\.)*?"
     r"(Gamma|Lambda|mab|lin_all|lin_n|lin_m|lin_both|layer)\.((?:\d+|fc_[qkvo])\.(?:weight|bias))"
 )
-"""A parameter of one official module: kinds of source and target, their layers, the role of the
-map, its name there."""
+"""A parameter of an official module: kinds of source and target, their layers, the role of the map,
+the parameter's name."""
 READABLE = re.compile(
     rf"(layers\.)?(layers\.\d+\.({BLOCK.pattern}|skip\.\d+\.\w+|\w+_bn\.\d+\.\w+)|skip\.\w+)"
     r"|clf\.layer\.\d+\.\w+"
 )
-"""Every name in a state dict that is read."""
+"""All names in a state dict that can be read."""
 
 
 def read_official(
     state: Mapping[str, Tensor], space: WeightSpace, pooling: str, num_heads: int | None = None
 ) -> OfficialDWSNet | OfficialClassifier:
-    """The model of an official state dict, with the same outputs, in evaluation mode and in the
-    dtype of the state dict.
+    """Build the model of an official state dict, with the same outputs.
 
-    `space` is an MLP's, `pooling` is the official `reduction` (max, mean or sum) and `num_heads`
-    the official `num_heads`, which set attention needs (8 unless it was changed): the state dict
-    tells none of them. Raises ValueError for what is not read (downsampling), and for tensors that
-    are missing, unknown, of another shape, dtype or device than they must be, or not finite.
+    It is in evaluation mode and in the dtype of the state dict. `space` is an MLP's, `pooling` is
+    the official `reduction` (max, mean or sum) and `num_heads` the official `num_heads`, which set
+    attention needs (8 unless it was changed); the state dict contains none of these. Raises
+    ValueError for unsupported models (downsampling), and for tensors that are missing, unknown, not
+    finite, or of the wrong shape, dtype or device.
     """
     if pooling not in POOLINGS:
         raise ValueError(f"pooling must be one of {', '.join(POOLINGS)}, got {pooling!r}")
@@ -65,7 +65,7 @@ def read_official(
         check_counts(num_heads=num_heads)
     if unknown := [name for name in state if READABLE.fullmatch(name) is None]:
         raise ValueError(
-            f"an official state dict must come from a DWSModel or DWSModelForClassification without "
+            "an official state dict must come from a DWSModel or DWSModelForClassification without "
             f"input_dim_downsample, found {unknown[0]!r}"
         )
     _check_mlp(space)
@@ -78,8 +78,7 @@ def read_official(
 
 
 def _check_mlp(space: WeightSpace):
-    """Raises ValueError where the tensors are not weight `(out, in)` and bias of one layer after
-    another."""
+    """Raise ValueError unless tensors are weights `(out, in)` and biases of a chain of layers."""
     specs = space.tensors
     axes = [specs[0].axes[-1], *(spec.axes[0] for spec in specs[1::2])]
     expected = [own for source, target in pairwise(axes) for own in ((target, source), (target,))]
@@ -87,13 +86,13 @@ def _check_mlp(space: WeightSpace):
     shapes = {spec.name: spec.shape for spec in specs}
     if [spec.axes for spec in specs] != expected or not all(hidden) or axes[-1].hidden:
         raise ValueError(
-            f"the space of an official model must be an MLP's, weight (out, in) and bias of each layer, found tensors "
-            f"{shapes}"
+            "the space of an official model must be an MLP's, weight (out, in) and bias of each "
+            f"layer, found tensors {shapes}"
         )
 
 
 def _check_alike(state: Mapping[str, Tensor]):
-    """Raises ValueError where floating point tensors are not finite and of one dtype and device."""
+    """Raise ValueError unless tensors are finite floating point, of one dtype and device."""
     first = None
     for name, tensor in state.items():
         if not isinstance(tensor, Tensor):
@@ -103,8 +102,9 @@ def _check_alike(state: Mapping[str, Tensor]):
         first = first or (name, tensor.dtype, tensor.device)
         if not tensor.is_floating_point() or (tensor.dtype, tensor.device) != first[1:]:
             raise ValueError(
-                f"{name!r} of shape {tuple(tensor.shape)} must be floating point, of dtype {first[1]} on {first[2]} as "
-                f"{first[0]!r} is, found {tensor.dtype} on {tensor.device}"
+                f"{name!r} of shape {tuple(tensor.shape)} must be floating point, of dtype "
+                f"{first[1]} on {first[2]} as {first[0]!r} is, found {tensor.dtype} on "
+                f"{tensor.device}"
             )
         if not tensor.isfinite().all():
             raise ValueError(
@@ -132,12 +132,12 @@ def _read_trunk(
     expected = [step * i for i in range(len(layers))], [4 * i + 1 for i in range(len(layers) - 1)]
     if not layers or (layers, norms) != (expected[0], expected[1] if norms else []):
         raise ValueError(
-            f"an official state dict must have layers at 0, {step}, {2 * step}, ... and a norm after each but the last "
-            f"or none, found layers at {layers}, norms at {norms}"
+            f"an official state dict must have layers at 0, {step}, {2 * step}, ... and a norm "
+            f"after each but the last or none, found layers at {layers}, norms at {norms}"
         )
     heads = [num_heads] * len(layers)
     if len(layers) > 1 and num_heads is not None:
-        heads[-1] = 1  # as the official code makes its last layer
+        heads[-1] = 1  # as in the official code's last layer
     read = [
         _read_layer(parts[place], f"layers.{place}", space, pooling, layer_heads)
         for place, layer_heads in zip(layers, heads, strict=True)
@@ -167,11 +167,12 @@ def _read_layer(
     maps = _maps_found(space, found)
     if unknown := [map_name for map_name in found if map_name not in {one.name for one in maps}]:
         raise ValueError(f"{name!r} must have {len(maps)} maps, found also {unknown[0]!r}")
-    # Linear whatever the set layer is: it tells the channels, and what all maps have in common.
+    # Linear for every set layer: it shows the channels, and what all maps have in common.
     common = found.get("weight_to_weight.layers.1_1.lin_all", {})
     if "0.weight" not in common or common["0.weight"].ndim != 2:
         raise ValueError(
-            f"{name!r} must have a matrix 'weight_to_weight.layers.1_1.lin_all.0.weight', found none"
+            f"{name!r} must have a matrix 'weight_to_weight.layers.1_1.lin_all.0.weight', found "
+            "none"
         )
     channels, bias = common["0.weight"].shape[::-1], "0.bias" in common
     num_maps = sum(parameter.endswith("weight") for parameter in common)
@@ -196,22 +197,24 @@ def _read_layer(
 
 
 def _maps_found(space: WeightSpace, names: Collection[str]) -> list[Map]:
-    """The maps that a layer with maps of these names must have; raises ValueError where their
-    blocks are too few or many."""
+    """The maps that a layer with these names must have.
+
+    Raises ValueError if there are too few or too many blocks.
+    """
     attends = any(name.endswith("mab") for name in names)
     found = len({name.rpartition(".")[0] for name in names})
     kinds = [maps_of(space, attends, diagonal) for diagonal in (False, True)]
     counts = [len({(one.source, one.target) for one in maps}) for maps in kinds]
     if found not in counts:
         raise ValueError(
-            f"an official layer for {len(space.tensors)} tensors must have {counts[0]} blocks, or {counts[1]} if diagonal, "
-            f"found {found}"
+            f"an official layer for {len(space.tensors)} tensors must have {counts[0]} blocks, or "
+            f"{counts[1]} if diagonal, found {found}"
         )
     return kinds[counts.index(found)]
 
 
 def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source: int) -> Tensor:
-    """A view into the layer's weights: what takes the source pooled to `axes` to the target."""
+    """A view of the layer's weights that map the source, pooled to `axes`, to the target."""
     incidence = layer.incidence
     s = next(s for s, known in enumerate(incidence.axis_sets) if set(known) == set(axes))
     rows = layer.weights[s].data.split(incidence.widths(s, layer.out_channels))[
@@ -223,7 +226,7 @@ def block_of(layer: EquivariantLinear, axes: Sequence[str], target: int, source:
 
 
 def _add(layer: EquivariantLinear, one: Map, linear: nn.Linear):
-    """Add an official map that is linear to the coefficients it is part of."""
+    """Add a linear official map to the coefficients it belongs to."""
     block = block_of(layer, one.kept, one.target, one.source)
     block.add_(linear.weight.data.repeat(len(block) // linear.out_features, 1) * one.factor)
     if linear.bias is not None:
@@ -243,8 +246,10 @@ def _read_norm(state: Mapping[str, Tensor], space: WeightSpace, channels: int) -
 def _read_head(
     state: Mapping[str, Tensor], space: WeightSpace, channels: int, pooling: str
 ) -> nn.Sequential:
-    """The official head, which has the inner weights first, then first and last weight, then the
-    biases, in our order."""
+    """Read the official head, reordered to our order of tensors.
+
+    The official order is inner weights, first and last weight, biases.
+    """
     values, count = _below(state, "clf.layer."), len(space.tensors)
     order = [*range(2, count - 2, 2), 0, count - 2, *range(1, count, 2)]
     sizes = [space.tensors[i].num_fixed * channels for i in order]
@@ -259,7 +264,7 @@ def _read_head(
 
 
 def _load(module: Loaded, state: Mapping[str, Tensor], name: str) -> Loaded:
-    """The module with copies of the tensors of `state`, in their dtype and on their device."""
+    """Load copies of the tensors of `state`, keeping their dtype and device."""
     copies = {parameter: tensor.detach().clone() for parameter, tensor in state.items()}
     load_tensors(module, copies, repr(name), assign=True)
     return module

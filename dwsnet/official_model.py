@@ -1,10 +1,9 @@
-"""The networks of the official DWSNets code (github.com/AvivNavon/DWSNets), on features as dwsnet
-has them.
+"""Networks of the official DWSNets code (github.com/AvivNavon/DWSNets), on features of dwsnet.
 
 The official layer is 4M^2 small modules, one for each pair of tensors. Each is a sum of terms: the
-source pooled to some of the hidden axes that it shares with the target, mapped, and repeated along
-the target's other axes. What is linear of that is an `EquivariantLinear` with the same pooling; the
-rest (set attention, more than one linear map in a block) stays term by term.
+source, pooled to some of the hidden axes that it shares with the target, is mapped and repeated
+along the target's other axes. The linear terms become an `EquivariantLinear` with the same pooling;
+the others (set attention, blocks with more than one linear map) stay separate.
 """
 
 from collections.abc import Sequence
@@ -25,12 +24,11 @@ POOLINGS = {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}
 
 
 class SetAttention(nn.Module):
-    """The official SAB: `(batch, set, inputs)` to `(batch, set, outputs)`, every element attends to
-    all.
+    """The official SAB, self-attention from `(batch, set, inputs)` to `(batch, set, outputs)`.
 
-    As in the official code a head is `outputs // num_heads` wide, and there are as many as fit;
-    scores are divided by the root of the whole width, and queries are added to what is attended.
-    Raises ValueError where heads do not fit.
+    As in the official code, a head is `outputs // num_heads` wide, and there are as many as fit;
+    scores are divided by the root of the whole width, and queries are added to the attention
+    output. Raises ValueError if heads do not fit.
     """
 
     def __init__(self, inputs: int, outputs: int, num_heads: int):
@@ -38,7 +36,8 @@ class SetAttention(nn.Module):
         self.head_width = outputs // num_heads
         if self.head_width == 0 or outputs % self.head_width:
             raise ValueError(
-                f"num_heads must split {outputs} features into heads of equal width, got {num_heads}"
+                f"num_heads must split {outputs} features into heads of equal width, got "
+                f"{num_heads}"
             )
         self.fc_q, self.fc_k, self.fc_v = (nn.Linear(inputs, outputs) for _ in range(3))
         self.fc_o = nn.Linear(outputs, outputs)
@@ -54,7 +53,7 @@ class SetAttention(nn.Module):
 
 
 def mlp(inputs: int, outputs: int, num_maps: int, bias: bool) -> nn.Sequential:
-    """Linear maps with ReLU between, all but the first from as many features as they give."""
+    """Linear maps with ReLU between; all but the first are square."""
     layers: list[nn.Module] = [nn.Linear(inputs, outputs, bias)]
     for _ in range(num_maps - 1):
         layers += [nn.ReLU(), nn.Linear(outputs, outputs, bias)]
@@ -65,17 +64,18 @@ class Map(NamedTuple):
     """One map of an official layer."""
 
     source: int
-    """Position in the space, as of the target."""
+    """Index of the tensor in the space, as for the target."""
     target: int
     role: str
     kept: tuple[str, ...]
     """Hidden axes that the source is not pooled over."""
     factor: float
     inputs: int
-    """How many times the channels it takes, and gives."""
+    """Fixed entries that it takes; `outputs` are those it returns. Times channels, they are
+    widths."""
     outputs: int
     single: bool
-    """Whether it is one linear map, whatever the official `n_fc_layers` is."""
+    """Whether it is a single linear map for any official `n_fc_layers`."""
 
     @property
     def name(self) -> str:
@@ -93,7 +93,8 @@ class Map(NamedTuple):
             return mlp(inputs, outputs, num_maps, bias and self.role != "Lambda")
         if num_heads is None:
             raise ValueError(
-                f"num_heads must be given for set attention ('sab'; 8 unless it was changed), as in {self.name!r}"
+                "num_heads must be given for set attention ('sab'; 8 unless it was changed), as in "
+                f"{self.name!r}"
             )
         return SetAttention(inputs, outputs, num_heads)
 
@@ -136,11 +137,10 @@ def maps_of(space: WeightSpace, attends: bool, diagonal: bool) -> list[Map]:
 
 
 class Term(nn.Module):
-    """What one tensor adds to another one through a map that is not linear: both folded
-    (`dwsnet.incidence`).
+    """One tensor's contribution to another through a nonlinear map, both folded.
 
-    The source is pooled to the hidden axes `kept`; a map that gives one column is repeated for all
-    of the target.
+    The source is pooled to the hidden axes `kept`. Fewer output columns than the target has are
+    repeated. For folding see `dwsnet.incidence`.
     """
 
     def __init__(
@@ -167,8 +167,7 @@ class Term(nn.Module):
 
 
 class OfficialLayer(nn.Module):
-    """The official DWSLayer: its linear part, the other terms as (source, target, term), and a skip
-    for every entry."""
+    """The official DWSLayer: linear part, other terms (source, target, term), entrywise skip."""
 
     def __init__(
         self,
@@ -195,12 +194,11 @@ class OfficialLayer(nn.Module):
 
 
 class OfficialDWSNet(nn.Module):
-    """The official DWSModel: layers with ReLU and, where it had them, batch norms between, and a
-    skip round all.
+    """The official DWSModel: layers, ReLU and optional batch norms between, an optional skip.
 
-    Takes and returns `(batch, *spec.shape, channels)` for each tensor of the space, weights `(out,
-    in)` as in torch (the official code has `(in, out)`). The official dropout, which is never
-    switched off (B3), is left out.
+    Takes and returns `(batch, *spec.shape, channels)` for each tensor of the space, with weights
+    `(out, in)` as in torch (the official code has `(in, out)`). The official dropout, which is
+    never switched off (B3), is left out.
     """
 
     def __init__(
@@ -225,8 +223,10 @@ class OfficialDWSNet(nn.Module):
 
 
 class OfficialClassifier(nn.Module):
-    """The official DWSModelForClassification: features `(batch, *spec.shape, channels)` to `(batch,
-    classes)`."""
+    """The official DWSModelForClassification.
+
+    Maps features `(batch, *spec.shape, channels)` to `(batch, classes)`.
+    """
 
     def __init__(self, trunk: OfficialDWSNet, head: nn.Module):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Layers and their halves as operators, around which torch.compile goes: what `dwsnet.kernel` computes."""
+"""Compiled layers and their halves as custom operators for torch.compile."""
 
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -11,7 +11,7 @@ from dwsnet.memory import empty, pytorchs
 
 
 def operator(function: Callable) -> Callable:
-    """The function; code that is being compiled sees an operator, for whose dispatch nobody else has to wait."""
+    """Make a function a custom operator under torch.compile; eager calls avoid its dispatch."""
     registered = torch.library.custom_op(
         f"dwsnet::{function.__name__}", function, mutates_args=(), device_types="cpu"
     )
@@ -33,7 +33,7 @@ def layer(
 
 
 def outputs_like(program, inputs, weights, bias) -> list[Tensor]:
-    """Of the shapes of what a layer gives, for `torch.compile`."""
+    """Tensors of the shapes of a layer's outputs, for torch.compile."""
     of = kernel.layout(*program)
     return pytorchs(inputs[0], of.shapes(of.channels(weights[0].shape[0]), inputs[0]))
 
@@ -65,7 +65,7 @@ def _(program, gradients, features, weights, to_features):
 
 @operator
 def gather(program: Sequence[int], features: Sequence[Tensor], channels: int) -> list[Tensor]:
-    """Gathered features of each axis set, by means, empty for a set that is one tensor."""
+    """Features of each axis set gathered by means, empty for a set that consists of one tensor."""
     of, features = kernel.layout(*program), kernel.contiguous(features)
     result = empty(features[0], of.gathered_shapes(channels, features[0]))
     found = kernel.places([tensor if tensor.numel() else None for tensor in result])
@@ -89,7 +89,7 @@ def _(program, features, channels):
 def gather_backward(
     program: Sequence[int], gradients: Sequence[Tensor], channels: int
 ) -> list[Tensor]:
-    """Gradients of the features from those of what was gathered."""
+    """Gradients of the features from those of the gathered features."""
     of, gradients = kernel.layout(*program), kernel.contiguous(gradients)
     result = empty(gradients[0], of.shapes(channels, gradients[0]))
     start = of.numbers, gradients[0].shape[0], kernel.places(gradients)

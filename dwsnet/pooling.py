@@ -1,7 +1,7 @@
-"""Ways to pool features over hidden axes; each gives the same for every order of the neurons.
+"""Poolings of features over hidden axes, independent of the order of neurons.
 
-A sum is a mean whose weight is multiplied by the number of neurons: so a layer computes it, and features stay at the
-scale of one neuron's, in half precision too.
+A sum is computed as a mean whose weight is multiplied by the number of neurons, so that features
+stay at the scale of one neuron's, also in half precision.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from dwsnet.incidence import Incidence, Move, Reduce, largest, mean
 
 
 class AttentionPooling(nn.Module):
-    """A weighted mean: softmax over the axis of a learned score of each neuron's features. Starts as the mean."""
+    """A mean weighted by a softmax of learned scores of neurons; starts as the mean."""
 
     def __init__(self, incidence: Incidence, channels: int):
         super().__init__()
@@ -39,7 +39,7 @@ class AttentionPooling(nn.Module):
 
 
 def pooling_of(name: str, incidence: Incidence, channels: int) -> Reduce:
-    """The pooling "mean", "sum", "max" or "attention", the last with parameters of its own; of sums the means."""
+    """The pooling of this name; "sum" pools means, "attention" has parameters."""
     match name:
         case "mean" | "sum":
             return mean
@@ -53,9 +53,9 @@ def pooling_of(name: str, incidence: Incidence, channels: int) -> Reduce:
 def from_means(
     weight: Tensor, incidence: Incidence, channels: int, s: int, power: int = 1
 ) -> Tensor:
-    """The matrix that does to the means of axis set `s` what `weight` does to their sums; with power -1 the other way round.
+    """The matrix that acts on means of axis set `s` as `weight` does on sums; inverse for power -1.
 
-    Columns after those of the set stay.
+    Columns after those of the set are unchanged.
     """
     widths, counts = incidence.widths(s, channels), incidence.counts(s)
     parts = weight.split([*widths, weight.shape[1] - sum(widths)], 1)
@@ -63,7 +63,7 @@ def from_means(
 
 
 class PooledLinear(nn.Linear):
-    """A linear map of what axis set `s` pools; for "sum" it takes the means."""
+    """A linear map of the pooled features of axis set `s`; for "sum" it takes means."""
 
     def __init__(
         self, incidence: Incidence, channels: int, s: int, out_features: int, pooling: str
@@ -72,7 +72,7 @@ class PooledLinear(nn.Linear):
         super().__init__(sum(incidence.widths(s, channels)), out_features)
 
     def reset_parameters(self):
-        """As `nn.Linear` starts, of means where sums are pooled too."""
+        """Initialise like `nn.Linear`, with respect to means even if sums are pooled."""
         super().reset_parameters()
         if self.of:
             with torch.no_grad():

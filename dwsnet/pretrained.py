@@ -1,4 +1,4 @@
-"""A model in a folder: `config.json` says what it is, `model.safetensors` holds its tensors. Nothing is ever unpickled."""
+"""A model in a folder: `config.json` and `model.safetensors`. Nothing is ever unpickled."""
 
 import json
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ def space_as_json(space: WeightSpace) -> list[dict[str, Any]]:
 
 
 def space_from_json(tensors: list[dict[str, Any]]) -> WeightSpace:
-    """The space; tensors without roles are of folders from before there were any: (out, in, ...)."""
+    """The space; folders older than roles have none, which means (out, in, ...)."""
     specs = []
     for spec in tensors:
         axes = tuple(Axis(*axis) for axis in spec["axes"])
@@ -47,7 +47,7 @@ def write_folder(
     arguments: dict[str, Any],
     tensors: Mapping[str, Tensor],
 ):
-    """A model of class `kind`, made from `space` and `arguments`, JSON values all, with its tensors."""
+    """Write a model of class `kind`, made from `space` and JSON `arguments`, with its tensors."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
@@ -60,12 +60,14 @@ def read_folder(
 ) -> tuple[WeightSpace, dict[str, Any], dict[str, Tensor]]:
     """The space, arguments and tensors of a model of class `kind`.
 
-    Raises FileNotFoundError where there is none, ValueError for another class's folder and for damaged files.
+    Raises FileNotFoundError if there is none, ValueError for another class's folder and damaged
+    files.
     """
     config, tensors = Path(folder) / CONFIG, Path(folder) / TENSORS
     if missing := [path.name for path in (config, tensors) if not path.is_file()]:
         raise FileNotFoundError(
-            f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing {missing}"
+            f"{folder} must hold {CONFIG} and {TENSORS} as save_pretrained writes them, missing "
+            f"{missing}"
         )
     try:
         found = json.loads(config.read_text())
@@ -77,7 +79,8 @@ def read_folder(
     if name != kind.__name__:
         raise ValueError(f"{folder} must hold a {kind.__name__}, found a {name}")
     try:
-        # Copies: a file's tensors lie where its header ends, where products are slower and round otherwise.
+        # Copies: tensors in the file are not aligned, which makes products slower and round
+        # differently.
         return space, arguments, {name: x.clone() for name, x in load_file(tensors).items()}
     except SafetensorError as error:
         raise ValueError(
@@ -88,7 +91,7 @@ def read_folder(
 def build(
     kind: type[Built], folder: str | Path, space: WeightSpace, arguments: dict[str, Any]
 ) -> Built:
-    """`kind(space, **arguments)`; raises ValueError with the file where those are no arguments of it."""
+    """`kind(space, **arguments)`. Raises ValueError that names the file for wrong arguments."""
     try:
         return kind(space, **arguments)
     except (ValueError, TypeError) as error:
@@ -98,27 +101,28 @@ def build(
 
 
 class Pretrained(nn.Module):
-    """A model that reads state dicts of `space` and is made from that space and `config`, JSON values all."""
+    """A model that reads state dicts of `space` and is made from that space and JSON `config`."""
 
     space: WeightSpace
     config: dict[str, Any]
     earlier: ClassVar[dict[str, Any]] = {}
-    """What arguments were where a folder does not say, since it is older than they are."""
+    """Values of arguments that folders older than them do not have."""
 
     @classmethod
     def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors of a folder, which may be an older one, by the names that they have now."""
+        """The tensors of a folder, maybe an older one, by their current names."""
         return state
 
     def save_pretrained(self, folder: str | Path):
-        """Writes `config.json` and `model.safetensors` into `folder`, which is made where there is none."""
+        """Write `config.json` and `model.safetensors` into `folder`, which is created if needed."""
         write_folder(folder, type(self), self.space, self.config, self.state_dict())
 
     @classmethod
     def from_pretrained(cls: type[Model], folder: str | Path) -> Model:
-        """The model that `save_pretrained` wrote, on the CPU, in the dtype it was saved in and in eval mode.
+        """Load what `save_pretrained` wrote, on the CPU, in its saved dtype and in eval mode.
 
-        Raises FileNotFoundError where there is none, ValueError for another class's folder and for files that were changed.
+        Raises FileNotFoundError if there is none, ValueError for another class's folder and for
+        damaged files.
         """
         space, arguments, state = read_folder(folder, cls)
         model = build(cls, folder, space, cls.earlier | arguments)

@@ -1,4 +1,4 @@
-"""Heads and losses of learning without labels. The encoder's vector is the embedding; heads serve training alone."""
+"""Heads and losses for learning without labels; the encoder's vector is the embedding."""
 
 from collections.abc import Mapping, Sequence
 from math import pi
@@ -17,9 +17,9 @@ State = Mapping[str, Tensor]
 
 
 class ProjectionHead(nn.Module):
-    """An encoder, and the projector that a contrastive loss is taken behind (SimCLR, Chen et al. 2020).
+    """An encoder with a projector for a contrastive loss (SimCLR, Chen et al. 2020).
 
-    Takes stacked state dicts, returns embeddings and projections, `(batch, width)` both.
+    Maps stacked state dicts to embeddings and projections, both `(batch, width)`.
     """
 
     def __init__(self, encoder: nn.Module):
@@ -43,9 +43,9 @@ def similarities(
 ) -> tuple[Float[Tensor, "anchors anchors"], Int64[Tensor, " anchors"]]:
     """Logits and labels whose cross-entropy is NT-Xent (Chen et al. 2020, equation 1).
 
-    The `2 * pairs` anchors are `one`, then `other`; a logit is the cosine of two projections over the temperature, an
-    anchor's label the place of its partner. Others of the same `signal` are no negatives: their logits, as an anchor's own,
-    are -inf.
+    The `2 * pairs` anchors are `one`, then `other`; a logit is the cosine of two projections
+    divided by the temperature, an anchor's label the index of its partner. Others of the same
+    `signal` are not negatives: their logits, like an anchor's with itself, are -inf.
     """
     pairs, device = len(one), one.device
     anchors = F.normalize(torch.cat([one, other]), dim=1)
@@ -58,7 +58,7 @@ def similarities(
 
 
 def of_all_ranks(rows: Tensor) -> Tensor:
-    """The rows of all ranks, in order, however many each has; gradients flow back to each."""
+    """Concatenate the tensors of all ranks, which may differ in length; gradients flow back."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return rows
     own = torch.tensor([len(rows)], device=rows.device)
@@ -70,11 +70,12 @@ def of_all_ranks(rows: Tensor) -> Tensor:
 
 
 class RenderingHead(nn.Module):
-    """An encoder, and a decoder that renders each network's signal from its vector at points that are given once.
+    """An encoder with a decoder that renders each network's signal from its vector at fixed points.
 
-    The decoder is a coordinate MLP: sines and cosines of the coordinates, shifted and scaled in every hidden layer by the
-    vector (FiLM, Perez et al. 2018). Takes stacked state dicts, returns embeddings `(batch, width)` and values
-    `(batch, points, channels)` at `points` `(points, dims)`, coordinates in [-1, 1].
+    The decoder is a coordinate MLP on sines and cosines of the coordinates, shifted and scaled in
+    every hidden layer by the vector (FiLM, Perez et al. 2018). Maps stacked state dicts to
+    embeddings `(batch, width)` and values `(batch, points, channels)` at `points` `(points, dims)`,
+    coordinates in [-1, 1].
     """
 
     def __init__(
@@ -109,12 +110,14 @@ class RenderingHead(nn.Module):
 
 
 class EntriesHead(nn.Module):
-    """An encoder, and what predicts every entry of a network from the features there and the network's vector.
+    """An encoder with a head that predicts every entry from its features and the network's vector.
 
-    Takes stacked state dicts and which entries are `hidden`, `(batch, *spec.shape)` bool a tensor: the encoder sees 0 in
-    their place. Returns embeddings `(batch, width)`, then predictions and truth of all entries, standardised by the train
-    split, `(batch, *spec.shape)` a tensor both. Where the encoder's signs are canonical, those of the truth are by what
-    is seen, and tell nothing of what is hidden. Raises ValueError where the encoder has no features of entries.
+    Takes stacked state dicts and masks of `hidden` entries, `(batch, *spec.shape)` bool per tensor,
+    which the encoder sees as 0. Returns embeddings `(batch, width)`, then predictions and truth of
+    all entries, standardised by the train split, both `(batch, *spec.shape)` per tensor. If the
+    encoder makes signs canonical, the visible entries decide the signs of the truth, which
+    therefore reveal nothing of the hidden ones. Raises ValueError if the encoder has no features of
+    entries.
     """
 
     def __init__(self, encoder: nn.Module):

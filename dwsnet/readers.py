@@ -1,9 +1,8 @@
-"""Which tensors a module or a state dict is made of, or one sentence that says why they are no
-weight space of ours.
+"""Reads the tensors of a weight space from a module or a state dict.
 
-A weight space here is a chain: every layer takes what the layer before gives. What breaks the
-chain, or mixes neurons in other ways than a weight matrix, is refused rather than described
-wrongly.
+Only chains are read, in which every layer takes the output of the layer before. What breaks the
+chain, or mixes neurons in other ways than a weight matrix, is refused in one sentence rather than
+described wrongly.
 """
 
 import operator
@@ -25,17 +24,15 @@ Layer = tuple[str, tuple[int, ...], bool]
 """Name, shape of the weight `(out, in, positions...)`, whether it has a bias."""
 
 ELEMENTWISE = re.compile(
-    "relu|relu6|leaky_relu|elu|selu|celu|gelu|silu|mish|hardtanh|hardswish|hardsigmoid|tanh|sigmoid|softplus"
-    "|softsign|logsigmoid|sin|cos|exp|log|sqrt|abs|neg|square|sign|clamp|pow|mul|add|sub|truediv|div"
-    "|dropout|dropout[123]d|alpha_dropout|contiguous|clone"
+    "relu|relu6|leaky_relu|elu|selu|celu|gelu|silu|mish|hardtanh|hardswish|hardsigmoid|tanh|sigmoid|softplus|softsign|logsigmoid|sin|cos|exp|log|sqrt|abs|neg|square|sign|clamp|pow|mul|add|sub|truediv|div|dropout|dropout[123]d|alpha_dropout|contiguous|clone"
 )
-"""Functions and tensor methods, by name, that do the same to every entry."""
+"""Names of functions and tensor methods that act on each entry separately."""
 SOFTMAX, REDUCTIONS = {"softmax", "log_softmax", "softmin"}, {"mean", "sum", "amax", "amin"}
 POOLING = ("max_pool", "avg_pool", "lp_pool", "adaptive_max_pool", "adaptive_avg_pool")
 
 
 def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
-    """Every tensor of the module's state dict but counters, in the order in which layers use them.
+    """All tensors of the module's state dict except counters, in the order of use.
 
     Raises ValueError for anything but a chain of layers that `dwsnet.module_layers` describes.
     """
@@ -47,7 +44,7 @@ def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
         if node in sizes:
             continue
         if not (_has_tensors(module, node) or any(values[one].dims for one in inputs)):
-            values[node] = INPUT  # whatever is made of the input alone, and of constants
+            values[node] = INPUT  # depends only on the input and on constants
             continue
         value = values[_only(node, "input", inputs)]
         _only(node, "use", [one for one in node.users if one not in sizes])
@@ -57,8 +54,8 @@ def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
         layer = module.get_submodule(node.target)
         if type(layer) not in RULES or "forward" in vars(layer):
             raise ValueError(
-                f"layer {node.target!r} must be a linear layer, convolution, embedding, norm, pooling "
-                f"or activation of torch.nn, cannot describe {type(layer).__name__}"
+                f"layer {node.target!r} must be a linear layer, convolution, embedding, norm, "
+                f"pooling or activation of torch.nn, cannot describe {type(layer).__name__}"
             )
         values[node] = RULES[type(layer)](to, node.target, layer, value)
     return _described(module, to, values[_only(output, "input", output.all_input_nodes)])
@@ -67,8 +64,8 @@ def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
 def _only(node: fx.Node, kind: str, found: Sequence[fx.Node]) -> fx.Node:
     if len(found) != 1:
         raise ValueError(
-            f"{node.name!r} must have one {kind}, found {[one.name for one in found]}: a skip, a branch "
-            f"or a tensor outside of a layer, which no chain describes"
+            f"{node.name!r} must have one {kind}, found {[one.name for one in found]}: a skip, a "
+            "branch or a tensor outside of a layer, which no chain describes"
         )
     return found[0]
 
@@ -83,7 +80,8 @@ def _trace(module: nn.Module) -> fx.Graph:
             )
         if one._forward_hooks or one._forward_pre_hooks:
             raise ValueError(
-                f"{name or type(one).__name__!r} must have no forward hooks, whose effect cannot be seen"
+                f"{name or type(one).__name__!r} must have no forward hooks, whose effect cannot "
+                "be seen"
             )
     try:
         return fx.Tracer().trace(module)
@@ -95,7 +93,7 @@ def _trace(module: nn.Module) -> fx.Graph:
 
 
 def _sizes(nodes: Sequence[fx.Node]) -> set[fx.Node]:
-    """The nodes that are numbers of entries, or arithmetic with these alone."""
+    """The nodes that are sizes of tensors, or arithmetic with sizes only."""
     sizes: set[fx.Node] = set()
     for node in nodes:
         asks = (node.op, node.target) in (("call_method", "size"), ("call_method", "dim")) or (
@@ -114,7 +112,10 @@ def _is_of(node: fx.Node, *modules: ModuleType) -> bool:
 
 
 def _function(node: fx.Node, value: Value) -> Value:
-    """What a function or a tensor method gives; raises ValueError where neurons may not stay alike."""
+    """The output of a function or tensor method.
+
+    Raises ValueError if it may treat neurons differently.
+    """
     name = node.target if isinstance(node.target, str) else node.target.__name__
     known = node.op == "call_method" or _is_of(node, torch, F, operator)
     name, arguments = name.strip("_"), [*node.args[1:]]
@@ -141,20 +142,23 @@ def _function(node: fx.Node, value: Value) -> Value:
         ": flatten by x.flatten(1) or x.view(x.size(0), -1)" if name in ("view", "reshape") else ""
     )
     raise ValueError(
-        f"{node.name!r} must be an operation that treats all neurons alike, cannot describe {name}{hint}"
+        f"{node.name!r} must be an operation that treats all neurons alike, cannot describe "
+        f"{name}{hint}"
     )
 
 
 def _is_flatten(shape: Sequence) -> bool:
-    """Whether a shape keeps the batch and makes one row of the rest: `(x.size(0), ...)`. A shape
-    `(-1, number)` may make rows of parts of a picture."""
+    """Whether a shape keeps the batch and flattens the rest: `(x.size(0), ...)`.
+
+    A shape `(-1, number)` might split pictures into parts.
+    """
     if len(shape) == 1 and isinstance(shape[0], Sequence):
         shape = shape[0]
     return len(shape) == 2 and isinstance(shape[0], fx.Node) and _is_batch(shape[0])
 
 
 def _is_batch(size: fx.Node) -> bool:
-    """Whether a size is `x.size(0)` or `x.shape[0]`, and x no parameter."""
+    """Whether a size is `x.size(0)` or `x.shape[0]`, and x is not a parameter."""
     asks = size.args[0] if size.target is operator.getitem else size
     if (asks.op, asks.target) not in (("call_method", "size"), ("call_function", getattr)):
         return False
@@ -162,8 +166,10 @@ def _is_batch(size: fx.Node) -> bool:
 
 
 def _described(module: nn.Module, to: Description, value: Value) -> tuple[TensorSpec, ...]:
-    """The tensors, what the network gives being fixed; raises ValueError where some are missing or
-    shared."""
+    """The tensors, with the network's outputs fixed.
+
+    Raises ValueError if tensors are missing or shared.
+    """
     names = [spec.name for spec in to.tensors]
     if twice := sorted({name.rpartition(".")[0] for name in names if names.count(name) > 1}):
         raise ValueError(f"layers must be applied once, found {twice} more than once")
@@ -171,14 +177,16 @@ def _described(module: nn.Module, to: Description, value: Value) -> tuple[Tensor
     state = {name for name in module.state_dict() if not name.endswith(COUNTER)}
     if odd := sorted(known ^ state):
         raise ValueError(
-            f"every tensor of the state dict must be that of a layer that is applied, found {odd[0]!r} otherwise"
+            "every tensor of the state dict must be that of a layer that is applied, found "
+            f"{odd[0]!r} otherwise"
         )
     shapes = {spec.name: spec.stored_shape for spec in to.tensors}
     owners: dict[int, str] = {}
     for name, tensor in module.state_dict(keep_vars=True).items():
         if name in known and tensor.shape != shapes[name]:
             raise ValueError(
-                f"tensor {name!r} must have shape {shapes[name]} as its layer says, found {tuple(tensor.shape)}"
+                f"tensor {name!r} must have shape {shapes[name]} as its layer says, found "
+                f"{tuple(tensor.shape)}"
             )
         if name in known and owners.setdefault(_memory(tensor), name) != name:
             raise ValueError(
@@ -206,12 +214,12 @@ def _has_tensors(module: nn.Module, node: fx.Node) -> bool:
 
 
 def _memory(tensor: Tensor) -> int:
-    """The same for tensors that share their memory; tensors without any share nothing."""
+    """Equal for tensors that share memory; tensors without memory share none."""
     return tensor.data_ptr() or id(tensor)
 
 
 def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
-    """Every `NAME.weight` with its `NAME.bias`, in the order of the dict.
+    """All `NAME.weight` with their `NAME.bias`, in the order of the dict.
 
     Raises ValueError for a tensor that is neither (norms, running statistics, attention
     projections).
@@ -231,7 +239,7 @@ def layers_of_state_dict(state: Mapping[str, Tensor]) -> list[Layer]:
             or tensor.shape != weight.shape[:1]
         ):
             raise ValueError(
-                f"tensor {key!r} must be the weight (out, in) or (out, in, positions...) or the bias (out,) of a layer, "
-                f"cannot describe shape {tuple(tensor.shape)}"
+                f"tensor {key!r} must be the weight (out, in) or (out, in, positions...) or the "
+                f"bias (out,) of a layer, cannot describe shape {tuple(tensor.shape)}"
             )
     return layers

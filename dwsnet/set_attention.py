@@ -1,11 +1,13 @@
-"""The nonlinear layer: neurons of a hidden layer attend to each other, besides the affine map.
+"""The attention layer: neurons of a hidden layer attend to each other, beside the affine map.
 
-The paper's headline configuration replaces the set layer of every pair of tensors that share a hidden axis by a set
-attention block (Lee et al. 2019). Here one attention serves each hidden axis: a token is a neuron, with the features of
-all tensors that carry the axis side by side, so queries of one tensor meet keys of another, and the output matrix takes
-all heads to all tensors. What differs from the official layer: heads are shared by all pairs of the axis (there each
-pair has eight of its own); scores are divided by the root of the head's width, not of the whole width; the affine map
-stays beside the attention, so every equivariant affine map is still among the layers; no ReLU between the two.
+The paper's headline configuration replaces the set layer of every pair of tensors that share a
+hidden axis by a set attention block (Lee et al. 2019). Here there is one attention for each hidden
+axis: a token is a neuron, with the features of all tensors that carry the axis concatenated, so
+queries of one tensor meet keys of another, and the output matrix maps all heads to all tensors.
+Differences from the official layer: heads are shared by all pairs of the axis (there each pair has
+its own eight); scores are divided by the root of the head's width, not of the whole width; the
+affine map is kept beside the attention, so the layer can still express every equivariant affine
+map; there is no ReLU between the two.
 """
 
 from collections.abc import Sequence
@@ -27,10 +29,11 @@ from dwsnet.weight_space import WeightSpace
 
 
 class NeuronAttention(nn.Module):
-    """Multi-head self-attention over the neurons of one hidden layer: `(batch, neurons, in)` to `(batch, neurons, heads)`.
+    """Multi-head self-attention over the neurons of one hidden layer.
 
-    The last dimension holds all heads side by side. `project` takes the neurons' features to `(batch, neurons, columns)`,
-    queries, keys and values of all heads.
+    Maps `(batch, neurons, in)` to `(batch, neurons, heads)`, with all heads concatenated. `project`
+    maps the neurons' features to queries, keys and values of all heads,
+    `(batch, neurons, columns)`.
     """
 
     def __init__(self, project: nn.Linear, num_heads: int):
@@ -39,7 +42,10 @@ class NeuronAttention(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self):
-        """As `nn.Linear` starts, but values at unit scale: uniform weights have a third of the variance."""
+        """Initialise like `nn.Linear`, but values at unit scale.
+
+        The uniform weights of `nn.Linear` have a third of that variance.
+        """
         self.project.reset_parameters()
         with torch.no_grad():
             self.project.weight[-self.project.out_features // 3 :] *= 3**0.5
@@ -54,7 +60,7 @@ class NeuronAttention(nn.Module):
 
 
 def attend(query: Tensor, key: Tensor, value: Tensor, width: int) -> Tensor:
-    """softmax(q k' / sqrt(width)) v, with all derivatives: PyTorch's fast one has the first alone."""
+    """softmax(q k' / sqrt(width)) v with all derivatives; PyTorch's own has only the first."""
     inputs, plain = (query, key, value), partial(plain_attention, width)
     if is_transformed():
         return plain(*inputs)[0]
@@ -68,10 +74,10 @@ def plain_attention(width: int, query: Tensor, key: Tensor, value: Tensor) -> tu
 
 
 class EquivariantAttention(AxisSetLayer):
-    """`EquivariantLinear` that also sees, for each hidden axis, what its neurons say to each other.
+    """`EquivariantLinear` with attention among the neurons of each hidden axis.
 
-    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden permutations. `pooling`, `relu`
-    and `diagonal` are those of `EquivariantLinear`.
+    Takes and returns a tuple of `(batch, *spec.shape, channels)`; commutes with hidden
+    permutations. `pooling` and `diagonal` are those of `EquivariantLinear`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Reading what comes from outside: every mistake is one sentence that names the tensor and both shapes."""
+"""Reads and checks input: every error is one sentence that names the tensor and both shapes."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -18,20 +18,22 @@ def read_state(
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
     """The tensors of stacked state dicts, `(batch, *spec.shape)` each, in the order of the space.
 
-    State dicts may have them as modules store them, `(batch, *spec.stored_shape)`, and may have the
-    counters of batch norms, which are left out. Raises ValueError where a tensor is missing or
-    unknown, and for all that `check_networks` finds.
+    Tensors may have the shape in which modules store them, `(batch, *spec.stored_shape)`; counters
+    of batch norms are ignored. Raises ValueError if a tensor is missing or unknown, and for all
+    that `check_networks` finds.
     """
     names = [spec.name for spec in space.tensors]
     for spec in space.tensors:
         if spec.name not in state:
             raise ValueError(
-                f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found {[*state]}"
+                f"state dict must have tensor {spec.name!r} of shape {_shape(spec.shape)}, found "
+                f"{[*state]}"
             )
     for name in state:
         if name not in names and not name.endswith(COUNTER):
             raise ValueError(
-                f"state dict must have tensors {names} alone, found also {name!r} of {_found(state[name])}"
+                f"state dict must have tensors {names} alone, found also {name!r} of "
+                f"{_found(state[name])}"
             )
     tensors = tuple(
         x.reshape(x.shape[0], *spec.shape)
@@ -46,7 +48,7 @@ def read_state(
 def write_state(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> dict[str, Float[Tensor, "batch ..."]]:
-    """What `read_state` reads: tensors `(batch, *spec.shape)` as state dicts store them, by name."""
+    """The inverse of `read_state`: tensors `(batch, *spec.shape)` as a stacked state dict."""
     check_tensors(space, tensors, ())
     return {spec.name: stored(spec, x) for spec, x in zip(space.tensors, tensors, strict=True)}
 
@@ -54,9 +56,9 @@ def write_state(
 def unpack(
     space: WeightSpace, rows: Float[Tensor, "batch parameters"]
 ) -> dict[str, Float[Tensor, "batch ..."]]:
-    """Stacked state dicts of networks whose parameters lie one after the other, in the order of the space's tensors.
+    """Stacked state dicts from flat parameter vectors, in the order of the space's tensors.
 
-    Views `(batch, *spec.shape)` into the rows.
+    Returns views `(batch, *spec.shape)`.
     """
     parts = rows.split([prod(spec.shape) for spec in space.tensors], dim=1)
     return {
@@ -66,15 +68,16 @@ def unpack(
 
 
 def stored(spec: TensorSpec, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-    """One tensor as state dicts store it."""
+    """A tensor in the shape in which state dicts store it."""
     return tensor if spec.flat_from is None else tensor.flatten(1 + spec.flat_from)
 
 
 def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
-    """Raises ValueError where tensors are not finite `(batch, *spec.shape)`, one for each of the space, all alike.
+    """Raise ValueError unless tensors are networks of the space: finite `(batch, *spec.shape)`.
 
-    Whether they are finite is looked up on the CPU and outside of torch.compile and torch.func alone: on a GPU reading a
-    truth value would wait for all work before it, a compiled graph it would break, and under vmap there are many.
+    Finiteness is checked only on the CPU and outside of torch.compile and torch.func: on a GPU it
+    would synchronise, it would break a compiled graph, and under vmap there is no single truth
+    value.
     """
     check_tensors(space, tensors, ())
     if tensors[0].device.type != "cpu" or torch.compiler.is_compiling() or is_transformed():
@@ -83,14 +86,18 @@ def check_networks(space: WeightSpace, tensors: Sequence[Tensor]):
         if not x.isfinite().all():
             member = int(x.isfinite().flatten(1).all(1).logical_not().nonzero()[0])
             raise ValueError(
-                f"tensor {spec.name!r} of {_found(x)} must be finite, found NaN or infinity in member {member}"
+                f"tensor {spec.name!r} of {_found(x)} must be finite, found NaN or infinity in "
+                f"member {member}"
             )
 
 
 def check_features(
     space: WeightSpace, features: Sequence[Tensor], channels: int, parameter: Tensor
 ):
-    """Raises ValueError where features are not one `(batch, *spec.shape, channels)` for each tensor, like the parameter."""
+    """Raise ValueError unless features are `(batch, *spec.shape, channels)` for each tensor.
+
+    They must also have the device and dtype of the parameter (`check_like`).
+    """
     check_tensors(space, features, (channels,))
     check_like(space, features, parameter)
 
@@ -98,21 +105,24 @@ def check_features(
 def check_tensors(
     space: WeightSpace, tensors: Sequence[Tensor], trailing: tuple[int, ...] | None = None
 ):
-    """Raises ValueError where tensors are not one `(batch, *spec.shape, *trailing)` for each of the space, all alike.
+    """Raise ValueError unless there is a `(batch, *spec.shape, *trailing)` per tensor of the space.
 
-    Alike: floating point, of one batch size, dtype and device. Without `trailing` any dimensions may follow.
+    All must be floating point, of one batch size, dtype and device. Without `trailing`, any
+    dimensions may follow.
     """
     names = [spec.name for spec in space.tensors]
     if len(tensors) != len(names):
         raise ValueError(
-            f"there must be one tensor for each of the {len(names)} of the space, {names}, found {len(tensors)}"
+            f"there must be one tensor for each of the {len(names)} of the space, {names}, found "
+            f"{len(tensors)}"
         )
     first = tensors[0]
     for spec, x in zip(space.tensors, tensors, strict=True):
         shape = spec.shape + (trailing or ())
         if not isinstance(x, Tensor):
             raise ValueError(
-                f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found {_found(x)}"
+                f"tensor {spec.name!r} of shape {_shape(shape)} must be a torch.Tensor, found "
+                f"{_found(x)}"
             )
         found = x.shape
         if found[1 : 1 + len(shape)] != shape or (
@@ -131,7 +141,8 @@ def check_tensors(
             )
         if found[0] != first.shape[0]:
             raise ValueError(
-                f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found shape {tuple(found)}"
+                f"tensor {spec.name!r} must have {len(first)} members as {names[0]!r} has, found "
+                f"shape {tuple(found)}"
             )
         if not x.is_floating_point():
             raise ValueError(
@@ -139,32 +150,35 @@ def check_tensors(
             )
         if x.dtype != first.dtype or x.device != first.device:
             raise ValueError(
-                f"tensor {spec.name!r} of {_found(x)} must be {first.dtype} on {first.device} as {names[0]!r} of "
-                f"{_found(first)} is, found {x.dtype} on {x.device}"
+                f"tensor {spec.name!r} of {_found(x)} must be {first.dtype} on {first.device} as "
+                f"{names[0]!r} of {_found(first)} is, found {x.dtype} on {x.device}"
             )
 
 
 def check_like(space: WeightSpace, tensors: Sequence[Tensor], parameter: Tensor):
-    """Raises ValueError where tensors are on another device than a parameter, or, without autocast, of another dtype."""
+    """Raise ValueError unless tensors have a parameter's device and (without autocast) dtype."""
     x = tensors[0]
     if x.device != parameter.device or (
         x.dtype != parameter.dtype and autocast_dtype(x.device.type) is None
     ):
         raise ValueError(
-            f"tensor {space.tensors[0].name!r} of {_found(x)} must be {parameter.dtype} on {parameter.device} as the "
-            f"parameters are, found {x.dtype} on {x.device}"
+            f"tensor {space.tensors[0].name!r} of {_found(x)} must be {parameter.dtype} on "
+            f"{parameter.device} as the parameters are, found {x.dtype} on {x.device}"
         )
 
 
 def check_counts(**counts: int):
-    """Raises ValueError for a count that is not a whole number of at least one."""
+    """Raise ValueError for a count that is not an integer of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
 
 
 def load_tensors(module: nn.Module, state: Mapping[str, Tensor], source: str, assign: bool = False):
-    """`module.load_state_dict`; raises ValueError with the first tensor of `source` that is missing, unknown or misshapen."""
+    """`module.load_state_dict`, with one sentence for the first wrong tensor.
+
+    Raises ValueError if a tensor of `source` is missing, unknown or of another shape.
+    """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     for name, shape in expected.items():
         if name not in state or tuple(state[name].shape) != shape:
@@ -173,7 +187,8 @@ def load_tensors(module: nn.Module, state: Mapping[str, Tensor], source: str, as
     for name in state:
         if name not in expected:
             raise ValueError(
-                f"{source} must have {len(expected)} tensors, found also {name!r} of {_found(state[name])}"
+                f"{source} must have {len(expected)} tensors, found also {name!r} of "
+                f"{_found(state[name])}"
             )
     module.load_state_dict(state, assign=assign)
 

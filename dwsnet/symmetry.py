@@ -1,10 +1,11 @@
-"""The symmetries of a weight space, and the one place where each acts.
+"""The symmetries of a weight space, and their actions.
 
-Hidden permutations belong to every architecture. Signs of hidden units belong to odd activations (sine, tanh), positive
-scales to ReLU, and half turns of the phase to sine: canonical forms under these are in `dwsnet.canonical`.
+All architectures have hidden permutations; odd activations (sine, tanh) also have sign flips of
+hidden units, ReLU positive scales, and sine half turns of the phase. Canonical forms under these
+are in `dwsnet.canonical`.
 
-An element of a group is a tensor for each hidden axis by name: `(size,)` for all members of a batch alike, or
-`(batch, size)` for each its own.
+A group element is a tensor for each hidden axis, by name: `(size,)`, the same for all members of a
+batch, or `(batch, size)`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,15 +19,15 @@ from dwsnet.state import check_networks, check_tensors
 from dwsnet.weight_space import TensorSpec, WeightSpace
 
 HiddenPermutation = dict[str, Int[Tensor, "*batch size"]]
-"""Entry `i` says which old neuron comes to place `i`."""
+"""Entry `i` is the old index of the neuron that moves to index `i`."""
 UnitScales = dict[str, Float[Tensor, "*batch size"]]
-"""A nonzero factor for each hidden unit."""
+"""A nonzero factor per hidden unit."""
 HalfTurns = dict[str, Tensor]
-"""Whole numbers: by how many times pi the phase of each unit is turned."""
+"""Integers: the phase shift of each unit in multiples of pi."""
 
 
 def random_permutation(space: WeightSpace, generator: torch.Generator) -> HiddenPermutation:
-    """One uniformly random permutation for each hidden axis, on the generator's device like all random elements here."""
+    """A uniformly random permutation for each hidden axis, on the generator's device."""
     sizes = space.hidden.items()
     return {
         name: torch.randperm(size, generator=generator, device=generator.device)
@@ -37,14 +38,14 @@ def random_permutation(space: WeightSpace, generator: torch.Generator) -> Hidden
 def random_permutations(
     space: WeightSpace, batch: int, generator: torch.Generator
 ) -> HiddenPermutation:
-    """A uniformly random permutation for each hidden axis of each member, `(batch, size)` each."""
+    """Uniformly random permutations for each hidden axis and member, `(batch, size)` each."""
     return {
         name: _uniform(batch, size, generator).argsort(1) for name, size in space.hidden.items()
     }
 
 
 def random_signs(space: WeightSpace, batch: int, generator: torch.Generator) -> UnitScales:
-    """+1 or -1 for each hidden unit of each member, evenly."""
+    """Random signs, 1 or -1 with equal probability, for each hidden unit and member."""
     return {
         name: torch.where(_uniform(batch, size, generator) < 0.5, -1.0, 1.0)
         for name, size in space.hidden.items()
@@ -54,7 +55,7 @@ def random_signs(space: WeightSpace, batch: int, generator: torch.Generator) -> 
 def random_scales(
     space: WeightSpace, batch: int, generator: torch.Generator, largest: float
 ) -> UnitScales:
-    """A factor for each hidden unit of each member, log-uniform on [1 / largest, largest]."""
+    """Factors for each hidden unit and member, log-uniform on [1 / largest, largest]."""
     return {
         name: largest ** (2 * _uniform(batch, size, generator) - 1)
         for name, size in space.hidden.items()
@@ -72,9 +73,9 @@ def permute(
     tensors: Sequence[Float[Tensor, "batch ..."]],
     permutation: HiddenPermutation,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """The tensors with every hidden axis reordered: `(batch, *spec.shape, ...)` in, the same shapes out.
+    """Reorder every hidden axis of tensors `(batch, *spec.shape, ...)`.
 
-    Works alike on parameters (no channels) and on features (channels last). For an MLP the function that the
+    Works on parameters (no channels) and on features (channels last). The function that an MLP's
     parameters compute does not change (Navon et al. 2023, section 4).
     """
     check_tensors(space, tensors)
@@ -95,7 +96,7 @@ def _reorder(tensor: Tensor, dim: int, index: Tensor) -> Tensor:
 
 
 def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
-    """`values` `(size,)` or `(batch, size)` shaped to broadcast against `tensor` with its sizes along `dim`."""
+    """Reshape `values` `(size,)` or `(batch, size)` to broadcast along `dim` of `tensor`."""
     shape = [values.shape[0] if values.ndim == 2 else 1] + [1] * (tensor.ndim - 1)
     shape[dim] = -1
     return values.view(shape)
@@ -104,7 +105,7 @@ def _along(tensor: Tensor, dim: int, values: Tensor) -> Tensor:
 def _check_elements(
     space: WeightSpace, elements: Mapping[str, Tensor], batch: int, required: Sequence[str] = ()
 ):
-    """Raises ValueError where a group element names no hidden axis, misses one, or is of another size than the axis."""
+    """Raise ValueError for a group element with unknown, missing or misshapen axes."""
     sizes = space.hidden
     for name in (*required, *elements):
         if name not in sizes or name not in elements:
@@ -114,19 +115,19 @@ def _check_elements(
         found = elements[name]
         if tuple(found.shape) != ((sizes[name],) if found.ndim == 1 else (batch, sizes[name])):
             raise ValueError(
-                f"element of hidden axis {name!r} must have shape ({sizes[name]},) or ({batch}, {sizes[name]}), "
-                f"found {tuple(found.shape)}"
+                f"element of hidden axis {name!r} must have shape ({sizes[name]},) or ({batch}, "
+                f"{sizes[name]}), found {tuple(found.shape)}"
             )
 
 
 def scale_units(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]], scales: UnitScales
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Hidden units scaled: what computes them (weights and bias) times the factor, what sums over them over it.
+    """Scale hidden units: incoming weights and bias times the factor, outgoing weights over it.
 
-    `(batch, *spec.shape)` in and out; axes that `scales` does not name stay. Leaves the function as it is for positive
-    factors and ReLU, and for factors +-1 and odd activations. Raises ValueError where the space does not say which
-    tensor computes an axis and which sums over it.
+    Takes and returns `(batch, *spec.shape)`; axes not in `scales` are unchanged. The function does
+    not change for positive factors with ReLU, and for factors +-1 with odd activations. Raises
+    ValueError if the space does not say which tensor computes an axis and which sums over it.
     """
     space.check_roles()
     check_tensors(space, tensors, ())
@@ -148,10 +149,11 @@ def turn_phases(
     turns: HalfTurns,
     omega: float,
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Sine units turned by whole multiples k of pi: bias + k pi / omega, outgoing weights times (-1)^k.
+    """Shift phases of sine units by k pi: bias + k pi / omega, outgoing weights times (-1)^k.
 
-    A unit computes sin(omega (W h + b)), so a phase of pi is pi / omega in the bias, and sin(z + k pi) = (-1)^k sin(z):
-    the function stays as it is. `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
+    A unit computes sin(omega (W h + b)), so a phase of pi is pi / omega in the bias, and sin(z + k
+    pi) = (-1)^k sin(z): the function does not change. Takes and returns `(batch, *spec.shape)`.
+    Raises ValueError if a hidden axis has no bias.
     """
     biases(space, tensors)
     _check_elements(space, turns, tensors[0].shape[0], [*space.hidden])
@@ -169,12 +171,13 @@ def turn_phases(
 def canonical_signs(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> tuple[Float[Tensor, "batch ..."], ...]:
-    """Each hidden unit with a negative bias negated: its bias, its incoming and its outgoing weights.
+    """Negate each hidden unit with a negative bias: its bias, incoming and outgoing weights.
 
-    For odd activations (sine, tanh) the function that the parameters compute stays exactly as it is, -sin(-z) = sin(z),
-    and one of the 2^units equal networks is picked. Where the bias is 0 the weights decide that join the unit to fixed
-    axes and to units that are decided: the first of their sums over these units that is not 0 becomes positive.
-    `(batch, *spec.shape)` in and out. Raises ValueError where a hidden axis has no bias.
+    For odd activations (sine, tanh) the function does not change, -sin(-z) = sin(z), and one of
+    2^units equal networks is chosen. If the bias is 0, the weights that connect the unit to fixed
+    axes and to decided units decide: the first of their sums over these units that is not 0 becomes
+    positive. Takes and returns `(batch, *spec.shape)`. Raises ValueError if a hidden axis has no
+    bias.
     """
     return scale_units(space, tensors, unit_signs(space, tensors))
 
@@ -182,7 +185,7 @@ def canonical_signs(
 def unit_signs(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> dict[str, Float[Tensor, "batch size"]]:
-    """By hidden axis 1 or -1 for each unit: what `canonical_signs` scales them by."""
+    """The factors of `canonical_signs`: 1 or -1 for each unit, by hidden axis."""
     check_networks(space, tensors)
     signs = {name: bias.sign() for name, bias in biases(space, tensors).items()}
     decided = {name: sign.abs() for name, sign in signs.items()}
@@ -206,9 +209,10 @@ def _sign_of_weights(
     axis: str,
     decided: Mapping[str, Float[Tensor, "batch _"]],
 ) -> Float[Tensor, "batch size"]:
-    """1 or -1 for each unit of `axis`, 0 where its weights to decided units and fixed axes tell nothing.
+    """1 or -1 for each unit of `axis`, 0 if weights to decided units and fixed axes say nothing.
 
-    Of every weight w both w and w |w| are summed, over hidden axes only; a sum within rounding counts as 0.
+    For every weight w, both w and w |w| are summed, over hidden axes only; a sum within rounding
+    error counts as 0.
     """
     signs = [torch.zeros_like(decided[axis]).unsqueeze(2)]
     for spec, tensor in zip(space.tensors, tensors, strict=True):
@@ -232,23 +236,23 @@ def _sign_of_weights(
 
 
 def is_bias(spec: TensorSpec) -> bool:
-    """Whether the tensor computes the units of a hidden axis and carries no other axis."""
+    """Whether the tensor computes the units of a hidden axis and has no other axis."""
     return len(spec.axes) == 1 and spec.axes[0].hidden and spec.roles == ("out",)
 
 
 def biases(
     space: WeightSpace, tensors: Sequence[Float[Tensor, "batch ..."]]
 ) -> dict[str, Float[Tensor, "batch size"]]:
-    """For each hidden axis by name its bias, the one tensor that computes it and carries it alone.
+    """The bias of each hidden axis, by name: the tensor that computes it and has no other axis.
 
-    Raises ValueError unless there is one.
+    Raises ValueError unless there is exactly one.
     """
     check_tensors(space, tensors, ())
     return {name: tensors[place] for name, place in bias_places(space).items()}
 
 
 def bias_places(space: WeightSpace) -> dict[str, int]:
-    """For each hidden axis by name the place of its bias among the tensors; raises ValueError as `biases`."""
+    """The index of each hidden axis's bias, by name. Raises ValueError like `biases`."""
     space.check_roles()
     found = {}
     for name in space.hidden:
@@ -257,8 +261,8 @@ def bias_places(space: WeightSpace) -> dict[str, int]:
         ]
         if len(own) != 1:
             raise ValueError(
-                f"hidden axis {name!r} must have one bias, a tensor that computes it and carries it alone, "
-                f"found {[space.tensors[i].name for i in own]}"
+                f"hidden axis {name!r} must have one bias, a tensor that computes it and carries "
+                f"it alone, found {[space.tensors[i].name for i in own]}"
             )
         (found[name],) = own
     return found

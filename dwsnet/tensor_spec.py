@@ -1,9 +1,8 @@
-"""One tensor of a weight space: its axes, which are hidden or fixed, and what it does with them.
+"""One tensor of a weight space: its axes, hidden or fixed, and their roles.
 
 A hidden axis indexes the neurons of one hidden layer: their order is arbitrary, so the symmetry
-group permutes it, and every tensor that carries the axis is permuted together. A fixed axis (an
-input coordinate, an output class, a position in a convolution kernel) has an order that means
-something.
+group permutes it, in all tensors that carry it together. A fixed axis (an input coordinate, an
+output class, a position in a convolution kernel) has a meaningful order.
 """
 
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ Role = Literal["out", "in", "none"]
 @dataclass(frozen=True)
 class Axis:
     name: str
-    """Axes of the same name, in whichever tensors, are one axis and are permuted together."""
+    """Axes of the same name, in any tensors, are the same axis and are permuted together."""
     size: int
     hidden: bool
 
@@ -26,17 +25,17 @@ class TensorSpec:
     name: str
     """The tensor's key in a state dict."""
     axes: tuple[Axis, ...]
-    """In any order: what permutes with what is all that layers and permutations need to know."""
+    """In any order: layers and permutations only need to know which axes are permuted together."""
     roles: tuple[Role, ...] | None = None
     """What the tensor does with each axis: computes it ("out"), sums over it ("in"), or neither
-    ("none": running statistics, slopes, what a norm after it makes independent of its scale). A
-    weight of torch is ("out", "in"), an embedding (vocabulary, features) is ("in", "out"). Of two
-    tensors whose results are multiplied and summed, queries and keys, one has the axis as "out",
-    the other as "in". Signs, scales and phases of units, canonical forms, rows and the editor's
-    expansion need it, and refuse a space that does not say."""
+    ("none": running statistics, slopes, tensors whose scale a later norm removes). A weight of
+    torch is ("out", "in"), an embedding (vocabulary, features) is ("in", "out"). For two tensors
+    whose results are multiplied and summed, such as queries and keys, the axis is "out" of one and
+    "in" of the other. Signs, scales and phases of units, canonical forms, token rows and the
+    editor's expansion need roles, and refuse a space without them."""
     flat_from: int | None = None
-    """State dicts have the axes from this one on flattened into one: a weight (out, channels,
-    positions) that takes a flattened picture is stored as (out, channels * positions)."""
+    """State dicts store the axes from this one on flattened into one: a weight (out, channels,
+    positions) on a flattened picture is stored as (out, channels * positions)."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -44,14 +43,14 @@ class TensorSpec:
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """In a state dict."""
+        """The shape in a state dict."""
         if self.flat_from is None:
             return self.shape
         return *self.shape[: self.flat_from], prod(self.shape[self.flat_from :])
 
     @property
     def hidden(self) -> tuple[str, ...]:
-        """Names of the hidden axes, in the order in which the tensor has them."""
+        """Names of the hidden axes, in the tensor's order."""
         return tuple(axis.name for axis in self.axes if axis.hidden)
 
     @property
@@ -60,14 +59,14 @@ class TensorSpec:
         return prod(axis.size for axis in self.axes if not axis.hidden)
 
     def position(self, axis: str) -> int:
-        """Which of the axes has this name."""
+        """The index of the axis with this name."""
         return [known.name for known in self.axes].index(axis)
 
     def role(self, axis: str) -> Role | None:
-        """What the tensor does with an axis; None where it does not carry it or does not say."""
+        """The role of an axis; None if the tensor does not have the axis or has no roles."""
         names = [known.name for known in self.axes]
         return self.roles[names.index(axis)] if self.roles and axis in names else None
 
 
 COUNTER = "num_batches_tracked"
-"""The name of a batch norm's buffer that no function depends on, and no space has."""
+"""A buffer of batch norms that no function depends on, and that no space contains."""

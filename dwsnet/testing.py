@@ -1,4 +1,4 @@
-"""Checks for your own layers: does a map commute with hidden permutations?"""
+"""Checks that your own layers commute with hidden permutations."""
 
 from collections.abc import Callable, Sequence
 
@@ -26,7 +26,10 @@ def equivariance_error(
     channels: int,
     seed: int = 0,
 ) -> float:
-    """Largest entry of `layer(permute(x)) - permute(layer(x))` for random x and a random permutation, in float64."""
+    """Largest entry of `layer(permute(x)) - permute(layer(x))` in float64.
+
+    x and the permutation are random.
+    """
     generator = torch.Generator().manual_seed(seed)
     features = random_features(space, 3, channels, generator)
     permutation = random_permutation(space, generator)
@@ -41,7 +44,7 @@ def assert_equivariant(
     channels: int,
     tolerance: float = 1e-10,
 ):
-    """Raises AssertionError where `layer` (in float64) does not commute with hidden permutations of its input."""
+    """Raise AssertionError unless `layer` (in float64) commutes with hidden permutations."""
     error = equivariance_error(space, layer, channels)
     assert error <= tolerance, (
         f"layer must be equivariant to {tolerance}, found an error of {error}"
@@ -51,7 +54,10 @@ def assert_equivariant(
 def invariance_error(
     space: WeightSpace, layer: Callable[[tuple[Tensor, ...]], Tensor], channels: int, seed: int = 0
 ) -> float:
-    """Largest entry of `layer(permute(x)) - layer(x)` for random x and a random permutation, in float64."""
+    """Largest entry of `layer(permute(x)) - layer(x)` in float64.
+
+    x and the permutation are random.
+    """
     generator = torch.Generator().manual_seed(seed)
     features = random_features(space, 3, channels, generator)
     permutation = random_permutation(space, generator)
@@ -64,6 +70,6 @@ def assert_invariant(
     channels: int,
     tolerance: float = 1e-10,
 ):
-    """Raises AssertionError where hidden permutations of the input change the output of `layer` (in float64)."""
+    """Raise AssertionError unless `layer` (in float64) is invariant to hidden permutations."""
     error = invariance_error(space, layer, channels)
     assert error <= tolerance, f"layer must be invariant to {tolerance}, found an error of {error}"

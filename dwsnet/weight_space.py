@@ -1,4 +1,4 @@
-"""What a weight space is: named tensors whose axes are hidden or fixed (`dwsnet.tensor_spec`)."""
+"""Weight spaces: named tensors whose axes are hidden or fixed (`dwsnet.tensor_spec`)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +35,8 @@ class WeightSpace:
         for spec in self.tensors:
             if len(set(spec.hidden)) < len(spec.hidden):
                 raise ValueError(
-                    f"tensor {spec.name!r} of shape {spec.shape} must carry each hidden axis once, got {spec.hidden}: "
-                    f"what maps a layer to itself cannot be described"
+                    f"tensor {spec.name!r} of shape {spec.shape} must carry each hidden axis once, "
+                    f"got {spec.hidden}: what maps a layer to itself cannot be described"
                 )
             if spec.roles is not None and (
                 len(spec.roles) != len(spec.axes) or not set(spec.roles) <= set(get_args(Role))
@@ -47,22 +47,26 @@ class WeightSpace:
                 )
             if spec.flat_from is not None and not 0 <= spec.flat_from < len(spec.axes):
                 raise ValueError(
-                    f"flat_from of {spec.name!r} must be one of its {len(spec.axes)} axes, got {spec.flat_from}"
+                    f"flat_from of {spec.name!r} must be one of its {len(spec.axes)} axes, got "
+                    f"{spec.flat_from}"
                 )
             for axis in spec.axes:
                 if not isinstance(axis.size, Integral) or axis.size < 1:
                     raise ValueError(
-                        f"axis {axis.name!r} of {spec.name!r} must have at least one entry, a whole number, got {axis.size!r}"
+                        f"axis {axis.name!r} of {spec.name!r} must have at least one entry, a "
+                        f"whole number, got {axis.size!r}"
                     )
                 if known.setdefault(axis.name, axis) != axis:
                     raise ValueError(
-                        f"axis {axis.name!r} must be the same in all tensors, got {known[axis.name]} and {axis} ({spec.name!r})"
+                        f"axis {axis.name!r} must be the same in all tensors, got "
+                        f"{known[axis.name]} and {axis} ({spec.name!r})"
                     )
 
     @classmethod
     def mlp(cls, widths: Sequence[int]) -> "WeightSpace":
-        """The space of an MLP with `widths = (inputs, hidden..., outputs)`: `layers.0.weight`,
-        `layers.0.bias`, ...
+        """The space of an MLP with `widths = (inputs, hidden..., outputs)`.
+
+        Its tensors are `layers.0.weight`, `layers.0.bias`, ...
 
         Weights are `(out, in)` as in torch. Raises ValueError for fewer than two layers: without a
         hidden layer there is nothing to permute.
@@ -83,9 +87,9 @@ class WeightSpace:
     def cnn(
         cls, in_channels: int, channels: Sequence[int], kernel_size: int, num_classes: int
     ) -> "WeightSpace":
-        """The space of a 2D CNN classifier: one convolution for each of `channels`, global average
-        pool, linear head.
+        """The space of a 2D CNN classifier.
 
+        It has a convolution for each of `channels`, a global average pool and a linear head.
         Kernels are `(out, in, row, column)`; positions in a kernel are fixed axes. Named as in
         `mlp`, the head is last.
         """
@@ -100,27 +104,31 @@ class WeightSpace:
 
     @classmethod
     def chain(cls, layers: Sequence[tuple[str, Sequence[int], bool]]) -> "WeightSpace":
-        """Layers one after another, each by (name, shape of its weight `(out, in, positions...)`,
-        whether it has a bias).
+        """The space of a chain of layers.
+
+        Each layer is (name, shape of its weight `(out, in, positions...)`, whether it has a bias).
 
         All outputs but the last are hidden; positions (of a convolution kernel) are fixed. Raises
-        ValueError where a layer takes another number of inputs than the layer before has outputs.
+        ValueError if a layer's inputs do not match the outputs of the layer before.
         """
         if len(layers) < 2:
             raise ValueError(
-                f"a weight space needs at least two layers, got {[name for name, _, _ in layers]}: no hidden neurons"
+                f"a weight space needs at least two layers, got {[name for name, _, _ in layers]}: "
+                "no hidden neurons"
             )
         for name, shape, _ in layers:
             if len(shape) < 2:
                 raise ValueError(
-                    f"weight '{name}.weight' must have shape (out, in, positions...), got {tuple(shape)}"
+                    f"weight '{name}.weight' must have shape (out, in, positions...), got "
+                    f"{tuple(shape)}"
                 )
         inputs = Axis("layer0", layers[0][1][1], hidden=False)
         tensors = []
         for i, (name, shape, has_bias) in enumerate(layers, start=1):
             if shape[1] != inputs.size:
                 raise ValueError(
-                    f"weight '{name}.weight' must take the {inputs.size} outputs of the layer before, got shape {tuple(shape)}"
+                    f"weight '{name}.weight' must take the {inputs.size} outputs of the layer "
+                    f"before, got shape {tuple(shape)}"
                 )
             outputs = Axis(f"layer{i}", shape[0], hidden=i < len(layers))
             positions = (
@@ -135,25 +143,28 @@ class WeightSpace:
 
     @classmethod
     def from_module(cls, module: nn.Module) -> "WeightSpace":
-        """The space of a chain of layers on batched inputs, in the order in which they are applied.
+        """The space of a chain of layers on batched inputs, in the order of application.
 
-        A norm or slopes for channels (dimension 1) after a linear layer take rows `(batch,
-        features)`. Tensors are named as in `module.state_dict()`. Raises ValueError for a module
-        whose symmetry is not known exactly (`dwsnet.readers` has the rules).
+        A norm or slopes for channels (dimension 1) after a linear layer must take
+        `(batch, features)`. Tensors are named as in `module.state_dict()`. Raises ValueError for a
+        module whose symmetry is not known exactly (`dwsnet.readers` has the rules).
         """
         return cls(tensors_of_module(module))
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "WeightSpace":
-        """The space of a chain from tensors alone, in the order of the dict, each weight taken as
-        (out, in, positions...): what else layers do with neurons only a module can tell."""
+        """The space of a chain of layers, in the order of the dict.
+
+        Each weight is taken as (out, in, positions...); only a module shows what else layers do
+        with neurons.
+        """
         return cls.chain(layers_of_state_dict(state))
 
     @classmethod
     def from_shapes(cls, shapes: Mapping[str, Sequence[int]]) -> "WeightSpace":
-        """As `from_state_dict`, by the shapes of the tensors.
+        """Like `from_state_dict`, from the shapes of the tensors.
 
-        Raises ValueError where they are not `LAYER.weight` and `LAYER.bias` of one chain.
+        Raises ValueError unless they are `LAYER.weight` and `LAYER.bias` of one chain.
         """
         shapes = {name: tuple(shape) for name, shape in shapes.items()}
         layers = [name.removesuffix(".weight") for name in shapes if name.endswith(".weight")]
@@ -176,14 +187,16 @@ class WeightSpace:
         return sum(prod(spec.shape) for spec in self.tensors)
 
     def check_roles(self):
-        """Raises ValueError unless every tensor says what it does with its hidden axes, and every
-        hidden axis is computed by one tensor and summed over by another."""
+        """Raise ValueError unless all tensors have roles for their hidden axes.
+
+        Every hidden axis must also be computed by one tensor and summed over by another.
+        """
         for spec in self.tensors:
             if spec.hidden and spec.roles is None:
                 raise ValueError(
                     f"tensor {spec.name!r} must say what it does with its axes "
-                    f"{[axis.name for axis in spec.axes]}, as roles=('out', 'in') for a weight that "
-                    f"torch stores as (out, in), found no roles"
+                    f"{[axis.name for axis in spec.axes]}, as roles=('out', 'in') for a weight "
+                    "that torch stores as (out, in), found no roles"
                 )
         for name in self.hidden:
             roles = {spec.name: spec.role(name) for spec in self.tensors if name in spec.hidden}
