@@ -10,7 +10,7 @@ from contextlib import suppress
 
 from cluster.address import RequestError
 from flows.home import usable_home
-from flows.interruption import SENTENCE, exit_code, handle_signals, leave, received
+from flows.interruption import SENTENCE, exit_code, handle_signals, leave, signal_received
 from flows.parser import parser
 from flows.streams import prepare_streams, reader_is_gone
 from pipeline.errors import ArchiveError, InputError, WorkError
@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None) -> int:
             return options.command(options) or 0
     except BaseException as error:  # noqa: BLE001 - all but what a signal caused is raised again or told
         # What follows a signal follows from it: Ray fails where the same signal ended its processes.
-        if not (received or isinstance(error, KeyboardInterrupt)):
+        if not (signal_received() or isinstance(error, KeyboardInterrupt)):
             return failure(error, options.debug)
     with suppress(OSError):
         sys.stderr.write(SENTENCE)

@@ -16,6 +16,8 @@ SENTENCE = "dwszoo: interrupted: run the same command again to go on\n"
 SECONDS = 10.0
 """How long an orderly end may take. Batch systems and Kubernetes send SIGKILL after 30 seconds."""
 
+delivered: list[socket.socket] = []
+"""Where the numbers of delivered signals can be read, whichever handler took them; empty until `handle_signals`."""
 received: list[int] = []
 """The signal that ended the command. Libraries turn one exception into another: Ray raises a KeyboardInterrupt of its own."""
 
@@ -28,6 +30,7 @@ def handle_signals():
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    delivered.append(reader)
     threading.Thread(target=end_in_time, args=(reader, writer), daemon=True).start()
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
@@ -41,15 +44,28 @@ def interrupt(signum: int, frame: FrameType | None):
     raise KeyboardInterrupt
 
 
+def signal_received() -> int | None:
+    """The signal that ended the command, if one did, even if another handler took it.
+
+    Prefect has a handler of its own for SIGTERM, and Ray may turn what that raises into a SystemError.
+    """
+    if received or not delivered:
+        return received[0] if received else None
+    with suppress(BlockingIOError):
+        bytes_of_signals = delivered[0].recv(64, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return next((signum for signum in bytes_of_signals if signum in SIGNALS), None)
+    return None
+
+
 def exit_code() -> int:
     """Of a command that was interrupted, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
-    return 128 + (received[0] if received else signal.SIGINT)
+    return 128 + (signal_received() or signal.SIGINT)
 
 
 def end_in_time(reader: socket.socket, writer: socket.socket):
     """Python runs handlers in the main thread alone, which may be waiting in compiled code; this thread learns of them."""
-    while (signum := reader.recv(1)[0]) not in SIGNALS:
-        continue
+    while (signum := reader.recv(1, socket.MSG_PEEK)[0]) not in SIGNALS:
+        reader.recv(1)  # those of other kinds are taken out, this one stays for `signal_received`
     time.sleep(SECONDS)
     with suppress(OSError):
         sys.stderr.write(SENTENCE)

@@ -62,7 +62,6 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
 
 def test_a_failure_that_follows_a_signal_is_an_interruption(monkeypatch, capsys):
     assert main(["recipes", "no-such-recipe"]) == 2
-    monkeypatch.setattr("flows.cli.received", [signal.SIGTERM])
     monkeypatch.setattr(interruption, "received", [signal.SIGTERM])
     capsys.readouterr()
     assert main(["recipes", "no-such-recipe"]) == 128 + signal.SIGTERM
@@ -95,6 +94,28 @@ def test_a_command_that_is_stuck_in_compiled_code_ends_in_time(signum):
     process.send_signal(signum)
     _, err = process.communicate(timeout=20)
     assert (process.returncode, err) == (128 + signum, interruption.SENTENCE)
+
+
+TAKEN = """
+import os, signal
+from types import SimpleNamespace
+from flows import cli
+
+def library(signum, frame):
+    raise SystemError("returned a result with an exception set")
+
+def work(options):
+    signal.signal(signal.SIGTERM, library)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+cli.parser = lambda: SimpleNamespace(parse_args=lambda _: SimpleNamespace(command=work, debug=False))
+cli.command()
+"""
+
+
+def test_a_signal_that_a_library_takes_and_turns_into_an_error_is_an_interruption():
+    ended = subprocess.run([sys.executable, "-c", TAKEN], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (128 + signal.SIGTERM, interruption.SENTENCE)
 
 
 IGNORED = """
