@@ -1,4 +1,4 @@
-"""What happened in a run so far: the metrics of each epoch, which was the best, and how far training is."""
+"""The history of a run: metrics of each epoch, the best one, and the position of training."""
 
 import math
 from collections.abc import Mapping
@@ -13,30 +13,31 @@ class EpochMetrics:
     """One line of metrics.jsonl."""
 
     epoch: int
-    """Counts from 1."""
+    """Counted from 1."""
     train_loss: float
-    """Mean over the steps that were not skipped."""
+    """Mean over steps that were not skipped."""
     validation: Mapping[str, float]
     """The task's metrics on the validation split."""
     learning_rate: float
     seconds: float
     models_per_second: float
-    """Members trained on, over the time of the epoch without validation."""
+    """Members trained on per second of the epoch, validation excluded."""
     step_seconds: float | None = None
     """Mean time of a step."""
     data_seconds: float | None = None
-    """Mean time of a step in which rank 0 waited for its data."""
+    """Mean time per step that rank 0 waited for its data."""
     gradient_norm: float | None = None
-    """Mean over the steps that were not skipped, before clipping."""
+    """Mean over steps that were not skipped, before clipping."""
     skipped_steps: int = 0
-    """Steps whose loss or gradient was not finite: they changed nothing."""
+    """Steps whose loss or gradient was not finite; they changed nothing."""
     gpu_memory_bytes: int | None = None
-    """What PyTorch has reserved on the GPU of rank 0 at most; None on CPUs."""
+    """Peak memory reserved by PyTorch on the GPU of rank 0; None on CPUs."""
     model_flops_utilization: float | None = None
-    """Operations of rank 0's matrix products over what one large product reaches on its GPU; None on CPUs."""
+    """FLOP/s of rank 0's matrix products over those of one large product on its GPU; None on
+    CPUs."""
 
     def numbers(self) -> dict[str, float | None]:
-        """All of it by name, as trackers show it."""
+        """Everything by name, for trackers."""
         own = asdict(self)
         scores = {f"validation/{name}": value for name, value in own.pop("validation").items()}
         return {f"epoch/{name}": value for name, value in own.items()} | scores
@@ -55,20 +56,20 @@ class Totals:
 
 @dataclass
 class Progress:
-    """How far training is: where it goes on after an interruption, on however many ranks."""
+    """The position of training: where it resumes after an interruption, on any number of ranks."""
 
     epoch: int = 1
-    """The epoch under way."""
+    """The current epoch."""
     step: int = 0
-    """Steps of it that are done."""
+    """Finished steps of the current epoch."""
     updates: int = 0
-    """Of the weights since the first epoch: steps that were not skipped."""
+    """Updates of the weights since training began: steps that were not skipped."""
     skipped_in_a_row: int = 0
     totals: Totals = field(default_factory=Totals)
-    """Of the epoch under way."""
+    """Sums over the current epoch."""
 
     def count(self, loss: float, gradient_norm: float):
-        """One more step; a norm that is not finite is that of a step that was skipped."""
+        """Count one more step; it was skipped if its norm is not finite."""
         self.step += 1
         if math.isfinite(gradient_norm):
             self.updates += 1
@@ -80,7 +81,7 @@ class Progress:
             self.totals.skipped += 1
 
     def mean(self, total: float) -> float:
-        """Over the steps that were not skipped; NaN where all were."""
+        """Mean over the steps that were not skipped; NaN if all were."""
         taken = self.step - self.totals.skipped
         return total / taken if taken else math.nan
 
@@ -94,7 +95,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class History:
-    """The epochs that are finished."""
+    """The finished epochs."""
 
     monitor: Monitor
     epochs: tuple[EpochMetrics, ...] = ()
@@ -116,7 +117,7 @@ class History:
         return epoch.validation[self.monitor.metric]
 
     def and_then(self, epoch: EpochMetrics) -> "History":
-        """With one more epoch."""
+        """The history with one more epoch."""
         return History(self.monitor, (*self.epochs, epoch))
 
     def as_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Ray Train around the training loop."""
+"""Launches the training loop with Ray Train."""
 
 import os
 import shutil
@@ -19,18 +19,19 @@ from pipeline.training.loader import Feed
 
 POLL_SECONDS = 0.5
 HEALTH_CHECK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
-"""How often Ray Train looks whether its workers are done: by default every two seconds."""
+"""How often Ray Train checks whether its workers are done; its default is every two seconds."""
 MAX_FAILURES = 1
-"""Times in a row that training starts again after a failure without a new checkpoint."""
+"""How often in a row training is restarted after a failure without a new checkpoint."""
 RESIZE_SECONDS = 60.0
-"""How often a cluster is looked at for room for more workers."""
+"""How often to check whether the cluster has room for more workers."""
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""How long Ray Train waits for room that it believes is there: it learns of a lost node up to 20 seconds late."""
+"""How long Ray Train waits for resources that it believes are free: it learns of a lost node up to
+20 seconds late."""
 START_SECONDS = 5.0
 
 
 class WorkersError(WorkError):
-    """Workers that failed, where Ray itself did not: others may go on."""
+    """Workers failed but Ray did not, so new workers can continue."""
 
 
 def is_trained(run: Path, config: TrainingConfig) -> bool:
@@ -38,7 +39,8 @@ def is_trained(run: Path, config: TrainingConfig) -> bool:
 
 
 def check_batches(feed: Feed, config: TrainingConfig, num_workers: int):
-    """Raises InputError where a batch has too few members for all workers, or the train split does not fill one."""
+    """Raises InputError if a batch has too few members for all workers, or the train split has too
+    few to fill a batch."""
     if config.batch_size % feed.group or config.batch_size < num_workers * feed.group:
         views = (
             f" times the {feed.group} views of a signal, and a multiple of those"
@@ -65,7 +67,7 @@ class Job:
     """Its folder."""
     training: TrainingConfig
     prepared: dict[str, Any]
-    """What the task takes from the train split."""
+    """What the task computed from the train split."""
     members_per_epoch: int
 
     def as_json(self) -> dict[str, Any]:
@@ -82,11 +84,11 @@ def launch_training(
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
 ):
-    """Train models one after another with one process a worker; each goes on from its newest checkpoint.
+    """Train models one after another, each from its newest checkpoint, with one process per worker.
 
-    Needs a Ray session. `on_progress` is called a few times a second; what it raises ends the training. Raises
-    DivergenceError where a model diverged, after the others are trained, and WorkError where workers fail twice
-    without a new checkpoint in between, or Ray does.
+    Needs a Ray session. `on_progress` is called a few times per second; an error it raises ends the
+    training. Raises DivergenceError if a model diverged, once the others are trained, and WorkError
+    if Ray fails, or if workers fail twice without a new checkpoint in between.
     """
     for job in jobs:
         (job.run / ".progress.json").unlink(missing_ok=True)
@@ -111,7 +113,8 @@ def launch_workers(
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
 ) -> list[str | None]:
-    """What `train_worker` returns. Raises WorkError where Ray fails, or workers, and InputError and ArchiveError as they do."""
+    """The result of `train_worker`. Raises WorkError if Ray or workers fail, and passes on the
+    InputError and ArchiveError of workers."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
@@ -143,7 +146,7 @@ def launch_workers(
         ),
     )
     shutil.rmtree(storage, ignore_errors=True)
-    waiting = ThreadPoolExecutor(1)  # while it waits, this thread can be interrupted
+    waiting = ThreadPoolExecutor(1)  # so that the main thread can be interrupted
     training = waiting.submit(trainer.fit)
     waiting.shutdown(wait=False)
     try:
@@ -152,39 +155,41 @@ def launch_workers(
         on_progress()
         return training.result().return_value
     except KeyboardInterrupt:
-        ray.shutdown()  # the workers end, and write no more
+        ray.shutdown()  # end the workers, so that they write no more
         raise
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         cause = cause_of(error)
-        if isinstance(cause, InputError | ArchiveError):  # which would be the same again
+        if isinstance(cause, InputError | ArchiveError):  # trying again would not help
             raise cause from error
-        # What else Ray raises is of the controller, which leaves its workers' resources taken until this command ends.
+        # Other errors of Ray are its controller's, which keeps the resources of its workers until
+        # this command ends.
         kind = WorkersError if isinstance(error, TrainingFailedError) else WorkError
         raise kind(
-            f"training of {under_way(jobs).run} failed: {reason(cause)}; run the same command again to go on"
+            f"training of {under_way(jobs).run} failed: {reason(cause)}; "
+            "run the same command again to continue"
         ) from error
     finally:
         shutil.rmtree(storage, ignore_errors=True)
 
 
 def under_way(jobs: Sequence[Job]) -> Job:
-    """The first that is not trained to its end, or the last."""
+    """The first job that is not fully trained, or the last."""
     return next((job for job in jobs if not is_trained(job.run, job.training)), jobs[-1])
 
 
 def cause_of(error: Exception) -> Exception:
-    """What a worker or the controller of Ray Train failed with, without what Ray puts around it."""
+    """The error of a worker or of Ray Train's controller, without Ray's wrapping."""
     failures = getattr(error, "worker_failures", {}).values()
     return next(iter(failures), getattr(error, "controller_failure", error))
 
 
 def divergence(run: Path, what: str) -> str:
-    """What a user should know and do, where a worker says what happened."""
+    """The message for a user about a training that diverged; `what` is the worker's description."""
     history = read_history(run)
     kept = (
         f"`dwszoo evaluate` and `predict` use its best checkpoint, epoch {history.best.epoch}"
         if history
-        else "it has no checkpoint from before"
+        else "it has no earlier checkpoint"
     )
     return (
         f"training of {run} diverged: {what}; {kept}; "
@@ -193,18 +198,18 @@ def divergence(run: Path, what: str) -> str:
 
 
 def same_zoo(place: str, fingerprint: str, trusted: Collection[str]) -> Zoo:
-    """Raises InputError where it has become another one since training began."""
+    """Open the zoo. Raises InputError if it has changed since training began."""
     zoo = Zoo.open(place, trusted)
     if zoo.record.fingerprint != fingerprint:
         raise InputError(
-            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, found {zoo.record.fingerprint}: it has "
-            "grown; train on the larger zoo into another --out"
+            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, "
+            f"found {zoo.record.fingerprint}: it has grown; train on the larger zoo into another --out"
         )
     return zoo
 
 
 def spec_of(zoo: Zoo, jobs: Sequence[Job], on_gpu: bool) -> dict[str, Any]:
-    """What workers are told, as JSON."""
+    """The arguments of the workers, as JSON."""
     return {
         "zoo": str(zoo.folder.resolve()),
         "fingerprint": zoo.record.fingerprint,
@@ -215,7 +220,7 @@ def spec_of(zoo: Zoo, jobs: Sequence[Job], on_gpu: bool) -> dict[str, Any]:
 
 
 def train_worker(spec: dict[str, Any]) -> list[str | None]:
-    """Runs in each Ray Train worker, and returns what `train_jobs` does."""
+    """Run in each Ray Train worker; returns the result of `train_jobs`."""
     import torch
 
     from pipeline.training.process_group import process_group
@@ -226,8 +231,9 @@ def train_worker(spec: dict[str, Any]) -> list[str | None]:
 
 
 def train_jobs(spec: dict[str, Any]) -> list[str | None]:
-    """Runs in each process of a process group. Returns for each job how it diverged, if it did: what is raised, Ray Train
-    would try again.
+    """Run in each process of a process group; returns for each job how it diverged, or None.
+
+    It is not raised as an error, because Ray Train would retry.
     """
     import torch.distributed as dist
 

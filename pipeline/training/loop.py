@@ -1,4 +1,4 @@
-"""The training loop: what every worker runs."""
+"""The training loop that every worker runs."""
 
 from pathlib import Path
 from typing import Any
@@ -26,10 +26,10 @@ def train_loop(
     prepared: dict[str, Any],
     worker: Worker,
 ) -> str | None:
-    """Train from the newest checkpoint of `run` to the last epoch; a line of metrics after each epoch.
+    """Train from the newest checkpoint of `run` to the last epoch, with metrics after each epoch.
 
-    `prepared` is what the task takes from the train split. Returns how training diverged, with the checkpoints from before
-    kept; None where it came to its end.
+    `prepared` is what the task computed from the train split. Returns how training diverged, in
+    which case earlier checkpoints are kept, or None if it finished.
     """
     if checkpoint.num_epochs(run) >= config.epochs:
         return None
@@ -43,8 +43,8 @@ def make_trainer(
     prepared: dict[str, Any],
     worker: Worker,
 ) -> Trainer:
-    """At the newest checkpoint of `run`, or at the beginning."""
-    trusted = modules_named(config)  # by the caller, who gave this configuration
+    """A trainer at the newest checkpoint of `run`, or at the beginning."""
+    trusted = modules_named(config)  # the configuration is the caller's own
     task, newest = task_of(config.task, trusted), checkpoint.read_newest(run)
     torch.manual_seed(config.seed)
     encoder, model = build_model(config, zoo.space, prepared, trusted)

@@ -1,4 +1,4 @@
-"""An encoder with the head that a task puts on it: made, counted, and taken up from another run."""
+"""Building an encoder with a task's head, counting its parameters, and loading it from a run."""
 
 import logging
 from collections.abc import Collection, Mapping
@@ -19,19 +19,23 @@ from pipeline.tasks.own import task_of
 from pipeline.training.config import TrainingConfig
 
 LARGE_MODEL = 1_000_000
-"""Parameters from which a wide fixed axis is warned of."""
+"""Number of parameters from which a wide fixed axis causes a warning."""
 logger = logging.getLogger(__name__)
 
 
 def build_encoder(
     config: EncoderConfig | Own, space: WeightSpace, trusted: Collection[str]
 ) -> nn.Module:
-    """The encoder of a configuration, as `task_of`. Raises InputError where it cannot read such networks, too."""
+    """The encoder of a configuration.
+
+    Raises as `task_of`, and InputError if the encoder cannot read these networks.
+    """
     if isinstance(config, Own):
         encoder = config.make("training.encoder", trusted, "width", arguments=(space,))
         if not isinstance(encoder, nn.Module):
             raise InputError(
-                f"{config.kind} must return a torch module for training.encoder, found {type(encoder).__name__}"
+                f"{config.kind} must return a torch module for training.encoder, "
+                f"found {type(encoder).__name__}"
             )
         return encoder
     try:
@@ -48,9 +52,9 @@ def build_model(
     prepared: Mapping[str, Any],
     trusted: Collection[str],
 ) -> tuple[nn.Module, nn.Module]:
-    """The encoder and the model that the task makes of it.
+    """The encoder, and the task's model around it.
 
-    Raises InputError where the encoder does not give what the task needs.
+    Raises InputError if the encoder lacks an output that the task needs.
     """
     task, encoder = task_of(config.task, trusted), build_encoder(config.encoder, space, trusted)
     try:
@@ -59,7 +63,8 @@ def build_model(
         raise
     except ValueError as error:
         raise InputError(
-            f"training.encoder {config.encoder.kind} does not suit training.task {config.task.kind}: {error}"
+            f"training.encoder {config.encoder.kind} does not suit training.task "
+            f"{config.task.kind}: {error}"
         ) from error
 
 
@@ -69,27 +74,29 @@ def num_parameters_of(
     prepared: Mapping[str, Any],
     trusted: Collection[str],
 ) -> int:
-    """Parameters of the model; nothing is allocated for it."""
+    """The number of parameters of the model, which is built without allocating memory."""
     with torch.device("meta"):
         return num_parameters(build_model(config, space, prepared, trusted)[1])
 
 
 def calibrate(encoder: nn.Module, zoo: Zoo):
-    """Let the encoder take what it does not learn from the train split: statistics that standardise, some networks."""
+    """Give the encoder what it takes from the train split without learning: statistics for
+    standardisation, some networks."""
     if isinstance(encoder, Encoder):
         block, _ = next(zoo.blocks("train"))
         encoder.calibrate(zoo.statistics, block)
 
 
 def shared_names(encoder: nn.Module, model: nn.Module) -> dict[str, str]:
-    """What the model calls each tensor of its encoder, by the encoder's own name; without those it does not use."""
+    """The model's name of each tensor of its encoder, by the encoder's own name; only tensors that
+    the model uses."""
     names = {id(tensor): name for name, tensor in model.state_dict(keep_vars=True).items()}
     own = encoder.state_dict(keep_vars=True)
     return {name: names[id(tensor)] for name, tensor in own.items() if id(tensor) in names}
 
 
 def load_encoder(encoder: nn.Module, shared: Mapping[str, str], state: Mapping[str, Tensor]):
-    """Take the encoder's tensors from the state dict of another model; what that has not stays as it is."""
+    """Load the encoder's tensors from the state dict of another model; those it lacks stay."""
     encoder.load_state_dict({name: state[theirs] for name, theirs in shared.items()}, strict=False)
 
 
@@ -99,7 +106,7 @@ def warn_of_wide_axes(
     prepared: Mapping[str, Any],
     trusted: Collection[str],
 ):
-    """Say so where most of a large model's parameters come from one fixed axis, such as the pixels that an MLP takes."""
+    """Warn if a large model owes most parameters to one fixed axis, such as the pixels of MLPs."""
     size = num_parameters_of(config, space, prepared, trusted)
     if size < LARGE_MODEL:
         return
@@ -111,8 +118,9 @@ def warn_of_wide_axes(
     axis = fixed[min(slim, key=slim.__getitem__)]
     if slim[axis.name] <= size / 2:
         logger.warning(
-            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a single entry and not %d: "
-            "layers grow with the square of that; dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
+            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a "
+            "single entry instead of %d: layers grow with its square; "
+            "dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
             config.encoder.kind,
             f"{size:,}",
             f"{slim[axis.name]:,}",

@@ -1,4 +1,4 @@
-"""The memory of a node: how much there is, and what its processes share of it."""
+"""The memory of a node: its size, and memory that its processes share."""
 
 import errno
 import fcntl
@@ -24,7 +24,8 @@ CREDENTIALS = struct.Struct("3i")
 
 
 def memory_of_node() -> int:
-    """Bytes that this process may use: those of the machine, or of its container or job where that has less."""
+    """Bytes that this process may use: those of the machine, or fewer if its container or job has a
+    limit."""
     limits = [os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")]
     for file in limit_files():
         with suppress(OSError, ValueError):  # no such file, or no limit
@@ -33,7 +34,7 @@ def memory_of_node() -> int:
 
 
 def limit_files() -> Iterator[Path]:
-    """Where control groups, of either version, say how much memory this process may use."""
+    """The files in which control groups, of either version, limit the memory of this process."""
     root = Path("/sys/fs/cgroup")
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
@@ -46,15 +47,15 @@ def limit_files() -> Iterator[Path]:
 
 
 class SharedMemory:
-    """Bytes of which this node has one copy, that all processes of a user which ask for `name` share.
+    """Bytes with one copy per node, shared by all processes of a user that ask for the same `name`.
 
-    The first to ask fills them, the others wait for that. There is no file: when the processes have
-    ended, however they end, nothing is left. Nobody can change the bytes once they are filled. Linux only.
+    The first process to ask fills them, the others wait. There is no file: when the processes end,
+    however they end, nothing is left. The bytes cannot be changed once they are filled. Linux only.
     """
 
     def __init__(self, name: str, num_bytes: int, fill: Callable[[np.ndarray], None]):
-        """`fill` writes `(num_bytes,)` uint8: no more than the node has memory for, of which nothing else here takes care."""
-        address = f"\0dwszoo-{os.getuid()}-{name}"  # in no folder: it ends with the process
+        """`fill` writes `(num_bytes,)` uint8; the caller checks that the node has room for it."""
+        address = f"\0dwszoo-{os.getuid()}-{name}"  # abstract: it ends with the process
         while (descriptor := received(address)) is None:
             server = socket.socket(socket.AF_UNIX)
             try:
@@ -64,7 +65,7 @@ class SharedMemory:
                 server.close()
                 if error.errno != errno.EADDRINUSE:
                     raise
-                time.sleep(RETRY_SECONDS)  # another process is filling them
+                time.sleep(RETRY_SECONDS)  # another process is filling the bytes
                 continue
             except BaseException:
                 server.close()
@@ -80,14 +81,14 @@ class SharedMemory:
 
 
 def filled(name: str, num_bytes: int, fill: Callable[[np.ndarray], None]) -> int:
-    """A descriptor of memory that `fill` has written, and that cannot be written any more."""
+    """A descriptor of memory that `fill` has written and that is now read-only."""
     descriptor = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.ftruncate(descriptor, num_bytes)
         memory = mmap.mmap(descriptor, num_bytes)
         memory.madvise(mmap.MADV_HUGEPAGE)
         fill(np.frombuffer(memory, np.uint8))
-        memory.close()  # of what can be written in one place nothing is sealed
+        memory.close()  # sealing fails while a writable mapping exists
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, SEALS)
     except BaseException:
         os.close(descriptor)
@@ -96,20 +97,21 @@ def filled(name: str, num_bytes: int, fill: Callable[[np.ndarray], None]) -> int
 
 
 def serve(server: socket.socket, descriptor: int):
-    """Hand a descriptor to the processes of this user that ask for it, until the server is shut down."""
+    """Hand a descriptor to the processes of this user that ask for it, until the server is shut
+    down."""
     with server, suppress(OSError):
         while True:
             client, _ = server.accept()
-            with client, suppress(OSError):  # gone meanwhile
+            with client, suppress(OSError):  # the client may be gone
                 if user_of(client) == os.getuid():
                     socket.send_fds(client, [b"\0"], [descriptor])
     os.close(descriptor)
 
 
 def received(address: str) -> int | None:
-    """The descriptor that another process hands out at an address; None where none does, or not yet.
+    """The descriptor that another process serves at an address; None if none does, or not yet.
 
-    Raises WorkError where it is a process of another user.
+    Raises WorkError if the process is another user's.
     """
     with socket.socket(socket.AF_UNIX) as client, suppress(ConnectionError):
         client.connect(address)
@@ -123,6 +125,6 @@ def received(address: str) -> int | None:
 
 
 def user_of(connection: socket.socket) -> int:
-    """Who is at the other end."""
+    """The user id of the process at the other end."""
     found = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
     return CREDENTIALS.unpack(found)[1]

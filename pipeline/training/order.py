@@ -1,9 +1,11 @@
-"""What each step of an epoch holds: a function of (seed, epoch, step) alone, however many ranks share
-it and wherever members are read from.
+"""The order of an epoch, in which each step is a function of (seed, epoch, step) alone.
+
+It does not depend on the number of ranks, nor on where members are read from.
 
 An epoch is a random order of blocks, cut into streams of equal length, the lanes. A lane shuffles
-windows of blocks; each batch has an equal share of every lane. Ranks share out the batch, and with
-it the lanes: a block is read by one rank, but for those that lie across a border between two lanes.
+windows of blocks; each batch takes an equal share of every lane. Ranks divide the batch between
+them, and with it the lanes, so a block is read by one rank unless it crosses a border between
+lanes.
 """
 
 from dataclasses import dataclass
@@ -12,32 +14,33 @@ from functools import cached_property
 import numpy as np
 
 LANES, LANE_UNITS = 64, 128
-"""At most so many, or in large batches one for so many units: as many ranks read no block twice."""
+"""The largest number of lanes, or in large batches one lane per so many units. Up to as many ranks
+read no block twice."""
 BLOCKS, WINDOWS = 6, 7
-"""Purposes that numbers are drawn for: see `pipeline.training.loader`."""
+"""Streams of random numbers, besides those of `pipeline.training.loader`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Order:
-    """Units are what is never split: members, or groups of them. Numbered block by block."""
+    """Units are never split: members, or groups of members. They are numbered block by block."""
 
     sizes: np.ndarray
     """`(blocks,)` units in each block, none of them empty."""
     batch: int
-    """Units in a batch, over all ranks together."""
+    """Units per batch, over all ranks together."""
     lanes: int
     window: int
     """Blocks of a lane that are shuffled together."""
     seed: int = 0
     passes: int = 1
-    """Times that an epoch goes over its units."""
+    """Passes over the units in one epoch."""
 
     @classmethod
     def of(
         cls, sizes: np.ndarray, batch: int, held: int, seed: int = 0, passes: int = 1
     ) -> "Order":
-        """The order in which about `held` units are shuffled together: all of them where there are no more, and as many
-        times more as there are more lanes than `LANES`.
+        """An order in which about `held` units are shuffled together: all of them if there are no
+        more, and proportionally more if there are more than `LANES` lanes.
         """
         sizes = sizes[sizes > 0]
         if sizes.sum() <= held:
@@ -54,11 +57,11 @@ class Order:
 
     @property
     def cuts(self) -> np.ndarray:
-        """`(lanes + 1,)` where each lane's part of a batch begins, and the end."""
+        """`(lanes + 1,)`: the start of each lane's part of a batch, and the end."""
         return np.arange(self.lanes + 1) * self.batch // self.lanes
 
     def share(self, rank: int, world_size: int) -> range:
-        """The part of each batch that is a rank's: as even as can be where ranks do not divide it."""
+        """A rank's part of each batch; parts are as even as possible."""
         return range(rank * self.batch // world_size, (rank + 1) * self.batch // world_size)
 
     def epoch(self, epoch: int) -> "Epoch":
@@ -67,7 +70,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Piece:
-    """Units of a window that come one after another in a lane."""
+    """Consecutive units of a window in a lane."""
 
     window: int
     start: int
@@ -85,10 +88,10 @@ class Epoch:
         self._borders = [self._borders_of(lane) for lane in range(order.lanes)]
 
     def _borders_of(self, lane: int) -> np.ndarray:
-        """Places in the epoch where the windows of a lane begin, and its end.
+        """Positions in the epoch at which the windows of a lane begin, and its end.
 
-        What does not fill a batch is in the last window, which is shuffled with it. The first window
-        is shorter, lane by lane, so that not all lanes come to a new one at the same time.
+        Units left over after the last full batch are shuffled as part of the last window. The first
+        window gets shorter from lane to lane, so that lanes do not all start a new one at once.
         """
         order, starts = self.order, self._starts
         low, high = order.num_steps * order.cuts[lane : lane + 2]
@@ -103,7 +106,7 @@ class Epoch:
         return len(self._borders[lane]) - 1
 
     def window(self, lane: int, number: int) -> np.ndarray:
-        """`(units,)` int64: the units of a window in the order in which the lane gives them."""
+        """`(units,)` int64: the units of a window, in the order of the lane."""
         places = np.arange(*self._borders[lane][number : number + 2])
         nth = np.searchsorted(self._starts, places, "right") - 1
         units = self._first_units[self._blocks[nth]] + places - self._starts[nth]
@@ -111,7 +114,7 @@ class Epoch:
         return rng.permutation(units)
 
     def pieces(self, lane: int, steps: range) -> list[Piece]:
-        """What a lane gives to some steps, one after another."""
+        """A lane's contribution to some steps, in order."""
         borders, width = self._borders[lane], np.diff(self.order.cuts)[lane]
         start, stop = (borders[0] + step * width for step in (steps.start, steps.stop))
         pieces = []
