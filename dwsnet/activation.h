@@ -1,25 +1,27 @@
-// What is done to features on their way into a layer and out of it, while they are in the cache: normalised and activated by
-// GELU where they are read, their sums taken where they are written, and the same backwards. `channels` are whole vectors.
+// Operations on features as they enter and leave a layer, while they are in the cache: norm and
+// GELU when they are read, sums when they are written, and the same for the backward pass.
+// `channels` is a multiple of the vector width.
 #pragma once
 
 #include "gelu.h"
 
 namespace {
 
-// How the entries of one tensor count, by two numbers for each channel: all zeros and ones where `first` is null.
+// How the entries of one tensor are read, with two numbers per channel; unchanged if `first` is
+// null.
 struct Reading {
     const float *first = nullptr, *second = nullptr, *beside = nullptr;
     int64_t channels = 0;
 
     explicit operator bool() const { return first; }
 
-    // GELU(first * x + second) or, with entries beside, x + first + second * beside.
+    // GELU(first * x + second) or, with `beside`, x + first + second * beside.
     Vector at_entry(const float* from, int64_t entry, int64_t channel) const {
         const Vector x = at(from + entry), f = at(first + channel), s = at(second + channel);
         return beside ? x + f + s * at(beside + entry) : Gelu(f * x + s).value;
     }
 
-    // to `(rows, to_step)` = how `width` columns count of rows that begin `entry` floats after `from`.
+    // to `(rows, to_step)` = `width` columns of rows, read from `entry` floats after `from`.
     void apply(const float* from, int64_t entry, float* to, int64_t to_step, int64_t rows, int64_t width) const {
         if (!first) return copy(from + entry, width, to, to_step, rows, width);
         for (int64_t row = 0; row < rows; row++, entry += width, to += to_step)
@@ -28,7 +30,7 @@ struct Reading {
     }
 };
 
-// The same for all tensors: `coefficients` are `(2, tensors, channels)`, or null.
+// The same for all tensors; `coefficients` is `(2, tensors, channels)` or null.
 struct Readings {
     const float* coefficients = nullptr;
     float* const* beside = nullptr;
@@ -41,15 +43,16 @@ struct Readings {
     }
 };
 
-// What is written: of outputs y the sums of y and of y^2 are taken. Gradients of GELU(a x + b) become those of x, a times d with
-// d the gradients of a x + b, and the sums are those of d x and of d. `sums` are `(2, tensors, channels)`, a thread's own, or null.
+// What happens as tensors are written. For outputs y, y and y^2 are summed. Gradients of GELU(a x +
+// b) become those of x, a times d, where d are the gradients of a x + b, and d x and d are summed.
+// `sums` is `(2, tensors, channels)`, one per thread, or null.
 struct Writing {
     double* sums = nullptr;
     int64_t tensors = 0, channels = 0;
     const Readings* readings = nullptr;
     float* const* x = nullptr;
 
-    // The entries of tensor `i` from `entry` on, `count` of them at `y`.
+    // Finish `count` entries of tensor `i` from `entry` on, which are at `y`.
     void finish(int64_t i, int64_t entry, float* y, int64_t count) const {
         if (!sums) return;
         const Reading reading = readings ? readings->of(i, 0) : Reading{};

@@ -1,5 +1,5 @@
-// Batch normalisation and GELU in as few passes over memory as there can be: two to go through, two to come back. What lies
-// between the two is computed again where it is needed, as that is faster than reading it.
+// Batch normalisation and GELU in as few passes over memory as possible: two forward, two backward.
+// Intermediate values are recomputed when needed, which is faster than reading them.
 #pragma once
 
 #include <cmath>
@@ -10,20 +10,21 @@ namespace {
 
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
-constexpr int64_t TOGETHER = 512;    // rows whose sums are taken in float32 before they are added up in float64
-constexpr int64_t ALONE = 1 << 15;   // numbers that are not worth a second thread
+constexpr int64_t TOGETHER = 512;    // rows summed in float32 before they are added to float64
+constexpr int64_t ALONE = 1 << 15;   // numbers too few to be worth a second thread
 
-// 2^p for p from -126 to 126, to 1e-7 of it: the whole part goes into the exponent, the rest through a polynomial.
+// 2^p for p from -126 to 126, to a relative error of 1e-7: the integer part goes into the exponent,
+// the rest through a polynomial.
 inline Vector exp2(Vector p) {
-    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: a sum with it has no place for fractions
+    constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const Vector n = p + WHOLE, r = p - (n - WHOLE);
     Vector y = Vector{} + 0.00133908634f;
     for (const float c : {0.00967603192f, 0.0555035711f, 0.240221075f, 0.693147188f, 1.0f}) y = y * r + c;
     return reinterpret_cast<Vector>(reinterpret_cast<Integers>(y) + (reinterpret_cast<Integers>(n) << 23));
 }
 
-// z Phi(z) and its derivative, to 1e-6. log2 Phi(-m) is nearly a parabola: a polynomial fitted on [0, 9.5] gives Phi, and its
-// derivative the density.
+// z Phi(z) and its derivative, to 1e-6. log2 Phi(-m) is nearly a parabola: a polynomial fitted on
+// [0, 9.5] gives Phi, and its derivative gives the density.
 struct Gelu {
     Vector value, slope;
 
@@ -40,7 +41,7 @@ struct Gelu {
     }
 };
 
-// A tensor of features `(rows, channels)` on its way through; one thread has some of its rows.
+// The work on a tensor of features `(rows, channels)`, whose rows are divided between threads.
 struct Normalized {
     const float* x;
     int64_t rows, channels;
@@ -55,7 +56,7 @@ struct Normalized {
         for (int t = 0; t < threads; t++) work(t, rows * t / threads, rows * (t + 1) / threads);
     }
 
-    // For each channel two sums over rows: `term(row, channel)` gives the two that are added.
+    // Two sums over rows per channel; `term(row, channel)` returns the two summands.
     template <typename Term>
     std::vector<double> sums(int threads, const Term& term) const {
         std::vector<double> all_sums(2 * channels * threads), total(2 * channels);
@@ -78,7 +79,8 @@ struct Normalized {
 
     Vector values(int64_t row, int64_t c) const { return at(x + row * channels + c); }
 
-    // Mean and variance of each channel: of the distances from the first row, so that a large mean costs no digits.
+    // Mean and variance of each channel, from distances to the first row, so that a large mean
+    // costs no precision.
     void moments(float* to_mean, float* to_variance, int threads) const {
         const auto found = sums(threads, [&](int64_t r, int64_t c) {
             const Vector distance = values(r, c) - at(x + c);
@@ -91,7 +93,7 @@ struct Normalized {
         }
     }
 
-    // Of each channel what x is divided by, inverted.
+    // The reciprocal standard deviation of each channel.
     std::vector<float> scale() const {
         std::vector<float> result(channels);
         for (int64_t c = 0; c < channels; c++) result[c] = 1 / std::sqrt(variance[c] + epsilon);
@@ -109,7 +111,8 @@ struct Normalized {
         });
     }
 
-    // From the gradient of y those of x, the gain and the shift. That of z is kept in `to_x` between the passes.
+    // Gradients of x, the gain and the shift from that of y. Between the passes `to_x` holds the
+    // gradient of z.
     void backward(const float* to_y, float* to_x, float* to_gain, float* to_shift, int threads) const {
         const auto inverse = scale();
         const auto found = sums(threads, [&](int64_t r, int64_t c) {

@@ -1,4 +1,4 @@
-// What dwsnet.incidence knows of a weight space, and the features of its axis sets.
+// The C++ side of dwsnet.incidence, and the features of axis sets.
 #pragma once
 
 #include <memory>
@@ -8,14 +8,15 @@
 
 namespace {
 
-// The program: what dwsnet.incidence knows. Columns are counted in fixed entries, which are times the channels in memory.
+// The program, which dwsnet.incidence makes. Columns are counted in fixed entries; in memory they
+// are times the channels.
 struct Set {
     int64_t positions, fixed;
 };
-struct Carried {  // where a tensor lies in the set of all its hidden axes
+struct Carried {  // a tensor's columns in the set of all its hidden axes
     int64_t set, start, fixed;
 };
-struct Move {  // pools `size` positions of the larger set into one of the smaller, or spreads that to them
+struct Move {  // pools `size` positions of the larger set into one of the smaller, or spreads
     int64_t small, large, size, inner, start_small, start_large, width;
 };
 
@@ -24,9 +25,9 @@ struct Incidence {
     const Set* sets;
     const Carried* tensors;
     const Move* moves;
-    std::vector<std::vector<int32_t>> origin;  // for each move and position of the larger set, that of the smaller
-    std::vector<int64_t> whole;  // for each set: the tensor that is all of it, which then needs no other place, or -1
-    std::vector<int> slot;  // for each move: which of the two terms of its larger set it is, -1 where it is none
+    std::vector<std::vector<int32_t>> origin;  // per move: larger set's position to smaller's
+    std::vector<int64_t> whole;  // per set: its only tensor, which needs no copy, or -1
+    std::vector<int> slot;  // per move: which of its larger set's two terms it is, or -1
 
     explicit Incidence(const int64_t* program) : num_sets(program[0]), num_tensors(program[1]), num_moves(program[2]) {
         sets = reinterpret_cast<const Set*>(program + 3);
@@ -49,19 +50,19 @@ struct Incidence {
         for (int64_t s = 0; s < num_sets; s++) found.push_back(sets[s].fixed * channels);
         return found;
     }
-    bool spread(int64_t s) const {  // whether anything is spread to it
+    bool spread(int64_t s) const {  // whether smaller sets spread to it
         return std::any_of(moves, moves + num_moves, [s](const Move& move) { return move.large == s; });
     }
     int64_t numbers(int64_t i) const { return sets[tensors[i].set].positions * tensors[i].fixed; }
 };
 
-// Memory that a thread keeps for its next: what is fresh, the system would clear page by page.
+// Memory that a thread keeps for its next use, as the system zeroes fresh memory page by page.
 class Scratch {
     static inline thread_local std::vector<std::vector<float>> waiting;
     std::vector<float> memory;
 
 public:
-    static constexpr size_t KEPT = 1 << 22;  // floats at most: work on more takes much longer than clearing it
+    static constexpr size_t KEPT = 1 << 22;  // floats; zeroing more is little next to the work on it
 
     explicit Scratch(size_t size) {
         if (!waiting.empty()) memory.swap(waiting.back()), waiting.pop_back();
@@ -74,18 +75,18 @@ public:
     float* get() { return memory.data(); }
 };
 
-// The features of each axis set, `(members, positions, columns)`, for the members at hand.
+// The features of each axis set, `(members, positions, columns)`, for the current members.
 struct Features {
     std::vector<int64_t> columns;
     std::vector<float*> place;
-    std::vector<std::vector<int32_t>> offsets;  // for each move and position of the larger set, where its term lies in the smaller
+    std::vector<std::vector<int32_t>> offsets;  // per move: larger set's position to term's offset
     std::unique_ptr<Scratch> memory;
-    // Of a set that is one tensor, which is copied only where its entries do not count as they are:
+    // For sets of one tensor, which is copied only if its entries are changed as they are read:
     std::vector<const float*> source;
     std::vector<Reading> reading;
     std::vector<std::unique_ptr<Scratch>> copied;
 
-    // In memory of its own for so many members, and of the smallest set for `top` members.
+    // In new memory for `members` members, for the smallest set for `top` members.
     Features(const Incidence& incidence, int64_t channels, int64_t members, int64_t top)
         : Features(incidence.columns(channels)) {
         std::vector<int64_t> starts{0};
@@ -100,7 +101,7 @@ struct Features {
             for (int32_t& offset : offsets[m]) offset *= columns[incidence.moves[m].small];
     }
 
-    // From the member `first` on in tensors that hold all members, of so many columns each.
+    // Views from member `first` on of tensors that hold all members, with these columns.
     Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
         : Features(columns) {
         for (int64_t s = 0; s < incidence.num_sets; s++)
@@ -110,7 +111,7 @@ struct Features {
     explicit Features(const std::vector<int64_t>& columns)
         : columns(columns), place(columns.size()), source(columns.size()), reading(columns.size()), copied(columns.size()) {}
 
-    // These, with the smallest set from another of its members on.
+    // These features, with the smallest set starting at another member.
     Features& from(int64_t member) {
         place[0] = memory->get() + member * columns[0];
         return *this;
@@ -118,7 +119,7 @@ struct Features {
 
     float* rows(int64_t s, int64_t row) const { return place[s] + row * columns[s]; }
 
-    // The rows as they count.
+    // Rows of a set, through its `reading`.
     const float* read(int64_t s, int64_t row, int64_t number) {
         const int64_t step = columns[s];
         if (reading[s]) reading[s].apply(source[s], row * step, rows(s, row), step, number, step);

@@ -1,9 +1,10 @@
-// The layers' passes over all tensors of a weight space, compiled at first use: float32, contiguous, folded features.
+// The layers on all tensors of a weight space, compiled at first use: float32, contiguous, folded
+// features.
 //
-// Features do not fit in the caches, and reading and writing them is most of what a layer costs when every sum, product and
-// broadcast is a pass of its own. Here a few members at a time go through the whole layer while they are in the L2 cache.
-// Tensors come as one pointer each, in the order of the space or of the axis sets; weights are `(columns out, columns in)`, as
-// are their gradients.
+// Features do not fit into the caches, and reading and writing them is most of a layer's cost if
+// every sum, product and broadcast is a separate pass. Here a few members at a time go through the
+// whole layer while they are in the L2 cache. Tensors are passed as one pointer each, in the order
+// of the space or of the axis sets; weights and their gradients are `(columns out, columns in)`.
 
 #include <algorithm>
 #include <cstdint>
@@ -13,11 +14,12 @@
 
 namespace {
 
-constexpr int64_t FEW_FLOATS = 65536;  // features of the members that are worked on together: 256 KiB
-constexpr int64_t SMALL = 65536;       // entries of a matrix that is read for each few members; a larger one serves a group
+constexpr int64_t FEW_FLOATS = 65536;  // features of members processed together: 256 KiB
+constexpr int64_t SMALL = 65536;       // entries of a matrix read for every few members, not per group
 constexpr int64_t GROUP = 16;
 
-// How many members are worked on together, and how many share one product for the smallest set: it has one row a member.
+// How many members are processed together, and how many share one product for the smallest set,
+// which has one row per member.
 struct Together {
     int64_t few, group;
 
@@ -30,12 +32,12 @@ struct Together {
     }
 };
 
-// One matrix for each axis set, of so many rows and columns, and room for each thread.
+// One matrix per axis set and thread, with these rows and columns.
 struct Matrices {
     const std::vector<int64_t> rows, columns;
     std::vector<int64_t> starts{0};
     std::unique_ptr<Scratch> memory;
-    std::vector<float*> place;  // of thread t and set s: t * sets + s
+    std::vector<float*> place;  // thread t, set s: index t * sets + s
 
     Matrices(const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int threads) : rows(rows), columns(columns) {
         for (size_t s = 0; s < rows.size(); s++) starts.push_back(starts.back() + rows[s] * columns[s]);
@@ -46,8 +48,8 @@ struct Matrices {
 
     float* const* of(int thread) const { return place.data() + thread * rows.size(); }
 
-    // Calls `work(set, row, column, rows, columns)` with tiles of each matrix: what is transposed is read or written in whole
-    // cache lines.
+    // Calls `work(set, row, column, rows, columns)` with tiles of each matrix, so that transposing
+    // reads or writes whole cache lines.
     template <typename Work>
     void each_tile(int threads, const Work& work) const {
         for (size_t s = 0; s < rows.size(); s++)
@@ -57,7 +59,7 @@ struct Matrices {
                     work(s, row, c, std::min<int64_t>(LINE, rows[s] - row), std::min<int64_t>(LINE, columns[s] - c));
     }
 
-    // Takes the transposes of matrices `(columns, rows)`.
+    // Sets these to the transposes of `matrices` `(columns, rows)`.
     void transpose(const float* const* matrices, int threads) {
         each_tile(threads, [&](size_t s, int64_t row, int64_t c, int64_t height, int64_t width) {
             const int64_t from_step = rows[s], to_step = columns[s];
@@ -70,7 +72,7 @@ struct Matrices {
 
     void clear(int thread) { std::fill_n(of(thread)[0], starts.back(), 0.0f); }
 
-    // Gives the transposes `(columns, rows)` of the sums over threads.
+    // Writes the transposes `(columns, rows)` of the sums over threads.
     void add_up(float* const* sums, int threads) const {
         each_tile(threads, [&](size_t s, int64_t row, int64_t c, int64_t height, int64_t width) {
             const int64_t from_step = columns[s], to_step = rows[s];
@@ -85,7 +87,7 @@ struct Matrices {
     }
 };
 
-// Sums of each thread, `(2, tensors, channels)`, and in the end of all; none where nobody wants them.
+// Sums `(2, tensors, channels)` per thread, and finally over all; none if `result` is null.
 struct Sums {
     const int64_t tensors, channels;
     double* const result;
@@ -122,8 +124,9 @@ void for_threads(const Incidence& incidence, int64_t members, int threads, const
 
 extern "C" {
 
-// The layer, from tensors x of `in` channels to tensors y of `out` channels. With `coefficients` `(2, tensors, in)` it is that of
-// GELU(first * x + second). `sums` `(2, tensors, out)`, where they are wanted, are those of y and of y^2.
+// The layer, from tensors x of `in` channels to tensors y of `out` channels. With `coefficients`
+// `(2, tensors, in)` it is applied to GELU(first * x + second). Unless it is null, `sums`
+// `(2, tensors, out)` receives the sums of y and of y^2.
 void layer(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t in,
            const float* const* weights, const float* bias, int64_t out, float* const* y, double* sums, int threads) {
     const Incidence incidence(program);
@@ -151,8 +154,9 @@ void layer(const int64_t* program, int64_t members, float* const* x, const float
     totals.add_up();
 }
 
-// Its backward pass: the gradients of the weights, the bias and, unless `to_x` is null, x. With `corrections` `(2, tensors, out)`
-// the gradients of y are to_y + first + second * y. With coefficients `sums_of_x` `(2, tensors, in)` are their gradients.
+// Its backward pass: gradients of the weights, the bias and, unless `to_x` is null, x. With
+// `corrections` `(2, tensors, out)` the gradients of y are to_y + first + second * y. With
+// coefficients, `sums_of_x` `(2, tensors, in)` receives their gradients.
 void layer_backward(const int64_t* program, int64_t members, float* const* to_y, const float* corrections, float* const* y,
                     int64_t out, float* const* x, const float* coefficients, int64_t in, const float* const* weights,
                     float* const* to_x, float* const* to_weights, float* to_bias, double* sums_of_x, int threads) {
@@ -194,7 +198,8 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
     totals.add_up();
 }
 
-// GELU(first * x + second) alone, and its backward pass: gradients of x, and in `sums` those of the coefficients.
+// Only GELU(first * x + second), and its backward pass: gradients of x and, in `sums`, of the
+// coefficients.
 void activate(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels,
               float* const* y, int threads) {
     const Incidence incidence(program);
@@ -226,7 +231,8 @@ void activate_backward(const int64_t* program, int64_t members, float* const* to
     totals.add_up();
 }
 
-// The means of all entries alone, the smallest set, of tensors as they are or as coefficients activate them, and its backward pass.
+// Only the means over all positions, the smallest set, of tensors or, with coefficients, of their
+// activations; and its backward pass.
 void pool(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels, float* pooled,
           int threads) {
     const Incidence incidence(program);
@@ -261,8 +267,8 @@ void pool_backward(const int64_t* program, int64_t members, float* to_pooled, fl
     totals.add_up();
 }
 
-// The two halves of a layer that does more in between. Gathered features are tensors of their own; that of a set that is one
-// tensor is that tensor, for which `gather` takes null.
+// The two halves of a layer that does more in between. Gathered features are separate tensors,
+// except that a set of one tensor is that tensor, for which `gather` takes null.
 void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels, float* const* gathered, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
@@ -287,7 +293,8 @@ void gather_backward(const int64_t* program, int64_t members, float* const* to_g
     });
 }
 
-// `depths` are the columns of gathered features: those of the carriers, and of what was put beside them.
+// `depths` are the columns of gathered features: those of the carriers, and of what was
+// concatenated.
 void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* weights,
              const float* bias, int64_t out, float* const* y, int threads) {
     const Incidence incidence(program);
@@ -331,7 +338,8 @@ void scatter_backward(const int64_t* program, int64_t members, float* const* to_
     biases.add_up(&to_bias, threads);
 }
 
-// GELU of batch-normalised tensors, each `(rows, channels)`; mean and variance of each channel come too.
+// GELU of batch-normalised tensors `(rows, channels)`; also writes mean and variance of each
+// channel.
 void norm_gelu(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x, float* const* gains, float* const* shifts,
                float epsilon, float* const* means, float* const* variances, float* const* y, int threads) {
     for (int64_t i = 0; i < tensors; i++) {

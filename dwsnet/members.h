@@ -1,18 +1,18 @@
-// A layer's work on a few members, by the rule of dwsnet.incidence: pooled and put side by side for each set of hidden axes,
-// mapped, and spread again.
+// A layer's work on a few members, by the rule of dwsnet.incidence: for each set of hidden axes,
+// features are pooled, concatenated, mapped and spread.
 #pragma once
 
 #include "incidence.h"
 
 namespace {
 
-// What a layer does, for the members `first` to `first + count`. Tensors of the weight space hold all members.
+// A layer on the members `first` to `first + count`. Tensors of the weight space hold all members.
 struct Members {
     const Incidence& incidence;
     Ahead& ahead;
     int64_t first, count;
 
-    // Calls `work(members)` for all of these, at most `number` at a time.
+    // Calls `work(members)` for all members, at most `number` at a time.
     template <typename Work>
     void each(int64_t number, const Work& work) const {
         for (int64_t m = 0; m < count; m += number) work(Members{incidence, ahead, first + m, std::min(number, count - m)});
@@ -23,13 +23,13 @@ struct Members {
         return tensors[i] + first * incidence.numbers(i) * channels;
     }
 
-    // Calls `work(row, number)` for rows, a panel at a time.
+    // Calls `work(row, number)` for one panel of rows at a time.
     template <typename Work>
     static void for_panels(int64_t row, int64_t end, const Work& work) {
         for (; row < end; row += PANEL) work(row, std::min(PANEL, end - row));
     }
 
-    // The carriers of each set side by side, pooled over their other hidden axes by means or sums.
+    // Concatenates the carriers of each set, pooled over their other hidden axes by means or sums.
     void gather(float* const* tensors, const Readings& readings, int64_t channels, bool mean, Features& into) const {
         ahead.clear();
         for (int64_t s = incidence.num_sets - 1; s >= 0; s--) {
@@ -40,8 +40,9 @@ struct Members {
         }
     }
 
-    // What goes through the layer, and the gradients that come back; `sums`, if any, get the one transposed times the other
-    // for all sets but the smallest, while the rows are in the L1 cache.
+    // Gathers a layer's inputs and the gradients of its outputs. If given, `sums` accumulate the
+    // one transposed times the other for all sets but the smallest, while the rows are in the L1
+    // cache.
     void gather_both(float* const* x, const Readings& readings, int64_t in, Features& gathered, float* const* to_y,
                      const Readings& corrections, int64_t out, Features& back, float* const* sums) const {
         ahead.clear();
@@ -57,7 +58,7 @@ struct Members {
         }
     }
 
-    // The tensors of a set, and zeros where larger sets will be pooled.
+    // Collects the tensors of a set, and zeros what it will be pooled into.
     void collect(int64_t s, float* const* tensors, const Readings& readings, int64_t channels, Features& into) const {
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
             const Carried& tensor = incidence.tensors[i];
@@ -84,7 +85,7 @@ struct Members {
         }
     }
 
-    // Adds rows of a set, from `row` on, to those of smaller sets.
+    // Adds `number` rows of a set, from `row` on, to those of smaller sets.
     void pool(int64_t s, const float* features, int64_t row, int64_t number, int64_t channels, bool mean, Features& into) const {
         for (int64_t m = 0; m < incidence.num_moves; m++) {
             const Move& move = incidence.moves[m];
@@ -94,7 +95,7 @@ struct Members {
             const int64_t span = move.inner * move.size, positions = incidence.sets[s].positions;
             float* base = into.place[move.small] + move.start_small * channels;
             const float* from = features + move.start_large * channels;
-            for (int64_t r = row; r < row + number;) {  // rows of one span: each goes to the same place as every inner-th after it
+            for (int64_t r = row; r < row + number;) {  // one span: every inner-th row is pooled together
                 const int64_t left = std::min(span - r % span, row + number - r);
                 const int32_t* origin = incidence.origin[m].data() + r % positions;
                 float* member = base + r / positions * incidence.sets[move.small].positions * small;
@@ -106,15 +107,17 @@ struct Members {
         }
     }
 
-    // The sets from `begin` to `end`: features, zero in sets without, times the matrix `(depth, columns)` of their set, if any, plus what is spread from smaller sets, of means a share, plus the bias of the smallest. Tensors get the
-    // result, as `writing` finishes it.
+    // Computes the sets from `begin` to `end`: features (zero for sets without) times the matrix
+    // `(depth, columns)` of the set, if any, plus what smaller sets spread (divided by the count
+    // for means), plus the bias of the smallest set. The result is written to the tensors, through
+    // `writing`.
     void map(int64_t begin, int64_t end, const Features& from, const float* const* matrices, const float* bias, bool mean,
              int64_t channels, Features& into, float* const* tensors, const Writing& writing = {}) const {
         const std::vector<float> zeros(*std::max_element(into.columns.begin(), into.columns.end()));
         for (int64_t s = begin; s < end; s++) {
             const int64_t whole = incidence.whole[s], depth = from.columns[s], width = into.columns[s];
-            if (whole >= 0) into.place[s] = part(tensors, whole, channels);  // its result is nowhere else, and spread no further
-            const int64_t each = incidence.spread(s) ? incidence.sets[s].positions : rows(s);  // rows that start alike
+            if (whole >= 0) into.place[s] = part(tensors, whole, channels);  // the result's only place
+            const int64_t each = incidence.spread(s) ? incidence.sets[s].positions : rows(s);  // with equal terms
             for (int64_t start = 0; start < rows(s); start += each) {
                 const Terms terms = terms_of(s, start, s || !bias ? zeros.data() : bias, zeros.data(), mean, channels, into);
                 for_panels(start, start + each, [&](int64_t row, int64_t number) {
@@ -131,7 +134,7 @@ struct Members {
         }
     }
 
-    // The tensors of a set from its result.
+    // Writes the tensors of a set from its result.
     void take(int64_t s, int64_t channels, const Features& from, float* const* tensors, const Writing& writing) const {
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
             const Carried& tensor = incidence.tensors[i];
@@ -144,7 +147,8 @@ struct Members {
         }
     }
 
-    // Where the rows of the larger set of a move, from the first of a member on, come from in the smaller.
+    // The rows of a move's smaller set that are spread to those of the larger, from a member's
+    // first row on.
     Term term(int64_t m, int64_t row, bool mean, int64_t channels, const Features& features) const {
         const Move& move = incidence.moves[m];
         const int64_t member = row / incidence.sets[move.large].positions * incidence.sets[move.small].positions;
@@ -161,8 +165,8 @@ struct Members {
         return terms;
     }
 
-    // Adds to some rows, of the member whose rows begin at `start`, what is spread to a part of their columns, or by a third
-    // move and more.
+    // Adds to rows of the member whose rows start at `start` what is spread to some of their
+    // columns only, or by a third or further move.
     void add_others(int64_t s, int64_t start, int64_t row, int64_t number, bool mean, int64_t channels, Features& into) const {
         for (int64_t m = 0; m < incidence.num_moves; m++) {
             const Move& move = incidence.moves[m];
@@ -174,7 +178,7 @@ struct Members {
         }
     }
 
-    // Features of the sets from `begin` to `end` times their matrices, and nothing else.
+    // Multiplies the features of the sets from `begin` to `end` by their matrices.
     void multiply(int64_t begin, int64_t end, const Features& from, const float* const* matrices, Features& into) const {
         const std::vector<float> zeros(*std::max_element(into.columns.begin(), into.columns.end()));
         for (int64_t s = begin; s < end; s++)
@@ -184,7 +188,7 @@ struct Members {
             });
     }
 
-    // Adds, for the sets from `begin` to `end`, left transposed times right.
+    // Adds left transposed times right for the sets from `begin` to `end`.
     void outer(int64_t begin, int64_t end, const Features& left, const Features& right, float* const* sums) const {
         for (int64_t s = begin; s < end; s++)
             for_panels(0, rows(s), [&](int64_t row, int64_t number) {
@@ -192,7 +196,7 @@ struct Members {
             });
     }
 
-    // Adds the features of the smallest set.
+    // Sums the features of the smallest set over members.
     void total(const Features& features, float* sums) const {
         for (int64_t k = 0; k < rows(0) * features.columns[0]; k++) sums[k % features.columns[0]] += features.place[0][k];
     }

@@ -42,9 +42,7 @@ class ReadState(nn.Module):
     def entries(
         self, state: Mapping[str, Tensor], seen: Mapping[str, Tensor] | None = None
     ) -> tuple[Float[Tensor, "batch ..."], ...]:
-        """The tensors before standardisation, with canonical signs of `seen` (by default
-        `state`).
-        """
+        """The tensors before standardisation; `seen` (default: `state`) decides canonical signs."""
         tensors = read_state(self.space, state)
         check_like(self.space, tensors, self.standardize.mean)
         if not self.canonical_signs:

@@ -1,5 +1,6 @@
-// Products of features, in vectors: a block of the result stays in registers, one factor is broadcast, the other is read in
-// vectors. Results have a multiple of 16 columns: whole vectors on every machine.
+// Vectorised matrix products: a block of the result stays in registers, one factor is broadcast,
+// the other is read in vectors. Results have a multiple of 16 columns, which is whole vectors on
+// every machine.
 #pragma once
 
 #include <algorithm>
@@ -9,23 +10,23 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, BLOCK = 8;  // 16 accumulators: enough to hide the latency of two multipliers
+constexpr int LANES = 16, BLOCK = 8;  // 16 accumulators hide the latency of two multipliers
 #elif defined(__AVX__)
 constexpr int LANES = 8, BLOCK = 4;
 #else
 constexpr int LANES = 4, BLOCK = 4;
 #endif
-constexpr int LINE = 16;          // floats of a cache line
-constexpr int64_t DISTANCE = 16;  // rows of a result between what is written and what is asked for
-constexpr int64_t PANEL = 128;    // rows that stay in the L1 cache while all is done that needs them
+constexpr int LINE = 16;          // floats per cache line
+constexpr int64_t DISTANCE = 16;  // rows between the result being written and the one prefetched
+constexpr int64_t PANEL = 128;    // rows that stay in the L1 cache until all work on them is done
 
 typedef float Vector __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
 inline Vector& at(float* place) { return *reinterpret_cast<Vector*>(place); }
 inline Vector at(const float* place) { return *reinterpret_cast<const Vector*>(place); }
 
-// Features that will be worked on next. Products ask for them on their way, a cache line every few steps: asked for at once,
-// more lines than a core can wait for would hold up all that comes after.
+// Features that will be worked on next. Products prefetch them, one cache line every few steps: a
+// core can only wait for so many lines, and prefetching all at once would stall what follows.
 class Ahead {
     struct Range {
         const float *place, *end;
@@ -34,13 +35,13 @@ class Ahead {
     int64_t left = MOST;
 
 public:
-    static constexpr int64_t EVERY = 4, MOST = 1 << 17;  // floats that stay in the L2 cache until they are worked on
+    static constexpr int64_t EVERY = 4, MOST = 1 << 17;  // floats that stay in the L2 cache
 
     void clear() { ranges.clear(), left = MOST; }
     void add(const float* begin, int64_t floats) {
         if ((left -= floats) >= 0) ranges.push_back({begin, begin + floats});
     }
-    // Where the next lines lie, or null where there are none.
+    // The address of the next lines, or null.
     const float* take(int64_t lines) {
         if (ranges.empty()) return nullptr;
         Range& range = ranges.back();
@@ -51,7 +52,8 @@ public:
     }
 };
 
-// Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover the whole vectors of `width`.
+// Calls `work.template operator()<vectors>(start)` for strips of two vectors, or one, that cover
+// the whole vectors of `width`.
 template <typename Work>
 inline int64_t for_strips(int64_t width, const Work& work) {
     int64_t start = 0;
@@ -70,8 +72,8 @@ inline void for_blocks(int64_t count, const Work& work) {
     for (; row < count; row++) work.template operator()<1>(row);
 }
 
-// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all k below `count`. Without the
-// pragmas GCC keeps the sums in memory.
+// ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all
+// k below `count`. Without the pragmas GCC keeps the sums in memory.
 template <int ROWS, int VECTORS, typename Start, typename Factor>
 inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor,
                   float* result, int64_t step, Ahead& ahead) {
@@ -100,19 +102,19 @@ inline void block(int64_t count, const float* right, int64_t right_step, const S
         for (int v = 0; v < VECTORS; v++) at(result + r * step + v * LANES) = sums[r][v];
 }
 
-// Rows elsewhere, each times a factor.
+// Rows in other memory, times a factor.
 constexpr int32_t NONE = 0;
 struct Term {
     const float* base;
     float factor = 1.0f;
-    const int32_t* offsets = &NONE;  // of each row, or of all
+    const int32_t* offsets = &NONE;  // one per row, or one for all
     int64_t step = 0;
 
     const float* row(int64_t r) const { return base + offsets[r * step]; }
     Term from(int64_t r) const { return {base, factor, offsets + r * step, step}; }
 };
 
-// What the rows of a result start from.
+// Initial values of the rows of a result.
 struct Terms {
     Term first, second;
 
@@ -122,8 +124,8 @@ struct Terms {
     }
 };
 
-// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`. A result that is `fresh` is in no cache,
-// and its room is asked for.
+// result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`. A `fresh`
+// result is in no cache, so its memory is prefetched.
 void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
              float* result, bool fresh, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
@@ -168,7 +170,7 @@ void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, flo
         for (; k + 4 <= count; k += 4, row += 4 * step)
             for (int v = 0; v < VECTORS; v++) {
                 const float* a = row + v * LANES;
-                sums[v] += (at(a) + at(a + step)) + (at(a + 2 * step) + at(a + 3 * step));  // few sums wait for others
+                sums[v] += (at(a) + at(a + step)) + (at(a + 2 * step) + at(a + 3 * step));  // short chains
             }
         for (; k < count; k++, row += step)
             for (int v = 0; v < VECTORS; v++) sums[v] += at(row + v * LANES);

@@ -1,4 +1,4 @@
-"""Encoders: networks in, a vector or equivariant features out. One file a family."""
+"""Encoders, one file per family: they map networks to vectors or to features of their entries."""
 
 from dwsnet.encoders.dwsnet import DWSNetEncoder
 from dwsnet.encoders.encoder import Encoder, features_of

@@ -18,9 +18,9 @@ from dwsnet.weight_space import WeightSpace
 class DWSNetEncoder(ReadingEncoder):
     """Equivariant layers over the weight space, pooled by the invariant layer (Navon et al. 2023).
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it as
-    it is. The layers begin with `EntryFeatures` of `num_frequencies` and `positions`; `trunk` are further arguments of
-    `DWSNet`.
+    Maps stacked state dicts `{name: (batch, *spec.shape)}` to `(batch, width)`, invariant to hidden
+    permutations. The trunk's input are `EntryFeatures` with `num_frequencies` and `positions`;
+    `trunk` holds further arguments of `DWSNet`.
     """
 
     def __init__(

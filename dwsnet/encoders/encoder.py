@@ -1,4 +1,4 @@
-"""What an encoder is: networks in, one vector a network out, or features of every entry."""
+"""The bases of encoders, which map networks to one vector each, or to features of every entry."""
 
 from collections.abc import Mapping
 
@@ -11,7 +11,7 @@ from dwsnet.weight_space import WeightSpace
 
 
 class Encoder(nn.Module):
-    """Takes stacked state dicts `{name: (batch, *spec.shape)}` of `space`, returns vectors `(batch, width)`."""
+    """Maps stacked state dicts `{name: (batch, *spec.shape)}` of `space` to `(batch, width)`."""
 
     space: WeightSpace
     width: int
@@ -19,16 +19,19 @@ class Encoder(nn.Module):
     def calibrate(
         self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
     ) -> "Encoder":
-        """Take from the train split what is not learned: mean and std of each tensor, some stacked state dicts."""
+        """Set what is computed from the train split rather than learned.
+
+        Takes mean and std of each tensor, and some stacked state dicts.
+        """
         return self
 
     def features(self) -> nn.Module:
-        """This encoder, its parameters shared, with features in place of the vector.
+        """A module that shares this encoder's parameters and returns features, not the vector.
 
-        The module takes stacked state dicts and returns a tuple of `(batch, *spec.shape, channels)`, one a tensor; it has
-        the attributes `space`, `channels` and `read`, the `ReadState` whose `entries` the features are of, and where
-        negating hidden units negates the features of their weights, `is_odd`. Raises ValueError where there are no features
-        of every entry.
+        It maps stacked state dicts to a tuple of `(batch, *spec.shape, channels)`, one per tensor,
+        and has the attributes `space`, `channels`, `read` (the `ReadState` whose `entries` have
+        these features) and, if negating hidden units negates the features of their weights,
+        `is_odd`. Raises ValueError if there are no features of every entry.
         """
         raise no_features(self)
 
@@ -37,7 +40,7 @@ class Encoder(nn.Module):
 
 
 def features_of(encoder: nn.Module) -> nn.Module:
-    """`Encoder.features` of any module that encodes. Raises ValueError where it has none."""
+    """`Encoder.features` of any encoding module. Raises ValueError if it has none."""
     if not hasattr(encoder, "features"):
         raise no_features(encoder)
     return encoder.features()
@@ -45,12 +48,15 @@ def features_of(encoder: nn.Module) -> nn.Module:
 
 def no_features(encoder: nn.Module) -> ValueError:
     return ValueError(
-        f"{type(encoder).__name__} gives one vector a network and no features of its entries"
+        f"{type(encoder).__name__} gives one vector per network and no features of its entries"
     )
 
 
 class ReadingEncoder(Encoder):
-    """An encoder that begins with `ReadState`: each tensor is standardised by its mean and std over the train split."""
+    """An encoder that starts with `ReadState`.
+
+    Each tensor is standardised by its mean and std over the train split.
+    """
 
     def __init__(self, space: WeightSpace, width: int, canonical_signs: bool):
         super().__init__()
@@ -66,7 +72,7 @@ class ReadingEncoder(Encoder):
 
 
 class EncoderFeatures(nn.Module):
-    """What `Encoder.features` returns of an encoder that begins with `ReadState`: a module on it, with `channels` an entry."""
+    """Base of the modules that `Encoder.features` returns, with `channels` features per entry."""
 
     is_odd = False
 

@@ -1,4 +1,4 @@
-"""MLPs on the flat parameter vector: one that knows nothing of the symmetry, one that learns it, one that undoes it."""
+"""MLPs on the flat parameter vector: plain, with permutation augmentation, on aligned weights."""
 
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -17,14 +17,14 @@ from dwsnet.symmetry import HiddenPermutation, permute
 from dwsnet.weight_space import WeightSpace
 
 CHANNELS = 1
-"""Of features: whatever is linear in the features of one entry is a multiple of one number then, and the layer that gives
-them grows with the number of entries."""
+"""Features per entry: one is enough for what is linear in them, and the layer that computes them
+grows with the number of entries."""
 
 
 class FlatMLPEncoder(ReadingEncoder):
-    """Two layers of `width` on all entries in one row, with batch normalisation, GELU between.
+    """Two layers of `width` with batch norm, GELU between, on the flat vector of all entries.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`. Not invariant.
+    Maps stacked state dicts `{name: (batch, *spec.shape)}` to `(batch, width)`. Not invariant.
     """
 
     def __init__(self, space: WeightSpace, width: int, canonical_signs: bool = False):
@@ -43,19 +43,20 @@ class FlatMLPEncoder(ReadingEncoder):
         tensors: Sequence[Float[Tensor, "batch ..."]],
         order: HiddenPermutation | None,
     ) -> Float[Tensor, "batch width"]:
-        """The vector of standardised tensors, their neurons in this order."""
+        """The encoding of standardised tensors with their neurons in this order."""
         tensors = tensors if order is None else permute(self.space, tensors, order)
         return self.layers(torch.cat([x.flatten(1) for x in tensors], 1))
 
     def order(self, tensors: Sequence[Float[Tensor, "batch ..."]]) -> HiddenPermutation | None:
-        """The order of each member's neurons in which the MLP sees them; None: as they come."""
+        """The order of each member's neurons for the MLP; None: as given."""
         return None
 
 
 class AugmentedMLPEncoder(FlatMLPEncoder):
-    """The flat MLP with permutation augmentation: in training, each member's hidden neurons come in a random order.
+    """The flat MLP with permutation augmentation in training; in evaluation it is the flat MLP.
 
-    The order is drawn from torch's default generator of the device, as dropout is. In evaluation it is the flat MLP.
+    Each member's order of neurons is drawn from torch's default generator of the device, like
+    dropout.
     """
 
     def order(self, tensors: Sequence[Float[Tensor, "batch ..."]]) -> HiddenPermutation | None:
@@ -71,9 +72,10 @@ class AugmentedMLPEncoder(FlatMLPEncoder):
 class AlignedMLPEncoder(FlatMLPEncoder):
     """The flat MLP on networks aligned to one reference network by weight matching (Git Re-Basin).
 
-    Invariant to hidden permutations (but for ties), since matching is. The reference is the first network that
-    `calibrate` is given, and part of the state dict. The matching runs on the CPU, about a millisecond a network of two
-    hidden layers of 32, and breaks the graph under torch.compile.
+    Invariant to hidden permutations (except for ties), because matching is. The reference is the
+    first network given to `calibrate`, and part of the state dict. Matching runs on the CPU, takes
+    about a millisecond per network of two hidden layers of 32, and breaks the graph under
+    torch.compile.
     """
 
     def __init__(self, space: WeightSpace, width: int, canonical_signs: bool = False):
@@ -95,13 +97,14 @@ class AlignedMLPEncoder(FlatMLPEncoder):
         }
         if not is_transformed() and any(x.isnan().any() for x in named.values()):
             raise ValueError(
-                "the aligned MLP needs a reference network: call calibrate with state dicts of the train split first"
+                "the aligned MLP needs a reference network: call calibrate with state dicts of the "
+                "train split first"
             )
         return match_weights(self.space, self.read(named), tensors)
 
 
 class FlatFeatures(EncoderFeatures):
-    """A linear layer from the vector to every entry, whose neurons are put back in the order in which they came."""
+    """A linear layer from the vector to every entry, with neurons back in their original order."""
 
     def __init__(self, encoder: FlatMLPEncoder):
         super().__init__(encoder, CHANNELS)

@@ -1,4 +1,4 @@
-"""INR2Vec's encoder: one MLP for all rows, and their maximum (De Luigi et al. 2023)."""
+"""INR2Vec's encoder: one MLP on all rows, then their maximum (De Luigi et al. 2023)."""
 
 from collections.abc import Mapping
 
@@ -13,12 +13,13 @@ from dwsnet.weight_space import WeightSpace
 
 
 class INR2VecEncoder(RowEncoder):
-    """Four layers with batch normalisation and ReLU for each row, w, w, 2w, 2w wide as the original is 512, 512, 1024, 1024,
-    then the maximum over rows.
+    """Four layers with batch normalisation and ReLU on each row, then the maximum over rows.
 
-    The original leaves out the first and the last layer of the INR, whose rows are of another width; here they are
-    padded. Takes stacked state dicts, returns `(batch, 2 * row_width)`. Not invariant: the order of rows does not matter,
-    that of their entries, the neurons of the layer before, does. The token of a row is its own vector beside the maximum.
+    Widths are w, w, 2w, 2w for w = `row_width`, like 512, 512, 1024, 1024 in the original. The
+    original leaves out the INR's first and last layer, whose rows have another width; here they are
+    padded. Maps stacked state dicts to `(batch, 2 * row_width)`. Not invariant: the order of rows
+    does not matter, but that of their entries, the neurons of the layer before, does. A row's token
+    is its own vector concatenated with the maximum.
     """
 
     def __init__(self, space: WeightSpace, row_width: int, canonical_signs: bool = False):

@@ -1,9 +1,10 @@
-"""Message passing among neurons in the network's own order, with weights as operators on their features.
+"""Message passing among neurons, in the order of the network's computation.
 
-A layer that is linear in the weights never sees products of weights of successive layers, which are what a network
-computes. Here each weight becomes `maps` numbers once, so that a tensor is as many matrices; neurons have features, which
-these matrices carry along the network from its inputs to its outputs, and back. The message of a layer is one batched
-matrix product, and features of every weight never exist. The order is that of dynamic neural graphs, messages are products
+A layer that is linear in the weights never sees products of the weights of successive layers, which
+a network's function consists of. Here each weight is mapped once to `maps` numbers, which makes a
+tensor `maps` matrices. These matrices carry the features of neurons through the network from its
+inputs to its outputs, and back. A layer's message is one batched matrix product, and features of
+single weights are never stored. The order is that of dynamic neural graphs; messages are products
 of edge and node as in ScaleGMN (Kalogeropoulos et al. 2024).
 """
 
@@ -23,18 +24,19 @@ from dwsnet.tensor_spec import Axis
 from dwsnet.weight_space import WeightSpace
 
 SLOTS = 16
-"""At most so many vectors are read of the places on a fixed axis."""
+"""Most vectors that a fixed axis is pooled to."""
 CHANNELS = 16
-"""Of features of entries."""
+"""Features per entry."""
 
 
 class MessagePassingEncoder(Encoder):
-    """Features of neurons, carried forwards and backwards through the network `rounds` times, then pooled.
+    """Features of neurons, carried through the network and back `rounds` times, then pooled.
 
-    Takes stacked state dicts `{name: (batch, *spec.shape)}`, returns `(batch, width)`; permuting hidden neurons leaves it
-    as it is. With `signs` negating hidden units, weights and biases, does too: for odd activations that is the same
-    function. Raises ValueError for a space that `NeuronGraph` cannot read, and with `signs` for one that does not say
-    which tensor computes an axis and which sums over it.
+    Maps stacked state dicts `{name: (batch, *spec.shape)}` to `(batch, width)`, invariant to hidden
+    permutations. With `signs` it is also invariant to negating hidden units, weights and biases,
+    which is the same function for odd activations. Raises ValueError for a space that `NeuronGraph`
+    cannot read and, with `signs`, for one that does not say which tensor computes an axis and which
+    sums over it.
     """
 
     def __init__(
@@ -95,7 +97,7 @@ class MessagePassingEncoder(Encoder):
     def calibrate(
         self, statistics: Mapping[str, Mapping[str, float]], state: Mapping[str, Tensor]
     ) -> "MessagePassingEncoder":
-        """With `signs` nothing is subtracted: tensors are over their root mean square."""
+        """Standardise; with `signs`, divide by the root mean square instead, without centring."""
         if self.signs:
             statistics = {
                 name: {"mean": 0.0, "std": math.hypot(known["mean"], known["std"])}
@@ -110,7 +112,7 @@ class MessagePassingEncoder(Encoder):
     def nodes(
         self, tensors: Sequence[Float[Tensor, "batch ..."]]
     ) -> dict[str, Float[Tensor, "batch size channels"]]:
-        """Features of the nodes of each axis after all rounds, of standardised tensors."""
+        """Features of each axis's nodes after all rounds, from standardised tensors."""
         graph, joined, nodes = self.graph, [], {}
         for i, axis in enumerate(graph.axes):
             shape = len(tensors[0]), axis.size, self.channels
@@ -153,23 +155,23 @@ class MessagePassingEncoder(Encoder):
 
 
 def _places(axis: Axis) -> int:
-    """Nodes of a fixed axis are told apart, neurons are not."""
+    """Nodes of a fixed axis have separate initial features, neurons share them."""
     return 1 if axis.hidden else axis.size
 
 
 def check_signed(space: WeightSpace):
-    """Raises ValueError where it is not known how each tensor changes with the signs of hidden units."""
+    """Raise ValueError unless it is known how each tensor changes with signs of hidden units."""
     space.check_roles()
     for spec in space.tensors:
         if unsigned := [name for name in spec.hidden if spec.role(name) == "none"]:
             raise ValueError(
-                f"tensor {spec.name!r} must compute its hidden axes or sum over them for units to have signs, "
-                f"found role 'none' of {unsigned}"
+                f"tensor {spec.name!r} must compute its hidden axes or sum over them for units to "
+                f"have signs, found role 'none' of {unsigned}"
             )
 
 
 class MessagePassingFeatures(EncoderFeatures):
-    """Features of each entry, of its value and the nodes that it joins: equivariant as the encoder is invariant."""
+    """Equivariant features of each entry, from its value and the nodes that it connects."""
 
     def __init__(self, encoder: MessagePassingEncoder):
         super().__init__(encoder, CHANNELS)

@@ -1,7 +1,7 @@
-"""A network as a sequence of rows, one a neuron, and features of rows as features of its entries.
+"""A network as a sequence of rows, one per neuron, and features of its entries from those of rows.
 
-A row is all that computes one neuron, its incoming weights and its bias (of a convolution, the channel's kernel),
-padded with zeros to the widest.
+A row has all parameters that compute one neuron, its incoming weights and its bias (for a
+convolution, the channel's kernel), zero-padded to the widest row.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from dwsnet.state import check_tensors
 from dwsnet.weight_space import WeightSpace
 
 CHANNELS = 4
-"""Of features."""
+"""Features per entry."""
 
 
 def row_shape(space: WeightSpace) -> tuple[int, int]:
@@ -50,7 +50,7 @@ def to_rows(
 def from_rows(
     space: WeightSpace, rows: Float[Tensor, "batch rows width channels"]
 ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
-    """What stands in rows in the place of each entry, as `to_rows` has them: `(batch, *spec.shape, channels)` a tensor."""
+    """The inverse of `to_rows` on features: `(batch, *spec.shape, channels)` per tensor."""
     sizes, found, first = _sizes(space), {}, 0
     for axis, members in _layers(space).items():
         layer, start = rows[:, first : first + sizes[axis]], 0
@@ -71,20 +71,24 @@ def _sizes(space: WeightSpace) -> dict[str, int]:
 
 
 def _layers(space: WeightSpace) -> dict[str, list[int]]:
-    """By axis the positions of the tensors that compute it; raises ValueError where one computes none."""
+    """For each axis, the indices of the tensors that compute it.
+
+    Raises ValueError for a tensor that computes none.
+    """
     layers: dict[str, list[int]] = {}
     for i, spec in enumerate(space.tensors):
         if "out" not in (spec.roles or ()):
             raise ValueError(
-                f"tensor {spec.name!r} must compute one of its axes {[axis.name for axis in spec.axes]} to be read by "
-                f"rows, as with roles=('out', 'in'), found roles {spec.roles}"
+                f"tensor {spec.name!r} must compute one of its axes "
+                f"{[axis.name for axis in spec.axes]} to be read by rows, as with roles=('out', "
+                f"'in'), found roles {spec.roles}"
             )
         layers.setdefault(spec.axes[spec.roles.index("out")].name, []).append(i)
     return layers
 
 
 class RowEncoder(ReadingEncoder):
-    """An encoder whose `tokens` gives a vector of `token_width` for each row."""
+    """An encoder whose `tokens` returns a vector of `token_width` for each row."""
 
     token_width: int
 
@@ -96,7 +100,7 @@ class RowEncoder(ReadingEncoder):
 
 
 class RowFeatures(EncoderFeatures):
-    """A linear layer from the token of each row to the row's entries."""
+    """A linear layer from each row's token to the row's entries."""
 
     def __init__(self, encoder: RowEncoder):
         super().__init__(encoder, CHANNELS)

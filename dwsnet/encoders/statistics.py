@@ -1,4 +1,7 @@
-"""Seven statistics of each tensor: cheap, invariant, and hard to beat on zoos of classifiers (Unterthiner et al. 2020)."""
+"""An MLP on seven statistics of each tensor: cheap, and hard to beat on classifiers.
+
+Unterthiner et al. (2020).
+"""
 
 from collections.abc import Mapping, Sequence
 
@@ -17,7 +20,10 @@ NUM_STATISTICS = 2 + len(QUANTILES)
 def tensor_statistics(
     tensors: Sequence[Float[Tensor, "batch ..."]],
 ) -> Float[Tensor, "batch statistics"]:
-    """`(batch, 7 * tensors)`: mean, variance and the five quantiles of each tensor, interpolated linearly."""
+    """Mean, variance and five quantiles of each tensor, `(batch, 7 * tensors)`.
+
+    Quantiles are interpolated linearly.
+    """
     columns = []
     for tensor in tensors:
         entries = tensor.flatten(1)
@@ -32,9 +38,10 @@ def tensor_statistics(
 
 
 class StatisticsEncoder(ReadingEncoder):
-    """StatNN: two layers of `width` on `tensor_statistics`, each standardised over the networks that `calibrate` is given.
+    """StatNN: two layers of `width` on `tensor_statistics`.
 
-    Takes stacked state dicts, returns `(batch, width)`. Invariant to hidden permutations; there are no features of entries.
+    Statistics are standardised over the networks given to `calibrate`. Maps stacked state dicts to
+    `(batch, width)`. Invariant to hidden permutations; there are no features of entries.
     """
 
     def __init__(self, space: WeightSpace, width: int, canonical_signs: bool = False):
@@ -55,7 +62,7 @@ class StatisticsEncoder(ReadingEncoder):
         return self
 
     def statistics(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch statistics"]:
-        """Standardised."""
+        """Standardised statistics of stacked state dicts."""
         return (tensor_statistics(self.read(state)) - self.mean) / self.std
 
     def forward(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch width"]:

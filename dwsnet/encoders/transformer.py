@@ -15,11 +15,11 @@ NUM_LAYERS, NUM_HEADS = 4, 4
 
 
 class TransformerEncoder(RowEncoder):
-    """Four pre-norm layers of four heads over the rows and a class token, a learned position for each row.
+    """Four pre-norm layers with four heads on rows, with learned positions, and a class token.
 
-    Takes stacked state dicts, returns the class token `(batch, 4 * head_dim)`; `feedforward` is the width of the layers
-    after attention, twice the tokens' where it is None. Not invariant: positions tell the rows apart, and so does the order
-    of their entries.
+    Maps stacked state dicts to the class token `(batch, 4 * head_dim)`. `feedforward` is the width
+    of the feedforward layers; None: twice the tokens' width. Not invariant: positions and the order
+    of entries distinguish rows.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class TransformerEncoder(RowEncoder):
         self.norm = nn.LayerNorm(self.width)
 
     def all_tokens(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch tokens {self.width}"]:
-        """The class token, then one a row."""
+        """The class token, then one token per row."""
         rows = to_rows(self.space, self.read(state))
         token = self.token.expand(rows.shape[0], 1, -1)
         tokens = torch.cat([token, self.embed(rows) + self.position], 1)
-        with sdpa_kernel(SDPBackend.MATH):  # the fused ones have a first derivative alone
+        with sdpa_kernel(SDPBackend.MATH):  # fused kernels have only a first derivative
             return self.norm(self.blocks(tokens))
 
     def tokens(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch rows {self.token_width}"]:

@@ -125,7 +125,7 @@ def test_features_share_the_parameters_of_the_encoder(name):
 
 def test_statistics_have_no_features():
     with pytest.raises(
-        ValueError, match="StatisticsEncoder gives one vector a network and no features"
+        ValueError, match="StatisticsEncoder gives one vector per network and no features"
     ):
         build("statistics").features()
 

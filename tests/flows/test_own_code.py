@@ -220,7 +220,7 @@ def test_predictions_that_are_no_columns_are_refused(name, values, message):
         ("mine:Path", "must return a torch module for training.encoder, found Path"),
         (
             "mine:Mean",
-            "does not suit training.task editing: Mean gives one vector a network and no",
+            "does not suit training.task editing: Mean gives one vector per network and no",
         ),
         ("mine:fails", "training.encoder mine:fails failed with ZeroDivisionError: division by"),
     ],
