@@ -1,1 +1,1 @@
-"""Zoos in the formats of others: read and written, bit for bit."""
+"""Reads and writes zoos in other formats, bit for bit."""

@@ -1,8 +1,9 @@
-"""The layout of the released DWSNets corpora: one `.pth` state dict a member, and JSON splits.
+"""The layout of the released DWSNets datasets: one `.pth` state dict per member, and JSON splits.
 
-`{"train": {"path": [...], "label": [...]}, "val": ..., "test": ...}`; tensors `seq.{i}.weight`, `seq.{i}.bias`; files
-`NAME_{training|testing}_{label}_{id}/checkpoints/model_final.pth`, where ids start again in the testing half. Paths may
-be absolute ones of another machine. Lists beside `path` and `label` are columns of the catalog.
+`{"train": {"path": [...], "label": [...]}, "val": ..., "test": ...}`; tensors `seq.{i}.weight`,
+`seq.{i}.bias`; files `NAME_{training|testing}_{label}_{id}/checkpoints/model_final.pth`, where ids
+start again in the testing half. Paths may be absolute paths of another machine. Lists other than
+`path` and `label` are columns of the catalog.
 """
 
 import os
@@ -28,13 +29,13 @@ SPLITS = {"train": "train", "validation": "val", "test": "test"}
 FOLDER = re.compile(r"(?P<half>.*(training|testing))_(?P<label>\d+)_(?P<id>[^_]+)")
 FILE = "model_final.pth"
 OURS = "dwszoo"
-"""In the place of the name of a data set."""
+"""The data set name in exported files."""
 MAX_BESIDE = 16
-"""Numbers in a list beside the tensors of a file that become columns."""
+"""Maximum length of a list next to the tensors of a file that becomes columns."""
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
-    """`splits.json` and a folder a member; paths are relative to `out`."""
+    """Write `splits.json` and one folder per member; paths are relative to `out`."""
     layout = layout_for(zoo.space, lambda i, _: f"seq.{i}", ".weight", ".bias")
     splits: dict[str, dict[str, list]] = {theirs: {"path": []} for theirs in SPLITS.values()}
     for split, block, rows in exported_blocks(zoo):
@@ -57,7 +58,10 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder, or the JSON file with the splits. Without one the names of folders tell half, label and id."""
+    """Open the folder, or the JSON file with the splits.
+
+    Without such a file, half, label and id come from the names of folders.
+    """
     splits, left_out = (path, []) if path.is_file() else find_splits(path)
     root = path.parent if path.is_file() else path
     if splits is None:
@@ -77,9 +81,9 @@ def read(path: Path) -> Source:
 
 
 def find_splits(folder: Path) -> tuple[Path | None, list[str]]:
-    """The one JSON file of `folder` that has splits, None where there is none; and what is the matter with others.
+    """The JSON file in `folder` that has splits, or None; and the problems of unreadable files.
 
-    Raises InputError where several have splits, and where the only one that could have them cannot be read.
+    Raises InputError if several files have splits, or if none has and some cannot be read.
     """
     found, problems = [], []
     for file in sorted(folder.glob("*.json")):
@@ -89,16 +93,17 @@ def find_splits(folder: Path) -> tuple[Path | None, list[str]]:
         except InputError as error:
             problems.append(str(error))
     if problems and not found:
-        raise InputError(f"{problems[0]}: mend it, or delete it to go by the names of folders")
+        raise InputError(f"{problems[0]}: repair it, or delete it to use the names of folders")
     if len(found) > 1:
         raise InputError(
-            f"{folder} has several files with splits ({', '.join(file.name for file in found)}): name one of them"
+            f"{folder} has several files with splits ({', '.join(file.name for file in found)}): "
+            "name one of them"
         )
     return found[0] if found else None, problems
 
 
 def read_splits(file: Path) -> tuple[dict[str, Any], list[str]]:
-    """What is at the names of splits, train first, and what was left out."""
+    """The contents at the names of splits, train first, and what was left out."""
     content = read_json(file)
     if not isinstance(content, dict) or not set(content) & set(SPLIT_NAMES):
         raise InputError(f"{file} must map train, val and test to paths, found {str(content)[:60]}")
@@ -118,7 +123,7 @@ def rows_of_splits(root: Path, splits: Path, stated: dict[str, Any]) -> Iterable
             row = dict(zip(columns, values, strict=True))
             path = row.pop("path")
             file = locate(root, path) if isinstance(path, str) else None
-            # A row that has the number of its signal needs nothing of a name.
+            # With the number of its signal, a row needs nothing from the file name.
             known = {} if "source_index" in row else row_of_path(file or PurePosixPath(str(path)))
             if file and not {"label", "source_index"} & {*known, *row}:
                 known |= beside_tensors(file)
@@ -139,7 +144,10 @@ def check_columns(what: str, columns: Any):
 
 
 def locate(root: Path, path: str) -> Path | None:
-    """The file below `root` that `path` means: its longest end that exists. What is above `root` is never read."""
+    """The file below `root` that `path` means: its longest suffix that exists.
+
+    Nothing above `root` is ever read.
+    """
     parts = [
         part for part in PurePosixPath(path.replace("\\", "/")).parts if part not in ("/", ".")
     ]
@@ -155,7 +163,7 @@ def locate(root: Path, path: str) -> Path | None:
 
 
 def beside_tensors(file: Path) -> dict[str, Any]:
-    """The numbers that a file holds beside its tensors: the `label` of an image, the `coef` of a sine."""
+    """Numbers in a file next to its tensors: the `label` of an image, the `coef` of a sine."""
     try:
         content = load_file(file)
     except InputError:
@@ -176,7 +184,8 @@ def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
     files = sorted(file for file in root.glob(f"**/{FILE}") if file.is_file())
     if not files:
         raise InputError(
-            f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found neither"
+            f"{root} must have a JSON file with splits or folders with checkpoints/{FILE}, found "
+            "neither"
         )
     for file in files:
         row = row_of_path(file)
@@ -185,12 +194,15 @@ def rows_of_folders(root: Path) -> Iterable[dict[str, Any]]:
 
 
 def row_of_path(file: PurePath) -> dict[str, Any]:
-    """What the name of a member's folder says. `group` has the half, because ids start again in the testing half."""
+    """Parse the name of a member's folder.
+
+    `group` includes the half, because ids start again in the testing half.
+    """
     match = FOLDER.fullmatch(file.parent.parent.name)
     if match is None:
         return {}
     half = "testing" if match["half"].endswith("testing") else "training"
     group = match["id"]
-    if match["half"].startswith(OURS):  # the key of a member of ours ends in its view
+    if match["half"].startswith(OURS):  # our keys end in the view
         group = group.rpartition("-")[0] or group
     return {"half": half, "label": int(match["label"]), "group": f"{half} {group}"}

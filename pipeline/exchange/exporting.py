@@ -1,4 +1,4 @@
-"""Writing a zoo in another format: whole or not at all."""
+"""Writes a zoo in another format, all or nothing."""
 
 import os
 import shutil
@@ -14,14 +14,15 @@ from pipeline.exchange.outgoing import exported_columns, num_exported
 from pipeline.progress import Advance
 
 SIDECAR = "dwszoo.json"
-"""What the formats have no place for: how to run a member, what the signals were, the rows of members without weights."""
+"""Data that other formats cannot hold: how to run a member, what the signals were, the rows of
+members without weights."""
 
 
 def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) -> int:
-    """Write every member that has weights; returns how many.
+    """Write every member that has weights; returns their number.
 
-    Raises InputError where `out` is not a new or empty folder and where no member has weights, ArchiveError where the zoo is
-    not finished.
+    Raises InputError if `out` is not a new or empty folder or no member has weights, ArchiveError
+    if the zoo is not finished.
     """
     zoo.require_finished()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -30,7 +31,7 @@ def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) ->
         raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
     require_folder_name(out)
     partial = out.with_name(f".{out.name}.partial")
-    with exclusive(partial):  # what a killed export left behind, if anything, and nobody else's
+    with exclusive(partial):  # perhaps left by a killed export, but of no other process
         try:
             clear(partial)
             FORMATS[format].write(zoo, partial, advance)

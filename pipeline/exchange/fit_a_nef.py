@@ -1,9 +1,9 @@
-"""HDF5 files of fit-a-nef and the Neural Field Arena: `nefs_{start}-{end}.hdf5`, a range of members each.
+"""HDF5 files of fit-a-nef and the Neural Field Arena: `nefs_{start}-{end}.hdf5`, ranges of members.
 
-`params` `(members, parameters)` float32; `param_config`, JSON `[[name, shape], ...]` in the order of the columns, bias
-before kernel, kernels as in Flax `(in, out)`; `labels` `(members,)`; `nef.json` with the kind of network and its
-`omega_0`. Other data sets with a value a member are columns of the catalog. Splits are ranges of members there, so train,
-validation and test come in this order.
+`params` `(members, parameters)` float32; `param_config`, JSON `[[name, shape], ...]` in the order
+of the columns, bias before kernel, kernels as in Flax `(in, out)`; `labels` `(members,)`;
+`nef.json` with the kind of network and its `omega_0`. Other data sets with one value per member are
+columns of the catalog. Splits are ranges of members, in the order train, validation, test.
 """
 
 import io
@@ -37,9 +37,9 @@ from pipeline.progress import Advance
 
 FILE = re.compile(r"nefs_(\d+)-(\d+)\.hdf5")
 MEMBERS = 5000
-"""Members in a file."""
+"""Members per file."""
 ACTIVATIONS = {"SIREN": "sine", "MLP": "relu"}
-"""Of the hidden layers, by their name of the kind of network."""
+"""Activation of the hidden layers, by the kind of network."""
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
@@ -81,7 +81,7 @@ def flax_name(last: int):
 
 
 def bias_first(layout: Layout) -> dict[str, tuple[int, ...]]:
-    """Their names and shapes in their order."""
+    """Names and shapes in the format, in its order."""
     ordered = sorted(
         layout.tensors,
         key=lambda tensor: (natural(tensor.name.rsplit(".", 1)[0]), tensor.outputs_last),
@@ -90,7 +90,7 @@ def bias_first(layout: Layout) -> dict[str, tuple[int, ...]]:
 
 
 def network_of(zoo: Zoo, columns: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """`nef.json`: what their loader builds a network from."""
+    """The contents of `nef.json`, from which fit-a-nef's loader builds a network."""
     widths = [shape[-1] for name, shape in columns.items() if name.endswith(".kernel")]
     params = {"output_dim": widths[-1], "hidden_dim": widths[0], "num_layers": len(widths)}
     activation = (zoo.record.decode.activations or (None,))[0]
@@ -107,11 +107,14 @@ def write_file(file: Path, values: np.ndarray, rows: pa.Table, config: list):
             write_column(content, "labels" if name == "label" else name, rows[name])
     file.write_bytes(
         data.getbuffer()
-    )  # HDF5 itself says of a full disk that a count cannot be decremented
+    )  # if HDF5 writes the file, the error for a full disk is misleading
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the files. One that cannot be read, or has other networks than the most, is left out."""
+    """Open the folder of the files.
+
+    Files that cannot be read or whose networks differ from those of most files are left out.
+    """
     files = (
         {file: FILE.fullmatch(file.name) for file in path.glob("*.hdf5")} if path.is_dir() else {}
     )
@@ -120,7 +123,8 @@ def read(path: Path) -> Source:
     )
     if not ordered:
         raise InputError(
-            f"{path} must have files nefs_START-END.hdf5, found {sorted(file.name for file in files)[:3]}"
+            f"{path} must have files nefs_START-END.hdf5, found "
+            f"{sorted(file.name for file in files)[:3]}"
         )
     others = sorted(set(files) - set(ordered))
     left_out = [f"{file} is not called nefs_START-END.hdf5" for file in others]
@@ -169,7 +173,7 @@ def read(path: Path) -> Source:
 
 
 def configs_of(files: Sequence[Path], left_out: list[str]) -> tuple[dict[Path, Any], Any]:
-    """What networks each file says that it has, and those that most have; files that say nothing are left out."""
+    """The networks that each file declares, and those of most files; files without are left out."""
     configs: dict[Path, Any] = {}
     for file in files:
         try:
@@ -190,7 +194,7 @@ def read_config(content: h5py.File) -> Any:
 
 
 def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
-    """Columns and shape of each tensor by its name; layers are counted by their numbers."""
+    """Columns and shape of each tensor by its name; layers are ordered by their numbers."""
     slices, end = {}, 0
     for entry in config if isinstance(config, list) else [config]:
         match entry:
@@ -199,7 +203,7 @@ def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[in
             ):
                 if name in slices:
                     raise InputError(
-                        f"{file} must have different names in param_config, {name!r} comes twice"
+                        f"{file} must have unique names in param_config, {name!r} comes twice"
                     )
                 slices[name], end = (slice(end, end + prod(shape)), tuple(shape)), end + prod(shape)
             case _:
@@ -211,11 +215,12 @@ def columns_of(file: Path, config: Any) -> tuple[dict[str, tuple[slice, tuple[in
 
 
 def read_rows(content: h5py.File, layout: Layout) -> tuple[pa.Table, list[str]]:
-    """The rows, and what is the matter with other data sets."""
+    """The rows, and the problems of other data sets."""
     params, num_parameters = dataset(content, "params"), layout.num_parameters
     if params.ndim != 2 or params.dtype.kind != "f" or params.shape[1] != num_parameters:
         raise InputError(
-            f"must hold params (members, {num_parameters}) of floating point numbers, found {params.shape} of {params.dtype}"
+            f"must hold params (members, {num_parameters}) of floating point numbers, found "
+            f"{params.shape} of {params.dtype}"
         )
     columns, problems = {}, []
     for theirs in sorted(set(content) - {"params", "param_config"}, key=str):
@@ -232,14 +237,14 @@ def read_rows(content: h5py.File, layout: Layout) -> tuple[pa.Table, list[str]]:
 
 
 def as_text(name: str | bytes) -> str:
-    """A name as h5py gives it: bytes where it is no UTF-8."""
+    """A name from h5py, which returns bytes if it is not UTF-8."""
     return name if isinstance(name, str) else name.decode("utf-8", "backslashreplace")
 
 
 def read_network(file: Path, num_layers: int, left_out: list[str]) -> dict[str, Any]:
-    """What nef.json states about how to run a member: their images are on a grid of (x, y) from -1 to 1.
+    """How to run a member, according to nef.json. Images are on a grid of (x, y) from -1 to 1.
 
-    `omega_0` is one number, or one for each sine layer.
+    `omega_0` is one number, or one per sine layer.
     """
     try:
         content = read_json(file)
@@ -247,7 +252,7 @@ def read_network(file: Path, num_layers: int, left_out: list[str]) -> dict[str, 
         if not isinstance(params, dict):
             raise InputError(f"{file} must have 'params', found {str(content)[:60]}")
     except InputError as error:
-        left_out.append(f"{error}: nothing is known of how to run the networks")
+        left_out.append(f"{error}: how to run the networks is not known")
         return {}
     activation = ACTIVATIONS.get(str(content.get("name")))
     try:
@@ -264,7 +269,7 @@ def read_network(file: Path, num_layers: int, left_out: list[str]) -> dict[str, 
 
 
 def omega_of(params: dict[str, Any], num_sines: int) -> float | tuple[float, ...] | None:
-    """`omega_0`, a number or one for each sine layer; or the first layer's and that of the others, in Sitzmann's words."""
+    """`omega_0`, one number or one per sine layer; else `first_omega_0` and `hidden_omega_0`."""
     stated = params.get("omega_0")
     if stated is None and {"first_omega_0", "hidden_omega_0"} <= set(params):
         stated = [params["first_omega_0"], *[params["hidden_omega_0"]] * (num_sines - 1)]
@@ -274,5 +279,7 @@ def omega_of(params: dict[str, Any], num_sines: int) -> float | tuple[float, ...
     if not values or not all(type(value) in (int, float) and 0 < value < 1e38 for value in values):
         raise InputError(f"must have positive numbers as omega_0, found {stated}")
     if len(values) not in (1, num_sines):
-        raise InputError(f"must have one omega_0 or {num_sines}, one a sine layer, found {stated}")
+        raise InputError(
+            f"must have one omega_0 or {num_sines}, one per sine layer, found {stated}"
+        )
     return tuple(map(float, values)) if len(set(values)) > 1 else float(values[0])

@@ -1,4 +1,5 @@
-"""The formats, by name: a module each that reads (`read(path)` gives a `Source`) and writes (`write(zoo, folder, advance)`)."""
+"""The formats by name, one module each, with `read(path)`, which returns a `Source`, and
+`write(zoo, folder, advance)`."""
 
 from types import ModuleType
 

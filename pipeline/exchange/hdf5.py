@@ -1,7 +1,7 @@
-"""HDF5 files as they come from others: data sets that are what they say, and columns with null.
+"""HDF5 files of other programs: checked data sets, and columns with null.
 
-What a file says is checked here, but its structure is read by the HDF5 library, which a crafted file can make hang: import
-HDF5 files of people you trust.
+The contents of a file are checked here, but its structure is read by the HDF5 library, which a
+crafted file can make hang: import HDF5 files only from people you trust.
 """
 
 from collections.abc import Callable
@@ -20,15 +20,15 @@ from pipeline.exchange.source import as_float32
 
 Result = TypeVar("Result")
 MAX_RATIO = 1032
-"""No data set of deflate is larger than so many times what is stored of it."""
+"""Maximum compression ratio of deflate."""
 NOT_READ = (OSError, KeyError, ValueError, TypeError, RuntimeError)
-"""What h5py raises for bytes that are not what they say."""
+"""Exceptions of h5py for invalid files."""
 MISSING = "_FillValue"
-"""Attribute of a data set: the number that stands for null, by the conventions of netCDF."""
+"""Attribute of a data set: the number that stands for null, as in netCDF."""
 
 
 def read_file(file: Path, act: Callable[[h5py.File], Result]) -> Result:
-    """`act` on the opened file. Raises InputError where it is no HDF5 file or not one of these."""
+    """Call `act` on the opened file. Raises InputError if it is not an HDF5 file of this format."""
     try:
         with h5py.File(file, "r") as content:
             return act(content)
@@ -41,7 +41,7 @@ def read_file(file: Path, act: Callable[[h5py.File], Result]) -> Result:
 
 
 def dataset(content: h5py.File, name: str) -> h5py.Dataset:
-    """Raises InputError where it is missing, lies in another file, or claims more than it stores."""
+    """Raises InputError if a data set is missing, in another file, or larger than it can be."""
     found = (
         content.get(name) if isinstance(content.get(name, getlink=True), h5py.HardLink) else None
     )
@@ -52,13 +52,13 @@ def dataset(content: h5py.File, name: str) -> h5py.Dataset:
     claimed, stored = prod(found.shape or ()) * found.dtype.itemsize, found.id.get_storage_size()
     if claimed > stored * (MAX_RATIO if found.chunks else 1):
         raise InputError(
-            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is cut short or not what it says"
+            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is truncated or invalid"
         )
     return found
 
 
 def write_column(content: h5py.File, name: str, column: pa.ChunkedArray):
-    """A data set. HDF5 has no null: NaN, an empty text, and for other numbers one that is stated, as netCDF does."""
+    """Write a data set. HDF5 has no null: it becomes NaN, an empty text, or a declared integer."""
     if pa.types.is_boolean(column.type) and column.null_count:
         column = column.cast(pa.string())
     if pa.types.is_string(column.type) or pa.types.is_null(column.type):
@@ -74,7 +74,7 @@ def write_column(content: h5py.File, name: str, column: pa.ChunkedArray):
 
 
 def read_column(name: str, values: h5py.Dataset) -> pa.Array:
-    """A column: empty texts, NaN and what is stated as missing stand for null."""
+    """Read a column: empty texts, NaN and the declared fill value become null."""
     if h5py.check_string_dtype(values.dtype) is not None:
         texts = values.asstr(errors="backslashreplace")[:].ravel()
         array = pa.array([value or None for value in texts], pa.string())
@@ -90,7 +90,7 @@ def read_column(name: str, values: h5py.Dataset) -> pa.Array:
 
 
 def read_values(params: h5py.Dataset, wanted: np.ndarray) -> np.ndarray:
-    """These rows, float32. HDF5 wants them in order, each once."""
+    """The rows `wanted` as float32. HDF5 requires them sorted and unique."""
     rows, inverse = np.unique(wanted, return_inverse=True)
     whole = rows[-1] - rows[0] + 1 == len(rows)
     found = params[rows[0] : rows[-1] + 1] if whole else params[rows]

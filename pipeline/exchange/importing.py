@@ -1,4 +1,4 @@
-"""Reading a zoo from another format into one of ours: shards, catalog, splits, provenance."""
+"""Imports a zoo from another format: shards, catalog, splits, provenance."""
 
 import hashlib
 import json
@@ -41,10 +41,10 @@ class ImportPlan:
 
 
 def plan_import(config: ImportConfig, folder: Location) -> ImportPlan:
-    """Open the source, fix splits and shards, write zoo.json.
+    """Open the source, plan splits and shards, write zoo.json.
 
-    Raises InputError where the source is not what its format says, where a run of it is on two sides of its splits, and where
-    `folder` holds a zoo of another configuration.
+    Raises InputError if the source is not in its format, a run is in two splits, or `folder` holds
+    a zoo of another configuration.
     """
     if not config.path.exists():
         raise InputError(f"there is nothing to import at {config.path}")
@@ -87,7 +87,7 @@ def import_shard(plan: ImportPlan, folder: Location, name: str):
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
-    """What our own exporter left beside the format's files; empty where another program wrote them."""
+    """The extra file of our own exporter; empty if another program wrote the source."""
     content = read_json(folder / SIDECAR) if (folder / SIDECAR).is_file() else {}
     match content:
         case {"failed": [*failed], "signals": {}, "decode": {}} if all(
@@ -97,7 +97,7 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
         case {} if not content:
             return content
     raise InputError(
-        f"{folder / SIDECAR} is not what `dwszoo zoo export` writes: delete it to import without"
+        f"{folder / SIDECAR} is not what `dwszoo zoo export` writes: delete it to import without it"
     )
 
 
@@ -134,7 +134,7 @@ def make_record(
 def signals_record(
     config: ImportConfig, intake: Intake, sidecar: dict[str, Any], digest: str, outputs: int
 ) -> SignalsRecord:
-    """What the members stand for: as the exporter left it, otherwise the folder's name and no grid."""
+    """The signals of the members, from the sidecar; otherwise the folder's name and no grid."""
     unknown = {
         "name": f"{config.path.name} ({config.format})",
         "grid": (),
@@ -147,7 +147,7 @@ def signals_record(
 def decode_contract(
     config: ImportConfig, source: Source, sidecar: dict[str, Any]
 ) -> DecodeContract:
-    """What the source states, then what the configuration says; null where neither does."""
+    """How to run a member: fields of the source, overridden by the configuration, else null."""
     stated = dict.fromkeys(DecodeContract.model_fields) | dict(
         sidecar.get("decode") or source.decode
     )
@@ -162,7 +162,8 @@ def decode_contract(
     omega = stated["omega"]
     if isinstance(omega, list | tuple) and len(omega) != num_hidden:
         raise InputError(
-            f"omega must be one number or one for each of {num_hidden} hidden layers, found {[*omega]}"
+            f"omega must be one number or one for each of {num_hidden} hidden layers, found "
+            f"{[*omega]}"
         )
     return checked(DecodeContract, config, stated)
 
@@ -173,7 +174,8 @@ def checked(kind: type[AnyRecord], config: ImportConfig, content: dict[str, Any]
     except ValidationError as error:
         field, problem = error.errors()[0]["loc"], error.errors()[0]["msg"]
         raise InputError(
-            f"{SIDECAR} of {config.path} is damaged at {field} ({problem}): delete it to import without"
+            f"{SIDECAR} of {config.path} is damaged at {field} ({problem}): delete it to import "
+            "without it"
         ) from error
 
 
@@ -182,7 +184,7 @@ def folder_of(path: Path) -> Path:
 
 
 def digest_of(root: Path, files: Sequence[Path]) -> str:
-    """sha256 over the names, from `root` on, and the contents of files."""
+    """sha256 of the names, relative to `root`, and the contents of files."""
     digest = hashlib.sha256()
     for file in sorted(set(files)):
         with open(file, "rb") as content:

@@ -1,4 +1,4 @@
-"""From the rows of a source to the catalog of a zoo: keys, groups, labels, splits, shards."""
+"""Converts the rows of a source to the catalog of a zoo: keys, groups, labels, splits, shards."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,27 +24,27 @@ from pipeline.exchange.rows import (
 )
 
 MAX_CLASSES = 10_000
-"""Whole numbers above this are no classes."""
+"""Labels are classes only if all integers are below this."""
 
 
 @dataclass(frozen=True)
 class Intake:
     rows: pa.Table
-    """All members: first those of the source, then those that it knows to have failed; the columns that travel."""
+    """All members: those of the source, then those that failed there."""
     shards: dict[str, list[int]]
     """The rows of each shard."""
     columns: dict[str, str]
-    """Arrow type of each column beside the common ones."""
+    """Arrow type of each column other than the common ones."""
     class_names: tuple[str, ...]
     num_groups: int
     keeps_sources: bool
     """Whether all members have the number of their signal or run from the source."""
     problems: dict[int, str]
-    """Why a row cannot be taken as it is, whatever its weights."""
+    """Why a row cannot be used, whatever its weights."""
 
 
 def take_in(config: ImportConfig, rows: pa.Table, failed: Sequence[Mapping[str, Any]]) -> Intake:
-    """Raises InputError where no split has a name that is known, for a group on two sides, and for an empty train split."""
+    """Raises InputError if no split name is known, a group is in two splits, or train is empty."""
     if failed:
         rows = together([known_types(rows), known_types(table_of(failed))])
     rows = without_nan(known_types(rows))
@@ -93,7 +93,7 @@ def texts(rows: pa.Table, name: str) -> pa.Array:
 
 
 def simple(column: pa.Array) -> pa.Array:
-    """Numbers, truth values and texts as they are, anything else as text."""
+    """Numbers, truth values and texts unchanged, anything else as text."""
     kind = column.type
     keep = (
         pa.types.is_integer(kind)
@@ -105,7 +105,7 @@ def simple(column: pa.Array) -> pa.Array:
 
 
 def keys_of(rows: pa.Table) -> tuple[list[str], dict[str, pa.Array]]:
-    """The source's own keys where all are safe file names and differ; otherwise numbers, and its keys as a column."""
+    """The source's keys, if unique and safe as file names; else numbers, and a column of keys."""
     own = texts(rows, "key")
     keys = own.to_pylist()
     if all(key is not None and SAFE.fullmatch(key) for key in keys) and len(set(keys)) == len(keys):
@@ -115,10 +115,10 @@ def keys_of(rows: pa.Table) -> tuple[list[str], dict[str, pa.Array]]:
 
 
 def group_numbers(rows: pa.Table) -> np.ndarray:
-    """`(members,)` int64: equal for members of one signal or run, which are never on two sides of a split.
+    """`(members,)` int64: equal for members of one signal or run, which are never in two splits.
 
-    By the number of the signal, else by run, group or place, whichever a row has first: one row that says nothing takes
-    nothing from the others.
+    A row is identified by the first it has of the number of its signal, its run, group and place,
+    so a row without them does not affect the others.
     """
     numbers = pa.nulls(len(rows), pa.int64())
     if "source_index" in rows.column_names and pa.types.is_integer(rows["source_index"].type):
@@ -134,7 +134,7 @@ def group_numbers(rows: pa.Table) -> np.ndarray:
 
 
 def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
-    """Which of its group's members each is: the source's numbers, or counted, by epoch where it is known."""
+    """The number of each member in its group: the source's, or counted, by epoch if known."""
     if present(rows, "view") and rows["view"].type == KNOWN_TYPES["view"]:
         return rows["view"].combine_chunks()
     epochs = np.zeros(len(rows))
@@ -150,9 +150,10 @@ def views_of(rows: pa.Table, groups: np.ndarray) -> pa.Array:
 
 
 def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
-    """Labels as class numbers with the names of the classes: whole numbers count from 0, anything else is a name.
+    """Labels as class numbers, and the names of the classes.
 
-    No classes where there are no labels, or where the numbers are too large or negative.
+    Integers are class numbers; anything else is a name. There are no classes without labels, or if
+    the integers are negative or too large.
     """
     if "label" not in rows.column_names:
         return pa.nulls(len(rows), pa.int64()), ()
@@ -171,9 +172,9 @@ def labels_of(rows: pa.Table) -> tuple[pa.Array, tuple[str, ...]]:
 def splits_of(
     config: ImportConfig, rows: pa.Table, groups: np.ndarray, label: pa.Array
 ) -> tuple[np.ndarray, dict[int, str]]:
-    """`(members,)` the split of each member, and what is the matter with those whose split has another name.
+    """`(members,)` the split of each member, and problems of members with other names of splits.
 
-    The source's, else that of others of the same signal or run, else drawn.
+    The split is that of the source, else that of the same signal or run, else drawn.
     """
     given = texts(rows, "split").to_pylist() if config.splits == "source" else [None] * len(rows)
     splits = np.array([SPLIT_NAMES.get(name, "") for name in given], dtype="<U10")
@@ -203,7 +204,7 @@ def splits_of(
 
 
 def classes_of(wanted: np.ndarray, groups: np.ndarray, label: pa.Array) -> np.ndarray:
-    """The label of each wanted group, -1 where it has none."""
+    """The label of each wanted group, -1 if it has none."""
     unique, first = np.unique(groups, return_index=True)
     labels = pc.fill_null(label, -1).to_numpy(zero_copy_only=False)
     return labels[first[np.searchsorted(unique, wanted)]]
@@ -212,7 +213,7 @@ def classes_of(wanted: np.ndarray, groups: np.ndarray, label: pa.Array) -> np.nd
 def draw(
     config: ImportConfig, groups: np.ndarray, classes: np.ndarray, test_fraction: float
 ) -> np.ndarray:
-    """A split for each group, class by class, by the seed."""
+    """A split for each group, drawn per class with the seed."""
     splits = np.full(len(groups), "train", dtype="<U10")
     for label in np.unique(classes):
         order = np.random.default_rng([config.seed, 3, int(label) + 1]).permutation(
@@ -227,12 +228,13 @@ def draw(
 
 
 def check_sides(config: ImportConfig, groups: np.ndarray, splits: np.ndarray):
-    """Raises InputError where members of one group are on two sides."""
+    """Raises InputError if members of one group are in two splits."""
     pairs = np.unique(np.stack([groups, np.searchsorted(sorted(SPLITS), splits)]), axis=1)[0]
     twice = pairs[:-1][pairs[1:] == pairs[:-1]]
     if len(twice):
         member = int(np.flatnonzero(groups == twice[0])[0])
         raise InputError(
-            f"members of one signal or run of {config.path} must be on one side, found {len(np.unique(twice))} on several "
-            f"(one has member {member}): `--set splits=drawn` draws other splits, run by run"
+            f"members of one signal or run of {config.path} must be in one split, found "
+            f"{len(np.unique(twice))} in several (one has member {member}): `--set splits=drawn` "
+            "draws other splits, by signal or run"
         )

@@ -1,8 +1,9 @@
-"""What tensors are called and how they lie: in other formats, and here.
+"""Names and axis orders of tensors, in other formats and here.
 
-Here a chain of layers has `layers.{i}.weight`, `(out, in, positions...)` as in torch, and `layers.{i}.bias`. Elsewhere
-layers have other names, and Keras and Flax keep kernels with the outputs last, `(positions..., in, out)`. Nothing but
-names and the order of axes differs, so values come through bit for bit, both ways.
+Here, a chain of layers has `layers.{i}.weight`, `(out, in, positions...)` as in torch, and
+`layers.{i}.bias`. Other formats name layers differently, and Keras and Flax store kernels with the
+outputs last, `(positions..., in, out)`. Only names and axis orders differ, so values are converted
+bit for bit in both directions.
 """
 
 import re
@@ -19,7 +20,7 @@ NAME = re.compile(r"(?P<layer>.+)[./](?P<kind>weight|kernel|bias)(:0)?")
 
 @dataclass(frozen=True)
 class NamedTensor:
-    """One tensor of a member: ours, and its counterpart in the other format."""
+    """A tensor of a member, here and in the other format."""
 
     name: str
     shape: tuple[int, ...]
@@ -47,7 +48,7 @@ class NamedTensor:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors of a member in the order of the state dict of the other format, and the weight space that they make up."""
+    """The tensors of a member in the order of the other format, and their weight space."""
 
     tensors: tuple[NamedTensor, ...]
     space: WeightSpace
@@ -61,28 +62,30 @@ class Layout:
         return self.space.num_parameters
 
     def rows(self, theirs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """`(members, parameters)` float32, in the order of our tensors, of stacked tensors by their names."""
+        """`(members, parameters)` float32 in our order, from stacked tensors of the format."""
         ours = {tensor.name: tensor.read(theirs[tensor.theirs]) for tensor in self.tensors}
         parts = [ours[spec.name].reshape(len(ours[spec.name]), -1) for spec in self.space.tensors]
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
     def theirs(self, block: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Stacked tensors by their names, in their order, of a block of ours."""
+        """Stacked tensors with the names and order of the other format, from a block of ours."""
         return {tensor.theirs: tensor.write(block[tensor.name]) for tensor in self.tensors}
 
 
 def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
-    """The layout of a member with tensors of these names and shapes, layers in the order in which they come.
+    """The layout of a member with tensors of these names and shapes, in the order of the layers.
 
-    A linear layer behind flattened feature maps takes several positions of each channel: its weight is kept as `(out, channels,
-    positions)`, so that the channels stay one axis. Raises InputError for what is not a chain of linear and convolution layers.
+    The weight of a linear layer after flattened feature maps is `(out, channels, positions)`, so
+    that the channels stay one axis. Raises InputError for anything but a chain of linear and
+    convolution layers.
     """
     layers: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, shape in shapes:
         match = NAME.fullmatch(name)
         if match is None:
             raise InputError(
-                f"tensor {name!r} must be the weight, kernel or bias of a layer, found shape {tuple(shape)}"
+                f"tensor {name!r} must be the weight, kernel or bias of a layer, found shape "
+                f"{tuple(shape)}"
             )
         kind = "bias" if match["kind"] == "bias" else "weight"
         layers.setdefault(match["layer"], {})[kind] = (name, tuple(shape))
@@ -91,7 +94,8 @@ def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
         weight, their_shape = found.get("weight", (layer, ()))
         if len(their_shape) not in (2, 4):
             raise InputError(
-                f"layer {layer!r} must have a weight of a linear or convolution layer, found shape {their_shape}"
+                f"layer {layer!r} must have a weight of a linear or convolution layer, found shape "
+                f"{their_shape}"
             )
         shape = weight_shape(weight, their_shape, inputs)
         chain.append((f"layers.{i}", shape, "bias" in found))
@@ -106,7 +110,7 @@ def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
 
 
 def weight_shape(name: str, shape: tuple[int, ...], inputs: int | None) -> tuple[int, ...]:
-    """`(out, in, positions...)` of a weight of `shape`; `inputs` is the number of outputs of the layer before."""
+    """Our shape `(out, in, positions...)` of a weight; `inputs` is the width before it."""
     if NAME.fullmatch(name)["kind"] == "kernel":
         *positions, ins, outs = shape
         shape = (outs, ins, *positions)
@@ -123,7 +127,7 @@ def chain_space(chain: list[tuple[str, tuple[int, ...], bool]]) -> WeightSpace:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts `layers.10` behind `layers.9`, for formats that do not keep the order of layers."""
+    """Sort key that puts `layers.10` after `layers.9`, for formats that do not keep the order."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
@@ -133,10 +137,10 @@ def layout_for(
     weight: str = "weight",
     bias: str = "bias",
 ) -> Layout:
-    """The layout that another format gives members of `space`.
+    """The layout of members of `space` in another format.
 
-    `layer_name(i, number of fixed positions)` is what it calls a layer, `weight` and `bias` (with their separator) the two
-    tensors.
+    `layer_name(i, number of fixed positions)` is its name of a layer, `weight` and `bias` (with a
+    separator) are its suffixes of the two tensors.
     """
     tensors = []
     num_positions = {

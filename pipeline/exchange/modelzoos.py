@@ -1,8 +1,9 @@
-"""The Ray tree of the ModelZoos: a folder a run, a checkpoint an epoch.
+"""The Ray tree of the ModelZoos: one folder per run, one checkpoint per epoch.
 
-`RUN/params.json` (`model::nlin`, `optim::lr`, ..., `seed`), `RUN/result.json` (a line an epoch: `training_iteration`,
-`train_acc`, `test_loss`, ...), `RUN/checkpoint_{epoch:06d}/checkpoints` (a state dict, `module_list.{i}.weight`). Readers of
-that layout pick line `epoch` of `result.json` by its position, so every epoch has one.
+`RUN/params.json` (`model::nlin`, `optim::lr`, ..., `seed`), `RUN/result.json` (one line per epoch:
+`training_iteration`, `train_acc`, `test_loss`, ...), `RUN/checkpoint_{epoch:06d}/checkpoints` (a
+state dict, `module_list.{i}.weight`). Readers of this layout index the lines of `result.json` by
+epoch, so every epoch has one.
 """
 
 import json
@@ -42,22 +43,22 @@ CONFIG = {
     "weight_decay": "optim::wd",
     "epochs": "training::epochs_train",
 }
-"""Our names of columns, and theirs in params.json."""
+"""Our names of columns, and those in params.json."""
 RESULTS = {"epoch": EPOCH} | {
     f"{split}_{metric}": f"{short}_{end}"
     for split, short in (("train", "train"), ("validation", "val"), ("test", "test"))
     for metric, end in (("loss", "loss"), ("accuracy", "acc"))
 }
-"""The same in result.json."""
+"""Our names of columns, and those in result.json."""
 NOT_KEPT = ("config", "hostname", "node_ip", "pid")
-"""Of a line of result.json: params.json again, and whose machine it was."""
+"""Fields of result.json that are dropped: a copy of params.json, and the machine."""
 CHECKPOINT = re.compile(r"checkpoint_(\d+)")
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
-    """Members of one `run` share a folder; where the zoo has no runs, each member is one of a single epoch.
+    """Write one folder per `run`; in a zoo without runs, each member is a run of one epoch.
 
-    A folder has the name of its run, or where one of those is no name of a file, its number.
+    A folder has the name of its run, or its number if one of the names is not a safe file name.
     """
     named = "run" not in zoo.catalog.column_names or all(
         SAFE.fullmatch(str(run)) for run in zoo.catalog["run"].unique().to_pylist()
@@ -71,7 +72,8 @@ def write(zoo: Zoo, out: Path, advance: Advance):
             run, epoch = file_name(run), row.get("epoch") or 0
             if runs.setdefault(run, {}).setdefault(epoch, row) is not row:
                 raise InputError(
-                    f"run {run} of zoo {zoo.folder} has two members of epoch {epoch}, a Ray tree has room for one"
+                    f"run {run} of zoo {zoo.folder} has two members of epoch {epoch}, a Ray tree "
+                    "can only have one"
                 )
             folder = out / run / f"checkpoint_{epoch:06d}"
             folder.mkdir(parents=True)
@@ -83,7 +85,10 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 
 def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
-    """params.json has what is the same for all epochs, result.json the rest; an epoch without a checkpoint has a bare line."""
+    """Write values common to all epochs to params.json, and the others to result.json.
+
+    The line of an epoch without a checkpoint has only its number.
+    """
     rows = list(epochs.values())
     common = {
         name: value
@@ -105,7 +110,7 @@ def write_run(folder: Path, epochs: dict[int, dict[str, Any]]):
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the runs. Members of a run whose params.json cannot be read are failures."""
+    """Open the folder of the runs. Members of a run without a readable params.json are failures."""
     folders = sorted(path.iterdir()) if path.is_dir() else []
     runs = [run for run in folders if is_run(run)]
     members, left_out = [], []
@@ -115,7 +120,8 @@ def read(path: Path) -> Source:
         left_out += problems
     if not members:
         raise InputError(
-            f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found none"
+            f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found "
+            "none"
         )
     files = [member.place for member in members]
     problems = {i: member.problem for i, member in enumerate(members) if member.problem}
@@ -137,13 +143,13 @@ def is_run(folder: Path) -> bool:
 
 
 def checkpoints_of(run: Path) -> list[tuple[int, Path]]:
-    """The epoch and the folder of each checkpoint, by epoch."""
+    """Epoch and folder of each checkpoint, ordered by epoch."""
     folders = ((CHECKPOINT.fullmatch(folder.name), folder) for folder in run.glob("checkpoint_*"))
     return sorted((int(match[1]), folder) for match, folder in folders if match)
 
 
 def members_of_run(run: Path) -> tuple[list[Found], list[str]]:
-    """A member a checkpoint, and what is the matter with the run's files."""
+    """One member per checkpoint, and the problems of the run's files."""
     problem = None
     try:
         params = read_json(run / "params.json")
@@ -159,7 +165,7 @@ def members_of_run(run: Path) -> tuple[list[Found], list[str]]:
     for epoch, folder in checkpoints_of(run):
         row = {**params, **results.get(epoch, {}), EPOCH: epoch}
         named = {ours.get(name, name): value for name, value in row.items() if name not in NOT_KEPT}
-        if "source_index" in named and "run" not in named:  # a member of ours that is of no run
+        if "source_index" in named and "run" not in named:  # exported from a zoo without runs
             del named["epoch"]
         else:
             named = {"run": run.name, "group": run.name} | named
@@ -175,19 +181,19 @@ def members_of_run(run: Path) -> tuple[list[Found], list[str]]:
 
 
 def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """The lines of result.json by their epoch, and what is the matter with others.
+    """The lines of result.json by epoch, and the problems of other lines.
 
-    No lines where the file is missing: the run crashed before its first.
+    There are no lines if the file is missing: the run crashed before its first epoch ended.
     """
     lines, problems = {}, []
     try:
         texts = read_text(file).splitlines() if os.path.lexists(file) else []
     except InputError as error:
-        return {}, [f"{error}: nothing is known of its epochs"]
+        return {}, [f"{error}: its epochs are not known"]
     for number, text in enumerate(texts, 1):
         try:
             line = json.loads(text)
-            # Ray writes NaN of NumPy's float32 as the text.
+            # Ray writes NaN of NumPy's float32 as the text "null".
             lines[int(line[EPOCH])] = {
                 name: None if value == "null" and name in RESULTS.values() else value
                 for name, value in line.items()
@@ -201,7 +207,7 @@ def read_results(file: Path) -> tuple[dict[int, dict[str, Any]], list[str]]:
             ValueError,
         ):
             problems.append(
-                f"{file} must hold one JSON object a line with {EPOCH!r}, found none in line {number}: "
-                "nothing is known of its epoch"
+                f"{file} must hold one JSON object per line with {EPOCH!r}, found none in line "
+                f"{number}: its epoch is not known"
             )
     return lines, problems

@@ -1,4 +1,4 @@
-"""What every exporter needs: the members of a zoo in blocks, their rows, safe names."""
+"""Shared by all exporters: the members of a zoo in blocks, their rows, safe names."""
 
 import re
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ SAFE = re.compile(r"[A-Za-z0-9_-]{1,120}")
 
 
 def exported_blocks(zoo: Zoo) -> Iterator[tuple[str, dict[str, np.ndarray], pa.Table]]:
-    """(split, stacked tensors, their rows) of all members that have weights, split by split, in the order of the plan."""
+    """(split, stacked tensors, catalog rows) of all members with weights, in plan order."""
     names = exported_columns(zoo)
     for split in SPLITS:
         for block, rows in zoo.blocks(split):
@@ -32,7 +32,7 @@ def num_exported(zoo: Zoo) -> int:
 
 
 def exported_columns(zoo: Zoo) -> list[str]:
-    """The columns that travel, in the order of an imported zoo: what comes back goes out again as it was."""
+    """The exported columns, in the order of an imported zoo, so that round trips are exact."""
     table = zoo.catalog
     stays = {*PLACE, "source"}
     if "label" in table.column_names and table["label"].null_count == len(table):
@@ -42,9 +42,10 @@ def exported_columns(zoo: Zoo) -> list[str]:
 
 
 def file_name(key: str) -> str:
-    """A member's key as the name of a file. Raises InputError where it could name anything but one file in its folder."""
+    """A member's key as a file name. Raises InputError if it is not a safe one."""
     if not SAFE.fullmatch(key):
         raise InputError(
-            f"a member's key must be up to 120 letters, digits, '-' and '_' to become a file name, found {key!r}"
+            f"a member's key must be up to 120 letters, digits, '-' and '_' to become a file name, "
+            f"found {key!r}"
         )
     return key

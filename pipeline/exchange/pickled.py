@@ -1,7 +1,8 @@
-"""Files of torch.save, read without unpickling anything: tensors, plain values, and what NumPy has beside them.
+"""Reads files of torch.save without running pickled code: tensors, plain values, NumPy numbers.
 
-`torch.load(weights_only=True)` refuses NumPy's scalars and arrays. What a pickle calls by NumPy's names is handed to the
-stand-ins here, which take numbers from bytes: no code of NumPy's own unpickling runs, and nothing but numbers is made.
+`torch.load(weights_only=True)` refuses NumPy scalars and arrays. The stand-ins here take the place
+of NumPy's functions in a pickle and read numbers from bytes: NumPy's unpickling does not run, and
+nothing but numbers is created.
 """
 
 import io
@@ -24,13 +25,13 @@ UNREADABLE = (
     *(TypeError, AttributeError, LookupError, ArithmeticError, AssertionError, MemoryError),
     NameError,
 )
-"""What torch.load raises for bytes that are no state dict."""
+"""Exceptions of torch.load for invalid files."""
 NUMBERS = {kind + size for kind in "iuf" for size in "248"} | {"i1", "u1", "b1"}
-"""How a pickle writes the types of NumPy that are numbers."""
+"""Codes of NumPy's numeric types in pickles."""
 
 
 class Dtype:
-    """`numpy.dtype(kind, align, copy)`, then its state, of which the byte order counts."""
+    """`numpy.dtype(kind, align, copy)`, then its state, of which the byte order is used."""
 
     def __init__(self, kind: str, *_: Any):
         if kind not in NUMBERS:
@@ -63,7 +64,7 @@ class Array:
 
 
 def latin_1(text: str, encoding: str) -> bytes:
-    """`_codecs.encode`, by which pickles of protocol 2 write bytes."""
+    """`_codecs.encode`, with which pickles of protocol 2 write bytes."""
     if encoding != "latin1":
         raise ValueError(f"bytes must be written as latin1, found {encoding!r}")
     return text.encode("latin1")
@@ -79,7 +80,7 @@ STAND_INS = [
 
 
 def save(state: Mapping[str, torch.Tensor], file: Path):
-    """As torch.save, which says of a full disk that its own code is broken. A view is saved without what it is a view of."""
+    """torch.save without the bases of views, and through memory: its errors are misleading."""
     content = io.BytesIO()
     torch.save({name: tensor.clone() for name, tensor in state.items()}, content)
     file.write_bytes(content.getvalue())
@@ -94,7 +95,7 @@ def load(file: Path | None) -> dict[str, torch.Tensor] | str:
 
 
 def load_file(file: Path) -> Any:
-    """Raises InputError where the file is not one that torch.save made of tensors, plain values and NumPy's numbers."""
+    """Raises InputError unless torch.save made it from tensors, plain values and NumPy numbers."""
     try:
         with torch.serialization.safe_globals(STAND_INS):
             content = torch.load(file, map_location="cpu", weights_only=True)
@@ -106,16 +107,16 @@ def load_file(file: Path) -> Any:
 
 
 def why(error: BaseException) -> str:
-    """What torch.load says, without its advice to read the file all the same."""
+    """The error of torch.load, without its advice to load the file unsafely."""
     if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
-        return f"it holds {found[1]}, and only tensors, plain values and NumPy's numbers are read"
+        return f"it holds {found[1]}, but only tensors, plain values and NumPy numbers are read"
     found = re.search(r"WeightsUnpickler error: (.*)", str(error))
     said = found[1].strip() if found else first_line(error)
-    return said or "it is no file of torch.save"
+    return said or "it is not a file of torch.save"
 
 
 def as_tensors(content: Mapping[Any, Any]) -> dict[Any, Any]:
-    """The same with NumPy's arrays as tensors, those of one number as the number."""
+    """Replace NumPy arrays by tensors, and 0-d arrays by numbers."""
     return {
         name: (value.values.item() if value.values.ndim == 0 else torch.from_numpy(value.values))
         if isinstance(value, Array)

@@ -1,4 +1,4 @@
-"""Catalog rows on their way out and in: which columns travel, under which names, of which types."""
+"""Catalog rows in exports and imports: their columns, names and types."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from pipeline.archive.schemas import SCHEMAS
 
 KNOWN_TYPES = {field.name: field.type for schema in SCHEMAS.values() for field in schema}
-"""Types of the columns that our catalogs have; text formats do not state them."""
+"""Types of our catalog columns, which text formats do not state."""
 SPLIT_NAMES = {
     "train": "train",
     "val": "validation",
@@ -18,21 +18,21 @@ SPLIT_NAMES = {
     "validation": "validation",
     "test": "test",
 }
-"""What others call the splits, and what they are called here."""
+"""Names of splits in other formats, and ours."""
 PLACE = ("shard", "block", "row", "status")
-"""What a member's row says about its place in an archive of ours; another archive has other places."""
+"""Columns of a member's place in the archive, which are not exported."""
 
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
-    """Rows as a table with every column that any row has, null where a row has none."""
+    """Rows as a table with the columns of all rows; missing values are null."""
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({readable(name): column_of([row.get(name) for row in rows]) for name in names})
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """Numbers, truth values or texts as they are; anything else, and mixtures, as texts, JSON where they were none.
+    """A column of numbers, truth values or texts; anything else, and mixtures, as text or JSON.
 
-    What is no Unicode in a text, as in names of files, becomes `\\udcff`.
+    Invalid Unicode in texts, as in file names, becomes `\\udcff`.
     """
     values = [readable(value) if isinstance(value, str) else value for value in values]
     try:
@@ -55,7 +55,7 @@ def readable(text: str) -> str:
 
 
 def together(tables: Sequence[pa.Table]) -> pa.Table:
-    """All rows with all columns; one whose types have nothing in common becomes text."""
+    """All rows with all columns; a column of incompatible types becomes text."""
     schemas = [table.schema for table in tables]
     for name in dict.fromkeys(name for schema in schemas for name in schema.names):
         fields = [schema.field(name) for schema in schemas if name in schema.names]
@@ -74,7 +74,7 @@ def as_text(table: pa.Table, name: str) -> pa.Table:
 
 
 def known_types(table: pa.Table) -> pa.Table:
-    """The columns that our catalogs have in the types that they have there, where their values fit; places left out."""
+    """Cast columns of our catalogs to their types there, if the values fit; drop `PLACE`."""
     table = table.drop_columns([name for name in PLACE if name in table.column_names])
     for number, name in enumerate(table.column_names):
         if name in KNOWN_TYPES and name != "label" and table[name].type != KNOWN_TYPES[name]:
@@ -86,7 +86,7 @@ def known_types(table: pa.Table) -> pa.Table:
 
 
 def without_nan(table: pa.Table) -> pa.Table:
-    """The rows with null for NaN: neither is a number, and text formats do not tell them apart."""
+    """The rows with null instead of NaN, which text formats do not distinguish."""
     for number, field in enumerate(table.schema):
         if pa.types.is_floating(field.type):
             column = table.column(number)
@@ -96,13 +96,13 @@ def without_nan(table: pa.Table) -> pa.Table:
 
 
 def with_source(table: pa.Table, where: list[str]) -> pa.Table:
-    """The rows with where each member lies; what the source itself may call `source` is not kept."""
+    """The rows with a column `source`, where each member is; replaces an existing one."""
     table = table.drop_columns(["source"]) if "source" in table.column_names else table
     return table.append_column("source", pa.array(where, pa.string()))
 
 
 def renamed(table: pa.Table, names: Mapping[str, str]) -> pa.Table:
-    """The columns under other names, where they have one, unless another column has that name already."""
+    """Rename columns, unless another column already has the name."""
     taken = set(table.column_names)
     return table.rename_columns(
         [names[name] if names.get(name, name) not in taken else name for name in table.column_names]

@@ -1,4 +1,4 @@
-"""A zoo in another format, opened for reading: what its members are, and their tensors when asked for."""
+"""A zoo in another format, opened for reading: rows of the members, and their tensors on demand."""
 
 import json
 from collections import Counter
@@ -15,31 +15,32 @@ from pipeline.errors import InputError
 from pipeline.exchange.layers import Layout, layout_of
 
 VOTERS = 9
-"""Members that decide what the architecture of a source is."""
+"""Number of members that determine the architecture of a source."""
 MAX_TEXT = 2**30
-"""Bytes of a text file that are read at most, compressed or not."""
+"""Maximum size of a text file in bytes, uncompressed."""
 
 
 @dataclass(frozen=True)
 class Source:
     rows: pa.Table
-    """One row a member. Columns with a meaning here: `key`, `split` (train, validation, test or null), `group` (members of
-    one run or one signal), `label`, `source` (where the member lies); all others are kept as they are."""
+    """One row per member. Columns with a meaning: `key`, `split` (train, validation, test or null),
+    `group` (members of one run or signal), `label`, `source` (where the member is); all others are
+    kept as they are."""
     layout: Layout
     read: Callable[[np.ndarray], "Loaded"]
-    """The members of these rows."""
+    """Reads the members of rows."""
     files: Sequence[Path]
-    """All that was read, for the checksum."""
+    """All files that are read, for the checksum."""
     problems: Mapping[int, str] = field(default_factory=dict)
-    """Why a row stands for no member that can be used, whatever its weights."""
+    """Why a row cannot be used, whatever its weights."""
     left_out: Sequence[str] = ()
-    """What else was there and could not be read, a sentence each."""
+    """What else was found and could not be read, one sentence each."""
     decode: Mapping[str, Any] = field(default_factory=dict)
-    """What the format states about how to run a member."""
+    """How to run a member, according to the format."""
     class_names: tuple[str, ...] | None = None
 
     def load(self, index: np.ndarray) -> "Loaded":
-        """The members of these rows, with all that is the matter with them."""
+        """The members of these rows, with all problems."""
         if not len(index):
             return Loaded(np.zeros((0, self.layout.num_parameters), np.float32), {})
         loaded = self.read(index)
@@ -53,12 +54,12 @@ class Source:
 
 @dataclass(frozen=True)
 class Found:
-    """A member as it lies in a source."""
+    """A member found in a source."""
 
     row: dict[str, Any]
-    """What the source says of it."""
+    """Its columns in the source."""
     place: Any
-    """Where its weights lie; None where there are none."""
+    """Where its weights are; None if there are none."""
     problem: str | None = None
     """Why it cannot be used, whatever its weights."""
 
@@ -68,13 +69,13 @@ class Loaded:
     values: np.ndarray
     """`(members, parameters)` float32, in the order of the weight space."""
     problems: dict[int, str]
-    """Why a member (its position) has no weights."""
+    """Why members have no weights, by position."""
 
 
 def common_layout(where: Path, states: Iterable[Mapping[str, torch.Tensor] | str]) -> Layout:
-    """The layout that most of the first members that can be read have: the very first may be the odd one.
+    """The most frequent layout of the first readable members, as the very first may be an outlier.
 
-    Raises InputError where none can be read.
+    Raises InputError if none can be read.
     """
     votes: Counter[tuple] = Counter()
     layouts, problems = {}, []
@@ -98,12 +99,12 @@ def common_layout(where: Path, states: Iterable[Mapping[str, torch.Tensor] | str
 
 
 def load_matrix(layout: Layout, tensors: Mapping[str, np.ndarray]) -> Loaded:
-    """Members from stacked tensors of theirs; those that are not finite failed."""
+    """Members from stacked tensors of the other format; those that are not finite failed."""
     return refuse_nonfinite(Loaded(layout.rows(tensors), {}))
 
 
 def load_states(layout: Layout, states: Sequence[Mapping[str, torch.Tensor] | str]) -> Loaded:
-    """Members from one state dict each; a text in the place of a state dict says why there is none."""
+    """Members from one state dict each, or a text that says why there is none."""
     values = np.zeros((len(states), layout.num_parameters), np.float32)
     problems = {}
     for position, state in enumerate(states):
@@ -117,9 +118,10 @@ def load_states(layout: Layout, states: Sequence[Mapping[str, torch.Tensor] | st
 
 
 def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, torch.Tensor] | str:
-    """The state dict with the names of the layout; a text where it is not of the same architecture.
+    """The state dict with the names of the layout, or a text if its architecture differs.
 
-    Names may differ from member to member where modules without weights (dropout) come and go: layers count in their order.
+    Names may differ between members, for example due to modules without weights (dropout): layers
+    are matched in order.
     """
     if [(name, tuple(tensor.shape)) for name, tensor in state.items()] == [
         (own.theirs, own.their_shape) for own in layout.tensors
@@ -141,13 +143,13 @@ def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, t
 
 
 def as_float32(values: np.ndarray) -> np.ndarray:
-    """What is beyond its range becomes infinite, and its member is refused for that."""
+    """Cast to float32. Values out of range become infinite, and their members fail."""
     with np.errstate(over="ignore"):
         return values.astype(np.float32, copy=False)
 
 
 def refuse_nonfinite(loaded: Loaded) -> Loaded:
-    """The same, with a problem for each member that has NaN or infinite weights."""
+    """Add a problem for each member with NaN or infinite weights."""
     broken = np.flatnonzero(~np.isfinite(loaded.values).all(1))
     return Loaded(
         loaded.values, {int(position): "not finite" for position in broken} | loaded.problems
@@ -155,8 +157,8 @@ def refuse_nonfinite(loaded: Loaded) -> Loaded:
 
 
 def read_text(path: Path) -> str:
-    """Raises InputError where the file is missing, too large or not UTF-8."""
-    if not path.is_file():  # to read a named pipe would wait for its other end
+    """Raises InputError if the file is missing, too large or not UTF-8."""
+    if not path.is_file():  # reading a pipe would block
         raise InputError(f"{path} cannot be read: expected a file, found none")
     try:
         if path.stat().st_size > MAX_TEXT:
@@ -177,12 +179,12 @@ def read_json(path: Path) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line."""
+    """The first line of an error."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def weights_of(content: Any) -> dict[str, torch.Tensor]:
-    """The weights and biases of what torch.load gave. Raises InputError where it is no state dict of numbers."""
+    """Weights and biases in the result of torch.load. Raises InputError without a state dict."""
     if not isinstance(content, Mapping):
         raise InputError(f"must be a state dict, found {type(content).__name__}")
     state = {

@@ -1,4 +1,4 @@
-"""Tables of comma-separated values as others write them: rows that keep their places, texts told from numbers."""
+"""Reads CSV tables of other programs, keeping the positions of rows and detecting numbers."""
 
 import csv
 import gzip
@@ -18,18 +18,18 @@ from pipeline.exchange.source import MAX_TEXT
 
 
 def read_table(file: Path, ours: Mapping[str, str]) -> tuple[pa.Table, dict[int, str]]:
-    """The rows of a gzip file, and what is the matter with those that do not have the columns of the others: they are null.
+    """The rows of a gzip file, and the problems of rows of the wrong length, which become null.
 
-    `ours` has our names of columns by theirs. Columns without a name are left out.
+    `ours` maps names of columns to ours. Columns without a name are dropped.
     """
-    # A byte that is no UTF-8 spoils its own value, not the table.
+    # An invalid UTF-8 byte affects its own value only.
     content = inflate(file).decode("utf-8-sig", "backslashreplace").encode()
     problems: dict[int, str] = {}
 
     def note(row: pyarrow.csv.InvalidRow) -> str:
         found = f"found {row.actual_columns}: {row.text[:60]!r}"
-        problems[row.number - 2] = (  # counted from 1, the header too
-            f"{file.name} must have {row.expected_columns} values in a row, {found}"
+        problems[row.number - 2] = (  # counted from 1, including the header
+            f"{file.name} must have {row.expected_columns} values per row, {found}"
         )
         return "skip"
 
@@ -37,7 +37,7 @@ def read_table(file: Path, ours: Mapping[str, str]) -> tuple[pa.Table, dict[int,
         names = next(csv.reader(io.StringIO(content.decode())), [])
         table = pyarrow.csv.read_csv(
             pa.BufferReader(content),
-            # In one block: rows have their numbers.
+            # In one block, so that rows have their numbers.
             pyarrow.csv.ReadOptions(use_threads=False, block_size=len(content) + 1),
             pyarrow.csv.ParseOptions(newlines_in_values=True, invalid_row_handler=note),
             pyarrow.csv.ConvertOptions(
@@ -49,7 +49,7 @@ def read_table(file: Path, ours: Mapping[str, str]) -> tuple[pa.Table, dict[int,
     except (pa.ArrowException, csv.Error) as error:
         raise InputError(f"{file} must be a table of comma-separated values ({error})") from error
     if len(set(table.column_names)) < table.num_columns:
-        raise InputError(f"{file} must have columns of different names, found {table.column_names}")
+        raise InputError(f"{file} must have columns of unique names, found {table.column_names}")
     sound = np.full(len(table) + len(problems), True)
     sound[[*problems]] = False
     table = table.take(pa.array(np.cumsum(sound) - 1, mask=~sound))
@@ -66,7 +66,7 @@ def is_text(name: str) -> bool:
 
 
 def in_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts as numbers or truth values where all of them are; `007` is none."""
+    """Texts as numbers or truth values if all of them are; `007` is a text."""
     if column.null_count == len(column):
         return column
     if pc.any(pc.match_substring_regex(column, r"^-?0\d")).as_py():
@@ -80,12 +80,12 @@ def in_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def inflate(file: Path) -> bytes:
-    """The content of a gzip file. Raises InputError where it is none or holds more than `MAX_TEXT` bytes."""
+    """The contents of a gzip file. Raises InputError if it is invalid or too large (`MAX_TEXT`)."""
     try:
         with gzip.open(file) as packed:
             content = packed.read(MAX_TEXT + 1)
     except (OSError, EOFError, zlib.error) as error:
-        raise InputError(f"{file} must be a whole gzip file ({error})") from error
+        raise InputError(f"{file} must be a complete gzip file ({error})") from error
     if len(content) > MAX_TEXT:
         raise InputError(f"{file} must have at most {MAX_TEXT:,} bytes of text")
     return content

@@ -1,8 +1,9 @@
-"""The layout of the Small CNN Zoo (Unterthiner et al. 2020): one matrix, one table, one map.
+"""The layout of the Small CNN Zoo (Unterthiner et al. 2020): a matrix, a table and a layout file.
 
-`weights.npy` `(members, parameters)` float32; `metrics.csv.gz`, a row a member: `step`, `modeldir` (the run), `config.*`,
-accuracies and losses; `layout.csv`, a row a tensor: `varname,start_idx,end_idx,size,shape`, named and laid out as Keras does
-(`kernel:0` with outputs last).
+`weights.npy` `(members, parameters)` float32; `metrics.csv.gz`, one row per member: `step`,
+`modeldir` (the run), `config.*`, accuracies and losses; `layout.csv`, one row per tensor:
+`varname,start_idx,end_idx,size,shape`, with the names and axis orders of Keras (`kernel:0` with
+outputs last).
 """
 
 import ast
@@ -55,7 +56,8 @@ COLUMNS = {
         "train_fraction",
     )
 }
-"""Our names of columns, and theirs. Keras adds l2reg times the squared weights to the loss: twice what weight_decay does."""
+"""Our names of columns, and those of the format. Keras adds l2reg times the squared weights to the
+loss, which is twice the effect of weight_decay."""
 HEADER = ("varname", "start_idx", "end_idx", "size", "shape")
 
 
@@ -85,7 +87,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 
 def keras_names(space: WeightSpace) -> Callable[[int, int], str]:
-    """As Keras names the layers of one model: those of a kind have numbers from the second on."""
+    """Names of layers as in Keras, which numbers those of a kind from the second on."""
     num_convolutions = sum(len(spec.shape) == 4 for spec in space.tensors)
 
     def name(number: int, positions: int) -> str:
@@ -96,7 +98,7 @@ def keras_names(space: WeightSpace) -> Callable[[int, int], str]:
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder with the three files."""
+    """Open the folder with the three files."""
     files = [path / name for name in ("weights.npy", "metrics.csv.gz", "layout.csv")]
     for file in files:
         if not file.is_file():
@@ -108,9 +110,10 @@ def read(path: Path) -> Source:
     rows, problems = read_table(metrics, {theirs: ours for ours, theirs in COLUMNS.items()})
     if len(rows) != planned:
         raise InputError(
-            f"{metrics} must have a row for each of the {planned:,} rows of {weights.name}, found {len(rows):,}"
+            f"{metrics} must have a row for each of the {planned:,} rows of {weights.name}, found "
+            f"{len(rows):,}"
         )
-    problems |= {row: f"{weights.name} is cut short" for row in range(len(matrix), planned)}
+    problems |= {row: f"{weights.name} is truncated" for row in range(len(matrix), planned)}
     slices, layout = read_layout(tensors, matrix.shape[1])
     rows = with_source(rows, [f"{weights.name} row {i}" for i in range(len(rows))])
 
@@ -128,9 +131,9 @@ def read(path: Path) -> Source:
 
 
 def open_matrix(file: Path) -> tuple[np.ndarray, int]:
-    """The rows that the file holds, mapped, not read, and how many its header says: fewer are there where it is cut short.
+    """The rows in the file, memory-mapped, and the number in its header, larger if truncated.
 
-    Raises InputError where it is not a matrix of floating point numbers.
+    Raises InputError if it is not a matrix of floating point numbers.
     """
     try:
         with open(file, "rb") as content:
@@ -142,22 +145,22 @@ def open_matrix(file: Path) -> tuple[np.ndarray, int]:
             raise ValueError(f"it holds {shape} of {dtype}")
         whole = min(shape[0], (size - start) // (dtype.itemsize * shape[1]))
         if not whole:
-            raise ValueError("it holds no whole row")
+            raise ValueError("it holds no complete row")
         if is_fortran and whole < shape[0]:
-            raise ValueError("it is cut short, and holds column after column")
+            raise ValueError("it is truncated and stored by columns")
         order = "F" if is_fortran else "C"
         return np.memmap(file, dtype, "r", start, (whole, shape[1]), order), shape[0]
     except (*UNREADABLE, SyntaxError, TokenError) as error:
         raise InputError(
-            f"{file} must be a matrix (members, parameters) of floating point numbers as numpy.save writes it "
-            f"({first_line(error)})"
+            f"{file} must be a matrix (members, parameters) of floating point numbers in the format "
+            f"of numpy.save ({first_line(error)})"
         ) from error
 
 
 def read_layout(
     file: Path, num_columns: int
 ) -> tuple[dict[str, tuple[slice, tuple[int, ...]]], Layout]:
-    """Columns and shape of each tensor by its name. Raises InputError where they do not make up the whole matrix."""
+    """Columns and shape of each tensor. Raises InputError if they do not cover the matrix."""
     reader = csv.DictReader(io.StringIO(read_text(file)))
     if missing := {*HEADER} - {*(reader.fieldnames or [])}:
         raise InputError(f"{file} must have columns {', '.join(HEADER)}, found no {min(missing)}")
@@ -174,13 +177,11 @@ def read_layout(
             raise InputError(f"{file} must give {row['varname']!r} of shape {shape} {columns}")
         if row["varname"] in slices:
             raise InputError(
-                f"{file} must have tensors of different names, {row['varname']!r} comes twice"
+                f"{file} must have tensors of unique names, {row['varname']!r} comes twice"
             )
         slices[row["varname"]], end = (slice(start, stop), shape), stop
     if end != num_columns:
-        raise InputError(
-            f"{file} must make up the {num_columns} columns of weights.npy, found {end}"
-        )
+        raise InputError(f"{file} must cover the {num_columns} columns of weights.npy, found {end}")
     return slices, layout_of([(name, shape) for name, (_, shape) in slices.items()])
 
 
@@ -188,7 +189,8 @@ def whole(file: Path, row: dict[str, str], name: str) -> int:
     text = row.get(name) or ""
     if not text.strip().isdecimal():
         raise InputError(
-            f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found {text!r}"
+            f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found "
+            f"{text!r}"
         )
     return int(text)
 
@@ -205,6 +207,7 @@ def shape_in(file: Path, row: dict[str, str]) -> tuple[int, ...]:
         or not all(type(size) is int and size > 0 for size in shape)
     ):
         raise InputError(
-            f"{file} must give the shape of {row.get('varname')!r} as (3, 3, 1, 16), found {row.get('shape')!r}"
+            f"{file} must give the shape of {row.get('varname')!r} like (3, 3, 1, 16), found "
+            f"{row.get('shape')!r}"
         )
     return tuple(shape)

@@ -1,4 +1,7 @@
-"""WebDataset with one member a sample, in `SPLIT-NNNNNN.tar`: `KEY.safetensors`, its state dict, `KEY.json`, its row."""
+"""WebDataset with one member per sample, in `SPLIT-NNNNNN.tar`.
+
+`KEY.safetensors` is the state dict, `KEY.json` the row of a member.
+"""
 
 import json
 import tarfile
@@ -31,9 +34,9 @@ from pipeline.exchange.source import (
 from pipeline.progress import Advance
 
 MEMBERS = 10_000
-"""Members in a tar."""
+"""Members per tar."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
-"""Of which those that are compressed are left out, with a word."""
+"""Suffixes that are looked at; compressed ones are reported as left out."""
 KINDS = ("safetensors", "json")
 Place = tuple[Path, int, int]
 """File, offset and length of the bytes of an entry."""
@@ -69,7 +72,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
 
 
 def read(path: Path) -> Source:
-    """`path`: the folder of the tars. What comes before the damage of a tar is read."""
+    """Open the folder of the tars. A damaged tar is read up to the damage."""
     inside = sorted(path.iterdir()) if path.is_dir() else []
     files = [file for file in inside if file.name.endswith(ARCHIVES)]
     samples, left_out = [], []
@@ -94,9 +97,9 @@ def read(path: Path) -> Source:
 
 
 def samples_of(file: Path) -> tuple[list[Found], list[str]]:
-    """The samples, and what was left out. An entry's name is never used as a path.
+    """The samples, and what was left out. The name of an entry is never used as a path.
 
-    A key may have dots: it is what comes before the ending, not before the first dot.
+    A key may contain dots: it ends at the last dot, not at the first.
     """
     entries, problems = entries_of(file)
     split, samples = SPLIT_NAMES.get(file.name.split("-")[0]), []
@@ -104,8 +107,8 @@ def samples_of(file: Path) -> tuple[list[Found], list[str]]:
     for key, kinds in entries.items():
         tensors, texts = kinds["safetensors"], kinds["json"]
         problem = None
-        if len(tensors) != len(texts) and have_rows and tensors:  # which row is whose?
-            texts, problem = [], f"must have one entry {key}.json a {key}.safetensors"
+        if len(tensors) != len(texts) and have_rows and tensors:  # rows cannot be assigned
+            texts, problem = [], f"must have one entry {key}.json per {key}.safetensors"
         for place, text in zip_longest(tensors, texts):
             stated, why = row_of(key, text)
             row = {"key": key, "split": split} | stated | {"source": f"{file.name} {key}"}
@@ -114,7 +117,7 @@ def samples_of(file: Path) -> tuple[list[Found], list[str]]:
 
 
 def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]]:
-    """Where the tensors and the rows of each key lie, in their order, and what else is in the tar."""
+    """Where the tensors and rows of each key are, in order, and problems of other entries."""
     entries: dict[str, dict[str, list[Place]]] = {}
     others: Counter[str] = Counter()
     problems: list[str] = []
@@ -124,19 +127,19 @@ def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]
             for entry in tar:
                 key, _, kind = entry.name.rpartition(".")
                 if entry.offset_data + entry.size > size:
-                    raise tarfile.ReadError(f"{entry.name!r} is cut off")
+                    raise tarfile.ReadError(f"{entry.name!r} is truncated")
                 if entry.isfile() and kind in KINDS:
                     places = entries.setdefault(key, {kind: [] for kind in KINDS})
                     places[kind].append((file, entry.offset_data, entry.size))
                 elif entry.isfile():
                     others[kind] += 1
-            # A damaged header looks like the end of the tar to tarfile; at its end are blocks of zeros.
+            # tarfile takes a damaged header for the end of the tar, which has blocks of zeros.
             end = read_place((file, tar.offset, tarfile.BLOCKSIZE))
             if not end or end.strip(b"\0"):
-                raise tarfile.ReadError(f"no header and not its end at byte {tar.offset}")
+                raise tarfile.ReadError(f"neither a header nor the end at byte {tar.offset}")
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
         problems.append(
-            f"{file} must be an uncompressed tar ({error}): read up to there, {len(entries):,} keys"
+            f"{file} must be an uncompressed tar ({error}): read {len(entries):,} keys before that"
         )
     problems += [
         f"{file} has {count:,} entries .{kind}: only {' and '.join(KINDS)} are read"
@@ -146,7 +149,7 @@ def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]
 
 
 def row_of(key: str, place: Place | None) -> tuple[dict[str, Any], str | None]:
-    """What the sample says of its member, and why that cannot be read."""
+    """The row of a sample, and why it cannot be read."""
     if place is None:
         return {}, None
     try:
@@ -159,7 +162,7 @@ def row_of(key: str, place: Place | None) -> tuple[dict[str, Any], str | None]:
 
 
 def load(place: Place | None) -> dict[str, torch.Tensor] | str:
-    """The state dict at a place, or why there is none."""
+    """The state dict at a place, or a text that says why there is none."""
     if place is None:
         return "missing"
     try:

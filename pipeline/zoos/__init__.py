@@ -1,4 +1,4 @@
-"""The kinds of zoo, one file each: a kind plans, describes and fits the members of its zoos."""
+"""The kinds of zoo, one file each. A kind plans, describes and fits the members of its zoos."""
 
 from pipeline.config import AnyZooConfig
 from pipeline.signals import Signals
@@ -13,5 +13,5 @@ KINDS: dict[str, type[ZooKind]] = {"inrs": Inrs, "classifiers": Classifiers}
 
 
 def kind_of(config: AnyZooConfig, signals: Signals) -> ZooKind:
-    """What makes the zoo of a configuration from its signals."""
+    """The kind that makes the zoo of a configuration from its signals."""
     return KINDS[config.kind](config, signals)

@@ -36,13 +36,13 @@ class ShardSummary:
     num_members: int
     num_failed: int
     quality_sum: float
-    """Over the members that did not fail: of the kind's column `quality`."""
+    """Sum of the kind's column `quality` over the members that did not fail."""
 
 
 def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = None) -> ZooPlan:
     """`plan_members`, and write zoo.json.
 
-    Raises InputError where `folder` holds a zoo of another configuration, and says which fields differ.
+    Raises InputError if `folder` holds a zoo of another configuration, saying which fields differ.
     """
     plan = plan_members(config, signals)
     claim_zoo(folder, plan.record)
@@ -50,7 +50,7 @@ def plan_zoo(config: AnyZooConfig, folder: Location, signals: Signals | None = N
 
 
 def plan_members(config: AnyZooConfig, signals: Signals | None = None) -> ZooPlan:
-    """Load the signals, or take those given, and fix every member; nothing is written."""
+    """Load the signals, unless given, and plan every member; nothing is written."""
     if signals is None:
         signals = load_signals(config.signals)
     elif config.signals.is_function:
@@ -58,13 +58,14 @@ def plan_members(config: AnyZooConfig, signals: Signals | None = None) -> ZooPla
         signals = operated(signals, config.signals.operation)
     else:
         raise InputError(
-            f"signals.source must name the function that made these signals, as module:function, got {config.signals.source!r}"
+            f"signals.source must name the function that made these signals, as module:function, "
+            f"got {config.signals.source!r}"
         )
     return plan_signals(config, signals)
 
 
 def plan_signals(config: AnyZooConfig, signals: Signals, grown: Sequence[Growth] = ()) -> ZooPlan:
-    """The members of a zoo that has grown so, by its signals in the order of the zoo."""
+    """The plan of a zoo with this history of growth, from its signals in the order of the zoo."""
     kind = kind_of(config, signals)
     check_facts(kind)
     shards = kind.plan_shards(grown)
@@ -72,7 +73,7 @@ def plan_signals(config: AnyZooConfig, signals: Signals, grown: Sequence[Growth]
 
 
 def check_facts(kind: ZooKind):
-    """Raises InputError where a fact cannot be a column of the catalog."""
+    """Raises InputError if a fact cannot be a column of the catalog."""
     try:
         fitted_schema(kind.config.kind, kind.facts)
     except ValueError as error:
@@ -124,9 +125,9 @@ def fit_shard(
     device: str = "cpu",
     advance: Advance = no_progress,
 ) -> ShardSummary:
-    """Fit the members of a shard on a device as torch names them, and commit it.
+    """Fit the members of a shard on a torch device, and commit it.
 
-    A function of config, signals and shard alone: fitting a shard again gives the same bytes.
+    The result depends on config, signals and shard alone: fitting again gives the same bytes.
     """
     torch.set_num_threads(1)
     torch.backends.cudnn.deterministic = True

@@ -1,4 +1,4 @@
-"""Zoos of classifiers: a run trains one network on images, and each of its checkpoints is a member."""
+"""Zoos of classifiers: a run trains a network on images, and each checkpoint is a member."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -27,10 +27,10 @@ from pipeline.signals import Signals
 from pipeline.zoos.splits import few_signals, image_splits
 
 STANDARDIZED_BY = 10_000
-"""Train images, evenly over all, whose mean and standard deviation are taken."""
+"""Maximum number of train images, evenly spaced, for the mean and standard deviation."""
 
 SMALL = 64
-"""Runs of a small zoo."""
+"""Number of runs of a small zoo."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +57,11 @@ class Classifiers:
 
     @property
     def facts(self) -> dict[str, str]:
-        """None: a classifier learns many images."""
+        """None, as a classifier is trained on many images."""
         return {}
 
     def decode_contract(self) -> DecodeContract:
-        """Images are standardized by mean and standard deviation of each channel over train images, to four digits."""
+        """Images are standardized per channel by statistics of train images, to four digits."""
         network, train = self.config.network, image_splits(self.config, self.signals)["train"]
         some = standardized(
             images_of(self.signals, train[:: -(-len(train) // STANDARDIZED_BY)]),
@@ -86,9 +86,10 @@ class Classifiers:
         )
 
     def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
-        """The runs of a split, drawn whatever the images' split, each with all its checkpoints; these zoos do not grow.
+        """The runs of each split, with all their checkpoints. These zoos do not grow.
 
-        Raises InputError where a split of the runs would be empty, and for signals that are not images with classes.
+        Runs are split independently of the images. Raises InputError if a split of the runs would
+        be empty, and for signals that are not images with classes.
         """
         assert not grown
         config = self.config
@@ -104,8 +105,9 @@ class Classifiers:
         for split, part in zip(SPLITS, (parts[2], parts[1], parts[0]), strict=True):
             if not len(part):
                 raise InputError(
-                    f"the {split} split of the zoo would be empty: {config.num_runs} runs with validation_runs "
-                    f"{config.validation_runs} and test_runs {config.test_runs}; change the shares or add runs"
+                    f"the {split} split of the zoo would be empty: {config.num_runs} runs with "
+                    f"validation_runs {config.validation_runs} and test_runs {config.test_runs}; "
+                    "change the shares or add runs"
                 )
             for number, start in enumerate(range(0, len(part), config.shard_size)):
                 chosen = np.sort(part)[start : start + config.shard_size]
@@ -115,10 +117,10 @@ class Classifiers:
         return shards
 
     def class_counts(self, shards: list[ShardPlan]) -> None:
-        """A classifier is of no class."""
+        """None, as classifiers have no class."""
 
     def prepare(self, device: str):
-        """Nothing is built before workers fit."""
+        """Nothing to prepare."""
 
     def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
         config = self.config
@@ -151,7 +153,7 @@ class Classifiers:
         return Members(keys, kept.rows, kept.ok, columns)
 
     def runs_of(self, shard: ShardPlan) -> tuple[Runs, list[list[int]]]:
-        """The runs of a shard, and the epochs after which each is a member."""
+        """The runs of a shard, and the epochs of their checkpoints."""
         numbers = np.unique(shard.source_index)
         runs = draw_runs(self.config, numbers, len(self.signals.class_names))
         return runs, [checkpoint_epochs(self.config, epochs) for epochs in runs["epochs"].tolist()]
@@ -161,7 +163,7 @@ class Classifiers:
         return Classifiers(config, few_signals(config, self.signals))
 
     def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
-        """By how many steps there are, and batches to score, in the first shard, and what one of each takes."""
+        """Counts the steps and scored batches of the first shard, and times one of each."""
         size, stack, made = (
             self.config.batch_size,
             Stack(self.space, self.config.network.stride),
@@ -190,7 +192,7 @@ class Classifiers:
         return of_runs * shares + of_dataset * len(shards)
 
     def dataset(self, stack: Stack) -> ImageDataset:
-        """The images as every run sees them."""
+        """The standardized images with their labels and splits."""
         config, signals = self.config, self.signals
         images = standardized(images_of(signals, slice(None)), self.decode_contract().image)
         return ImageDataset(
@@ -214,11 +216,13 @@ def check(config: ClassifierZooConfig, signals: Signals):
         )
     if config.network.grey and signals.num_channels not in (1, 3):
         raise InputError(
-            f"network.grey takes colour images, signals {signals.name} have {signals.num_channels} channels"
+            f"network.grey takes colour images, signals {signals.name} have "
+            f"{signals.num_channels} channels"
         )
     if len(signals.class_names) < 2:
         raise InputError(
-            f"classifiers need two classes or more, signals {signals.name} have {len(signals.class_names)}"
+            f"classifiers need two classes or more, signals {signals.name} have "
+            f"{len(signals.class_names)}"
         )
     names = signals.class_names if config.classes == "pairs" else ("image",)
     for split, images in image_splits(config, signals).items():
@@ -228,6 +232,7 @@ def check(config: ClassifierZooConfig, signals: Signals):
         counts = np.bincount(found, minlength=len(names))
         if not counts.all():
             raise InputError(
-                f"the {split} images of {signals.name} must have one of {names[counts.argmin()]!r} or more, found none: "
-                "change signals.validation_fraction or signals.test_fraction, or add images"
+                f"the {split} images of {signals.name} must have one of {names[counts.argmin()]!r} "
+                "or more, found none: change signals.validation_fraction or signals.test_fraction, "
+                "or add images"
             )

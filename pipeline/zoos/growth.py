@@ -1,4 +1,4 @@
-"""Growing a zoo, and building one again that has grown."""
+"""Growing a zoo, and rebuilding a zoo that has grown."""
 
 import re
 from collections.abc import Collection
@@ -22,13 +22,14 @@ from pipeline.zoos.build import ZooPlan, plan_signals
 def plan_growth(
     folder: Location, views: str = "+0", trusted: Collection[str] = ()
 ) -> ZooPlan | None:
-    """The plan of the larger zoo, written into growing.json; None where there is nothing to add.
+    """The plan of the larger zoo, written to growing.json; None if there is nothing to add.
 
-    `views` are those of each signal: "4", or "+2" for two more; what the source has more than last time is added as well. A
-    growth that was interrupted goes on. A function of the user's is called only if its module is one of `trusted`.
+    `views` is the number per signal: "4", or "+2" for two more. New signals of the source are added
+    as well. An interrupted growth is resumed. A function of the user is called only if its module
+    is one of `trusted`.
 
-    Raises InputError where the zoo is not of a kind that grows, would shrink, or where a signal is gone or changed,
-    ArchiveError where the zoo is not finished or damaged.
+    Raises InputError if zoos of this kind do not grow, the zoo would shrink, or a signal is gone or
+    changed, ArchiveError if the zoo is not finished or damaged.
     """
     growing = read_growing(folder)
     if growing is not None:
@@ -56,9 +57,9 @@ def plan_growth(
 
 
 def larger_order(zoo: Zoo, signals: Signals) -> tuple[np.ndarray, Stretches]:
-    """`(signals,)` int64: all that the source of a zoo has now, in the order of the larger zoo; and where what is new lies.
+    """`(signals,)` int64 positions in the source in the order of the larger zoo, and the new ones.
 
-    Raises InputError where a signal that the zoo has is gone, changed or in another order.
+    Raises InputError if a signal of the zoo is gone, changed or in another order.
     """
     folder, record = zoo.folder, zoo.record
     known = find_signals(folder, signals, zoo.source_names(), record.signals.num_signals)
@@ -69,8 +70,8 @@ def larger_order(zoo: Zoo, signals: Signals) -> tuple[np.ndarray, Stretches]:
     followed = zoo_order(len(signals), [*(growth.places for growth in record.grown), places])
     if not np.array_equal(order, followed):
         raise InputError(
-            f"the source of zoo {folder} must have its signals in the order in which it had them, found another: put them "
-            "back in order, the new ones anywhere between them"
+            f"the source of zoo {folder} must have its signals in the order in which it had them, "
+            "found another: put them back in order, the new ones anywhere between them"
         )
     return order, places
 
@@ -82,15 +83,15 @@ def plan_again(
     folder: Location,
     trusted: Collection[str] = (),
 ) -> ZooPlan:
-    """The plan of the zoo whose zoo.json is `file`, with all that it has grown by, written into the zoo.json of `folder`.
+    """The plan of the zoo whose zoo.json is `file`, including its growth, written to `folder`.
 
-    `config` is the record's; its signals may lie elsewhere. Raises InputError where it differs in more, where the signals are
-    not those that were fitted, and as `claim_zoo`.
+    `config` is that of the record, but its signals may be elsewhere. Raises InputError if it
+    differs otherwise or the signals are not those that were fitted, and like `claim_zoo`.
     """
     if fields := differences(record.config.identity(), config.identity()):
         raise InputError(
-            f"the zoo of {file} is built as it was, got settings that change it ({'; '.join(fields)}): "
-            "set resources and where its signals lie alone"
+            f"the zoo of {file} is rebuilt as it was, got settings that change it "
+            f"({'; '.join(fields)}): set only resources and where its signals are"
         )
     record = record.model_copy(update={"config": config})
     names = Zoo.open(file.parent).source_names  # the source may have more by now
@@ -101,12 +102,13 @@ def plan_again(
 
 
 def go_on(folder: Location, growing: Growing, views: str, trusted: Collection[str]) -> ZooPlan:
-    """The plan that a growth was begun with. Raises InputError where it was begun with other `views`."""
+    """The plan of an interrupted growth. Raises InputError if it was started with other `views`."""
     zoo, record = Zoo.open(folder), growing.zoo
     before, planned = record.grown[-1], record.config.views
     if number_of(views, before.views) not in (before.views, planned):
         raise InputError(
-            f"zoo {folder} is growing to {planned} views of each signal: finish that first, by `dwszoo zoo grow {folder}`"
+            f"zoo {folder} is growing to {planned} views of each signal: finish that first with "
+            f"`dwszoo zoo grow {folder}`"
         )
 
     def names() -> list[str | None]:
@@ -117,7 +119,7 @@ def go_on(folder: Location, growing: Growing, views: str, trusted: Collection[st
 
 
 def require_growable(zoo: Zoo):
-    """Raises InputError where a zoo is not of a kind that grows, ArchiveError where it is not finished or is damaged."""
+    """Raises InputError if zoos of this kind do not grow, ArchiveError if unfinished or damaged."""
     kind = zoo.record.config.kind
     if not isinstance(zoo.record.config, ZooConfig):
         found = "one of classifiers" if kind == "classifiers" else f"one that was {kind}"
@@ -133,7 +135,7 @@ def require_growable(zoo: Zoo):
 
 
 def views_after(zoo: Zoo, views: str) -> int:
-    """Raises InputError where the zoo would shrink."""
+    """The new number of views per signal. Raises InputError if the zoo would shrink."""
     have = zoo.record.config.views
     wanted = number_of(views, have)
     if wanted < have:
@@ -145,7 +147,7 @@ def views_after(zoo: Zoo, views: str) -> int:
 
 
 def number_of(views: str, have: int) -> int:
-    """What "4" or "+2" means where there are so many. Raises InputError for what is no number."""
+    """The number that "4" or "+2" means, given the present one. Raises InputError otherwise."""
     if not re.fullmatch(r"\+?[0-9]{1,9}", views):
         raise InputError(f"views must be a number such as 4, or +2 for two more, got {views!r}")
     return int(views) + (have if views.startswith("+") else 0)

@@ -25,7 +25,7 @@ from pipeline.signals import NO_LABEL, Signals, cell_centres
 from pipeline.zoos.splits import few_signals, split_sources
 
 FEWEST_TIMED = {"cpu": 8, "cuda": 1024}
-"""Members that are fitted at least where it is measured how long that takes."""
+"""Minimum number of members that are fitted to measure the time."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,9 @@ class Inrs:
         return decode_contract(self.config.inr)
 
     def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
-        """Each view of a split's signals in an order of its own, cut into `shard_size` members; then in the same way what was
-        new each time that the zoo grew.
+        """Each view of a split's signals in an order of its own, cut into `shard_size` members.
+
+        The members of each growth follow in the same way.
         """
         config, shards, numbers = self.config, [], Counter()
         sizes = [(growth.views, growth.num_signals) for growth in grown]
@@ -80,7 +81,7 @@ class Inrs:
         return {split: tuple(count.tolist()) for split, count in counts.items()}
 
     def prepare(self, device: str):
-        """Look for the kernel before the workers do: what is built is built once, and a warning is seen here."""
+        """Load the kernel before the workers do: it is built once, and warnings appear here."""
         if device == "cpu" or torch.cuda.is_available():
             sizes = (len(self.signals.grid), *self.config.inr.hidden, self.signals.num_channels)
             find_kernel(sizes, device)
@@ -122,13 +123,13 @@ class Inrs:
         return Inrs(config, few_signals(config, self.signals))
 
     def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
-        """First more and more steps of a few members, then all steps of more and more members.
+        """Times more and more steps of a few members, then all steps of more and more members.
 
-        Where not even a few can be fitted to the end, as if none of them reached its target before.
+        If even a few take too long, the estimate assumes that no member reaches its target early.
         """
         largest, most = max(shards, key=lambda shard: len(shard.view)), self.config.fit.max_steps
         members, steps = FEWEST_TIMED[device], 1
-        self._seconds(largest, members, steps, device)  # compiles and takes memory
+        self._seconds(largest, members, steps, device)  # compiles and allocates memory
         while True:
             spent = self._seconds(largest, members, steps, device)
             if spent > budget / 2 or (steps == most and members >= len(largest.view)):
@@ -142,7 +143,7 @@ class Inrs:
         return spent * (total / timed) * (most / steps)
 
     def _seconds(self, shard: ShardPlan, members: int, steps: int, device: str) -> float:
-        """That so many steps of the first members of a shard take."""
+        """Seconds that `steps` steps of the first `members` of a shard take."""
         few = replace(shard, source_index=shard.source_index[:members], view=shard.view[:members])
         fit = self.config.fit.model_copy(update={"max_steps": steps})
         kind = replace(self, config=self.config.model_copy(update={"fit": fit}))
@@ -155,9 +156,10 @@ def new_members(
     after: tuple[int, int],
     key: tuple[list[int], list[int]],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Signal and view of each member `(members,)` of a split that a zoo has after it grew and had not before.
+    """Signal and view, each `(members,)`, of the members of a split that growing adds to a zoo.
 
-    `before` and `after` are views and numbers of signals; `key`, with the view in the middle, draws the order of each view.
+    `before` and `after` are (views, signals). `key`, with the view in the middle, seeds the order
+    of each view.
     """
     orders = []
     for view in range(after[0]):
@@ -175,10 +177,10 @@ def psnr_off_grid(
     source_index: np.ndarray,
     device: str,
 ) -> np.ndarray:
-    """`(members,)` dB at the centres of the grid's cells, where no member was fitted.
+    """`(members,)` PSNR in dB at the centres of the grid's cells, where no member was fitted.
 
-    The reference is the multilinear interpolation of the signal there: its edges are not sharper than the grid, so that a
-    member which draws them sharper scores low too.
+    The reference is the multilinear interpolation of the signal. Its edges are no sharper than the
+    grid, so a member with sharper edges also scores low.
     """
     num_dims = len(signals.grid)
     grid = coordinates_of(decode_contract(inr), signals.grid).view(1, *signals.grid, num_dims)

@@ -1,4 +1,4 @@
-"""What a kind of zoo is."""
+"""The interface of a kind of zoo."""
 
 from collections.abc import Sequence
 from typing import ClassVar, Protocol
@@ -14,10 +14,10 @@ from pipeline.signals import Signals
 
 
 class ZooKind(Protocol):
-    """What makes one zoo: a configuration and its signals, from the plan to the members of each shard."""
+    """Makes a zoo from a configuration and its signals: the plan and the members of each shard."""
 
     members: ClassVar[str]
-    """What the members are called."""
+    """Name of the members, in the plural."""
     quality: ClassVar[str]
     """Catalog column that says how good each member is."""
     config: AnyZooConfig
@@ -27,42 +27,42 @@ class ZooKind(Protocol):
 
     @staticmethod
     def in_words(quality: float) -> str:
-        """A mean of the column `quality`, for people."""
+        """A mean of the column `quality` as text."""
 
     @property
     def space(self) -> WeightSpace:
-        """Of every member."""
+        """The weight space of every member."""
 
     @property
     def facts(self) -> dict[str, str]:
         """Arrow type of each catalog column with a fact of the members' signals."""
 
     def decode_contract(self) -> DecodeContract:
-        """How the members are run."""
+        """How to run the members."""
 
     def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
-        """Every shard of the zoo, those first that it had before it grew, each time.
+        """Every shard of the zoo; those of each growth follow the shards before it.
 
-        Raises InputError where a split would be empty.
+        Raises InputError if a split would be empty.
         """
 
     def class_counts(self, shards: list[ShardPlan]) -> dict[str, tuple[int, ...]] | None:
-        """How many members of each class each split will have; None where members are of no class."""
+        """Planned members per class, by split; None if members have no class."""
 
     def prepare(self, device: str):
         """Called once, before workers fit."""
 
     def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
-        """The members of a shard, with the columns that `pipeline.archive.schemas` has for the kind.
+        """The members of a shard, with the kind's columns in `pipeline.archive.schemas`.
 
-        Calls `advance` with how many more are done.
+        Calls `advance` with the number of members done.
         """
 
     def fit_seconds(self, shards: Sequence[ShardPlan], device: str, budget: float) -> float:
-        """How many seconds of one worker `fit_members` takes for all of `shards`, at most.
+        """Upper bound of the seconds that `fit_members` takes one worker for all of `shards`.
 
-        Measured on a part of the first that takes about `budget` seconds.
+        Measured on a part of the first shard, in about `budget` seconds.
         """
 
     def small(self) -> "ZooKind":
-        """Of the same networks, but of few signals or runs and hardly fitted: what is quick to try."""
+        """The same networks on few signals or runs and hardly fitted, for a quick trial."""

@@ -1,4 +1,4 @@
-"""Which signals are on which side: train, validation, test."""
+"""Splits of the signals: train, validation, test."""
 
 import math
 from collections.abc import Sequence
@@ -11,20 +11,21 @@ from pipeline.errors import InputError
 from pipeline.signals import Signals
 
 FEW = 128
-"""Signals that are few, where they are of few classes."""
+"""Number of signals for a trial, if they have few classes."""
 
 
 def split_sources(
     config: AnyZooConfig, signals: Signals, sizes: Sequence[int] = ()
 ) -> dict[str, np.ndarray]:
-    """The signals of each split, drawn class by class with the zoo's seed, so that all views of a signal are on one side.
+    """The signals of each split, drawn per class with the zoo's seed.
 
-    For a zoo of classifiers: the images that are learned, and those that losses and accuracies are taken on.
+    All views of a signal are in one split. For classifiers: the images for training, and those on
+    which losses and accuracies are computed.
 
-    `sizes` are how many signals a zoo that grew had before, each time: those stay where they are, and of what came as many
-    are drawn as give each split its share of all.
+    `sizes` are the numbers of signals before each growth. These signals stay in their splits, and
+    new ones are drawn so that each split has its share of all.
 
-    Where the source has a test or a validation split of its own, it is kept. Raises InputError where a split would be empty.
+    Test and validation splits of the source are kept. Raises InputError if a split would be empty.
     """
     own = {"test": signals.held_out, "validation": signals.validation}
     own = {split: members for split, members in own.items() if members is not None}
@@ -55,16 +56,16 @@ def split_sources(
     for split, part in sources.items():
         if not len(part):
             raise InputError(
-                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} classes with "
-                f"signals.validation_fraction {config.signals.validation_fraction} and signals.test_fraction "
-                f"{config.signals.test_fraction}; change the fractions or add signals"
-                + (f"; taken: {signals.taken}" if signals.taken else "")
+                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} classes "
+                f"with signals.validation_fraction {config.signals.validation_fraction} and "
+                f"signals.test_fraction {config.signals.test_fraction}; change the fractions or add "
+                "signals" + (f"; taken: {signals.taken}" if signals.taken else "")
             )
     return sources
 
 
 def image_splits(config: ClassifierZooConfig, signals: Signals) -> dict[str, np.ndarray]:
-    """The images of each split, those left out that could not be read."""
+    """The images of each split, without unreadable ones."""
     readable = np.isfinite(signals.values).all((1, 2, 3))
     return {
         split: images[readable[images]] for split, images in split_sources(config, signals).items()
@@ -72,7 +73,7 @@ def image_splits(config: ClassifierZooConfig, signals: Signals) -> dict[str, np.
 
 
 def few_signals(config: AnyZooConfig, signals: Signals) -> Signals:
-    """Evenly over all, so many that each split has some of each class."""
+    """Evenly spaced signals, as many as each split needs to have some of each class."""
     shares = (config.signals.validation_fraction, config.signals.test_fraction)
     of_each = math.ceil(2 / min((share for share in shares if share), default=1))
     return signals.take(max(FEW, of_each * len(signals.class_names)))

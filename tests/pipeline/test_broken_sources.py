@@ -69,28 +69,28 @@ MATRIX = {
     "larger than the file": (
         "weights.npy",
         HUGE,
-        r"weights.npy must be a matrix .* \(it holds no whole row\)",
+        r"weights.npy must be a matrix .* \(it holds no complete row\)",
     ),
     "too few rows": (
         "metrics.csv.gz",
         gzip.compress(b"step\n1\n"),
         r"a row for each of the 8 rows of weights.npy, found 1",
     ),
-    "not gzip": ("metrics.csv.gz", b"step\n1\n", r"metrics.csv.gz must be a whole gzip file"),
+    "not gzip": ("metrics.csv.gz", b"step\n1\n", r"metrics.csv.gz must be a complete gzip file"),
     "cut gzip": (
         "metrics.csv.gz",
         gzip.compress(os.urandom(3000))[:2000],
-        r"must be a whole gzip file",
+        r"must be a complete gzip file",
     ),
     "column twice": (
         "metrics.csv.gz",
         gzip.compress(b"a,a\n" + b"1,1\n" * 8),
-        r"must have columns of different names",
+        r"must have columns of unique names",
     ),
     "code as shape": (
         "layout.csv",
         "varname,start_idx,end_idx,size,shape\na/kernel:0,0,2,2,\"__import__('os').getcwd()\"",
-        r"shape of 'a/kernel:0' as",
+        r"shape of 'a/kernel:0' like",
     ),
     "gap": ("layout.csv", COLUMNS + CONVOLUTION, r"columns 0 to 18, found 2 to 20"),
     "no columns": (

@@ -229,7 +229,7 @@ def test_a_source_whose_splits_leak_is_refused_unless_others_are_drawn(tmp_path)
         json.dumps({"train": paths, "val": paths[:3], "test": paths[3:4]})
     )
     with pytest.raises(
-        InputError, match=r"must be on one side, found 4 on several .* `--set splits=drawn`"
+        InputError, match=r"must be in one split, found 4 in several .* `--set splits=drawn`"
     ):
         plan_import(ImportConfig(format="dwsnets", path=tmp_path / "in"), tmp_path / "out")
     assert not (tmp_path / "out" / "zoo.json").exists()

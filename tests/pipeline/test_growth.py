@@ -287,6 +287,6 @@ def test_what_is_damaged_does_not_grow_and_is_made_again_by_its_zoo_json(larger,
     result = command("zoo", "grow", folder, "--views", "+1")
     assert (result.code, "cannot grow, it has 1 problems: shard" in result.err) == (1, True)
     with pytest.raises(
-        InputError, match=r"has grown .* `dwszoo zoo build \S*/zoo.json --out \S*` makes"
+        InputError, match=r"has grown .* `dwszoo zoo build \S*/zoo.json --out \S*` repairs"
     ):
         plan_zoo(CONFIG, folder)

@@ -159,7 +159,7 @@ def test_a_zoo_that_grew_is_built_again_from_its_zoo_json_with_equal_bytes(built
     assert contents(tmp_path / "again") == contents(built / "grown")
     changed = config.model_copy(update={"seed": 1})
     with pytest.raises(
-        InputError, match=r"is built as it was, got settings .* \(seed: was 0, is 1"
+        InputError, match=r"is rebuilt as it was, got settings .* \(seed: was 0, is 1"
     ):
         plan_again(tmp_path / "zoo.json", record, changed, tmp_path / "other")
 
