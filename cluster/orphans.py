@@ -1,7 +1,7 @@
-"""Processes that a killed command would leave behind end with it, and so do its temporary folders.
+"""Ends the processes and removes the temporary folders that a killed command would leave behind.
 
-Ray's agents and Prefect's temporary server outlive a parent that got SIGKILL. A small watcher process waits for that and
-ends whatever the command started: its descendants carry a mark in their environment.
+Ray's agents and Prefect's temporary server survive SIGKILL of their parent. A small watcher process
+waits for the parent's end and then kills its descendants, which carry a mark in their environment.
 """
 
 import os
@@ -20,11 +20,11 @@ POLL_SECONDS = 0.2
 
 
 def end_children_with_me():
-    """From now on the processes that this one starts do not outlive it by more than a moment. Linux only."""
+    """From now on, end all processes that this one starts shortly after it ends. Linux only."""
     if own_mark() or not Path("/proc/self/environ").exists():
         return
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
-    # Isolated, and with the path of this process: a file of any name may lie in the working directory.
+    # Isolated, with the path of this process: the working directory may have a file of any name.
     code = f"import sys; sys.path[:] = {sys.path}; from cluster.orphans import watch; watch({os.getpid()}, {mark!r})"
     subprocess.Popen(
         [sys.executable, "-I", "-c", code],
@@ -37,19 +37,19 @@ def end_children_with_me():
 
 
 def own_mark() -> str | None:
-    """The mark of what this process starts; one that it inherited is of the processes beside it."""
+    """The mark of this process's descendants; a mark inherited from its parent does not count."""
     mark = os.environ.get(MARK, "")
     return mark if mark.startswith(f"{os.getpid()}-") else None
 
 
 def end_children():
-    """End at once whatever this process has started since `end_children_with_me`."""
+    """Kill all processes that this one has started since `end_children_with_me`."""
     if mark := own_mark():
         end_all(lambda: marked(MARK, mark))
 
 
 def watch(parent: int, mark: str):
-    """Wait for the end of the parent; what ends it does not end this process."""
+    """Wait for the end of the parent and clean up; signals that end the parent are ignored."""
     for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(signum, signal.SIG_IGN)
     while os.getppid() == parent:

@@ -1,4 +1,4 @@
-"""Processes of this user by what they carry or write, and their end. Linux only: elsewhere none are found."""
+"""Finds and kills processes by their environment or open files. Finds none except on Linux."""
 
 import os
 import signal
@@ -8,24 +8,25 @@ from contextlib import suppress
 from pathlib import Path
 
 SECONDS = 10.0
-"""How long to go on killing: a process may start others, or hang in the kernel."""
+"""How long to keep killing: a process may start others, or hang in the kernel."""
 
 
 def marked(variable: str, value: str) -> list[int]:
-    """Ids of the living processes, but this one, that were started with `variable=value`.
+    """Ids of the other running processes that were started with `variable=value`.
 
-    One that shows a long title in its place, as Ray's agents do, has no environment any more: see `writers`.
+    Processes that overwrite their environment with a long title, like Ray's agents, are not found:
+    see `writers`.
     """
     wanted, found = f"{variable}={value}".encode(), []
     for entry in others():
-        with suppress(OSError):  # gone meanwhile, or another user's
+        with suppress(OSError):  # ended meanwhile, or another user's
             if wanted in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
 
 
 def writers(folder: Path) -> list[int]:
-    """Ids of the living processes, but this one, that have a file below a folder open for writing."""
+    """Ids of the other running processes that have a file below a folder open for writing."""
     found = []
     for entry in others():
         with suppress(OSError):
@@ -43,12 +44,12 @@ def writes(process: Path, descriptor: str, folder: Path) -> bool:
 
 
 def others() -> Iterator[Path]:
-    """What the kernel knows of each process but this one."""
+    """The /proc folder of every process except this one."""
     return (entry for entry in Path("/proc").glob("[0-9]*") if int(entry.name) != os.getpid())
 
 
 def end_all(find: Callable[[], Collection[int]]):
-    """Kill the processes that `find` finds, and those that they are just starting."""
+    """Kill the processes that `find` returns until it returns none, as they may start others."""
     deadline = time.monotonic() + SECONDS
     while (processes := find()) and time.monotonic() < deadline:
         for process in processes:

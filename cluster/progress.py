@@ -1,6 +1,6 @@
-"""Progress of running tasks: one number a task in Ray's key-value store, which the driver polls.
+"""Progress of running tasks: one number per task in Ray's key-value store, polled by the driver.
 
-It needs no process and no connection of its own. Where a number is late or missing, a progress bar is late, nothing else.
+This needs no extra process or connection. If a number is late or missing, only a progress bar lags.
 """
 
 import time
@@ -13,11 +13,11 @@ Item = TypeVar("Item")
 
 NAMESPACE = b"dwszoo-progress"
 SECONDS = 0.5
-"""Least time between two reports of a task, and between two polls."""
+"""Minimum time between two reports of a task, and between two polls."""
 
 
 class ProgressReporter:
-    """Called by a task with how much it has done since the last call."""
+    """Called by a task with the amount of work done since the last call."""
 
     def __init__(self, key: str):
         self.key, self.done, self.due = key, 0, None
@@ -25,7 +25,7 @@ class ProgressReporter:
     def __call__(self, count: int):
         self.done += count
         now = time.monotonic()
-        if self.due is None:  # clocks of several machines have nothing to do with each other
+        if self.due is None:  # set on the task's machine: clocks of machines are unrelated
             self.due = now + SECONDS
         elif now >= self.due:
             self.due = now + SECONDS
@@ -43,16 +43,17 @@ class ProgressReader:
         self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
 
     def reporter(self) -> ProgressReporter:
-        """For the next task."""
+        """A reporter for the next task."""
         self.num_reporters += 1
         return ProgressReporter(f"{self.name}-{self.num_reporters}")
 
     def read(
         self, under_way: Iterable[tuple[Item, ProgressReporter]]
     ) -> Iterator[tuple[Item, int]]:
-        """The items that are further than when last read, with how much is done; none where it is too early to poll again.
+        """The items that progressed since the last poll, with the amount done.
 
-        A task that is retried begins at zero: it is left out until it is further than before.
+        There are none if the last poll was recent. A retried task starts from zero again, and is left
+        out until it is further than before.
         """
         from ray.exceptions import RayError
         from ray.experimental.internal_kv import _internal_kv_get
@@ -68,7 +69,7 @@ class ProgressReader:
         self.due = time.monotonic() + SECONDS
 
     def clear(self):
-        """Delete the numbers; returns soon even where the cluster no longer answers."""
+        """Delete the numbers; returns soon even if the cluster no longer answers."""
         from ray.exceptions import RayError
         from ray.experimental.internal_kv import internal_kv_get_gcs_client
 

@@ -1,4 +1,4 @@
-"""Temporary folders that end with the process that made them, or with the next one where it was killed."""
+"""Temporary folders that are removed with their process or, if that is killed, by the next one."""
 
 import fcntl
 import os
@@ -14,16 +14,17 @@ from cluster.processes import end_all, writers
 
 PREFIX = "dwszoo-"
 LONGEST = 39
-"""Bytes in a folder's path. Ray's sockets lie 68 deeper, and the path of a UNIX socket has at most 107."""
+"""Bytes in a folder's path. Ray adds 68 for its sockets, and a UNIX socket's path has at most
+107."""
 SECONDS = 5.0
-"""How long processes that are about to end may go on writing into a folder."""
+"""How long processes that are about to end may keep writing to a folder."""
 
 
 @contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A new temporary folder for the length of the block, private, and with a path short enough for Ray's sockets.
+    """A private temporary folder for the block, with a path short enough for Ray's sockets.
 
-    What processes that were killed left behind is removed first. Raises OSError where no folder can be made.
+    Leftovers of killed processes are removed first. Raises OSError if no folder can be created.
     """
     remove_leftovers()
     folder, lock = make_folder()
@@ -37,9 +38,10 @@ def scratch_folder() -> Iterator[Path]:
 
 
 def remove_leftovers():
-    """Remove the folders of this user that no running process holds, and end what writes into them all the same."""
+    """Remove this user's folders that no running process holds, and kill processes that still write
+    to them."""
     for folder in (folder for place in places() for folder in place.glob(f"{PREFIX}*")):
-        with suppress(OSError):  # held, another user's, or gone meanwhile
+        with suppress(OSError):  # held, another user's, or already gone
             lock = hold(folder)
             end_all(partial(writers, folder))
             shutil.rmtree(folder, ignore_errors=True)
@@ -47,14 +49,14 @@ def remove_leftovers():
 
 
 def places() -> list[Path]:
-    """Where folders may lie: where the user has temporary files, or where paths are shorter."""
+    """Where folders can be created: the user's temporary folder, or others with shorter paths."""
     longest = LONGEST - len(f"/{PREFIX}12345678")
     candidates = dict.fromkeys([tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"])
     return [Path(place) for place in candidates if len(os.fsencode(place)) <= longest]
 
 
 def make_folder() -> tuple[Path, int]:
-    """A new folder with the lock that keeps it."""
+    """A new folder, and the descriptor of the lock that keeps it."""
     problem = None
     for place in places():
         try:
@@ -63,7 +65,7 @@ def make_folder() -> tuple[Path, int]:
             problem = error
     raise OSError(
         f"cannot make a temporary folder in {', '.join(map(str, places()))} ({problem.strerror}): "
-        f"set TMPDIR to a folder that can be written, on a path of at most {LONGEST - 16} bytes"
+        f"set TMPDIR to a writable folder with a path of at most {LONGEST - 16} bytes"
     ) from problem
 
 
@@ -73,17 +75,17 @@ def make_folder_in(place: Path) -> tuple[Path, int]:
         try:
             return folder, hold(folder)
         except (BlockingIOError, FileNotFoundError):
-            continue  # another process took it for a leftover before it was held
+            continue  # another process removed it as a leftover before it was locked
         except OSError:
-            # The file system has no locks: nobody can take the folder for a leftover, nor remove it if it becomes one.
+            # The file system has no locks: the folder is never treated as a leftover.
             return folder, os.open(folder, os.O_RDONLY)
 
 
 def hold(folder: Path) -> int:
-    """Lock a folder until the descriptor that this returns is closed, at the latest when this process ends.
+    """Lock a folder until the returned descriptor is closed or this process ends.
 
-    Raises BlockingIOError where another process holds it, FileNotFoundError where it is gone, PermissionError where it
-    is another user's, OSError where the file system has no locks.
+    Raises BlockingIOError if another process holds it, FileNotFoundError if it is gone,
+    PermissionError if it is another user's, and OSError if the file system has no locks.
     """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     try:

@@ -1,4 +1,4 @@
-"""A Ray cluster for the length of a `with` block: the one at RAY_ADDRESS, or a local one that ends with the block."""
+"""Ray for a `with` block: the cluster at RAY_ADDRESS, or a local one that ends with the block."""
 
 import logging
 import math
@@ -23,15 +23,15 @@ from cluster.processes import end_all, marked, writers
 from cluster.scratch import scratch_folder
 
 WORKER_ENVIRONMENT = {
-    # Threads of one worker fight those of the next for the same cores, and OpenMP's spin against gloo's.
+    # Otherwise threads of workers compete for the same cores, and OpenMP's spin against gloo's.
     "OMP_NUM_THREADS": "1",
-    # What a worker runs in processes of its own does not import from the folder that it happens to be in.
+    # Subprocesses of a worker do not import from the current folder.
     "PYTHONSAFEPATH": "1",
 }
 LOOPBACK_SECONDS = 5.0
 this_thread = threading.local()
 CLUSTER = "DWSZOO_CLUSTER"
-"""Names the folder of a local cluster in the environment of its processes."""
+"""Environment variable of a local cluster's processes with the cluster's folder."""
 
 
 def is_local() -> bool:
@@ -47,14 +47,15 @@ def ray_session(
     fewest: int | None = None,
     folder: Path | None = None,
 ) -> Iterator[None]:
-    """Connect to Ray, starting a local cluster of `num_workers` CPUs where RAY_ADDRESS is not set.
+    """Connect to Ray; if RAY_ADDRESS is not set, start a local cluster of `num_workers` CPUs.
 
-    A running cluster must have room for `fewest` of the workers; None: for all. All of its nodes must
-    have this code, and see the folder that work is written to.
+    A running cluster must have room for `fewest` of the workers (None: for all), and all of its
+    nodes must have this code and see `folder`, where work is written. If `start` is false, the
+    block runs without Ray.
 
-    Where `start` is false there is nothing to run and the block goes without Ray. Raises RequestError where RAY_ADDRESS
-    cannot be an address, or there is less than the workers need; ConnectionError where no cluster answers or lets us in,
-    and in place of what Ray raises in the block.
+    Raises RequestError if RAY_ADDRESS is not an address or resources are missing, and
+    ConnectionError if no cluster answers or admits us. Ray's own errors in the block are raised as
+    ConnectionError too.
     """
     if not start:
         yield
@@ -71,19 +72,19 @@ def ray_session(
 
 @contextmanager
 def sentences() -> Iterator[None]:
-    """Raises ConnectionError in place of what Ray raises in the block."""
-    from ray.exceptions import RayError  # which reads the settings of a session when it is imported
+    """Raises Ray's errors in the block as ConnectionError."""
+    from ray.exceptions import RayError  # importing it reads the settings of a session
 
     try:
         yield
     except RayError as error:
         raise ConnectionError(
-            f"Ray failed ({first_line(error)}): run the same command again to go on"
+            f"Ray failed ({first_line(error)}): run the same command again to continue"
         ) from error
 
 
 def first_line(error: Exception) -> str:
-    """What happened; Ray's advice comes after it."""
+    """The first line of a message; Ray's advice comes after it."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
@@ -91,7 +92,7 @@ def first_line(error: Exception) -> str:
 def running_cluster(
     num_workers: int, gpus_per_worker: float, folder: Path | None
 ) -> Iterator[None]:
-    """The cluster at RAY_ADDRESS; one that grows by itself counts as large as it can become."""
+    """Connect to the cluster at RAY_ADDRESS; an autoscaling one counts at its maximum size."""
     address = find_cluster(os.environ["RAY_ADDRESS"])
     with connected(address=address):
         import ray
@@ -105,15 +106,17 @@ def running_cluster(
 
 @contextmanager
 def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
-    """A cluster that only this machine and this user can reach. No process and no file of it outlives the block."""
+    """Start a cluster that only this user can reach; none of its processes and files outlives the
+    block."""
     with scratch_folder() as folder:
         os.environ[CLUSTER] = str(folder)
-        # Read when Ray is imported: its own address is the loopback interface's, where all that it starts listens.
+        # Read when Ray is imported: its address is then that of the loopback interface, and
+        # everything it starts listens there.
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-        # A process of Ray Train that looks out for nodes that are taken back, which this machine is not.
+        # Ray Train's process that watches for preempted nodes, which this machine is not.
         os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-        # Workers that Ray starts before it knows with which environment: nothing runs in them.
+        # Workers that Ray starts before it knows their environment, and never uses.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
             os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # not in a file at home
@@ -123,10 +126,10 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         require_resources(
             "this machine", num_workers, gpus_per_worker, CPU=num_workers, GPU=num_gpus
         )
-        os.environ.pop("RAY_OVERRIDE_RESOURCES", None)  # a node of another cluster has it
+        os.environ.pop("RAY_OVERRIDE_RESOURCES", None)  # set on a node of another cluster
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
-        # Where libraries leave caches, as PyTorch's inductor does.
+        # For the caches of libraries, such as PyTorch's inductor.
         temporary = {"TMPDIR": str(folder)}
         try:
             with connected(
@@ -134,9 +137,9 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
                 num_cpus=num_workers,
                 num_gpus=math.ceil(num_workers * gpus_per_worker),
                 include_dashboard=False,
-                _temp_dir=str(folder / "ray"),  # which Ray opens to everybody
+                _temp_dir=str(folder / "ray"),  # Ray makes this folder accessible to everybody
                 runtime_env={
-                    "py_executable": shlex.quote(sys.executable),  # goes through a shell
+                    "py_executable": shlex.quote(sys.executable),  # passed through a shell
                     "env_vars": WORKER_ENVIRONMENT | sockets | temporary,
                 },
             ):
@@ -146,14 +149,17 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
 
 
 def loopback_interface() -> str:
-    """Its name: lo on Linux, lo0 on macOS. Raises ConnectionError where nothing can be reached over it."""
+    """The name of the loopback interface: lo on Linux, lo0 on macOS.
+
+    Raises ConnectionError if it does not work.
+    """
     try:
         with socket.create_server(("127.0.0.1", 0)) as server:
             socket.create_connection(server.getsockname(), LOOPBACK_SECONDS).close()
     except OSError as error:
         raise ConnectionError(
-            f"the loopback interface of this machine does not work ({error.strerror or error}), over which workers talk: "
-            "bring it up, as `ip link set lo up` does"
+            f"the loopback interface of this machine does not work ({error.strerror or error}), but "
+            "workers communicate over it: bring it up, for instance with `ip link set lo up`"
         ) from error
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
@@ -171,7 +177,7 @@ def connected(**options: Any) -> Iterator[None]:
         "job_config": DriverPath(),
     } | options
     connection, end = Future(), threading.Event()
-    # Ray's processes end with the thread that started them, and whoever waits for a thread can be interrupted.
+    # Ray's processes end with the thread that started them. Waiting for a thread can be interrupted.
     threading.Thread(target=connect, args=(options, connection, end), daemon=True).start()
     try:
         while not connection.done():
@@ -190,7 +196,7 @@ def connected(**options: Any) -> Iterator[None]:
 
 
 def require_started(connection: Future):
-    """Raises ConnectionError where Ray could not start or connect, for which it has exceptions of all kinds."""
+    """Raises ConnectionError if Ray could not start or connect; Ray raises errors of many kinds."""
     try:
         connection.result()
     except Exception as error:
@@ -206,17 +212,17 @@ def connect(options: dict[str, Any], connection: Future, end: threading.Event):
     this_thread.starts_ray = True
     try:
         connection.set_result(ray.init(**options))
-    except BaseException as error:  # noqa: BLE001 - raised again where the connection is waited for
+    except BaseException as error:  # noqa: BLE001 - raised again by `require_started`
         connection.set_exception(error)
     end.wait()
 
 
 @cache
 def leave_groups_at_fork():
-    """From now on each process that a thread which starts Ray starts is in a process group of its own.
+    """From now on, processes started by the thread that starts Ray get their own process groups.
 
-    What a terminal or a batch system sends to the group of this process ends this one, which ends them. Ray would end
-    this process without a word where it learns first that they are gone.
+    A signal of a terminal or a batch system to the group of this process then reaches only this
+    one, which ends Ray's. Otherwise Ray, finding them gone, would silently end this process.
     """
     os.register_at_fork(after_in_child=leave_group)
 
@@ -227,15 +233,15 @@ def leave_group():
 
 
 def keep_handler(signum: int):
-    """Install Python's handler again: Ray puts one in its place that aborts the process."""
+    """Reinstall Python's handler: Ray replaces it by one that aborts the process."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signum, signal.getsignal(signum))
 
 
 def require_ray():
-    """Raises ConnectionError where a local cluster has lost the processes that it cannot do without.
+    """Raises ConnectionError if a local cluster has lost an essential process.
 
-    Ray itself finds out up to a minute later, and then ends this process.
+    Ray itself notices up to a minute later, and then ends this process.
     """
     from ray._private import worker
 
@@ -244,5 +250,5 @@ def require_ray():
     if missing := ended & {"raylet", "gcs_server"}:
         raise ConnectionError(
             f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of memory): "
-            "run the same command again to go on"
+            "run the same command again to continue"
         )
