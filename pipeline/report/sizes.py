@@ -16,25 +16,28 @@ WIDE = 3.0
 
 
 def draw_sizes(models: Mapping[int, Sequence[tuple[str, Mapping[str, Any]]]], path: Path):
-    """Draw a panel for each metric with a trivial answer, which is dotted.
+    """Draw a panel for the monitored metric and for each with a trivial answer, which is dotted.
 
     For several seeds, mean and range are drawn. `models` has titles and test metrics by the number
     of members.
     """
     _, first = next(iter(models.values()))[0]
     known = dict(scalars(first))
-    metrics = [name for name in known if TRIVIAL + name in known]
+    metrics = [name for name in known if name == first["monitor"] or TRIVIAL + name in known]
     with picture(path, 4.2 * len(metrics), 3.4) as figure:
         for axes, metric in zip(
             figure.subplots(1, len(metrics), squeeze=False)[0], metrics, strict=True
         ):
-            draw_metric(axes, metric, models, known[TRIVIAL + metric])
+            draw_metric(axes, metric, models, known.get(TRIVIAL + metric))
 
 
 def draw_metric(
-    axes, metric: str, models: Mapping[int, Sequence[tuple[str, Mapping[str, Any]]]], trivial: float
+    axes,
+    metric: str,
+    models: Mapping[int, Sequence[tuple[str, Mapping[str, Any]]]],
+    trivial: float | None,
 ):
-    drawn = [trivial]
+    drawn = [] if trivial is None else [trivial]
     for (title, points), colour in zip(
         by_title(metric, models).items(), cycle(COLOURS), strict=False
     ):
@@ -45,7 +48,8 @@ def draw_metric(
             sizes, [np.mean(some) for some in values], color=colour, marker="o", ms=3, label=title
         )
         axes.fill_between(sizes, low, high, color=colour, alpha=0.2, linewidth=0)
-    axes.axhline(trivial, color=GREY, linestyle=":", label=f"trivial answer: {trivial:.4g}")
+    if trivial is not None:
+        axes.axhline(trivial, color=GREY, linestyle=":", label=f"trivial answer: {trivial:.4g}")
     axes.set_xscale("log")
     axes.set_xticks(list(models), [f"{size:,}" for size in models])
     axes.set_xticks([], minor=True)

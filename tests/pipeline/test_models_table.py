@@ -6,6 +6,7 @@ from math import inf, isnan, nan
 import pytest
 
 from pipeline.report.models import Model, families, model_table, over_seeds
+from pipeline.report.sizes import draw_sizes
 from pipeline.tasks import Monitor
 from pipeline.training.evaluate import read_metrics, write_metrics
 from pipeline.training.history import EpochMetrics, History
@@ -42,6 +43,15 @@ def test_a_family_is_a_row_with_the_mean_and_the_spread_of_its_seeds():
     assert second["model"] == "flat MLP"
     assert second["test accuracy"] == "30.0 %"
     assert second["parameters"] == "1,234"
+
+
+def test_a_metric_without_a_trivial_answer_is_drawn_by_the_number_of_members(tmp_path):
+    metrics = {"monitor": "error", "error": 0.5, "loss": 0.1, "other": 0.2}
+    draw_sizes({10: [("mine", metrics)], 20: [("mine", metrics)]}, tmp_path / "a.svg")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert "test error" in drawn
+    assert "test other" not in drawn
+    assert "trivial answer" not in drawn
 
 
 def test_what_has_no_epochs_has_no_parameters_either():
