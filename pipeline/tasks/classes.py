@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
+from pipeline.tasks.columns import require_int64
 from pipeline.tasks.task import LABEL, Batch
 
 
@@ -64,6 +65,7 @@ def check_classes(zoo: Zoo, name: str):
             )
         if not len(members):
             return  # nothing is fitted yet
+        require_int64(zoo, name)
         if members[name].null_count:
             raise InputError(
                 f"{start}: {members[name].null_count:,} of {len(members):,} members have no "

@@ -5,8 +5,23 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
+
+from pipeline.archive.zoo import Zoo
+from pipeline.errors import InputError
+
+INT64 = 2**63 - 1
+
+
+def require_int64(zoo: Zoo, name: str):
+    """Raises InputError where whole numbers of a column are too large for a batch, as keys of random numbers are."""
+    column = zoo.catalog[name]
+    if pa.types.is_uint64(column.type) and (most := pc.max(column).as_py() or 0) > INT64:
+        raise InputError(
+            f"column {name!r} of zoo {zoo.folder} must have numbers up to {INT64} to be learned from, found {most}"
+        )
 
 
 def batch_columns(table: pa.Table, names: Sequence[str]) -> dict[str, Tensor | list[Any]]:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, nearest
+from pipeline.tasks.columns import require_int64
 
 
 def check_inputs(zoo: Zoo, names: Sequence[str]):
@@ -28,6 +29,7 @@ def check_inputs(zoo: Zoo, names: Sequence[str]):
             )
         if not zoo.is_sealed:
             continue
+        require_int64(zoo, name)
         members = zoo.catalog.filter(pc.field("status") == "ok")
         unknown = members.filter(pc.invert(is_known(members[name])))
         if len(unknown):
@@ -45,10 +47,10 @@ def is_number(kind: pa.DataType) -> bool:
 
 
 def is_known(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Mask of the values that are neither null nor NaN nor infinite."""
+    """Mask of the values that are neither null nor, in the float32 of a batch, NaN or infinite."""
     if not pa.types.is_floating(column.type):
         return column.is_valid()
-    return pc.fill_null(pc.is_finite(column), False)
+    return pc.fill_null(pc.is_finite(column.cast(pa.float32(), safe=False)), False)
 
 
 def texts_of(zoo: Zoo, name: str) -> list[str]:
@@ -73,9 +75,14 @@ def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
         if pa.types.is_string(zoo.record.schema.field(name).type):
             described.append({"name": name, "values": texts_of(zoo, name)})
         else:
-            numbers = zoo.members("train")[name].cast(pa.float64()).to_numpy()
+            numbers = zoo.members("train")[name].cast(pa.float64(), safe=False).to_numpy()
+            std = float(numbers.std())
             described.append(
-                {"name": name, "mean": float(numbers.mean()), "std": float(numbers.std()) or 1.0}
+                {
+                    "name": name,
+                    "mean": float(numbers.mean()),
+                    "std": std if np.float32(std) else 1.0,
+                }
             )
     return described
 

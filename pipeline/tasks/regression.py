@@ -93,7 +93,7 @@ class Regression(TaskConfig):
 
         targets = {}
         for name in self.targets:
-            known = known_targets(zoo, "train", name).cast(pa.float64()).to_numpy()
+            known = known_targets(zoo, "train", name).cast(pa.float64(), safe=False).to_numpy()
             targets[name] = {"mean": float(known.mean()), "std": float(known.std())}
         return {"targets": targets, "inputs": describe_inputs(zoo, self.inputs)}
 
@@ -237,6 +237,7 @@ def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
 
     Raises InputError if there are none, or if they are constant in the train split.
     """
+    import pyarrow as pa
     import pyarrow.compute as pc
 
     members = zoo.members(split)
@@ -245,11 +246,13 @@ def known_targets(zoo: Zoo, split: str, name: str) -> pa.ChunkedArray:
         raise InputError(
             f"{what} must be known for members of the {split} split to be a target, found none"
         )
-    if split == "train" and pc.count_distinct(known).as_py() == 1:
+    as_learned = known.cast(pa.float32(), safe=False)
+    if split == "train" and pc.count_distinct(as_learned).as_py() == 1:
+        least, most = pc.min_max(known).as_py().values()
+        found = f"{least}" if least == most else f"{least} to {most}, the same in float32,"
         raise InputError(
-            f"{what} must differ between members to be a target, found {known[0]} for all "
-            f"{len(known):,} of the "
-            f"train split that are trained on"
+            f"{what} must differ between members to be a target, found {found} for all "
+            f"{len(known):,} of the train split that are trained on"
         )
     return known
 
@@ -259,15 +262,17 @@ def check_target(zoo: Zoo, name: str, objective: str):
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    from pipeline.tasks.columns import require_int64
     from pipeline.tasks.inputs import is_known
 
     what = f"column {name!r} of zoo {zoo.folder}"
     members = zoo.catalog.filter(pc.field("status") == "ok")
     column = members[name]
+    require_int64(zoo, name)
     for row in members.filter(pc.and_(column.is_valid(), pc.invert(is_known(column)))).to_pylist():
         raise InputError(
-            f"{what} must have finite numbers or null to be a target, found {row[name]} for "
-            f"{row['key']}"
+            f"{what} must have finite numbers or null to be a target, in float32, found "
+            f"{row[name]} for {row['key']}"
         )
     if column.null_count and not pa.types.is_floating(column.type):
         raise InputError(

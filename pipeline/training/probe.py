@@ -96,7 +96,8 @@ def require_vectors(trained: TrainedModel):
 
 def known_of(zoo: Zoo) -> list[str]:
     """What is known of the signals of members: classes and facts. Raises InputError where nothing is."""
-    found = [*(["label"] if len(zoo.record.class_names) > 1 else []), *zoo.record.facts]
+    names = [*(["label"] if len(zoo.record.class_names) > 1 else []), *zoo.record.facts]
+    found = [name for name in names if zoo.catalog[name].null_count < len(zoo)]
     if not found:
         raise InputError(
             f"nothing is known of the signals of zoo {zoo.folder}, neither classes nor facts: name columns of its catalog with "
@@ -115,7 +116,7 @@ def target_of(zoo: Zoo, name: str) -> Target:
         names = columns["train"].unique().drop_null()
         values = {split: pc.index_in(column, names) for split, column in columns.items()}
     else:
-        values = {split: column.cast(pa.float64()) for split, column in columns.items()}
+        values = {split: column.cast(pa.float64(), safe=False) for split, column in columns.items()}
     valid = {
         split: pc.is_finite(column).fill_null(False).to_numpy() for split, column in values.items()
     }

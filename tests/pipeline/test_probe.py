@@ -69,6 +69,7 @@ def test_members_of_a_share_are_those_that_training_takes(zoo):
 
 def test_what_can_be_read_from_a_zoo(zoo):
     assert known_of(zoo)[0] == "label"
+    assert not target_of(zoo, "seed").is_class  # larger than float64 tells apart
     target = target_of(zoo, "label")
     assert target.is_class
     assert [len(values) for values in target.values.values()] == [282, 38, 80]

@@ -243,11 +243,11 @@ def test_predictions_have_the_truth_only_where_the_zoo_has_it(zoo):
     assert table.column_names == ["predicted psnr", "predicted psnr_off_grid"]
 
 
-def with_column(zoo: Zoo, name: str, change) -> Zoo:
+def with_column(zoo: Zoo, name: str, change, kind: pa.DataType | None = None) -> Zoo:
     """The zoo with a column of its catalog put through `change`, a function of its list of values."""
     table = zoo.catalog
     place = table.column_names.index(name)
-    values = pa.array(change(table[name].to_pylist()), table.schema.field(name).type)
+    values = pa.array(change(table[name].to_pylist()), kind or table.schema.field(name).type)
     zoo.__dict__["catalog"] = table.set_column(place, name, values)
     return zoo
 
@@ -289,6 +289,49 @@ def test_targets_that_teach_nothing_are_refused(zoo, task, column, change, messa
         with_column(zoo, column, change)
     with pytest.raises(InputError, match=message):
         Regression(targets=task).check(zoo)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: [1e60, *v[1:]], r"must have finite numbers or null .* in float32, found 1e\+60"),
+        (
+            lambda v: [1e9 + x for x in v],
+            "must differ .* found 10000000.* to 10.*, the same in float",
+        ),
+        (lambda v: [1e-60 * x for x in v], "must differ .* found .*e-59, the same in float32, for"),
+    ],
+)
+def test_targets_that_float32_does_not_tell_apart_are_refused(zoo, change, message):
+    """A batch has numbers in float32: there the model would be right, or nothing finite."""
+    with_column(zoo, "psnr", change, pa.float64())
+    with pytest.raises(InputError, match=message):
+        Regression(targets=("psnr",)).check(zoo)
+
+
+@pytest.mark.parametrize("factor", [1e-60, 1e30])
+def test_an_input_of_any_size_is_a_number_of_unit_scale(zoo, factor):
+    task = Regression(targets=("psnr",), inputs=("psnr_off_grid",))
+    with_column(zoo, "psnr_off_grid", lambda v: [factor * x for x in v], pa.float64())
+    task.check(zoo)
+    columns = batch_columns(zoo.members("train"), task.columns)
+    numbers = encode(task.prepare(zoo)["inputs"], columns, columns["psnr"])
+    assert numbers.abs().max() < 10
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        Regression(targets=("seed",)),
+        Regression(targets=("psnr",), inputs=("seed",)),
+        Classification(column="seed"),
+    ],
+)
+def test_whole_numbers_that_no_batch_holds_are_refused(zoo, task):
+    with pytest.raises(
+        InputError, match=r"'seed' of zoo .* must have numbers up to 92233.*, found"
+    ):
+        task.check(zoo)
 
 
 def test_shares_outside_of_0_to_1_and_unknown_inputs_are_refused(zoo):
