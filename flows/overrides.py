@@ -12,7 +12,7 @@ from flows.recipe_file import line_of, read_file
 from flows.recipes import RECIPES
 from pipeline.config import FUNCTION
 from pipeline.errors import InputError, nearest
-from pipeline.functions import find_function
+from pipeline.functions import failures_of, find_function
 
 
 def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
@@ -42,7 +42,9 @@ def find_recipe(name: str) -> Recipe:
     if name in RECIPES:
         return RECIPES[name]()
     if FUNCTION.fullmatch(name):
-        made = find_function(name, "RECIPE")()
+        function = find_function(name, "RECIPE")
+        with failures_of(f"recipe {name}"):
+            made = function()
         if not isinstance(made, Recipe):
             raise InputError(f"{name} must return a Recipe, found {type(made).__name__}")
         return made

@@ -18,20 +18,21 @@ from pipeline.errors import ArchiveError, InputError, WorkError, reason
 def find_function(name: str, field: str) -> Callable[..., Any]:
     """Import the function that `field` names as package.module:function.
 
-    The module may be in the working directory. Raises InputError if there is no such function.
-    Exceptions raised while importing the module are not caught.
+    The module may be in the working directory. Raises InputError if there is no such function, or
+    if importing the module fails.
     """
     module_name, _, attribute = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.append(str(Path.cwd()))
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the user's module exists, something that it imports does not
-        raise InputError(
-            f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or installed"
-        ) from error
+    with failures_of(f"{field} names {name}, whose import"):
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the user's module exists, something that it imports does not
+            raise InputError(
+                f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or installed"
+            ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
         raise InputError(

@@ -38,7 +38,7 @@ def check_names(what: str, names: Iterable[Any]):
 def array_fact(what: str, values: Any, count: int) -> np.ndarray:
     """A column from anything that NumPy converts to an array `(count,)`; None and NaN are null."""
     try:
-        values = np.asarray(values)
+        values = np.asanyarray(values)  # a mask says what is null
     except ValueError as error:
         raise InputError(f"{what} must be one number for each signal ({error})") from error
     if values.shape != (count,):

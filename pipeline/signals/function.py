@@ -4,7 +4,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.errors import InputError
-from pipeline.functions import find_function
+from pipeline.functions import failures_of, find_function
 from pipeline.signals.facts import check_facts
 from pipeline.signals.labels import NO_LABEL, array_labels, class_labels
 from pipeline.signals.signals import Signals
@@ -15,10 +15,12 @@ def load_function(source: str, size: int | None) -> Signals:
 
     It returns `Signals`, or a tuple of values `(signals, *grid, channels)`, labels `(signals,)`
     (class names as texts or integers, or None) and optionally facts (a dict of numeric columns
-    `(signals,)`), and must return the same each time. Exceptions of the user's code are not caught.
-    Raises InputError if there is no such function or it returns anything else.
+    `(signals,)`), and must return the same each time. Raises InputError if there is no such
+    function, or if it fails or returns anything else.
     """
-    made = find_function(source, "signals.source")(size)
+    function = find_function(source, "signals.source")
+    with failures_of(f"signals.source {source}"):
+        made = function(size)
     if isinstance(made, Signals):
         return check_signals(source, made)
     if not isinstance(made, tuple) or len(made) not in (2, 3):
@@ -34,7 +36,9 @@ def load_function(source: str, size: int | None) -> Signals:
             f"{source} must return values of one shape for all signals, found several ({error})"
         ) from error
     count = len(values) if values.ndim else 0
-    labels = pa.nulls(count) if made[1] is None else array_labels(what, np.asarray(made[1]), count)
+    labels = (
+        pa.nulls(count) if made[1] is None else array_labels(what, np.asanyarray(made[1]), count)
+    )
     facts = made[2] if len(made) == 3 else {}
     signals = Signals(source, values, *class_labels(what, [labels]), facts=facts)
     return check_signals(source, signals)

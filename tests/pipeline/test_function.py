@@ -54,6 +54,8 @@ spaced = lambda size: (VALUES, LABELS, {"a size": np.arange(40)})
 short = lambda size: (VALUES, LABELS, {"size": np.arange(39)})
 endless = lambda size: (VALUES, LABELS, {"size": np.append(np.zeros(39), np.inf)})
 too_large = lambda size: (VALUES, LABELS, {"size": np.full(40, 2**63, np.uint64)})
+masked = lambda size: (VALUES, np.ma.array(LABELS, mask=LABELS == 2), {"size": np.ma.array(LABELS, mask=LABELS > 0)})
+fails = lambda size: VALUES["size"]
 half = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), np.ones(3, bool))
 """
 
@@ -164,6 +166,10 @@ def test_facts_are_of_the_digest_where_there_are_any(module):
         ("made:short", r"fact 'size' of made:short must be one number for each of 40 .* \(39,\)"),
         ("made:endless", "fact 'size' of made:endless must be finite or null, found inf at 39"),
         ("made:too_large", "fact 'size' of made:too_large must fit int64"),
+        (
+            "made:fails",
+            "signals.source made:fails failed with [A-Z].*; `dwszoo --debug` shows where",
+        ),
         ("made:half", r"held_out as 40 truth values, found bool \(3,\)"),
     ],
 )
@@ -172,8 +178,16 @@ def test_what_a_function_must_not_return_is_named(module, source, message):
         load_signals(SignalsConfig(source=source))
 
 
+def test_what_is_masked_is_not_known(module):
+    signals = load_signals(SignalsConfig(source="made:masked"))
+    assert [*signals.labels[:4]] == [0, 1, -1, 0]
+    np.testing.assert_array_equal(signals.facts["size"][:4], [0, np.nan, np.nan, 0])
+
+
 def test_a_module_that_lacks_what_it_needs_says_so_itself(module):
-    with pytest.raises(ModuleNotFoundError, match="no_such_package"):
+    with pytest.raises(
+        InputError, match=r"import failed with ModuleNotFoundError: .*no_such_package"
+    ):
         load_signals(SignalsConfig(source="needs:make"))
 
 
