@@ -190,6 +190,11 @@ class Decoder:
             is_convolution = i < min(self.num_convolutions, len(ranks) - 1)
             if rank != (4 if is_convolution and self.image is not None else 2):
                 raise self._error(f"expected linear layers, found {layer!r} of another kind")
+        if self.contract.activations is None:
+            raise self._error(
+                "its record does not say what their activations are: import it with "
+                "--set activation=sine --set omega=30, or whatever they are"
+            )
         if len(self.activations) != len(ranks) or not KNOWN.issuperset(self.activations):
             raise self._error(
                 f"expected an activation of each of {len(ranks)} layers out of "
@@ -204,7 +209,10 @@ class Decoder:
 
     def _check_omega(self, activations: Iterable[str]):
         if "sine" in activations and self.contract.omega is None:
-            raise self._error("sine activations need omega_0, its record has none")
+            raise self._error(
+                "sine activations need omega_0, its record has none: import it with --set omega=30, "
+                "or whatever it is"
+            )
 
     def _error(self, problem: str) -> InputError:
         return InputError(f"cannot run members of {self.what}: {problem}")

@@ -338,7 +338,7 @@ def test_a_zoo_that_does_not_say_how_to_run_its_members_is_refused(pairs_zoo):
     decode = pairs_zoo.record.decode.model_copy(update={"activations": None})
     record = pairs_zoo.record.model_copy(update={"decode": decode})
     unknown = Zoo(pairs_zoo.folder, record, pairs_zoo.shards, None)
-    with pytest.raises(InputError, match="expected an activation of each of 3 layers"):
+    with pytest.raises(InputError, match="record does not say what their activations are"):
         TASK.check(unknown)
 
 

@@ -222,7 +222,7 @@ CONVOLUTION_LAST = WeightSpace.chain(
         (
             contract(None),
             SIREN,
-            r"expected an activation of each of 3 layers out of sine, relu, .*found None",
+            "its record does not say what their activations are: import it with --set acti",
         ),
         (contract(("swish", "relu", "linear")), SIREN, r".*found \('swish', 'relu', 'linear'\)"),
         (
