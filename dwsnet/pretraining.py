@@ -122,18 +122,18 @@ class EntriesHead(nn.Module):
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
-        channels = features_of(encoder).channels
-        self.encoder = encoder
-        self.vector = nn.Linear(encoder.width, channels)
-        self.outs = nn.ModuleList(nn.Linear(channels, 1) for _ in encoder.space.tensors)
+        features = features_of(encoder)
+        self.encoder, self.space = encoder, features.space
+        self.vector = nn.Linear(encoder.width, features.channels)
+        self.outs = nn.ModuleList(nn.Linear(features.channels, 1) for _ in self.space.tensors)
 
     def forward(
         self, state: State, hidden: Sequence[Bool[Tensor, "batch ..."]] | None = None
     ) -> tuple[Float[Tensor, "batch width"], tuple[Tensor, ...], tuple[Tensor, ...]]:
         features, seen = self.encoder.features(), state
         if hidden is not None:
-            tensors = zip(read_state(self.encoder.space, state), hidden, strict=True)
-            seen = write_state(self.encoder.space, [x.masked_fill(mask, 0) for x, mask in tensors])
+            tensors = zip(read_state(self.space, state), hidden, strict=True)
+            seen = write_state(self.space, [x.masked_fill(mask, 0) for x, mask in tensors])
         truth = features.read.standardize(features.read.entries(state, seen))
         embedding = self.encoder(seen)
         vector = self.vector(embedding)

@@ -1,6 +1,7 @@
 """The bases of encoders, which map networks to one vector each, or to features of every entry."""
 
 from collections.abc import Mapping
+from inspect import ismethod
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -40,10 +41,16 @@ class Encoder(nn.Module):
 
 
 def features_of(encoder: nn.Module) -> nn.Module:
-    """`Encoder.features` of any encoding module. Raises ValueError if it has none."""
-    if not hasattr(encoder, "features"):
+    """`Encoder.features` of any encoding module. Raises ValueError if it has none, or others."""
+    if not ismethod(getattr(encoder, "features", None)):
         raise no_features(encoder)
-    return encoder.features()
+    features = encoder.features()
+    if missing := [name for name in ("space", "channels", "read") if not hasattr(features, name)]:
+        raise ValueError(
+            f"features of {type(encoder).__name__} must be a module with space, channels and read, found "
+            f"{type(features).__name__} without {', '.join(missing)}"
+        )
+    return features
 
 
 def no_features(encoder: nn.Module) -> ValueError:

@@ -11,7 +11,7 @@ from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, differences
 from pipeline.errors import InputError
-from pipeline.functions import modules_named
+from pipeline.functions import Own, modules_named
 from pipeline.location import Location
 from pipeline.tasks import Task
 from pipeline.tasks.augmentation import require_odd_activations
@@ -21,7 +21,7 @@ from pipeline.training.checkpoint_folders import latest, link_to, place_checkpoi
 from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
-from pipeline.training.models import warn_of_wide_axes
+from pipeline.training.models import try_encoder, warn_of_wide_axes
 from pipeline.training.start import check_frozen, resolve_start
 from pipeline.training.status import write_epochs
 from pipeline.training.trackers import require_installed
@@ -153,6 +153,8 @@ def claim_job(
         require_resumable(run)
         check_batches(feed, training, resources.workers)
         require_installed(training.trackers)
+        if isinstance(training.encoder, Own):
+            try_encoder(training.encoder, zoo, trusted)
         check_frozen(resolve_start(training, zoo.record), zoo.space, prepared)
         warn_of_wide_axes(training, zoo.space, prepared, trusted)
     run.mkdir(parents=True, exist_ok=True)

@@ -52,6 +52,9 @@ class Contrastive(EmbeddingTask):
 
         return ProjectionHead(encoder)
 
+    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+        model.space = zoo.space
+
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:
         """NT-Xent over the pairs of all ranks, independent of how many ranks share a batch."""
         from torch.nn.functional import cross_entropy
@@ -70,7 +73,7 @@ class Contrastive(EmbeddingTask):
         if self.group == 1:  # each network twice
             twice = torch.arange(len(batch), device=keys.device).repeat_interleave(2)
             batch, keys = batch.take(twice), torch.stack([fold_in(keys, i) for i in (0, 1)], 1)
-        state = self.augmentation.apply(model.encoder.space, batch.state, keys.flatten())
+        state = self.augmentation.apply(model.space, batch.state, keys.flatten())
         projections = model(state)[1]
         return projections[::2], projections[1::2], batch.columns["source_index"][::2]
 

@@ -81,7 +81,7 @@ class Editing(TaskConfig):
 
         contract, grid = DecodeContract.model_validate(prepared["decode"]), prepared["grid"]
         model = WeightsHead(features_of(encoder), self.expansion)
-        model.decode = Decoder(contract, encoder.space, "the zoo that was trained on")
+        model.decode = Decoder(contract, model.space, "the zoo that was trained on")
         model.register_buffer("points", coordinates_of(contract, grid), persistent=False)
         return model
 

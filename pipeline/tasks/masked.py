@@ -54,7 +54,7 @@ class Masked(EmbeddingTask):
         """Sums of squared errors and of squared values of hidden entries; their number."""
         import torch
 
-        hidden = self.hidden(model.encoder.space, keys)
+        hidden = self.hidden(model.space, keys)
         _, predictions, truth = model(batch.state, hidden)
         pairs = [
             torch.stack([x[mask], y[mask]])

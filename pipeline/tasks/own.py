@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from functools import wraps
+from pathlib import Path
 from types import MethodType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from pipeline.archive.zoo import Zoo
@@ -45,7 +48,7 @@ class OwnTask:
     def __init__(self, task: Any):
         self._task, self._title = task, f"task {type(task).__name__}"
         names = self.columns
-        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
             raise self._error("columns", "be names of columns", names)
         if not isinstance(self.monitor, Monitor):
             raise self._error("monitor", "be a pipeline.tasks.Monitor", self.monitor)
@@ -99,8 +102,17 @@ class OwnTask:
             raise self._error("loss", "return one number as a tensor with a gradient", loss)
         return loss
 
+    def sums(self, model: nn.Module, batch: Any) -> dict[str, Tensor]:
+        sums = self._own("sums", model, batch)
+        try:
+            return {name: torch.as_tensor(value) for name, value in sums.items()}
+        except (AttributeError, TypeError, ValueError, RuntimeError) as error:
+            raise self._error("sums", "return tensors by name", sums) from error
+
     def metrics(self, sums: Mapping[str, Tensor]) -> dict[str, float]:
         metrics = self._own("metrics", sums)
+        if not isinstance(metrics, Mapping):
+            raise self._error("metrics", "be numbers by name", metrics)
         if self.monitor.metric not in metrics:
             raise InputError(
                 f"metrics of {self._title} must have {self.monitor.metric!r}, which it monitors, "
@@ -123,4 +135,11 @@ class OwnTask:
         made = self._own("figures", metrics, evaluation)
         if not isinstance(made, Sequence) or not all(isinstance(x, Figure | Table) for x in made):
             raise self._error("figures", "return figures and tables of pipeline.tasks", made)
-        return made
+        return [self._guarded(part) if isinstance(part, Figure) else part for part in made]
+
+    def _guarded(self, figure: Figure) -> Figure:
+        def draw(path: Path):
+            with failures_of(f"figure {figure.file} of {self._title}"):
+                figure.draw(path)
+
+        return replace(figure, draw=draw)

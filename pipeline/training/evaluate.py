@@ -17,7 +17,7 @@ from dwsnet.models import num_parameters
 from pipeline.archive.files import file_kind, json_text, read_json, write_atomic
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.zoo import Zoo
-from pipeline.errors import InputError, WorkError
+from pipeline.errors import InputError, WorkError, reason
 from pipeline.tasks import Batch, Task
 from pipeline.training.checkpoint import TrainedModel
 from pipeline.training.loader import Feed
@@ -57,12 +57,7 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
     rows = rows.select([name for name in NAMING if name in rows.column_names])
     if not tables:
         return rows
-    made = pa.concat_tables(tables)
-    if len(made) != len(rows):
-        raise InputError(
-            f"predictions of {trained.config.task.kind} must have an entry for each of the "
-            f"{len(rows):,} members of the {split} split, found {len(made):,}"
-        )
+    made = pa.concat_tables(tables, promote_options="permissive")
     for name in made.column_names:
         rows = rows.append_column(name, made[name])
     return rows
@@ -71,22 +66,38 @@ def predict(trained: TrainedModel, zoo: Zoo, split: str) -> pa.Table:
 def as_table(task: Task, model: torch.nn.Module, batch: Batch) -> pa.Table:
     """The task's predictions for a batch, with null for numbers that are not finite."""
     made = task.predictions(task.outputs(model, batch))
-    return pa.table({name: as_column(name, values) for name, values in made.items()})
+    if not made:
+        raise InputError("predictions must have a column or more, found none")
+    return pa.table({name: as_column(name, made[name], len(batch)) for name in made})
 
 
-def as_column(name: str, values: Any) -> pa.Array:
+def as_column(name: str, values: Any, num_members: int) -> pa.Array:
     """Predictions as a column. Raises InputError if they are not one, or named as in `NAMING`."""
+    if not isinstance(name, str):
+        raise InputError(f"predictions must be named by texts, found {name!r}")
     if name in NAMING:
         raise InputError(
             f"predictions must not be named like a column of the catalog, found {name!r}"
         )
-    if isinstance(values, pa.Array | pa.ChunkedArray):
-        return values
+    try:
+        array = values if isinstance(values, pa.Array | pa.ChunkedArray) else finite(values)
+    except (pa.ArrowException, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"predictions must be columns, found {name!r} that is none: {reason(error)}"
+        ) from error
+    if len(array) != num_members:
+        raise InputError(
+            f"predictions must have one entry per member, found {len(array)} in {name!r} for "
+            f"{num_members} members"
+        )
+    return array
+
+
+def finite(values: Any) -> pa.Array:
+    """What NumPy takes for a one-dimensional array, with null for numbers that are not finite."""
     array = np.asarray(values)
     if array.ndim != 1:
-        raise InputError(
-            f"predictions must have one entry per member, found {name!r} of shape {array.shape}"
-        )
+        raise ValueError(f"its shape is {array.shape}")
     return pa.array(array, mask=~np.isfinite(array) if array.dtype.kind == "f" else None)
 
 
@@ -187,7 +198,7 @@ def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     kind = file_kind(path, "parquet", "csv")
     table = pa.concat_tables(
         [part for split in SPLITS if len(part := predict(trained, zoo, split))],
-        promote_options="default",
+        promote_options="permissive",
     )
     require_numbers(trained, table)
     buffer = io.BytesIO()

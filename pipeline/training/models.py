@@ -14,7 +14,7 @@ from dwsnet.weight_space import WeightSpace
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import EncoderConfig
 from pipeline.errors import InputError
-from pipeline.functions import Own
+from pipeline.functions import Own, failures_of
 from pipeline.tasks.own import task_of
 from pipeline.training.config import TrainingConfig
 
@@ -37,6 +37,10 @@ def build_encoder(
                 f"{config.kind} must return a torch module for training.encoder, "
                 f"found {type(encoder).__name__}"
             )
+        if not isinstance(encoder.width, int) or encoder.width < 1:
+            raise InputError(
+                f"width of training.encoder {config.kind} must be a whole number from 1 on, found {encoder.width!r}"
+            )
         return encoder
     try:
         return config.build(space)
@@ -44,6 +48,25 @@ def build_encoder(
         raise InputError(
             f"training.encoder {config.kind} cannot read the networks of the zoo: {error}"
         ) from error
+
+
+def try_encoder(config: Own, zoo: Zoo, trusted: Collection[str]):
+    """Raises InputError where an encoder of the user's makes no vectors of the first two networks of the train split."""
+    encoder, what = build_encoder(config, zoo.space, trusted), f"training.encoder {config.kind}"
+    if others := {str(part.dtype) for part in encoder.parameters()} - {"torch.float32"}:
+        raise InputError(
+            f"{what} must have parameters of torch.float32, found {', '.join(sorted(others))}"
+        )
+    block, _ = next(zoo.blocks("train"))
+    state = {name: tensor[:2] for name, tensor in block.items()}
+    with torch.no_grad(), failures_of(what):
+        vectors = encoder.eval()(state)
+    expected = len(next(iter(state.values()))), encoder.width
+    found = tuple(getattr(vectors, "shape", ())) or type(vectors).__name__
+    if found != expected:
+        raise InputError(
+            f"{what} must return vectors {expected} of {expected[0]} networks, as its width says, found {found}"
+        )
 
 
 def build_model(

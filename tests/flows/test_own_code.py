@@ -2,6 +2,7 @@
 
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -12,11 +13,13 @@ from torch import nn
 from flows.cli import main
 from pipeline.errors import InputError
 from pipeline.functions import Own
-from pipeline.tasks import Editing, Monitor
+from pipeline.tasks import Contrastive, Editing, Figure, Monitor
+from pipeline.tasks.augmentation import Augmentation
 from pipeline.tasks.own import OwnTask, task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import as_column
-from pipeline.training.models import build_model
+from pipeline.training.loader import Feed
+from pipeline.training.models import build_model, try_encoder
 from tests.conftest import dwszoo
 
 CODE = '''
@@ -145,8 +148,11 @@ class Right:
     def loss(self, model, batch, keys):
         return model(torch.ones(3, 2)).mean()
 
+    def sums(self, model, batch):
+        return {"error": 1.0}
+
     def metrics(self, sums):
-        return {"error": torch.ones(())}
+        return {"error": sums["error"]}
 
     def predictions(self, outputs):
         return {"a": outputs}
@@ -160,9 +166,10 @@ def call(task: OwnTask, zoo) -> None:
     task.check(zoo)
     model = task.build(None, task.prepare(zoo))
     task.loss(model, None, None)
-    task.metrics({})
+    task.metrics(task.sums(model, None))
     task.predictions(task.scores(None))
-    task.figures({}, None)
+    for figure in task.figures({}, None):
+        figure.draw(Path("a.svg"))
 
 
 def test_a_task_of_the_users_has_the_parts_that_it_leaves_out(zoo):
@@ -170,7 +177,7 @@ def test_a_task_of_the_users_has_the_parts_that_it_leaves_out(zoo):
     call(task, zoo)
     assert task.group == 1
     assert task.scores(None) == {}
-    assert task.metrics({}) == {"error": 1.0}
+    assert task.metrics(task.sums(None, None)) == {"error": 1.0}
 
 
 def oops(self, *arguments):
@@ -181,6 +188,7 @@ def oops(self, *arguments):
     ("part", "wrong", "message"),
     [
         ("columns", "psnr", "columns of task Wrong must be names of columns, found 'psnr'"),
+        ("columns", None, "columns of task Wrong must be names of columns, found None"),
         ("columns", ("pnsr",), "has no column 'pnsr' to learn from: .*did you mean 'psnr'"),
         ("monitor", "error", r"monitor of task Wrong must be a pipeline.tasks.Monitor, found 'er"),
         ("group", "2", "group of task Wrong must be a number of members, at least 1, found '2'"),
@@ -190,9 +198,25 @@ def oops(self, *arguments):
         ("loss", lambda self, *_: 3.0, "must return one number as a tensor with a gradient, found"),
         ("loss", lambda self, *_: torch.ones(()), "must return one number as a tensor with a grad"),
         ("loss", lambda self, *_: self.layer.weight, "must return one number as a tensor with a g"),
+        (
+            "sums",
+            lambda self, *_: None,
+            "sums of task Wrong must return tensors by name, found Non",
+        ),
+        ("sums", lambda self, *_: {"a": "b"}, "must return tensors by name, found {'a': 'b'}"),
+        (
+            "metrics",
+            lambda self, _: [1],
+            r"metrics of task Wrong must be numbers by name, found \[",
+        ),
         ("metrics", lambda self, _: {"loss": 1}, "have 'error', which it monitors, found loss"),
         ("metrics", lambda self, _: {"error": "low"}, "metrics of task Wrong must be numbers by"),
         ("predictions", lambda self, _: None, "must return columns by name, found None"),
+        (
+            "figures",
+            lambda self, *_: [Figure("a.svg", "", oops)],
+            "figure a.svg of task Wrong failed with KeyError: 'oops'",
+        ),
         ("figures", lambda self, *_: None, "must return figures and tables of pipeline.tasks"),
     ],
 )
@@ -206,12 +230,55 @@ def test_what_a_task_of_the_users_does_wrong_is_a_sentence(zoo, part, wrong, mes
     ("name", "values", "message"),
     [
         ("key", [1.0], "predictions must not be named like a column of the catalog, found 'key'"),
-        ("a", [[1.0]], r"predictions must have one entry per member, found 'a' of shape \(1, 1\)"),
+        (7, [1.0], "predictions must be named by texts, found 7"),
+        ("a", [[1.0]], r"predictions must be columns, found 'a' that is none: its shape is \(1"),
+        ("a", [object()], "predictions must be columns, found 'a' that is none: Could not convert"),
+        ("a", torch.ones(1).bfloat16(), "found 'a' that is none: Got unsupported ScalarType"),
+        ("a", [1.0, 2.0], "must have one entry per member, found 2 in 'a' for 1 members"),
     ],
 )
 def test_predictions_that_are_no_columns_are_refused(name, values, message):
     with pytest.raises(InputError, match=message):
-        as_column(name, values)
+        as_column(name, values, 1)
+
+
+WRONG = """
+
+class Path:
+    width = 3
+
+    def __init__(self, space): pass
+
+
+def fails(space): 1 / 0
+
+
+class Listed(Mean):
+    def __init__(self, space):
+        super().__init__(space, 5)
+        self.width = "5"
+
+
+class Bare(Mean):
+    def features(self):
+        return self
+
+
+class Narrow(Mean):
+    def forward(self, state):
+        return super().forward(state)[:, 1:]
+
+
+class Broken(Mean):
+    def forward(self, state):
+        return state["nothing"]
+
+
+class Double(Mean):
+    def __init__(self, space):
+        super().__init__(space)
+        self.double()
+"""
 
 
 @pytest.mark.parametrize(
@@ -223,12 +290,46 @@ def test_predictions_that_are_no_columns_are_refused(name, values, message):
             "does not suit training.task editing: Mean gives one vector per network and no",
         ),
         ("mine:fails", "training.encoder mine:fails failed with ZeroDivisionError: division by"),
+        (
+            "mine:Listed",
+            "width of training.encoder mine:Listed must be a whole number .* found '5'",
+        ),
+        (
+            "mine:Bare",
+            "features of Bare must be a module with .* found Bare without space, channels",
+        ),
     ],
 )
 def test_an_encoder_of_the_users_that_will_not_do_is_a_sentence(folder, zoo, kind, message):
-    more = "\nclass Path:\n    width = 3\n    def __init__(self, space): pass\ndef fails(space): 1 / 0\n"
-    (folder / "mine.py").write_text(CODE + more)
+    (folder / "mine.py").write_text(CODE + WRONG)
     training = TrainingConfig(task=Editing(), encoder=Own(kind=kind))
     prepared = task_of(training.task, ()).prepare(zoo)
     with pytest.raises(InputError, match=message):
         build_model(training, zoo.space, prepared, {"mine"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mine:Narrow", r"must return vectors \(2, 8\) of 2 networks, .* found \(2, 7\)"),
+        (
+            "mine:Broken",
+            "training.encoder mine:Broken failed with KeyError: 'nothing'; `dwszoo --d",
+        ),
+        ("mine:Double", "must have parameters of torch.float32, found torch.float64"),
+    ],
+)
+def test_an_encoder_of_the_users_is_tried_before_workers_start(folder, zoo, kind, message):
+    (folder / "mine.py").write_text(CODE + WRONG)
+    try_encoder(Own(kind="mine:Mean"), zoo, {"mine"})
+    with pytest.raises(InputError, match=message):
+        try_encoder(Own(kind=kind), zoo, {"mine"})
+
+
+def test_an_encoder_needs_no_more_than_a_width_to_tell_networks_apart(folder, zoo):
+    task = Contrastive(augmentation=Augmentation(noise=0.1))
+    training = TrainingConfig(task=task, encoder=Own(kind="mine:Mean"))
+    _, model = build_model(training, zoo.space, task.prepare(zoo), {"mine"})
+    task.attach(model, zoo)
+    batch = next(Feed.of(task, zoo, "validation").whole())
+    assert task.loss(model, batch, batch.positions).requires_grad

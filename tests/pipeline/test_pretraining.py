@@ -132,7 +132,10 @@ def test_views_need_two_networks_of_a_signal(zoo, monkeypatch):
 def test_networks_that_cannot_be_run_are_not_reconstructed(zoo):
     unknown = zoo.record.decode.model_copy(update={"activations": None})
     images = zoo.record.decode.model_copy(update={"image": ImageContract(grey=False)})
-    for contract, problem in ((unknown, "its record does not say what"), (images, "found classifiers")):
+    for contract, problem in (
+        (unknown, "its record does not say what"),
+        (images, "found classifiers"),
+    ):
         record = zoo.record.model_copy(update={"decode": contract})
         other = Zoo(zoo.folder, record, zoo.shards, None)
         with pytest.raises(InputError, match=problem):
