@@ -56,7 +56,10 @@ def run_stages(recipe: Recipe, run: Path, planned: ZooPlan | None = None) -> dic
     transfers = TRANSFERS if finetune else ()
     trusted = modules_named(recipe)
     planned = planned or build.plan(recipe.zoo, run / "zoo")
-    learn.check_task(Zoo.open(run / "zoo", trusted), training)
+    opened = Zoo.open(run / "zoo", trusted)
+    learn.check_task(opened, training)
+    if recipe.probe is not None:
+        learn.check_probe(opened, training, recipe.probe)
     learn.claim(run, planned.record, training)
     is_needed = bool(pending_shards(run / "zoo")) or not all(
         is_trained(run / model.folder, config)

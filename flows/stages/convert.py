@@ -1,7 +1,8 @@
 """Zoos that are made of others, and zoos in layouts of other projects."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dwsnet.heads import WeightsHead
 from flows.bars import counting
@@ -12,13 +13,23 @@ from pipeline.archive.merge import merge_shard, plan_merge
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.write import pending_shards, unseal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ImportConfig
+from pipeline.config import ImportConfig, differences
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.importing import import_shard, plan_import
 from pipeline.location import Location
 from pipeline.training.checkpoint import load_best, read_best
 from pipeline.training.evaluate import require_space
+
+FUNCTION = {
+    "activations",
+    "omega",
+    "output_offset",
+    "output_scale",
+    "coordinate_range",
+    "coordinate_order",
+}
+"""Fields of a decode contract that say what function weights are."""
 
 
 def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
@@ -55,9 +66,24 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
             f"found {trained.config.task.kind}"
         )
     require_space(trained, opened)
-    card = (read_best(run).folder / "model.json").read_bytes()  # it has the sha256 of the weights
+    best = read_best(run)
+    require_functions(run, best.card["zoo"]["decode"], opened)
+    card = (best.folder / "model.json").read_bytes()  # it has the sha256 of the weights
     plan = plan_edit(opened, Editor(trained.model, sha256(card), str(run.resolve())), out)
     return commit(out, plan.record, lambda name: edit_shard(plan, out, name), "edit", str(run))
+
+
+def require_functions(run: Path, decode: Mapping[str, Any], zoo: Zoo):
+    """Raises InputError if equal weights are other functions in a zoo than where a run was trained.
+
+    What the record of the zoo leaves open may be as it was there.
+    """
+    found = zoo.record.decode.model_dump(mode="json", include=FUNCTION, exclude_none=True)
+    if fields := differences({name: decode.get(name) for name in found}, found):
+        raise InputError(
+            f"zoo {zoo.folder} must hold networks that are run as those that {run} was trained on, "
+            f"found others, which differ in {'; '.join(fields)}"
+        )
 
 
 def commit(

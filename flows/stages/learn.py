@@ -18,7 +18,7 @@ from pipeline.tasks.augmentation import require_odd_activations
 from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import read_history, require_resumable
 from pipeline.training.checkpoint_folders import latest, link_to, place_checkpoints, place_of
-from pipeline.training.config import FinetuneConfig, TrainingConfig
+from pipeline.training.config import FinetuneConfig, ProbeConfig, TrainingConfig
 from pipeline.training.launch import Job, check_batches, is_trained, launch_training
 from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.training.models import try_encoder, warn_of_wide_axes
@@ -49,6 +49,13 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
             f"zoo {zoo.folder} must have members with weights in its validation split, found none"
         )
     return task
+
+
+def check_probe(zoo: Zoo, training: TrainingConfig, probe: ProbeConfig):
+    """Raises InputError if the zoo has no such targets, or cannot teach what is fine-tuned for."""
+    zoo.require_columns(probe.targets, " to probe for")
+    if probe.finetune is not None:
+        check_task(zoo, training.model_copy(update={"task": probe.finetune.task}))
 
 
 def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingConfig:

@@ -63,4 +63,9 @@ def test_what_cannot_edit_or_be_edited_is_one_sentence(run, smoke_run, built_zoo
     told = refusal("probe", run)
     assert "a vector of each network to be probed, which task editing has no use for" in told
     assert len(told.splitlines()) == 1
+    small = ("--set", "zoo.inr.omega=20", "--set", "zoo.signals.limit=40", "--set", "zoo.views=1")
+    with without_ray():
+        assert main(["zoo", "build", "smoke", *small, "--out", str(tmp_path / "other")]) == 0
+    problem = refusal("edit", run, "--zoo", tmp_path / "other", *out)
+    assert "found others, which differ in omega: was 30.0, is 20.0" in problem
     assert "is not a zoo" in refusal("edit", run, "--zoo", tmp_path, *out)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from flows.recipes import smoke
-from pipeline.errors import DivergenceError
+from flows.run import run
+from pipeline.errors import DivergenceError, InputError
 from pipeline.report.markdown import data_uri
 from tests.conftest import (
     EPOCHS,
@@ -181,6 +182,19 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
     )
     assert "DWSNet: accuracy on the test split" in page.read_text()
     assert ", same budget" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ('probe.targets=["lable"]', "has no column 'lable' to probe for: .* did you mean 'label'"),
+        ("probe.finetune.task.kind=regression", "has no column 'test_accuracy' to learn from"),
+    ],
+)
+def test_what_cannot_be_probed_for_is_said_before_anything_is_fitted(tmp_path, setting, message):
+    with pytest.raises(InputError, match=message):
+        run("digits-pretrain", tmp_path / "run", (setting,))
+    assert not list((tmp_path / "run").glob("zoo/catalog/*"))
 
 
 def test_results_are_a_page_of_markdown_too(smoke_run):
