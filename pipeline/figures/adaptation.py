@@ -50,8 +50,8 @@ def draw_networks(table: pa.Table, path: Path):
         axes.set_xlim(low, 102)
         axes.set_ylim(low, 102)
         axes.set_aspect("equal")
-        axes.set_xlabel("accuracy unadapted, %")
-        axes.set_ylabel("accuracy adapted, %")
+        axes.set_xlabel("accuracy before adaptation, %")
+        axes.set_ylabel("accuracy after adaptation, %")
         axes.legend(fontsize=8, loc="lower right")
 
 
