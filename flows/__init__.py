@@ -1,1 +1,1 @@
-"""What runs when: recipes, stages, the Prefect flow, the command."""
+"""The command `dwszoo`, its recipes, and the stages and Prefect flows that run them."""

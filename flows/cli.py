@@ -1,4 +1,4 @@
-"""The command `dwszoo`. Heavy packages load in the commands that need them, so that `--help` answers at once."""
+"""The command `dwszoo`. Commands import heavy packages themselves, so that `--help` is fast."""
 
 import errno
 import os
@@ -16,20 +16,21 @@ from flows.streams import prepare_streams, reader_is_gone
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-"""Ray writes them into its errors, whoever reads them."""
+"""Terminal colours, which Ray always writes into its errors."""
 SENTENCES = (InputError, RequestError, ArchiveError, WorkError, OSError)
-"""Errors whose message is meant for whoever called the command."""
+"""Errors whose message is meant for the caller of the command."""
 CLOSED_PIPE = 128 + signal.SIGPIPE
-"""What a shell shows of a command that nobody reads from any more, as in `dwszoo zoo info DIR | head -1`."""
+"""Exit code of a command whose output nobody reads any more, as in `dwszoo zoo info DIR | head
+-1`."""
 
 
 def command() -> None:
     prepare_streams()
     handle_signals()
-    os.umask(os.umask(0) | stat.S_IWOTH)  # nobody else writes what a command makes
+    os.umask(os.umask(0) | stat.S_IWOTH)  # others cannot write to what a command makes
     try:
         code = main()
-    except SystemExit as end:  # of argparse, or of a benchmark, which may give a sentence
+    except SystemExit as end:  # from argparse, or from a benchmark, perhaps with a message
         code = complain(end.code, 1) if isinstance(end.code, str) else end.code or 0
     try:
         sys.stdout.flush()
@@ -41,15 +42,15 @@ def command() -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; returns its exit code.
 
-    0; 1 for a failure of the work; 2 for a caller's mistake; 3 where all was done but members failed; 130 for Ctrl-C, 143
-    for SIGTERM, 129 for SIGHUP; 141 where nobody reads what it prints any more.
+    0: done; 1: the work failed; 2: a mistake of the caller; 3: done, but members failed; 130, 143,
+    129: ended by Ctrl-C, SIGTERM or SIGHUP; 141: nobody reads its output any more.
     """
     options = parser().parse_args(arguments)
     try:
         with usable_home():
             return options.command(options) or 0
-    except BaseException as error:  # noqa: BLE001 - all but what a signal caused is raised again or told
-        # What follows a signal follows from it: Ray fails where the same signal ended its processes.
+    except BaseException as error:  # noqa: BLE001 - raised again or reported, unless due to a signal
+        # After a signal any error is due to it: Ray fails if the signal ended its processes too.
         if not (signal_received() or isinstance(error, KeyboardInterrupt)):
             return failure(error, options.debug)
     with suppress(OSError):
@@ -58,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def failure(error: BaseException, debug: bool) -> int:
-    """Say in a sentence why a command failed; returns its exit code. Raises anything else again."""
+    """Report in a sentence why a command failed; returns the exit code. Reraises other errors."""
     if isinstance(error, BrokenPipeError) and reader_is_gone():
         return CLOSED_PIPE
     if debug or not isinstance(error, SENTENCES):
@@ -68,14 +69,17 @@ def failure(error: BaseException, debug: bool) -> int:
 
 def complain(message: str, code: int) -> int:
     message = COLOURS.sub("", message)
-    with suppress(OSError):  # nobody reads standard error, or its disk is full
+    with suppress(OSError):  # standard error is closed, or its disk is full
         sys.stderr.write(f"dwszoo: {message}\n")
     return code
 
 
 def sentence(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"the disk is full (writing {error.filename or 'a file'}): make room and run the same command again to go on"
+        return (
+            f"the disk is full (writing {error.filename or 'a file'}): "
+            "make room and run the same command again to continue"
+        )
     return str(error)
 
 

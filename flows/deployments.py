@@ -1,4 +1,4 @@
-"""Scheduled runs as Prefect's deployments: of this process, or of a work pool."""
+"""Scheduled runs as Prefect deployments, served by this process or by a work pool."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,11 +16,11 @@ from flows.schedule import ScheduledRun
 from pipeline.errors import InputError, WorkError, nearest, reason
 
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
-"""A run that is due while the one before it is still at work is skipped."""
+"""A run that is due while the previous one is still running is skipped."""
 
 
 def deployed(name: str, run: ScheduledRun, **where: Any) -> RunnerDeployment:
-    """The run as Prefect knows it; without `where` it is this process that starts it."""
+    """The run as a Prefect deployment; without `where`, this process starts it."""
     return flows.run.to_deployment(
         name,
         schedules=[Schedule(**run.times)],
@@ -36,10 +36,10 @@ def deployed(name: str, run: ScheduledRun, **where: Any) -> RunnerDeployment:
 
 
 def deploy_runs(runs: Mapping[str, ScheduledRun], pool: str):
-    """Register the runs on a work pool, whose workers start them; those of the same names are replaced.
+    """Register the runs on a work pool, whose workers start them; replaces runs of the same names.
 
-    Raises InputError where there is no such pool, or where its workers could not find the folder of
-    a run; WorkError where the server does not take one.
+    Raises InputError if there is no such pool or its workers would not find the folder of a run,
+    and WorkError if the server rejects one.
     """
     variables = job_variables(runs, pool)
     for name, run in runs.items():
@@ -48,14 +48,14 @@ def deploy_runs(runs: Mapping[str, ScheduledRun], pool: str):
             deployment.apply()
         except (DeploymentApplyError, httpx.HTTPError) as error:
             raise WorkError(
-                f"the Prefect server does not take {name} on work pool {pool!r}: {reason(error)}"
+                f"the Prefect server rejects {name} on work pool {pool!r}: {reason(error)}"
             ) from error
 
 
 def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]:
-    """A process begins where we are, so that a recipe's file and a function of the user's are found there.
+    """Start processes in the current folder, so that they find files and functions of the user.
 
-    A container has folders of its own.
+    Containers have their own folders: nothing is set, but runs must have absolute paths.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -63,15 +63,15 @@ def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]
         except ObjectNotFound as error:
             known = [found.name for found in client.read_work_pools()]
             raise InputError(
-                f"the Prefect server has no work pool {pool!r}: `prefect work-pool create {pool} --type process` makes "
-                f"one{nearest(pool, known)}"
+                f"the Prefect server has no work pool {pool!r}: "
+                f"`prefect work-pool create {pool} --type process` makes one{nearest(pool, known)}"
             ) from error
     if kind == "process":
         return {"working_dir": str(Path.cwd())}
     for name, run in runs.items():
         if not run.out.is_absolute():
             raise InputError(
-                f"{name}: out must be an absolute path for work pool {pool!r}, whose runs are in containers "
-                f"(type {kind}), got {run.out}: name a folder of a volume that they all have"
+                f"{name}: out must be an absolute path for work pool {pool!r}, whose runs are in "
+                f"containers (type {kind}), got {run.out}: name a folder of a volume that they share"
             )
     return {}

@@ -1,4 +1,4 @@
-"""Folders for what lies beside the work: the caches of our kernels, of matplotlib, PyTorch and Triton."""
+"""Cache folders: for our kernels, matplotlib, PyTorch and Triton."""
 
 import os
 import tempfile
@@ -15,24 +15,25 @@ CACHES = {
     "TRITON_HOME": ".",
     INDUCTOR: ".cache/torchinductor",
 }
-"""Variables that say where a cache is, and where in HOME it is without them."""
+"""Environment variables for caches, and the folders in HOME that are used without them."""
 ROOM = 2**20
-"""Bytes that there must be room for."""
+"""Bytes that must be writable."""
 
 
 @contextmanager
 def usable_home() -> Iterator[None]:
-    """For the length of the block HOME is a folder, and caches can be written: by this process and those that it starts.
+    """In the block, HOME is a folder and caches are writable, for this process and its children.
 
-    Where they cannot, or there is no HOME, a private temporary folder stands in. A HOME that can only be read stays what
-    it is, for credentials are in it. Raises OSError where there is no temporary folder either.
+    If there is no HOME, or caches cannot be written, a private temporary folder takes their place.
+    A read-only HOME is kept, because it has credentials. Raises OSError if there is no temporary
+    folder either.
     """
     home = os.path.expanduser("~")
     has_home = os.path.isabs(home) and os.path.isdir(home) and home != "/"
     if has_home:
-        os.environ["HOME"] = home  # not all libraries ask the password file where it is not set
+        os.environ["HOME"] = home  # if it is not set, not all libraries ask the password file
         if all(has_room(os.environ.get(name) or f"{home}/{CACHES[name]}") for name in CACHES):
-            # PyTorch itself would leave it in TMPDIR, and makes it when a model is built.
+            # By default PyTorch creates it in TMPDIR, already when a model is built.
             os.environ.setdefault(INDUCTOR, f"{home}/{CACHES[INDUCTOR]}")
             yield
             return
@@ -42,7 +43,7 @@ def usable_home() -> Iterator[None]:
 
 
 def has_room(folder: str) -> bool:
-    """Whether files can be written to `folder`, or to the one that it would be made in."""
+    """Whether files can be written to `folder`, or to the folder that it would be created in."""
     place = next(filter(os.path.exists, (folder, *Path(folder).absolute().parents)))
     try:
         with tempfile.TemporaryFile(dir=place) as file:

@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP end a command alike, wherever it is: batch systems send the second, closed terminals the third."""
+"""Clean ends by Ctrl-C, SIGTERM (from batch systems) and SIGHUP (from closed terminals)."""
 
 import os
 import signal
@@ -14,18 +14,20 @@ from cluster.orphans import end_children
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SENTENCE = "dwszoo: interrupted: run the same command again to go on\n"
 SECONDS = 10.0
-"""How long an orderly end may take. Batch systems and Kubernetes send SIGKILL after 30 seconds."""
+"""Time limit of a clean end. Batch systems and Kubernetes send SIGKILL after 30 seconds."""
 
 delivered: list[socket.socket] = []
-"""Where the numbers of delivered signals can be read, whichever handler took them; empty until `handle_signals`."""
+"""A socket with the numbers of delivered signals, whichever handler took them; empty until
+`handle_signals`."""
 received: list[int] = []
-"""The signal that ended the command. Libraries turn one exception into another: Ray raises a KeyboardInterrupt of its own."""
+"""The signal that ended the command. The exception does not tell, as libraries convert it: Ray
+raises its own KeyboardInterrupt."""
 
 
 def handle_signals():
-    """From now on the signals raise KeyboardInterrupt, once; where that has no effect the process ends after `SECONDS`.
+    """From now on a signal raises KeyboardInterrupt, once, and the process ends in `SECONDS`.
 
-    A signal that is ignored, as `nohup` has it, stays ignored.
+    A signal that is ignored, for instance by `nohup`, stays ignored.
     """
     reader, writer = socket.socketpair()
     writer.setblocking(False)
@@ -45,9 +47,9 @@ def interrupt(signum: int, frame: FrameType | None):
 
 
 def signal_received() -> int | None:
-    """The signal that ended the command, if one did, even if another handler took it.
+    """The signal that ended the command, if any, even if another handler took it.
 
-    Prefect has a handler of its own for SIGTERM, and Ray may turn what that raises into a SystemError.
+    Prefect has its own handler for SIGTERM, and Ray may turn its exception into a SystemError.
     """
     if received or not delivered:
         return received[0] if received else None
@@ -58,14 +60,17 @@ def signal_received() -> int | None:
 
 
 def exit_code() -> int:
-    """Of a command that was interrupted, as shells have it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
+    """The exit code of an interrupted command: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP."""
     return 128 + (signal_received() or signal.SIGINT)
 
 
 def end_in_time(reader: socket.socket, writer: socket.socket):
-    """Python runs handlers in the main thread alone, which may be waiting in compiled code; this thread learns of them."""
+    """End the process if it has not ended `SECONDS` after a signal; runs in a thread.
+
+    Python runs handlers only in the main thread, which may be busy in compiled code.
+    """
     while (signum := reader.recv(1, socket.MSG_PEEK)[0]) not in SIGNALS:
-        reader.recv(1)  # those of other kinds are taken out, this one stays for `signal_received`
+        reader.recv(1)  # drop other signals; ours stays for `signal_received`
     time.sleep(SECONDS)
     with suppress(OSError):
         sys.stderr.write(SENTENCE)
@@ -73,10 +78,10 @@ def end_in_time(reader: socket.socket, writer: socket.socket):
 
 
 def leave(code: int):
-    """End this process and what it has started at once.
+    """End this process and its children at once.
 
-    Ray's and Prefect's threads may be anywhere: tearing the interpreter down under them can crash, or wait for a server
-    that is gone.
+    Ray's and Prefect's threads may still be running: shutting down the interpreter under them can
+    crash, or wait for a server that is gone.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # nobody reads it

@@ -1,4 +1,4 @@
-"""Changes to a configuration as nested groups of fields, whatever they were read from."""
+"""Applies changes, as nested groups of fields, to a configuration."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,7 +17,7 @@ Models = Sequence[type[BaseModel]]
 
 
 class FieldError(InputError):
-    """What is wrong with fields of a configuration: by the dotted name of each a sentence."""
+    """Problems of a configuration: a sentence for each field, by its dotted name."""
 
     def __init__(self, problems: dict[str, str]):
         super().__init__("; ".join(problems.values()))
@@ -27,10 +27,10 @@ class FieldError(InputError):
 def with_changes(
     model: type[AnyConfig], content: dict[str, Any], changes: dict[str, Any]
 ) -> AnyConfig:
-    """The configuration that `content` with nested `changes` in place says; what neither says is as by default.
+    """The configuration of `content` with nested `changes` applied; other fields have defaults.
 
-    A group of fields that becomes of another kind begins anew. Raises FieldError where a field is
-    not known, of another kind, or has a value that is not allowed.
+    A group of fields whose kind changes starts from defaults. Raises FieldError if a field is
+    unknown, belongs to another kind, or has a value that is not allowed.
     """
     content = merged((model,), content, changes)
     try:
@@ -38,12 +38,12 @@ def with_changes(
     except ValidationError as error:
         problems: dict[str, str] = {}
         for problem in error.errors():
-            problems.setdefault(*explain(model, content, problem))  # the first of a field's types
+            problems.setdefault(*explain(model, content, problem))  # only a field's first problem
         raise FieldError(problems) from error
 
 
 def joined(old: Any, new: Any) -> Any:
-    """Nested groups of fields as one; where both have a field, as the new one says."""
+    """Nested groups of fields merged; if both have a field, the new one wins."""
     if not isinstance(old, dict) or not isinstance(new, dict):
         return new
     return old | {name: joined(old.get(name), value) for name, value in new.items()}
@@ -52,7 +52,7 @@ def joined(old: Any, new: Any) -> Any:
 def merged(
     models: Models, content: dict[str, Any], changes: dict[str, Any], path: str = ""
 ) -> dict[str, Any]:
-    """The content of one of `models`, which lies at `path`, with the changes in place."""
+    """The content of one of `models`, at `path` in the configuration, with the changes applied."""
     old_kind = content.get("kind")
     kind = changes.get("kind", old_kind)
     try:
@@ -69,7 +69,7 @@ def merged(
 
 
 def changed(annotation: Any, old: Any, new: Any, field: str) -> Any:
-    """The value of a field of this type that was `old`. Raises FieldError for a group that is not one."""
+    """The new value of a field. Raises FieldError for a group instead of a value, or vice versa."""
     models = models_in(annotation)
     if isinstance(new, dict) and models:
         return merged(models, old or {}, new, f"{field}.")
@@ -92,14 +92,14 @@ def unknown(
     name: str,
     value: Any,
 ) -> str:
-    """The sentence about a field that a model does not have."""
+    """The message for a field that a model does not have."""
     others = [kind for other in models if name in other.model_fields for kind in kinds_of(other)]
     if others:
         return (
             f"{path}{name} is a field of kind {' or '.join(map(repr, others))}: choose that by "
             f"{path}kind, or leave the field out"
         )
-    while isinstance(value, dict) and len(value) == 1:  # all of the key that was given
+    while isinstance(value, dict) and len(value) == 1:  # restore the whole key as given
         inner, value = next(iter(value.items()))
         name = f"{name}.{inner}"
     where = f"of {path[:-1]!r} " if path else ""
@@ -109,7 +109,7 @@ def unknown(
 
 
 def field_names(model: type[BaseModel], content: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The dotted names of all fields and groups of fields, of a union's those of the kind it has."""
+    """The dotted names of all fields and groups of fields; in a union, of the current kind."""
     for name, field in model.model_fields.items():
         yield f"{prefix}{name}"
         inner = content.get(name) or {}
@@ -119,18 +119,18 @@ def field_names(model: type[BaseModel], content: dict[str, Any], prefix: str = "
 
 
 def explain(model: type[BaseModel], content: dict[str, Any], problem: Any) -> tuple[str, str]:
-    """The field that pydantic found a problem with, and a sentence about it."""
+    """The dotted field of a pydantic problem, and a message about it."""
     field = field_at(model, content, problem["loc"])
     if problem["type"] == "missing":
-        return field, f"{field} must be set, for it has no default"
-    if problem["type"] == "value_error":  # of a validator that looks at several fields
+        return field, f"{field} must be set: it has no default"
+    if problem["type"] == "value_error":  # from a validator of several fields
         return field, f"{field}: {problem['ctx']['error']}".removeprefix(": ")
     message = problem["msg"][0].lower() + problem["msg"][1:]
     return field, f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"
 
 
 def field_at(model: type[BaseModel], content: dict[str, Any], place: Sequence[int | str]) -> str:
-    """The dotted name of the field at pydantic's place, without the items and types below a field."""
+    """The dotted name of the field at pydantic's location, without items and types below it."""
     names: list[str] = []
     for part in place:
         names.append(str(part))

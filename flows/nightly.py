@@ -1,6 +1,7 @@
-"""Runs that follow one another, night after night: the zoo grows, training goes on, and what came out is compared.
+"""Nightly runs on a growing zoo: each trains from the previous encoder and compares its metric.
 
-`OUT/zoo` is the zoo of all nights, `OUT/runs/0001`, `0002`, ... are their runs. A night is over when it has `night.json`.
+`OUT/zoo` is the zoo of all nights, `OUT/runs/0001`, `0002`, ... are their runs. A night is over
+when its run has `night.json`.
 """
 
 from collections.abc import Mapping
@@ -31,18 +32,18 @@ OVER = "night.json"
 @dataclass(frozen=True)
 class Night:
     folder: Path
-    """Of its run."""
+    """Folder of its run."""
     last: Path | None
-    """Folder of the run of the night before."""
+    """Folder of the previous night's run."""
     recipe: Recipe
-    """Its training begins from the model of the night before."""
+    """Its training starts from the previous night's model."""
     planned: ZooPlan
 
 
 def begin(recipe: Recipe, out: Path) -> Night:
-    """The night that is not over, or the next one; where nothing is new since the last one, that one again.
+    """The unfinished night, or the next one; if nothing is new since the last one, that one again.
 
-    Raises InputError where the zoo in `out` is not the recipe's, and as `plan_growth` does.
+    Raises InputError if the zoo in `out` is not the recipe's, and as `plan_growth` does.
     """
     if not isinstance(recipe.zoo, ZooConfig):
         raise InputError(
@@ -79,13 +80,13 @@ def is_over(run: Path) -> bool:
 
 
 def is_new(run: Path, planned: ZooPlan) -> bool:
-    """Whether a zoo is to be another than a run was trained on."""
+    """Whether the planned zoo differs from the one that a run was trained on."""
     known = read_json(run / "config.json")["zoo"]
     return bool(differences(known, planned.record.zoo_identity()))
 
 
 def require_same(recipe: Recipe, zoo: Path):
-    """Raises InputError where a zoo did not begin as the recipe's."""
+    """Raises InputError if a zoo did not start as the recipe's."""
     record = Zoo.open(zoo).record
     views = record.grown[0].views if record.grown else record.config.views
     first = record.config.model_copy(update={"views": views})
@@ -97,9 +98,10 @@ def require_same(recipe: Recipe, zoo: Path):
 
 
 def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
-    """What the zoo grows to; what it is, where it has grown already for `run`, which is not over, or nothing is new."""
+    """The larger zoo to build; the current one if it has grown for the unfinished `run` or nothing
+    is new."""
     trusted = modules_named(recipe)
-    if read_growing(zoo):  # interrupted: goes on as it was planned
+    if read_growing(zoo):  # interrupted: continue as planned
         return build.plan_larger(zoo, "+0", trusted)
     is_begun = (run / "config.json").exists() and not is_over(run)
     more = f"+{recipe.growth.views}"
@@ -110,15 +112,15 @@ def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
 
 
 def monitor_of(recipe: Recipe) -> Monitor:
-    """The metric that is compared: the one that chooses the best epoch."""
+    """The metric to compare: the one that chooses the best epoch."""
     training = recipe.training
     return task_of(training.task, modules_named(training)).monitor
 
 
 def finish(night: Night, metrics: Mapping[str, Any]):
-    """Compare the test metrics of the night's own model with those of the night before, and end the night, once.
+    """End the night, once, and compare its own model's test metric with the previous night's.
 
-    Raises WorkError where the metric by which the best epoch is chosen fell by more than the recipe allows.
+    Raises WorkError if the metric that chooses the best epoch fell by more than the recipe allows.
     """
     if is_over(night.folder):
         return
@@ -131,9 +133,9 @@ def finish(night: Night, metrics: Mapping[str, Any]):
     if before is None or max_fall is None:
         return
     fell = before - now if monitor.more_is_better else now - before
-    if not fell <= max_fall:  # nor where it is not a number
+    if not fell <= max_fall:  # also true for NaN
         raise WorkError(
             f"{titled(monitor.metric)} must be at most {max_fall:g} worse than the night before, "
             f"{shown(monitor.metric, before)} in {night.last}, found {shown(monitor.metric, now)}: "
-            f"look at {night.folder / 'report' / 'index.html'}; the next run goes on from there"
+            f"look at {night.folder / 'report' / 'index.html'}; the next run continues from there"
         )

@@ -1,4 +1,4 @@
-"""From what RECIPE names and `--set` options to a checked configuration."""
+"""Turns RECIPE and the `--set` options into a validated configuration."""
 
 import json
 import os
@@ -16,15 +16,17 @@ from pipeline.functions import failures_of, find_function
 
 
 def resolve_recipe(name: str, settings: Iterable[str]) -> Recipe:
-    """The recipe `name` with each of `settings` (`key=value`, the key dotted, the value JSON or a bare string) in place.
+    """The recipe `name` with `settings` applied: `key=value`, with a dotted key and a value that is
+    JSON or a bare string.
 
-    Raises InputError that names the recipe or field, what was given, what is allowed, and the nearest known name.
+    Raises InputError with the recipe or field, the given value, what is allowed, and the nearest
+    known name.
     """
     return override(find_recipe(name), settings)
 
 
 def resolve_training(name: str, settings: Iterable[str]) -> Recipe:
-    """As `resolve_recipe`; raises InputError too where the recipe makes a zoo alone."""
+    """Like `resolve_recipe`, but also raises InputError if the recipe only makes a zoo."""
     recipe = resolve_recipe(name, settings)
     if recipe.training is None:
         raise InputError(
@@ -35,9 +37,9 @@ def resolve_training(name: str, settings: Iterable[str]) -> Recipe:
 
 
 def find_recipe(name: str) -> Recipe:
-    """A recipe of ours, of a TOML or JSON file, or of a function of the user's that returns one.
+    """A recipe by its name, from a TOML or JSON file, or from a user's function that returns one.
 
-    Raises InputError where there is no such recipe.
+    Raises InputError if there is no such recipe.
     """
     if name in RECIPES:
         return RECIPES[name]()
@@ -57,7 +59,7 @@ def find_recipe(name: str) -> Recipe:
 
 
 def read_recipe(path: Path) -> Recipe:
-    """The recipe that a TOML or JSON file holds. Raises InputError where it cannot be read or has a wrong field."""
+    """The recipe in a file. Raises InputError if it cannot be read or a field is wrong."""
     text, fields = read_file(path)
     return config_of(Recipe, fields, path, text)
 
@@ -65,9 +67,9 @@ def read_recipe(path: Path) -> Recipe:
 def config_of(
     model: type[AnyConfig], fields: dict[str, Any], path: Path, text: str, table: str = ""
 ) -> AnyConfig:
-    """The configuration of nested fields, those of a `table` of a file or of all of it; others are as by default.
+    """A configuration from nested fields of a file, or of one `table` of it; others have defaults.
 
-    Raises InputError where a field is wrong, with its line in the file's text if that is known.
+    Raises InputError if a field is wrong, with its line in the file's text if that is known.
     """
     try:
         return with_changes(model, {}, fields)
@@ -81,7 +83,7 @@ def config_of(
 
 
 def override(config: AnyConfig, settings: Iterable[str]) -> AnyConfig:
-    """`config` with each of `settings` in place, as in `resolve_recipe`; of two for one field the later."""
+    """`config` with `settings` applied, as in `resolve_recipe`; later ones win."""
     changes: dict[str, Any] = {}
     for setting in settings:
         key, separator, text = setting.partition("=")

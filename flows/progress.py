@@ -1,4 +1,4 @@
-"""Progress that reads well in a terminal and in a log file."""
+"""Progress for terminals and log files."""
 
 import os
 import sys
@@ -13,27 +13,27 @@ from flows.tracker import tracker
 LINE_SECONDS = 5.0
 """How often a log file gets a line."""
 RATE_SECONDS = 30.0
-"""What the rate is a mean over; longer where there was no progress for so long."""
+"""Time over which the rate is averaged; longer if there was no progress in it."""
 
 
 def figure(rate: float) -> str:
-    """A rate in few digits, small ones too."""
+    """A rate in few digits."""
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
 def show_line(title: str, text: str):
-    """A line beside the bars."""
+    """Write a line besides the bars."""
     sys.stderr.write(f"{title}: {text}\n")
     sys.stderr.flush()
 
 
 class Rate:
-    """How fast something goes at present; what its start took does not count."""
+    """The current rate of progress, excluding the time to start."""
 
     def __init__(self, done: int):
         self.done = done
         self.marks: deque[tuple[float, int]] = deque()
-        """When it moved, and to where."""
+        """Times of progress, and the amount done then."""
 
     def update(self, done: int):
         now = time.monotonic()
@@ -44,7 +44,7 @@ class Rate:
             self.marks.popleft()
 
     def per_second(self) -> float:
-        """0 as long as it is not known, which takes two moves."""
+        """The rate; 0 until it is known, after progress was made twice."""
         if len(self.marks) < 2:
             return 0.0
         since, before = self.marks[0]
@@ -53,7 +53,7 @@ class Rate:
 
 
 class Bar(tqdm):
-    """A bar of tqdm with the rate of ours."""
+    """A tqdm bar that shows our `Rate`."""
 
     def __init__(self, rate: Rate, **options: Any):
         self.ours = rate
@@ -65,12 +65,12 @@ class Bar(tqdm):
 
 
 class Progress:
-    """A bar where `stream` is a terminal that can draw one, a line every few seconds where it is not."""
+    """A bar if `stream` is a terminal that can draw one, otherwise a line every few seconds."""
 
     def __init__(
         self, title: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None
     ):
-        """`done` of `total` were done before: they do not count for the rate."""
+        """`done` of `total` were done before, and do not count for the rate."""
         self.title, self.total, self.unit, self.done = title, total, unit, done
         self.stream = stream or sys.stderr
         self.start, self.last_line = time.monotonic(), -LINE_SECONDS
@@ -83,7 +83,7 @@ class Progress:
         )
 
     def update(self, done: int, note: str):
-        """`done` of `total` are done; `note` stands at the end of the line."""
+        """`done` of `total` are done; `note` is shown at the end of the line."""
         self.done, self.note = done, note
         self.rate.update(done)
         tracker.get().progress(self.title, done, self.total, note)
@@ -106,7 +106,7 @@ class Progress:
         self.stream.flush()
 
     def close(self):
-        """Nothing is left of a bar that never moved."""
+        """Finish the bar; one that never moved is erased."""
         if self.bar is not None:
             self.bar.leave = self.shown != (self.done, self.note)
             self.bar.close()

@@ -1,4 +1,4 @@
-"""What a recipe is."""
+"""The configuration of a recipe."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,26 +11,27 @@ from pipeline.training.config import ProbeConfig, TrainingConfig
 
 class GrowthConfig(Config):
     views: NonNegativeInt = 0
-    """So many more INRs of each signal are fitted each time, and those of signals that have come."""
+    """Number of further INRs of each signal to fit in each run, in addition to those of new
+    signals."""
     max_fall: NonNegativeFloat | None = None
-    """A run fails where the metric that chooses the best epoch is worse than the time before by more than this, on the test
-    split: 0.02 are two percentage points of accuracy; null: it never does."""
+    """A run fails if the metric that chooses the best epoch is worse on the test split than in the
+    previous run by more than this (0.02 is two percentage points of accuracy); null: never."""
 
 
 class Recipe(Config):
-    """A complete configuration of `dwszoo run`, or without training of `dwszoo zoo build`."""
+    """A complete configuration of `dwszoo run` or, without training, of `dwszoo zoo build`."""
 
     zoo: AnyZooConfig = ZooConfig()
     training: TrainingConfig | None = None
-    """How a model is trained on the zoo; null: the zoo is made for itself."""
+    """How to train a model on the zoo; null: only make the zoo."""
     probe: ProbeConfig | None = None
-    """What the trained encoder is tried on afterwards; null: nothing."""
+    """How to probe the trained encoder; null: do not."""
     growth: Annotated[GrowthConfig | None, ADDED] = None
-    """How the zoo grows each time that the recipe is run in the same folder, where training goes on from the encoder of the
-    time before; null: it does not."""
+    """How the zoo grows each time that the recipe is run in the same folder; training then starts
+    from the previous run's encoder; null: it does not grow."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
 
 def default_folder(name: str, recipe: Recipe) -> Path:
-    """runs/NAME-FINGERPRINT, with the stem of a file or the function of package.module:function."""
+    """runs/NAME-FINGERPRINT, where NAME is a recipe's name, a file's stem or a function's name."""
     return Path("runs") / f"{Path(name.rpartition(':')[2]).stem}-{recipe.fingerprint()}"

@@ -1,4 +1,4 @@
-"""Configurations in files: read from TOML or JSON, written as TOML that says what each field means."""
+"""Configuration files: read as TOML or JSON, written as TOML with the meaning of each field."""
 
 import json
 import re
@@ -13,12 +13,12 @@ from pipeline.errors import InputError
 from pipeline.unions import in_words, models_in
 
 WIDTH = 100
-"""Columns of a line of comment."""
+"""Columns of comments."""
 NULL = re.compile(r"^\s*[\w.-]+\s*=\s*null\b", re.MULTILINE)
 
 
 def read_file(path: Path) -> tuple[str, dict[str, Any]]:
-    """The text of a TOML or JSON file, and the nested fields that it has. Raises InputError for other files."""
+    """The text of a TOML or JSON file, and its nested fields. Raises InputError for other files."""
     parsers = {".toml": tomllib.loads, ".json": parse_json}
     parse = parsers.get(path.suffix.lower())
     if parse is None:
@@ -34,7 +34,7 @@ def read_file(path: Path) -> tuple[str, dict[str, Any]]:
     except (ValueError, RecursionError) as error:
         name = path.suffix[1:].upper()
         hint = "; TOML has no null: leave such a field out" if NULL.search(text) else ""
-        raise InputError(f"{path} is not {name} that can be read: {error}{hint}") from error
+        raise InputError(f"{path} is not valid {name}: {error}{hint}") from error
     if not isinstance(fields, dict):
         raise InputError(f"{path} must hold groups of fields, found {type(fields).__name__}")
     return text, fields
@@ -49,12 +49,12 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} is there twice in one group")
+        raise ValueError(f"{twice!r} is set twice in one group")
     return fields
 
 
 def line_of(text: str, field: str) -> int | None:
-    """The number of the line of TOML that sets the dotted `field`, or opens it as a group, if there is one."""
+    """The number of the TOML line that sets the dotted `field` or opens it as a group, if any."""
     table = ""
     for number, line in enumerate(text.splitlines(), 1):
         if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
@@ -69,22 +69,22 @@ def line_of(text: str, field: str) -> int | None:
 
 
 def write_toml(config: Config, title: str) -> str:
-    """The whole configuration as TOML, with the meaning of each field as a comment above it.
+    """The whole configuration as TOML, with the meaning of each field in a comment above it.
 
-    Fields that are null, which TOML does not have, are commented out: they are null by default.
+    TOML has no null: fields that are null are commented out, as null is their default.
     """
-    legend = "What is left out has its default. A field that is commented out is null."
+    legend = "Fields that are left out have their defaults. A field that is commented out is null."
     lines = [*comment(title), *comment(legend), *table_lines(config)]
     return "\n".join(lines) + "\n"
 
 
 def table_lines(config: Config, path: str = "", kinds: str = "") -> Iterator[str]:
-    """The lines of one group of fields: its own values first, as TOML wants it, then the groups in it."""
+    """The lines of one group of fields: first its own values, as TOML requires, then its groups."""
     if path:
         yield f"\n[{path}]"
     groups = []
     fields = type(config).model_fields.items()
-    for name, field in sorted(fields, key=lambda item: item[0] != "kind"):  # it decides the others
+    for name, field in sorted(fields, key=lambda item: item[0] != "kind"):  # decides the others
         value, models = getattr(config, name), models_in(field.annotation)
         if models:
             groups.append((f"{path}.{name}".lstrip("."), field.description, value, models))
@@ -104,7 +104,7 @@ def table_lines(config: Config, path: str = "", kinds: str = "") -> Iterator[str
 
 
 def literal(value: Any) -> str:
-    """A JSON value in TOML. Raises InputError for a null in a list or in a free group."""
+    """A JSON value as TOML. Raises InputError for null in a list or in free options."""
     if value is None:
         raise InputError(
             "TOML has no null: leave it out of the options, or write the recipe as JSON"

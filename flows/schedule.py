@@ -1,4 +1,4 @@
-"""When recipes are run by themselves: a TOML or JSON file with a table for each scheduled run."""
+"""Schedule files: TOML or JSON with a table for each scheduled run."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -14,24 +14,24 @@ from pipeline.config import Config
 from pipeline.errors import InputError
 
 BANNED = "/%&<>"
-"""What Prefect does not take in names."""
+"""Characters that Prefect rejects in names."""
 
 
 class ScheduledRun(Config):
     recipe: str
-    """A recipe, a file or package.module:function, as `dwszoo run` takes it."""
+    """A recipe, a file or package.module:function, as for `dwszoo run`."""
     out: Path
-    """The run folder. Each time the run goes on there: what is done already is not done again."""
+    """The run folder. Each run continues there; finished work is not repeated."""
     settings: tuple[str, ...] = ()
-    """Fields of the recipe that are overridden: "zoo.views=4"."""
+    """Overridden fields of the recipe, such as "zoo.views=4"."""
     cron: str | None = None
-    """When, as in a crontab: "0 3 * * *" is three o'clock each night."""
+    """Times in crontab syntax: "0 3 * * *" is three o'clock each night."""
     interval: timedelta | None = None
-    """How often: seconds, or a duration of ISO 8601 such as "PT6H"."""
+    """Time between runs: seconds, or an ISO 8601 duration such as "PT6H"."""
     rrule: str | None = None
-    """When, as a recurrence rule of RFC 5545: "FREQ=WEEKLY;BYDAY=SU"."""
+    """Times as a recurrence rule of RFC 5545: "FREQ=WEEKLY;BYDAY=SU"."""
     timezone: str = "UTC"
-    """Where the clock of `cron` and `rrule` is: "Europe/Berlin"."""
+    """Time zone of `cron` and `rrule`, such as "Europe/Berlin"."""
 
     @field_validator("cron", "interval", "rrule")
     @classmethod
@@ -73,26 +73,27 @@ class ScheduledRun(Config):
 
     @property
     def when(self) -> str:
-        """In words."""
+        """The schedule in words."""
         if self.interval is not None:
             return f"every {self.interval}"
         return f"{self.cron or self.rrule} ({self.timezone})"
 
     @property
     def times(self) -> dict[str, Any]:
-        """What Prefect's Schedule is made of."""
+        """The arguments of Prefect's Schedule."""
         return {name: getattr(self, name) for name in ("cron", "interval", "rrule", "timezone")}
 
 
 def read_schedule(path: Path) -> dict[str, ScheduledRun]:
-    """The scheduled runs of a file by name.
+    """The scheduled runs of a file, by name.
 
-    Raises InputError where it has none, one is wrong, or two are in one folder.
+    Raises InputError if it has none, one is wrong, or two share a folder.
     """
     text, tables = read_file(path)
     if not tables or not all(isinstance(table, dict) for table in tables.values()):
         raise InputError(
-            f"{path} must have a table for each scheduled run, such as [nightly] with recipe, out and cron"
+            f"{path} must have a table for each scheduled run, such as [nightly] with recipe, out "
+            "and cron"
         )
     runs = {
         name: config_of(ScheduledRun, fields, path, text, name) for name, fields in tables.items()
@@ -107,6 +108,7 @@ def read_schedule(path: Path) -> dict[str, ScheduledRun]:
         other = folders.setdefault(run.out.resolve(), name)
         if other != name:
             raise InputError(
-                f"{path}: {other} and {name} are both in {run.out}: give each scheduled run a folder of its own"
+                f"{path}: {other} and {name} are both in {run.out}: "
+                "give each scheduled run its own folder"
             )
     return runs

@@ -1,4 +1,4 @@
-"""Where the command `dwszoo` starts: nothing of ours is imported before it is known to be ours."""
+"""The entry point of `dwszoo`, which first checks that no other module shadows our packages."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,7 @@ def command():
 
 
 def shadowed() -> str | None:
-    """A sentence where Python finds another module by the name of one of our packages first."""
+    """A message if Python finds another module first under the name of one of our packages."""
     for name in PACKAGES:
         spec = find_spec(name)
         places = spec.submodule_search_locations if spec else [ROOT / name]

@@ -1,4 +1,4 @@
-"""Standard output and error, as commands of Unix treat them."""
+"""Standard output and error, treated as by Unix commands."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ import sys
 
 
 def prepare_streams():
-    """What is written to a stream that the caller has closed is lost; every name of a file can be written."""
+    """Discard output to streams that the caller has closed, and make every file name printable."""
     sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     codecs.register_error("as_is_or_escaped", as_is_or_escaped)
@@ -16,7 +16,8 @@ def prepare_streams():
 
 
 def as_is_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:
-    """Bytes of a name that could not be decoded as they were; characters that the encoding lacks as Python would write them."""
+    """An error handler: undecodable bytes of names are written unchanged, characters that the
+    encoding lacks are escaped as in Python."""
     try:
         return codecs.lookup_error("surrogateescape")(error)
     except UnicodeError:

@@ -1,4 +1,4 @@
-"""The versions at work, read from the metadata of what is installed: nothing of it is imported."""
+"""Versions of installed packages, read from their metadata without importing them."""
 
 import platform
 
@@ -6,11 +6,11 @@ from cluster.nodes import installed
 
 PACKAGE = "dwszoo"
 SHOWN = ("torch", "ray", "deepspeed", "prefect")
-"""Packages whose versions decide what works."""
+"""Packages whose versions matter most."""
 
 
 def versions() -> dict[str, str]:
-    """Of this package, of Python and of what it builds on; "none" where one is not installed."""
+    """Versions of this package, Python and `SHOWN`; "none" if one is not installed."""
     return {
         PACKAGE: installed(PACKAGE),
         "Python": platform.python_version(),

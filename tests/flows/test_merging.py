@@ -130,8 +130,8 @@ def test_options_of_own_code_are_free():
             ["shape.kind=sky:star", "shape.size=3"],
             "there is no field 'shape.size': the fields of 'shape' are kind, options",
         ),
-        (["shape.kind=square"], "shape.side must be set, for it has no default"),
-        (["frame.shape.radius=2"], "frame.margin must be set, for it has no default"),
+        (["shape.kind=square"], "shape.side must be set: it has no default"),
+        (["frame.shape.radius=2"], "frame.margin must be set: it has no default"),
         (
             ["shape=null"],
             "'shape' is a group of fields, set one of them: shape.kind, shape.radius, shape.pen",

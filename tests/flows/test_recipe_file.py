@@ -52,7 +52,7 @@ def test_a_recipe_reads_back_from_its_file(name, file):
 def test_a_file_says_what_each_field_means(capsys):
     assert main(["recipes", "digits", "--set", "zoo.views=5"]) == 0
     text = capsys.readouterr().out
-    assert text.startswith("# digits: The demo: eight INRs of each of scikit-learn's")
+    assert text.startswith("# digits: The demo: classify INRs of scikit-learn's")
     assert "# Independently initialised INRs of each signal.\nviews = 5\n" in text
     assert "# Use only this many signals, spread evenly over the source; null: all.\n# lim" in text
     assert max(map(len, text.splitlines())) <= 100
@@ -131,20 +131,20 @@ def test_a_file_may_have_a_byte_order_mark_windows_lines_and_any_layout(file, co
         ("[zoo]\nnum_runs = 3", "mine.toml", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that by zoo.kind,"),
         ("[zoo]\nkind = 'classifiers'\nviews = 3", "mine.toml", "line 3: zoo.views is a field of kind 'inrs': choose"),
         ("[[zoo]]\nviews = 3", "mine.toml", "'zoo' is a group of fields"),
-        ("[zoo]\nviews = 3\nviews = 4", "mine.toml", "mine.toml is not TOML that can be read: Cannot overwrite"),
+        ("[zoo]\nviews = 3\nviews = 4", "mine.toml", "mine.toml is not valid TOML: Cannot overwrite"),
         ("[zoo]\nlimit = null", "mine.toml", "(at line 2, column 9); TOML has no null: leave such a field out"),
-        ("zoo views", "mine.toml", "mine.toml is not TOML that can be read: "),
-        ('{"zoo": {}}', "mine.toml", "mine.toml is not TOML that can be read: "),
-        ("x = " + 5000 * "[", "mine.toml", "mine.toml is not TOML that can be read: "),
-        ('{"zoo": {"views": 3, "views": 3}}', "mine.json", "JSON that can be read: 'views' is there twice in one"),
-        ('{"zoo": {"views": 3}', "mine.json", "mine.json is not JSON that can be read: Expecting ',' delimiter"),
-        ("", "mine.json", "mine.json is not JSON that can be read: Expecting value"),
-        (99999 * "[", "mine.json", "mine.json is not JSON that can be read: "),
+        ("zoo views", "mine.toml", "mine.toml is not valid TOML: "),
+        ('{"zoo": {}}', "mine.toml", "mine.toml is not valid TOML: "),
+        ("x = " + 5000 * "[", "mine.toml", "mine.toml is not valid TOML: "),
+        ('{"zoo": {"views": 3, "views": 3}}', "mine.json", "not valid JSON: 'views' is set twice in one"),
+        ('{"zoo": {"views": 3}', "mine.json", "mine.json is not valid JSON: Expecting ',' delimiter"),
+        ("", "mine.json", "mine.json is not valid JSON: Expecting value"),
+        (99999 * "[", "mine.json", "mine.json is not valid JSON: "),
         ("[1, 2]", "mine.json", "mine.json must hold groups of fields, found list"),
         ('{"zoo": {"fit": {"max_steps": NaN}}}', "mine.json", "zoo.fit.max_steps: input should be a finite"),
         (b"\x89PNG\r\n\x1a\n\x00", "mine.toml", "mine.toml must be text in UTF-8 to be a recipe: invalid start byte"),
         ("[zoo]".encode("utf-16"), "mine.toml", "mine.toml must be text in UTF-8 to be a recipe"),
-        (b"[zoo]\nviews = 3\x00", "mine.toml", "mine.toml is not TOML that can be read: "),
+        (b"[zoo]\nviews = 3\x00", "mine.toml", "mine.toml is not valid TOML: "),
         ("zoo: 3", "mine.yaml", "mine.yaml must be a .toml or .json file to be a recipe"),
         ("zoo = 3", "mine", "mine must be a .toml or .json file to be a recipe"),
     ],
