@@ -87,3 +87,19 @@ def require_resources(where: str, num_workers: int, gpus_per_worker: float, **fo
                 f"{where} has {found.get(kind, 0):g} {kind}s, expected at least the {number:g} of "
                 f"{num_workers} workers: ask for fewer workers{' or GPUs' if kind == 'GPU' else ''}"
             )
+
+
+def num_groups(wanted: int, num_workers: int, gpus_per_worker: float, **found: float) -> int:
+    """How many groups of so many workers there is room for: at most those that are wanted, at least one."""
+    needs = {"CPU": num_workers, "GPU": num_workers * gpus_per_worker}
+    room = (int(found.get(kind, 0) // number) for kind, number in needs.items() if number)
+    return max(1, min(wanted, *room))
+
+
+def room_for_groups(wanted: int, num_workers: int, gpus_per_worker: float) -> int:
+    """`num_groups` by what the cluster of this session has free at present."""
+    if wanted == 1:
+        return 1
+    import ray
+
+    return num_groups(wanted, num_workers, gpus_per_worker, **ray.available_resources())

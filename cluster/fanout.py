@@ -28,6 +28,7 @@ def run_tasks(
     num_workers: int,
     gpus_per_worker: float = 0,
     on_progress: Callable[[Item, int], None] | None = None,
+    on_poll: Callable[[], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[Item, Any]]:
     """`(item, function(*shared, item, **options))` for each item, as they finish; an exception where the task raised one.
@@ -39,7 +40,8 @@ def run_tasks(
     end this process, by a check of its own.
 
     With `on_progress`, the function takes `advance` too, to call with how much it has done since the last call; and
-    `on_progress(item, done)` is called about twice a second for each item that is under way and further than it was.
+    `on_progress(item, done)` is called about twice a second, of more than 25 workers less often, for each item that is
+    under way and further than it was. `on_poll` is called at least twice a second; what it raises ends the fan-out.
     """
     import ray
 
@@ -48,17 +50,21 @@ def run_tasks(
         function, needs = on_given_gpu(function), needs | {"num_gpus": gpus_per_worker} | KEPT
     remote = ray.remote(**needs)(function)
     references = [ray.put(value) for value in shared]
-    waiting, running, reader = iter(items), {}, ProgressReader()
+    window = num_workers * WINDOW
+    waiting, running, reader = iter(items), {}, ProgressReader(window)
     try:
         while True:
-            for item in islice(waiting, num_workers * WINDOW - len(running)):
+            for item in islice(waiting, window - len(running)):
                 reporter = reader.reporter()
                 extra = {"advance": reporter} if on_progress else {}
                 running[remote.remote(*references, item, **options, **extra)] = item, reporter
             if not running:
                 return
-            done, _ = ray.wait(list(running), num_returns=1, timeout=SECONDS)
+            ray.wait(list(running), num_returns=1, timeout=SECONDS)
+            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)  # all by now
             require_ray()
+            if on_poll:
+                on_poll()
             if on_progress:
                 for item, count in reader.read(running.values()):
                     on_progress(item, count)

@@ -14,21 +14,23 @@ Item = TypeVar("Item")
 NAMESPACE = b"dwszoo-progress"
 SECONDS = 0.5
 """Minimum time between two reports of a task, and between two polls."""
+PER_SECOND = 100
+"""Most numbers read in a second: the more tasks there are, the less often each reports and is polled."""
 
 
 class ProgressReporter:
     """Called by a task with the amount of work done since the last call."""
 
-    def __init__(self, key: str):
-        self.key, self.done, self.due = key, 0, None
+    def __init__(self, key: str, seconds: float):
+        self.key, self.seconds, self.done, self.due = key, seconds, 0, None
 
     def __call__(self, count: int):
         self.done += count
         now = time.monotonic()
         if self.due is None:  # set on the task's machine: clocks of machines are unrelated
-            self.due = now + SECONDS
+            self.due = now + self.seconds
         elif now >= self.due:
-            self.due = now + SECONDS
+            self.due = now + self.seconds
             from ray.exceptions import RayError
             from ray.experimental.internal_kv import _internal_kv_put
 
@@ -39,13 +41,15 @@ class ProgressReporter:
 class ProgressReader:
     """Reads the progress of the tasks of one fan-out, in the driver."""
 
-    def __init__(self):
+    def __init__(self, num_tasks: int):
+        """Of a fan-out with at most `num_tasks` under way."""
         self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
+        self.seconds = max(SECONDS, num_tasks / PER_SECOND)
 
     def reporter(self) -> ProgressReporter:
         """A reporter for the next task."""
         self.num_reporters += 1
-        return ProgressReporter(f"{self.name}-{self.num_reporters}")
+        return ProgressReporter(f"{self.name}-{self.num_reporters}", self.seconds)
 
     def read(
         self, under_way: Iterable[tuple[Item, ProgressReporter]]
@@ -66,7 +70,7 @@ class ProgressReader:
                 if done > reporter.done:
                     reporter.done = done
                     yield item, done
-        self.due = time.monotonic() + SECONDS
+        self.due = time.monotonic() + self.seconds
 
     def clear(self):
         """Delete the numbers; returns soon even if the cluster no longer answers."""

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cluster.address import find_cluster, require_resources
+from cluster.address import find_cluster, num_groups, require_resources
 from cluster.nodes import require_alike
 from cluster.orphans import end_children_with_me
 from cluster.processes import end_all, marked, writers
@@ -46,12 +46,14 @@ def ray_session(
     start: bool = True,
     fewest: int | None = None,
     folder: Path | None = None,
+    groups: int = 1,
 ) -> Iterator[None]:
     """Connect to Ray; if RAY_ADDRESS is not set, start a local cluster of `num_workers` CPUs.
 
     A running cluster must have room for `fewest` of the workers (None: for all), and all of its
-    nodes must have this code and see `folder`, where work is written. If `start` is false, the
-    block runs without Ray.
+    nodes must have this code and see `folder`, where work is written. A local one has room for all
+    `groups` of workers, if the machine has the cores. If `start` is false, the block runs without
+    Ray.
 
     Raises RequestError if RAY_ADDRESS is not an address or resources are missing, and
     ConnectionError if no cluster answers or admits us. Ray's own errors in the block are raised as
@@ -62,8 +64,10 @@ def ray_session(
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Read when Ray is imported: without it a thread that goes on after the session would start a cluster.
+    os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if is_local():
-        cluster = local_cluster(num_workers, gpus_per_worker)
+        cluster = local_cluster(num_workers, gpus_per_worker, groups)
     else:
         cluster = running_cluster(fewest or num_workers, gpus_per_worker, folder)
     with cluster:
@@ -105,7 +109,7 @@ def running_cluster(
 
 
 @contextmanager
-def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
+def local_cluster(num_workers: int, gpus_per_worker: float, groups: int) -> Iterator[None]:
     """Start a cluster that only this user can reach; none of its processes and files outlives the
     block."""
     with scratch_folder() as folder:
@@ -126,6 +130,8 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         require_resources(
             "this machine", num_workers, gpus_per_worker, CPU=num_workers, GPU=num_gpus
         )
+        cores = len(os.sched_getaffinity(0))
+        groups = num_groups(groups, num_workers, gpus_per_worker, CPU=cores, GPU=num_gpus)
         os.environ.pop("RAY_OVERRIDE_RESOURCES", None)  # set on a node of another cluster
         interface = loopback_interface()
         sockets = {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
@@ -134,8 +140,8 @@ def local_cluster(num_workers: int, gpus_per_worker: float) -> Iterator[None]:
         try:
             with connected(
                 address="local",
-                num_cpus=num_workers,
-                num_gpus=math.ceil(num_workers * gpus_per_worker),
+                num_cpus=groups * num_workers,
+                num_gpus=math.ceil(groups * num_workers * gpus_per_worker),
                 include_dashboard=False,
                 _temp_dir=str(folder / "ray"),  # Ray makes this folder accessible to everybody
                 runtime_env={

@@ -78,7 +78,24 @@ class FitBar:
 
 
 class TrainingBars:
-    """The bars of models that are trained one after another."""
+    """The bars of models that are trained at the same time, one for each group of workers."""
+
+    def __init__(self, groups: Sequence[Sequence[Job]]):
+        self.groups = [GroupBar(jobs) for jobs in groups]
+
+    def look(self):
+        """Bring them up to what the workers wrote; raises ConnectionError where Ray is gone."""
+        require_ray()
+        for group in self.groups:
+            group.look()
+
+    def close(self):
+        for group in self.groups:
+            group.close()
+
+
+class GroupBar:
+    """The bar of the model that a group is training."""
 
     def __init__(self, jobs: Sequence[Job]):
         self.jobs = list(jobs)
@@ -91,8 +108,6 @@ class TrainingBars:
         return Progress(job.title, total, "models", done)
 
     def look(self):
-        """Bring them up to what the workers wrote; raises WorkError where Ray is gone."""
-        require_ray()
         while True:
             job, *others = self.jobs
             has_ended = is_trained(job.run, job.training) or (

@@ -20,6 +20,10 @@ class WorkError(Exception):
     """Work that failed through no fault of its input. The command ends with exit code 1."""
 
 
+class TimeLimitError(WorkError, TimeoutError):
+    """Work that exceeded its time limit. As it is a TimeoutError, Prefect shows the state TimedOut."""
+
+
 class DivergenceError(WorkError):
     """The training loss is no longer finite."""
 

@@ -8,6 +8,7 @@ from cluster.fanout import run_tasks
 from cluster.session import is_local
 from flows.bars import FitBar
 from flows.progress import show_line
+from flows.stages.session import time_limit
 from flows.tracker import stage, tracker
 from pipeline.archive.growing import read_growing
 from pipeline.archive.record import ZooRecord
@@ -93,6 +94,7 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
         resources.workers,
         resources.gpus_per_worker,
         bar.advance,
+        time_limit(resources, f"fitting {zoo}"),
         device=device,
     ):
         if not isinstance(result, ShardSummary):

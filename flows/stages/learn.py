@@ -4,7 +4,9 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.address import room_for_groups
 from flows.bars import TrainingBars
+from flows.stages.session import time_limit
 from flows.tracker import stage, tracker
 from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
@@ -180,9 +182,17 @@ def run_jobs(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
     waiting = [job for job in jobs if not is_trained(job.run, job.training)]
     if not waiting:
         return False
-    bars = TrainingBars(waiting)
+    wanted = min(resources.groups, len(waiting))
+    num_groups = room_for_groups(wanted, resources.workers, resources.gpus_per_worker)
+    groups = [waiting[first::num_groups] for first in range(num_groups)]
+    bars, in_time = TrainingBars(groups), time_limit(resources, f"training {jobs[0].run}")
+
+    def look():
+        bars.look()
+        in_time()
+
     try:
-        launch_training(zoo, waiting, resources, bars.look)
+        launch_training(zoo, groups, resources, look)
     finally:
         bars.close()
     for job in waiting:

@@ -1,5 +1,6 @@
-"""Work that needs Ray."""
+"""Work that needs Ray, and how long it may take."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -7,6 +8,7 @@ from typing import TypeVar
 from cluster.session import ray_session
 from flows.tracker import stage
 from pipeline.config import ResourcesConfig
+from pipeline.errors import TimeLimitError
 from pipeline.location import Location
 
 Result = TypeVar("Result")
@@ -26,5 +28,20 @@ def on_ray(
         start=is_needed,
         fewest=resources.fewest,
         folder=folder if isinstance(folder, Path) else None,
+        groups=resources.groups,
     ):
         return work()
+
+
+def time_limit(resources: ResourcesConfig, what: str) -> Callable[[], None]:
+    """A check that raises TimeLimitError when called after the time limit of a stage that starts now."""
+    begun, minutes = time.monotonic(), resources.stage_minutes
+
+    def look():
+        if minutes is not None and time.monotonic() - begun > 60 * minutes:
+            raise TimeLimitError(
+                f"{what} took longer than resources.stage_minutes ({minutes:g}): run the same command again to continue, "
+                "or raise the limit"
+            )
+
+    return look

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config.base import Config
@@ -17,6 +17,12 @@ class ResourcesConfig(Config):
     when there is room; null: all."""
     gpus_per_worker: float = Field(0.0, ge=0)
     """GPUs per worker; 0 fits and trains on CPUs. Workers that only fit can share a GPU: 0.25."""
+    groups: PositiveInt = 1
+    """Models trained at the same time, each by its own group of `workers`; fewer where there is no
+    room for as many."""
+    stage_minutes: PositiveFloat | None = None
+    """Time limit for fitting and for training, each: a stage that takes longer fails, and the next
+    run continues from what is committed; null: no limit."""
 
     @property
     def fewest(self) -> int:

@@ -4,8 +4,9 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from pipeline.training.loader import Feed
 POLL_SECONDS = 0.5
 HEALTH_CHECK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 """How often Ray Train checks whether its workers are done; its default is every two seconds."""
+END_SECONDS = 5.0
+"""How long to wait for the threads of workers that were ended."""
 MAX_FAILURES = 1
 """How often in a row training is restarted after a failure without a new checkpoint."""
 RESIZE_SECONDS = 60.0
@@ -80,39 +83,57 @@ class Job:
 
 def launch_training(
     zoo: Zoo,
-    jobs: Sequence[Job],
+    groups: Sequence[Sequence[Job]],
     resources: ResourcesConfig,
     on_progress: Callable[[], None],
 ):
-    """Train models one after another, each from its newest checkpoint, with one process per worker.
+    """Train models, each from its newest checkpoint, with one process per worker.
 
-    Needs a Ray session. `on_progress` is called a few times per second; an error it raises ends the
-    training. Raises DivergenceError if a model diverged, once the others are trained, and WorkError
-    if Ray fails, or if workers fail twice without a new checkpoint in between.
+    Each group of jobs has its own workers, which train its models one after another, at the same
+    time as the other groups. Needs a Ray session. `on_progress` is called a few times per second;
+    an error raised by it or by a group ends the training of all groups, and the session. Raises
+    DivergenceError if a model diverged, once the others are trained, and WorkError if Ray fails, or
+    if workers fail twice without a new checkpoint in between.
     """
-    for job in jobs:
+    every = list(chain(*groups))
+    for job in every:
         (job.run / ".progress.json").unlink(missing_ok=True)
+    pool = ThreadPoolExecutor(len(groups))  # so that the main thread can be interrupted
+    training = {pool.submit(train_group, zoo, jobs, resources): jobs for jobs in groups}
+    pool.shutdown(wait=False)
+    waiting, diverged = set(training), {}
+    try:
+        while waiting:
+            done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
+            on_progress()
+            for group in done:
+                runs = (job.run for job in training[group])
+                diverged |= zip(runs, group.result(), strict=True)
+    finally:
+        if waiting:
+            import ray
+
+            ray.shutdown()  # end the workers, so that they write no more
+            wait(waiting, END_SECONDS)
+    for job in every:
+        if (what := diverged[job.run]) is not None:
+            raise DivergenceError(divergence(job.run, what))
+
+
+def train_group(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> list[str | None]:
+    """The result of `launch_workers`, which is tried again if workers fail."""
     failures = 0
     while True:
         before = [latest(job.run) for job in jobs]
         try:
-            diverged = launch_workers(zoo, jobs, resources, on_progress)
-            break
+            return launch_workers(zoo, jobs, resources)
         except WorkersError:
             failures = failures + 1 if before == [latest(job.run) for job in jobs] else 0
             if failures > MAX_FAILURES:
                 raise
-    for job, what in zip(jobs, diverged, strict=True):
-        if what is not None:
-            raise DivergenceError(divergence(job.run, what))
 
 
-def launch_workers(
-    zoo: Zoo,
-    jobs: Sequence[Job],
-    resources: ResourcesConfig,
-    on_progress: Callable[[], None],
-) -> list[str | None]:
+def launch_workers(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> list[str | None]:
     """The result of `train_worker`. Raises WorkError if Ray or workers fail, and passes on the
     InputError and ArchiveError of workers."""
     import ray
@@ -146,17 +167,8 @@ def launch_workers(
         ),
     )
     shutil.rmtree(storage, ignore_errors=True)
-    waiting = ThreadPoolExecutor(1)  # so that the main thread can be interrupted
-    training = waiting.submit(trainer.fit)
-    waiting.shutdown(wait=False)
     try:
-        while not wait([training], POLL_SECONDS).done:
-            on_progress()
-        on_progress()
-        return training.result().return_value
-    except KeyboardInterrupt:
-        ray.shutdown()  # end the workers, so that they write no more
-        raise
+        return trainer.fit().return_value
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         cause = cause_of(error)
         if isinstance(cause, InputError | ArchiveError):  # trying again would not help

@@ -117,7 +117,7 @@ def test_what_cannot_be_told_does_not_stop_the_work(ray, monkeypatch):
 
     monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_put", broken)
     monkeypatch.setattr("ray.experimental.internal_kv._internal_kv_get", broken)
-    reader = ProgressReader()
+    reader = ProgressReader(1)
     reporter = reader.reporter()
     reporter(1)
     reporter.due = 0

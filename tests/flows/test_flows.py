@@ -17,7 +17,8 @@ from flows.prefect_tracker import PrefectTracker, may_pass
 from flows.schedule import ScheduledRun
 from flows.stages import learn
 from flows.tracker import Tracker, tracker
-from pipeline.errors import ArchiveError, DivergenceError, InputError, WorkError
+from pipeline.config import ResourcesConfig
+from pipeline.errors import ArchiveError, DivergenceError, InputError, TimeLimitError, WorkError
 
 FLOWS = {name: found for name, found in vars(flows).items() if isinstance(found, Flow)}
 
@@ -55,6 +56,7 @@ def test_a_form_knows_what_a_field_may_be():
     ("error", "is_scheduled", "retried"),
     [
         (WorkError("a shard"), True, True),
+        (TimeLimitError("fitting"), True, True),
         (ConnectionError("Ray is gone"), True, True),
         (ConnectionError("Ray is gone"), False, False),
         (DivergenceError("not finite"), True, False),
@@ -156,12 +158,12 @@ def test_each_model_that_was_trained_is_an_event(tmp_path, monkeypatch):
             self.events += ((name, folder),)
 
     monkeypatch.setattr(learn, "is_trained", lambda run, training: training == "trained")
-    monkeypatch.setattr(learn, "TrainingBars", lambda jobs: SimpleNamespace(look=0, close=list))
+    monkeypatch.setattr(learn, "TrainingBars", lambda _: SimpleNamespace(look=0, close=list))
     monkeypatch.setattr(learn, "launch_training", lambda *_: None)
     jobs = [SimpleNamespace(run=tmp_path / state, training=state) for state in ("new", "trained")]
     token = tracker.set(recorder := Recorder())
     try:
-        assert learn.run_jobs(None, jobs, None)
+        assert learn.run_jobs(None, jobs, ResourcesConfig())
     finally:
         tracker.reset(token)
     assert recorder.events == (("model.trained", tmp_path / "new"),)

@@ -144,7 +144,7 @@ def test_however_ray_fails_in_training_it_is_a_sentence(built_zoo, tmp_path, mon
     for error, reason in ray_failures():
         monkeypatch.setattr(DataParallelTrainer, "fit", Mock(side_effect=error))
         with pytest.raises(WorkError) as caught:
-            launch_training(Zoo.open(built_zoo), [job], smoke().resources, lambda: None)
+            launch_training(Zoo.open(built_zoo), [[job]], smoke().resources, lambda: None)
         assert str(caught.value).startswith(f"training of {tmp_path} failed: {reason}")
         assert "\n" not in str(caught.value)
 
@@ -160,7 +160,7 @@ def test_what_is_wrong_with_the_input_is_said_as_a_worker_says_it_and_not_tried_
         fit = Mock(side_effect=WorkerGroupError("...", {1: wrong}))
         monkeypatch.setattr(DataParallelTrainer, "fit", fit)
         with pytest.raises(type(wrong), match=str(wrong)):
-            launch_training(Zoo.open(built_zoo), [job], smoke().resources, lambda: None)
+            launch_training(Zoo.open(built_zoo), [[job]], smoke().resources, lambda: None)
         assert fit.call_count == 1
 
 

@@ -339,7 +339,7 @@ def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint_and_anothe
         elif removed and not added and steps()[-1][0] == 1:
             added.append(two_nodes.add_node(num_cpus=1))
 
-    launch_training(zoo, [job], ResourcesConfig(workers="1:2"), change_nodes)
+    launch_training(zoo, [[job]], ResourcesConfig(workers="1:2"), change_nodes)
     worlds = [(world, [step for _, step in own]) for world, own in groupby(steps(), itemgetter(0))]
     (two, first), (one, alone), (again, last) = worlds
     assert (two, one, again) == (2, 1, 2)

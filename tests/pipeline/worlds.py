@@ -59,10 +59,10 @@ def without_ray() -> Iterator[None]:
     fits in this process, the same loop on the same engine in processes of their own.
     """
 
-    def fit(function, shards, shared, *resources, device):
+    def fit(function, shards, shared, *_, device):
         return ((shard, function(*shared, shard, device)) for shard in shards)
 
-    def launch(zoo, jobs, resources, on_progress) -> list[str | None]:
+    def launch(zoo, jobs, resources) -> list[str | None]:
         from pipeline.training.launch import spec_of
 
         with tempfile.TemporaryDirectory() as folder:
