@@ -40,7 +40,7 @@ def time_limit(resources: ResourcesConfig, what: str) -> Callable[[], None]:
     def look():
         if minutes is not None and time.monotonic() - begun > 60 * minutes:
             raise TimeLimitError(
-                f"{what} took longer than resources.stage_minutes ({minutes:g}): run the same command again to continue, "
+                f"{what} took longer than resources.stage_minutes ({minutes:g}): run the same command again to go on, "
                 "or raise the limit"
             )
 
