@@ -194,6 +194,7 @@ def test_every_baseline_learns_and_has_as_many_parameters_as_the_dwsnet(zoo, kin
     assert num_parameters(baseline) == pytest.approx(size, rel=0.02)
     batch = next(feed(zoo).whole())
     calibrate(encoder, zoo)
+    task.attach(baseline, zoo)
     baseline.train()
     optimizer = torch.optim.Adam(baseline.parameters(), lr=1e-3)
     losses = []
