@@ -90,14 +90,14 @@ def require_resources(where: str, num_workers: int, gpus_per_worker: float, **fo
 
 
 def num_groups(wanted: int, num_workers: int, gpus_per_worker: float, **found: float) -> int:
-    """How many groups of so many workers there is room for: at most those that are wanted, at least one."""
+    """The number of groups of workers that there is room for, from one to the number `wanted`."""
     needs = {"CPU": num_workers, "GPU": num_workers * gpus_per_worker}
     room = (int(found.get(kind, 0) // number) for kind, number in needs.items() if number)
     return max(1, min(wanted, *room))
 
 
 def room_for_groups(wanted: int, num_workers: int, gpus_per_worker: float) -> int:
-    """`num_groups` by what the cluster of this session has free at present."""
+    """`num_groups` by the resources that are free in the cluster of this session."""
     if wanted == 1:
         return 1
     import ray

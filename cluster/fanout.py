@@ -40,8 +40,9 @@ def run_tasks(
     end this process, by a check of its own.
 
     With `on_progress`, the function takes `advance` too, to call with how much it has done since the last call; and
-    `on_progress(item, done)` is called about twice a second, of more than 25 workers less often, for each item that is
-    under way and further than it was. `on_poll` is called at least twice a second; what it raises ends the fan-out.
+    `on_progress(item, done)` is called for each running item that has advanced: about twice per
+    second, less often with more than 25 workers. `on_poll` is called at least twice per second; an
+    error it raises ends the fan-out.
     """
     import ray
 

@@ -15,7 +15,7 @@ NAMESPACE = b"dwszoo-progress"
 SECONDS = 0.5
 """Minimum time between two reports of a task, and between two polls."""
 PER_SECOND = 100
-"""Most numbers read in a second: the more tasks there are, the less often each reports and is polled."""
+"""Most reports of all tasks per second: with many tasks, each reports and is polled less often."""
 
 
 class ProgressReporter:

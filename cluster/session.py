@@ -64,7 +64,7 @@ def ray_session(
         return
     end_children_with_me()
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Read when Ray is imported: without it a thread that goes on after the session would start a cluster.
+    # Read when Ray is imported: a thread that outlives the session must not start another cluster.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
     if is_local():
         cluster = local_cluster(num_workers, gpus_per_worker, groups)

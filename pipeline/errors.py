@@ -21,7 +21,7 @@ class WorkError(Exception):
 
 
 class TimeLimitError(WorkError, TimeoutError):
-    """Work that exceeded its time limit. As it is a TimeoutError, Prefect shows the state TimedOut."""
+    """Work that exceeded its time limit. Prefect shows a TimeoutError as the state TimedOut."""
 
 
 class DivergenceError(WorkError):

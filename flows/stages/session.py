@@ -34,14 +34,14 @@ def on_ray(
 
 
 def time_limit(resources: ResourcesConfig, what: str) -> Callable[[], None]:
-    """A check that raises TimeLimitError when called after the time limit of a stage that starts now."""
+    """A check that raises TimeLimitError once a stage that starts now has exceeded its limit."""
     begun, minutes = time.monotonic(), resources.stage_minutes
 
     def look():
         if minutes is not None and time.monotonic() - begun > 60 * minutes:
             raise TimeLimitError(
-                f"{what} took longer than resources.stage_minutes ({minutes:g}): run the same command again to go on, "
-                "or raise the limit"
+                f"{what} took longer than resources.stage_minutes ({minutes:g}): "
+                "run the same command again to continue, or raise the limit"
             )
 
     return look

@@ -1,15 +1,17 @@
-"""What Ray and our window cost a shard, here and on 1,000 nodes: `dwszoo bench fanout`.
+"""What orchestration costs per shard, here and on 1,000 nodes: `dwszoo bench fanout`.
 
-Measured: 10,000 fits that do nothing, with the plan and the signals of 70,000 images shared, on a local cluster of all
-cores, in the window of its workers and in that of 1,000 nodes; then 10,000 that sleep, as often as 1,000 nodes would
-finish shards of `SECONDS`: each of a few processes stands for many nodes and sleeps the less. Modelled: how long 1,000 nodes
-take to get their first shard. Not there: the network, and what 1,000 raylets ask of the head node. Beside it the time that
-a shard takes to fit: of the `digits` recipe, the shortest that we ship, and of `dws-mnist`.
+Measured: 10,000 fits that do nothing, with the plan and the signals of 70,000 images, on a local
+cluster of all cores, with as many tasks in flight as for its workers and as for 1,000 nodes. Then
+10,000 tasks that sleep, finishing as often as shards of `SECONDS` do on 1,000 nodes: each of a few
+processes stands for many nodes, and sleeps accordingly less. Modelled: the time until each of 1,000
+nodes has its first shard. Left out: the network, and the load of 1,000 nodes on Ray's head node.
+For comparison, the time to fit a shard of `digits`, our shortest, and of `dws-mnist`.
 """
 
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -63,7 +65,7 @@ def seconds_of_a_fit() -> float:
 
 
 def seconds_of_a_long_fit() -> float:
-    """Of a full shard of dws-mnist on one core, by some of its members: what is in the images does not matter."""
+    """Of a full shard of dws-mnist on one core, estimated from some members fitted to noise."""
     config = dws_mnist().zoo
     shard = ShardPlan("train-000000", "train", *2 * [np.arange(config.shard_size)])
     return kind_of(config, images(config.shard_size)).fit_seconds([shard], "cpu", budget=2)
@@ -74,8 +76,27 @@ def images(number: int) -> Signals:
     return Signals("noise", values, np.zeros(number, np.int64), ("one",))
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of `NUM_SHARDS` shards, without their fits."""
+
+    seconds: float
+    driver_seconds: float
+    """CPU time of the driver."""
+    grown: float
+    """Bytes that the driver grew by after the first tenth."""
+
+    def __str__(self) -> str:
+        per_shard = 1e3 / NUM_SHARDS
+        return (
+            f"{per_shard * self.seconds:.2f} ms per shard "
+            f"({per_shard * self.driver_seconds:.2f} ms CPU of the driver, "
+            f"which grew by {self.grown / 1e6:.0f} MB after the first tenth)"
+        )
+
+
 class Fanout:
-    """Runs a function on all shards, in the driver that Ray calls this process."""
+    """Runs a function on all shards."""
 
     def __init__(self):
         members = np.arange(digits().zoo.shard_size)
@@ -83,8 +104,7 @@ class Fanout:
         self.shards = [ShardPlan(name, "train", members, members) for name in names]
         self.shared = digits().zoo, Path(), images(70_000)
 
-    def seconds(self, function: Callable[..., Any], workers: int) -> tuple[float, float, float]:
-        """By the clock and of the driver's cores, and the MB that its memory grew by after the first tenth."""
+    def cost(self, function: Callable[..., Any], workers: int) -> Cost:
         process = psutil.Process()
         start, start_cpu = time.perf_counter(), time.process_time()
         results = run_tasks(function, self.shards, self.shared, workers, on_progress=ignore)
@@ -93,11 +113,11 @@ class Fanout:
             if number == NUM_SHARDS // 10:
                 before = process.memory_info().rss
         assert number == NUM_SHARDS
-        grown = (process.memory_info().rss - before) / 1e6
-        return time.perf_counter() - start, time.process_time() - start_cpu, grown
+        seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
+        return Cost(seconds, cpu, process.memory_info().rss - before)
 
     def start_workers(self, number: int):
-        """As many processes import what they need."""
+        """Let as many processes import what they need."""
         list(run_tasks(sleep, self.shards[: 4 * number], self.shared, number, on_progress=ignore))
 
 
@@ -106,34 +126,27 @@ def main():
     fit, long_fit = seconds_of_a_fit(), seconds_of_a_long_fit()
     with ray_session(workers):
         fanout.start_workers(workers)
-        here, driver, _ = fanout.seconds(fit_nothing, workers)
-        there, driver_there, grown = fanout.seconds(fit_nothing, NODES)
+        here = fanout.cost(fit_nothing, workers)
+        print(f"{NUM_SHARDS:,} fits that do nothing, in {workers} processes")
+        print(f"  as for {workers} workers: {here}", flush=True)
+        there = fanout.cost(fit_nothing, NODES)
+        print(f"  as for {NODES:,} nodes: {there}", flush=True)
     with ray_session(PROCESSES):
         fanout.start_workers(PROCESSES)
-        paced, _, _ = fanout.seconds(sleep, NODES)
-    slept = NUM_SHARDS * SECONDS / NODES
-    a_shard, first, lost = here / NUM_SHARDS, NODES * there / NUM_SHARDS, paced - slept
-    print(
-        f"{NUM_SHARDS:,} fits that do nothing, by {workers} processes; by the clock (cores of the driver)"
-    )
-    print(
-        f"  in the window of {workers} workers   {1e3 * a_shard:.2f} ms a shard ({1e3 * driver / NUM_SHARDS:.2f} ms)"
-    )
-    print(
-        f"  in the window of {NODES:,} nodes  {1e3 * there / NUM_SHARDS:.2f} ms a shard "
-        f"({1e3 * driver_there / NUM_SHARDS:.2f} ms), the driver grows by {grown:.0f} MB after the first tenth"
-    )
-    print(
-        f"a shard of digits takes {fit:.2f} s of a core, {fit / workers:.2f} s of {workers} workers:"
-    )
-    print(f"  orchestration is {a_shard / (fit / workers + a_shard):.2%} of the time, measured")
-    print(f"{NODES:,} nodes and shards of {SECONDS:g} s, which {PROCESSES} processes stand for:")
-    print(f"  {slept:.0f} s of work took {paced:.1f} s: {lost / paced:.2%} of the time, measured")
-    print(f"{NODES:,} nodes and shards of dws-mnist, {long_fit:.0f} s of a core each:")
+        paced = fanout.cost(sleep, NODES)
+    each, slept = here.seconds / NUM_SHARDS, NUM_SHARDS * SECONDS / NODES
+    lost, first = paced.seconds - slept, there.seconds / NUM_SHARDS * NODES
     work = NUM_SHARDS * long_fit / NODES
+    print(f"shards of digits, {fit:.2f} s of a core, on {workers} workers")
+    print(f"  {each / (fit / workers + each):.2%} of the time is orchestration (measured)")
+    print(f"shards of {SECONDS:g} s on {NODES:,} nodes, simulated by {PROCESSES} processes")
     print(
-        f"  {work:,.0f} s of work, {first:.1f} s until each node has its first shard, {lost:.1f} s lost as above: "
-        f"{(first + lost) / (work + first + lost):.2%} of the time, modelled"
+        f"  {slept:.0f} s of work took {paced.seconds:.1f} s: {lost / paced.seconds:.2%} (measured)"
+    )
+    print(f"shards of dws-mnist, {long_fit:.0f} s of a core, on {NODES:,} nodes of one core")
+    print(
+        f"  {work:,.0f} s of work, {first:.1f} s until each node has its first shard, {lost:.1f} s "
+        f"as above: {(first + lost) / (work + first + lost):.2%} (modelled)"
     )
 
 

@@ -1,8 +1,8 @@
-"""What starting a process costs a small shard where workers have GPUs: `dwszoo bench start`.
+"""The share of a small shard's time that is start-up, with workers on GPUs: `dwszoo bench start`.
 
-All shards of the `digits` recipe, fitted on CPUs by tasks that Ray gives a GPU which is not there: with a process for each,
-as Ray has it for such tasks, and with processes that are kept, as ours are. On a GPU its context and the compilation of
-kernels, which a process pays for as well, come on top.
+Shards of the `digits` recipe, fitted on CPUs by tasks to which Ray assigns a GPU that does not
+exist: with one process per shard, Ray's default for such tasks, and with processes that are kept,
+as in `run_tasks`. On a real GPU, the context and the compilation of kernels add to the start.
 """
 
 import os
@@ -19,50 +19,47 @@ from flows.recipes import digits
 from pipeline.archive.plan import ShardPlan
 from pipeline.config import ZooConfig
 from pipeline.signals import Signals
-from pipeline.zoos.build import fit_shard, plan_zoo
+from pipeline.zoos.build import ZooPlan, fit_shard, plan_zoo
 
-WORKERS = 2
+WORKERS, NUM_SHARDS = 2, 8
 
 
-def seconds_of_fit(
+def timed_fit(
     config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan
 ) -> tuple[float, int]:
-    """And in which process."""
+    """Seconds of a fit, and the process that it ran in."""
     start = time.perf_counter()
     fit_shard(config, folder, signals, shard)
     return time.perf_counter() - start, os.getpid()
 
 
-def measure(title: str):
-    """A line: of the time of all workers, how much is not spent in `fit_shard`."""
-    with TemporaryDirectory() as folder:
-        plan, start = plan_zoo(digits().zoo, Path(folder)), time.perf_counter()
-        shared = plan.record.config, Path(folder), plan.signals
-        results = fanout.run_tasks(seconds_of_fit, plan.shards, shared, WORKERS, gpus_per_worker=1)
-        fits, processes = zip(*(result for _, result in results), strict=True)
-        total = WORKERS * (time.perf_counter() - start)
-    starting = total - sum(fits)
+def measure(title: str, plan: ZooPlan, folder: Path):
+    """Print how much of the workers' time was not spent in `fit_shard`."""
+    start, shared = time.perf_counter(), (plan.record.config, folder, plan.signals)
+    shards = plan.shards[:NUM_SHARDS]
+    results = fanout.run_tasks(timed_fit, shards, shared, WORKERS, gpus_per_worker=1)
+    fits, processes = zip(*(result for _, result in results), strict=True)
+    total, fit = WORKERS * (time.perf_counter() - start), sum(fits)
     print(
-        f"{title:<22} {len(fits)} shards in {len({*processes})} processes: a shard takes {total / len(fits):.2f} s of a "
-        f"worker, {starting / len(fits):.2f} s of them to start ({starting / total:.0%})",
+        f"{title:<21} {len({*processes})} processes: {total / NUM_SHARDS:.2f} s of a worker per "
+        f"shard, {(total - fit) / NUM_SHARDS:.2f} s of it start-up ({1 - fit / total:.0%})",
         flush=True,
     )
 
 
 def main():
-    plan_and_compile = digits().zoo
-    with TemporaryDirectory() as folder:
-        plan = plan_zoo(plan_and_compile, Path(folder))
-        plan.kind.prepare("cpu")
     node = {"num_cpus": WORKERS, "num_gpus": WORKERS, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=node)
     try:
         os.environ["RAY_ADDRESS"] = cluster.address
-        with ray_session(WORKERS, 1):
+        with TemporaryDirectory() as folder, ray_session(WORKERS, 1):
+            plan = plan_zoo(digits().zoo, Path(folder))
+            plan.kind.prepare("cpu")
+            print(f"{NUM_SHARDS} shards of digits on {WORKERS} workers")
             with patch.object(fanout, "KEPT", {}):
-                measure("a process for each")
-            measure("processes are kept")
-            measure("the same, once started")
+                measure("one process per shard", plan, Path(folder))
+            measure("processes are kept", plan, Path(folder))
+            measure("... once started", plan, Path(folder))
     finally:
         cluster.shutdown()
 

@@ -94,7 +94,7 @@ def test_a_fit_that_takes_too_long_ends_and_the_next_goes_on(built_zoo, tmp_path
         verbs.build("smoke", str(tmp_path / "zoo"), settings)
     assert str(caught.value) == (
         f"fitting {tmp_path / 'zoo'} took longer than resources.stage_minutes (0.0001): "
-        "run the same command again to go on, or raise the limit"
+        "run the same command again to continue, or raise the limit"
     )
     left = set(psutil.Process().children(recursive=True)) - set(children)
     assert not [child for child in left if "ray" in child.name()]
