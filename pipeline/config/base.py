@@ -7,9 +7,9 @@ location fields (where, and on how much hardware, it runs) are not.
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.distributions import LARGEST
@@ -32,6 +32,16 @@ class Frozen(BaseModel):
 
 
 class Config(Frozen):
+    @field_validator("*", mode="before")
+    @classmethod
+    def takes_no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        items = value if isinstance(value, list | tuple) else (value,)
+        if any(isinstance(item, bool) for item in items):
+            types = leaves(cls.model_fields[info.field_name].annotation)
+            if types & {int, float} and bool not in types:
+                raise PydanticCustomError("number", "input should be a number")
+        return value
+
     @field_validator("*")
     @classmethod
     def leaves_room_in_float32(cls, value: Any) -> Any:
@@ -53,6 +63,12 @@ class Config(Frozen):
     def fingerprint(self) -> str:
         """Eight hexadecimal digits that differ where `identity` does."""
         return fingerprint(self.identity())
+
+
+def leaves(annotation: Any) -> set[Any]:
+    """The types that a type is made of: `int` and `None` of `tuple[int, ...] | None`."""
+    parts = get_args(annotation)
+    return set().union(*map(leaves, parts)) if parts else {annotation}
 
 
 def fingerprint(identity: Any) -> str:

@@ -59,6 +59,12 @@ def test_a_setting_replaces_one_field():
             "zoo.signals.source=digit",
             r"zoo\.signals\.source: input should be one of digits, .*, occupancy or package\.module:function, got \"digit\"",
         ),
+        ("digits", "zoo.views=true", r"zoo\.views: input should be a number, got true"),
+        (
+            "digits",
+            "zoo.inr.hidden=[8, true]",
+            r"zoo\.inr\.hidden: input should be a number, got \[8",
+        ),
         ("digits", "zoo.views", r"--set takes key=value, got 'zoo\.views'"),
     ],
 )
