@@ -1,4 +1,4 @@
-"""Whether an installation is whole: each check says what it found, or in a sentence what to do."""
+"""Checks of an installation; each reports what it found, or what is wrong and what to do."""
 
 import logging
 import os
@@ -21,9 +21,9 @@ from flows.versions import PACKAGE, versions
 from pipeline.errors import InputError, WorkError
 
 LAYERS = "dwsnet"
-"""The distribution of the layers alone."""
+"""The distribution of only the layers."""
 DRIVER = Path("/proc/driver/nvidia/gpus")
-"""Has a folder for each GPU that NVIDIA's driver knows."""
+"""Has a folder for each GPU known to NVIDIA's driver."""
 
 
 class Finding(NamedTuple):
@@ -34,7 +34,7 @@ class Finding(NamedTuple):
 
 
 def findings(folder: Path | None) -> Iterator[Finding]:
-    """One or more of each check, as they are made; `folder` is where runs should lie."""
+    """One or more findings per check, as they are made; `folder` is for runs."""
     checks = {"packages": packages, "kernel": kernel, "gpu": gpu, "prefect": prefect}
     for name, check in checks.items():
         yield examine(name, check)
@@ -49,7 +49,7 @@ def findings(folder: Path | None) -> Iterator[Finding]:
 
 
 def examine(name: str, check: Callable[[], str]) -> Finding:
-    """What a check returns; where it raises an error or one of our packages warns, what that says."""
+    """The finding of a check: its result, or the message of an error or of our first warning."""
     with our_warnings() as warnings:
         try:
             text = check()
@@ -60,7 +60,7 @@ def examine(name: str, check: Callable[[], str]) -> Finding:
 
 @contextmanager
 def our_warnings() -> Iterator[list[str]]:
-    """Messages that would be shown in the block, of our packages alone."""
+    """Collects the warnings that our own packages log in the block."""
     messages: list[str] = []
     handler = logging.Handler(logging.WARNING)
     handler.emit = lambda record: messages.append(record.getMessage())
@@ -73,7 +73,7 @@ def our_warnings() -> Iterator[list[str]]:
 
 
 def packages() -> str:
-    """Raises InputError where Python or a package is not of a version that this one works with."""
+    """Raises InputError if the version of Python or of a package is not supported."""
     python, wanted = platform.python_version(), metadata(PACKAGE)["Requires-Python"]
     if python not in SpecifierSet(wanted):
         raise InputError(f"Python must be {wanted}, found {python}: make .venv with another")
@@ -90,7 +90,7 @@ def packages() -> str:
 
 
 def require(requirement: Requirement):
-    """Raises InputError where a package is not there, or is of a version that was not asked for."""
+    """Raises InputError if a package is missing or has another version than required."""
     found = installed(requirement.name)
     if found == "none" or not requirement.specifier.contains(found, prereleases=True):
         raise InputError(
@@ -100,14 +100,14 @@ def require(requirement: Requirement):
 
 
 def kernel() -> str:
-    """The compiled kernel; a warning says why there is none."""
+    """Whether there is a compiled kernel; a warning says why not."""
     from pipeline.fit.kernel import load_kernel
 
     return "INRs are fitted by the compiled kernel" if load_kernel() else "PyTorch fits INRs"
 
 
 def gpu() -> str:
-    """Raises InputError where there is a GPU that PyTorch cannot use."""
+    """The names of GPUs. Raises InputError if there is a GPU that PyTorch cannot use."""
     import torch
 
     if torch.cuda.is_available():
@@ -117,14 +117,14 @@ def gpu() -> str:
     if known:
         raise InputError(
             f"this machine has {known} GPUs of which PyTorch {torch.__version__} sees none: "
-            "install PyTorch's CUDA build for the version of the driver, and look at "
+            "install PyTorch's CUDA build for the version of the driver, and check "
             "CUDA_VISIBLE_DEVICES"
         )
     return "none: everything runs on CPUs"
 
 
 def prefect() -> str:
-    """Raises InputError where the user's own server does not answer; of a temporary one a warning says so."""
+    """Raises InputError if the user's own server does not answer; a temporary one only warns."""
     own = own_url()
     with prefect_server() as is_up:
         is_up()
@@ -132,7 +132,7 @@ def prefect() -> str:
 
 
 def room(folder: Path) -> str:
-    """Raises InputError where runs cannot be written to a folder."""
+    """The free space in a folder. Raises InputError if it is not writable."""
     try:
         with marked(folder):
             free = shutil.disk_usage(folder).free
@@ -149,7 +149,7 @@ def local_ray() -> str:
 
 
 def cluster(folder: Path | None) -> Iterator[Finding]:
-    """The cluster at RAY_ADDRESS, and what is wrong with its nodes."""
+    """Findings about the cluster at RAY_ADDRESS and its nodes."""
     looks: list[Around] = []
 
     def answers() -> str:

@@ -1,6 +1,7 @@
-"""The whole job behind `dwszoo run`: plan, fit, archive, verify, train, baselines, evaluate, report.
+"""The work of `dwszoo run`: plan, fit, archive, verify, train with baselines, evaluate, report.
 
-Its state is in files, not in Prefect, so the same run goes on after any interruption, on any Prefect server.
+Its state is in files, not in Prefect: a run continues after any interruption, on any Prefect
+server.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,14 +27,15 @@ from pipeline.zoos.build import ZooPlan
 
 
 def run(recipe: RecipeName, out: Path, settings: Settings = ()) -> dict[str, Any]:
-    """Builds a zoo, trains on it, evaluates and reports, into one folder; goes on from what is there.
+    """Builds a zoo, trains on it, evaluates and reports, in one folder; continues what is there.
 
-    With `growth` in the recipe each run in the folder lets the zoo there grow, and has a folder of its own.
+    With `growth` in the recipe, each run lets the zoo in the folder grow, and has its own
+    subfolder.
 
     Args:
         recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
-        out: The folder of the run. A scheduled run is skipped where another one is at work in it.
-        settings: Fields of the recipe that are overridden, such as zoo.views=4.
+        out: The run folder. A scheduled run is skipped while another one uses it.
+        settings: Overridden fields of the recipe, such as zoo.views=4.
     """
     resolved = resolve_training(recipe, settings)
     with exclusive(out):
@@ -47,9 +49,9 @@ def run(recipe: RecipeName, out: Path, settings: Settings = ()) -> dict[str, Any
 
 
 def run_stages(recipe: Recipe, run: Path, planned: ZooPlan | None = None) -> dict[str, Any]:
-    """The whole job into the folder `run`; returns that, the test metrics of each model, and the report.
+    """Do all the work in the folder `run`; returns it, each model's test metrics, and the report.
 
-    `planned` is what the zoo in it is to be; None: what the recipe says.
+    `planned` is the zoo to build in it; None: the recipe's.
     """
     training, models = recipe.training, list(variants(recipe.training))
     finetune = recipe.probe and recipe.probe.finetune
@@ -88,7 +90,7 @@ def make(
     transfers: Sequence[Transfer],
     trusted: Collection[str],
 ):
-    """The zoo of a run, and what is trained on it: all that needs Ray."""
+    """Build the zoo and train the models: everything that needs Ray."""
     zoo, training, resources = run / "zoo", recipe.training, recipe.resources
     summary = build.fit_zoo(planned, zoo, resources)
     if summary is not None:  # for the report

@@ -1,1 +1,1 @@
-"""What a recipe would do, and how long it would take: from its plan, and a few seconds of its work."""
+"""Forecasts the work and time of a recipe, from its plan and a few seconds of measurements."""

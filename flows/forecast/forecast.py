@@ -1,4 +1,4 @@
-"""The forecast of a recipe: what there is to do, what that takes, and what is missing for it."""
+"""The forecast of a recipe: remaining work, its cost, and missing resources."""
 
 import math
 import os
@@ -28,28 +28,28 @@ from pipeline.training.start import resolve_start
 from pipeline.zoos.build import ZooPlan, plan_members
 
 FIT_BUDGET = 2.0
-"""Seconds in which members are fitted."""
+"""Seconds spent on fitting members."""
 AROUND = 45.0
-"""Seconds by the clock that all else of a run takes: Ray, Prefect and the workers start, models are scored, the report is
-drawn. As measured for `digits` on two cores that other work kept busy too."""
+"""Wall-clock seconds of the rest of a run: starting Ray, Prefect and the workers, scoring models,
+drawing the report. Measured for `digits` on two cores that were also busy with other work."""
 BYTES = 12
-"""Of each parameter in a checkpoint: the weight and Adam's two moments."""
+"""Bytes per parameter in a checkpoint: the weight and Adam's two moments."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """The zoo, or models that differ in their seed alone: what is left to do of it."""
+    """The remaining work on the zoo, or on models that differ only in their seed."""
 
     title: str
     what: str
     there: str
-    """What is done already; empty: nothing."""
+    """What is already done; empty: nothing."""
     bytes: int = 0
-    """To be written."""
+    """Bytes to write."""
     seconds: float = 0.0
-    """By the clock."""
+    """Wall-clock time."""
     worker_seconds: float = 0.0
-    """Of all workers together."""
+    """Time of all workers together."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class Forecast:
     resources: ResourcesConfig
     parts: tuple[Part, ...]
     lacking: tuple[str, ...]
-    """A sentence for each thing that is missing for it."""
+    """A sentence for each missing resource."""
 
     @property
     def around(self) -> float:
-        """Seconds that are of no part; none where nothing is left to do."""
+        """Seconds that belong to no part; 0 if nothing is left to do."""
         return AROUND if any(part.seconds for part in self.parts) else 0.0
 
     @property
@@ -75,7 +75,7 @@ class Forecast:
 
     @property
     def at_once(self) -> int:
-        """Workers that really run at the same time."""
+        """Workers that run at the same time."""
         return at_once(self.resources)
 
     @property
@@ -83,15 +83,16 @@ class Forecast:
         return "GPU-hours" if self.resources.gpus_per_worker else "core-hours"
 
     def hours(self, part: Part) -> float:
-        """Core-hours, or where workers have GPUs GPU-hours."""
+        """Core-hours or, if workers have GPUs, GPU-hours of a part."""
         return part.worker_seconds / 3600 * (self.resources.gpus_per_worker or 1)
 
 
 def forecast(recipe: Recipe, out: Path) -> Forecast:
-    """Of `dwszoo run` into the folder `out`, or of a recipe that trains nothing of `dwszoo zoo build`.
+    """The forecast of `dwszoo run` or, for a recipe without training, of `dwszoo zoo build`.
 
-    Takes some seconds of this machine, and writes nothing there. Raises InputError where the recipe cannot be run, where
-    `out` holds another zoo or run, or where workers are to have GPUs and this machine has none to measure on.
+    Measures for some seconds on this machine, and writes nothing to `out`. Raises InputError if the
+    recipe cannot be run, if `out` holds another zoo or run, or if workers need GPUs and this
+    machine has none to measure on.
     """
     resources, trusted = recipe.resources, modules_named(recipe)
     device = "cuda" if resources.gpus_per_worker else "cpu"
@@ -110,7 +111,7 @@ def forecast(recipe: Recipe, out: Path) -> Forecast:
 
 
 def at_once(resources: ResourcesConfig) -> int:
-    """Workers that really run at the same time: on this machine no more than it has cores."""
+    """Workers that run at the same time: on this machine at most its number of cores."""
     if is_local() and not resources.gpus_per_worker:
         return min(resources.workers, len(os.sched_getaffinity(0)))
     return resources.workers
@@ -134,7 +135,7 @@ def zoo_part(
 
 
 def committed(zoo: Path, plan: ZooPlan) -> Collection[str]:
-    """Names of the shards that are. Raises InputError where it is another zoo."""
+    """Names of the committed shards. Raises InputError if the folder has another zoo."""
     if not (zoo / FILE).exists():
         return ()
     require_same_zoo(zoo, plan.record)
@@ -165,7 +166,7 @@ def model_part(
     run: Path,
     resources: ResourcesConfig,
 ) -> Part:
-    """Of models that cost the same; `scored` members are in the validation split."""
+    """The part for models of equal cost; `scored` members are in the validation split."""
     training, steps = models[0].training, models[0].steps
     epochs = [min(training.epochs, num_epochs(run / model.folder)) for model in models]
     left = len(models) * training.epochs - sum(epochs)
@@ -189,7 +190,7 @@ def model_part(
 
 
 def missing_workers(resources: ResourcesConfig) -> Iterator[str]:
-    """What the cluster at RAY_ADDRESS, or this machine, lacks for all workers at once."""
+    """What the cluster at RAY_ADDRESS, or this machine, lacks to run all workers at once."""
     size = resources.workers, resources.gpus_per_worker
     try:
         if is_local():

@@ -1,4 +1,4 @@
-"""A forecast as people and as programs read it."""
+"""A forecast as a table and as JSON."""
 
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -23,7 +23,7 @@ def as_json(forecast: Forecast) -> dict[str, Any]:
 
 
 def lines(forecast: Forecast) -> Iterator[str]:
-    """A table, then what is lacking."""
+    """The lines of a table, then a line for each missing resource."""
     hours, workers = sum(map(forecast.hours, forecast.parts)), forecast.resources.workers
     on = f" on {forecast.at_once} cores" if forecast.at_once < workers else ""
     rows = [("", "what", "there", "disk", "time", forecast.unit)]
@@ -49,7 +49,7 @@ def disk(size: float) -> str:
 
 
 def time(seconds: float) -> str:
-    """As much of it as matters."""
+    """A duration in a suitable unit; empty for 0."""
     if not seconds:
         return ""
     if seconds < 200:
@@ -61,5 +61,5 @@ def time(seconds: float) -> str:
 
 
 def amount(hours: float) -> str:
-    """In three digits."""
+    """Hours with three digits; empty for 0."""
     return f"{hours:,.0f}" if hours >= 100 else f"{hours:.3g}" if hours else ""

@@ -1,4 +1,4 @@
-"""The models that a recipe trains: how many steps each takes, and how long a step does."""
+"""The models that a recipe trains, their number of steps, and the time per step."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,34 +23,35 @@ from pipeline.training.transfer import TRANSFERS
 from pipeline.training.variants import variants
 
 BUDGET = 0.5
-"""Seconds in which steps of a model are taken, and in which it is scored."""
+"""Seconds spent on training steps of a model, and on scoring it."""
 
 
 @dataclass(frozen=True)
 class PlannedModel:
     title: str
     folder: Path
-    """In that of the run."""
+    """Relative to the run folder."""
     training: TrainingConfig
     steps: int
-    """In an epoch."""
+    """Steps per epoch."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What a model takes, on one worker."""
+    """The cost of a model on one worker."""
 
     num_parameters: int
     step: float
-    """Seconds of a step, of the worker's share of the batch."""
+    """Seconds per step on the worker's share of the batch."""
     score: float
-    """Seconds of scoring one member."""
+    """Seconds to score one member."""
 
 
 def planned_models(recipe: Recipe, planned: PlannedZoo, small: SmallZoo) -> Iterator[PlannedModel]:
-    """Every model of a run, in the order in which they are trained.
+    """All models of a run, in the order of their training.
 
-    Raises InputError where the zoo cannot teach the task, or the train split does not fill a batch.
+    Raises InputError if the task cannot be learned from the zoo, or the train split does not fill a
+    batch.
     """
     training, models = recipe.training, {}
     task = task_of(training.task, modules_named(training))
@@ -73,7 +74,8 @@ def planned_models(recipe: Recipe, planned: PlannedZoo, small: SmallZoo) -> Iter
 
 
 def cost_of(training: TrainingConfig, small: SmallZoo, workers: int, device: str) -> Cost:
-    """Measured on a share of a batch of members of a small zoo, without what workers send each other."""
+    """The cost of a model, measured on a worker's share of a batch from a small zoo, without
+    communication between workers."""
     trusted = modules_named(training)
     task = task_of(training.task, trusted)
     encoder, model = build_model(training, small.space, task.prepare(small), trusted)
@@ -100,7 +102,7 @@ def cost_of(training: TrainingConfig, small: SmallZoo, workers: int, device: str
 def stepper(
     training: TrainingConfig, task: Task, model: nn.Module, batch: Batch, keys: torch.Tensor
 ):
-    """A function that takes one step of the optimiser, as `pipeline.training.engine` does."""
+    """A function that takes one optimiser step like that of `pipeline.training.engine`."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
     model.train()

@@ -1,4 +1,4 @@
-"""Zoos that are not there yet: one of which the plan is known, and a small one of the same networks."""
+"""Stand-ins for a zoo that is not built yet: its plan, and a small zoo of the same networks."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from pipeline.zoos.build import ZooPlan, fit_shard, make_record
 
 @dataclass(frozen=True)
 class PlannedZoo:
-    """What a `Feed` counts members and batches by, of a zoo whose members will all have weights."""
+    """A planned zoo, from which a `Feed` counts members and batches, as if all had weights."""
 
     plan: ZooPlan
 
@@ -35,7 +35,7 @@ class PlannedZoo:
 
 
 class SmallZoo(Zoo):
-    """A zoo of few members that were hardly fitted, to take steps of training on."""
+    """A zoo of a few barely fitted members, to measure training steps on."""
 
     def __init__(self, zoo: Zoo, of: Signals):
         vars(self).update(vars(zoo))
@@ -46,7 +46,7 @@ class SmallZoo(Zoo):
 
 
 def small_zoo(kind: ZooKind, folder: Path, trusted: Collection[str]) -> SmallZoo:
-    """`kind.small()` in a new folder, finished."""
+    """Build `kind.small()` in a new folder, finished."""
     small = kind.small()
     shards = small.plan_shards()
     claim_zoo(folder, make_record(small, shards))
