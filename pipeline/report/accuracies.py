@@ -50,14 +50,18 @@ def draw_accuracies(zoo: Zoo, path: Path):
         for name in HYPERPARAMETERS
         if name in last.column_names and pc.count_distinct(known(last, name)[name]).as_py() > 1
     ]
-    num_panels = 2 + len(varying)
-    num_rows = -(-num_panels // COLUMNS)
-    with picture(path, 3.4 * min(COLUMNS, num_panels), 2.6 * num_rows) as figure:
+    by_epoch = known(table, "epoch")
+    has_epochs = len(by_epoch) > 0 and pc.count_distinct(by_epoch["epoch"]).as_py() > 1
+    num_panels = 1 + has_epochs + len(varying)
+    num_columns = min(COLUMNS, num_panels)
+    num_rows = -(-num_panels // num_columns)
+    with picture(path, 3.4 * num_columns, 2.6 * num_rows) as figure:
         mark_partial(figure, zoo)
-        panels = figure.subplots(num_rows, COLUMNS, squeeze=False).flatten()
+        panels = figure.subplots(num_rows, num_columns, squeeze=False).flatten()
         draw_histogram(panels[0], percent(last), majority_accuracy(zoo, last))
-        draw_epochs(panels[1], known(table, "epoch"))
-        for axes, name in zip(panels[2:], varying, strict=False):
+        if has_epochs:
+            draw_epochs(panels[1], by_epoch)
+        for axes, name in zip(panels[1 + has_epochs :], varying, strict=False):
             part = known(last, name)
             draw_dependence(axes, name, part[name], percent(part))
         for axes in panels[num_panels:]:
@@ -140,9 +144,6 @@ def draw_histogram(axes, accuracy: np.ndarray, majority: float | None):
 
 def draw_epochs(axes, table: pa.Table):
     """Draw median, quartiles and 5 to 95 % of the accuracies of all checkpoints of an epoch."""
-    if not len(table):
-        axes.set_visible(False)
-        return
     epoch, accuracy = table["epoch"].to_numpy(), percent(table)
     epochs = np.unique(epoch)
     quantiles = np.array(

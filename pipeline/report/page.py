@@ -12,7 +12,7 @@ from pipeline.archive.files import read_json, write_atomic
 from pipeline.archive.summary import in_words, summarize
 from pipeline.archive.summary import shown as shown_name
 from pipeline.archive.zoo import Zoo, column
-from pipeline.config import Config, ZooConfig, describe, fingerprint
+from pipeline.config import Config, describe, fingerprint
 from pipeline.errors import InputError
 from pipeline.report.accuracies import ACCURACY, draw_accuracies
 from pipeline.report.curves import draw_curves
@@ -32,6 +32,7 @@ from pipeline.training.checkpoint import load_best
 from pipeline.training.evaluate import predict, shown, titled
 from pipeline.training.probe import Reading, probe_table
 from pipeline.training.variants import sizes_in
+from pipeline.zoos import KINDS
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
@@ -48,7 +49,8 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     first = models[0]
     histories = {group[0].title: group[0].history for group in families(models) if group[0].history}
     draw_curves(histories, folder / "curves.svg")
-    members = "INRs" if isinstance(zoo.record.config, ZooConfig) else "networks"
+    kind = KINDS.get(zoo.record.config.kind)
+    members = kind.members if kind else "networks"
     template = Environment(
         loader=PackageLoader("pipeline.report", "."),
         autoescape=True,
@@ -154,17 +156,19 @@ def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -
         values["median PSNR"] = f"{np.median(psnr):.1f} dB"
     values["models/s in training"] = f"{models[0].rate:,.0f}"
     if fitted:
-        values["INRs/s in fitting"] = f"{fit_rate(fitted):,.0f}"
+        members = KINDS[zoo.record.config.kind].members
+        values[f"{members}/s in fitting"] = fit_rate(fitted)
     return [{"meaning": meaning, "value": value} for meaning, value in values.items()]
 
 
 def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> dict[str, str]:
     rows = {}
     if fitted:
-        steps = column(zoo.catalog, "steps").mean() * fit_rate(fitted)
+        kind = KINDS[zoo.record.config.kind]
+        steps = column(zoo.catalog, "steps").mean() * fitted["num_members"] / fitted["seconds"]
         rows["fit"] = (
-            f"{fit_rate(fitted):,.0f} INRs/s, {steps:,.0f} Adam steps/s, to a mean PSNR of "
-            f"{fitted['mean_quality']:.1f} dB ({fitted['num_members']:,} INRs in "
+            f"{fit_rate(fitted)} {kind.members}/s, {steps:,.0f} steps/s, mean "
+            f"{kind.in_words(fitted['mean_quality'])} ({fitted['num_members']:,} {kind.members} in "
             f"{fitted['seconds']:.1f} s, {fitted['workers']} workers)"
         )
     for model in models:
@@ -178,8 +182,10 @@ def throughput(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None)
     return rows
 
 
-def fit_rate(fitted: dict[str, Any]) -> float:
-    return fitted["num_members"] / fitted["seconds"]
+def fit_rate(fitted: dict[str, Any]) -> str:
+    """Members per second, with a decimal if there are few."""
+    rate = fitted["num_members"] / fitted["seconds"]
+    return f"{rate:,.{int(rate < 10)}f}"
 
 
 def isolated(name: str) -> str:
