@@ -1,4 +1,4 @@
-"""Probing: what a linear model reads from the vectors of a frozen encoder, by few labels and by all of them."""
+"""Probing: linear models on the vectors of a frozen encoder, with few labels and with all."""
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,50 +23,51 @@ from pipeline.training.loader import Feed
 from pipeline.training.models import shared_names
 
 SHARES = (0.01, 0.1, 1.0)
-"""Of the train split's members, whose targets are known."""
+"""Shares of the members of the train split whose targets are used."""
 RIDGE = tuple(10 ** (power / 2) for power in range(6, -11, -1))
-"""Penalties, strongest first, for features with a standard deviation of 1."""
+"""Penalties for features with a standard deviation of 1, strongest first."""
 SOFTMAX = tuple(10.0**power for power in range(-4, 4))
-"""Inverse penalties (scikit-learn's C), strongest first, likewise."""
+"""Inverse penalties (scikit-learn's C) for such features, strongest penalty first."""
 
 Parts = Mapping[str, np.ndarray]
-"""One row a member, by split."""
+"""One row per member, by split."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How well a target is read at one share of the labels."""
+    """The score of a target at one share of the labels."""
 
     target: str
     reader: str
-    """From what, and by what."""
+    """The features and the model."""
     share: float
     num_members: int
-    """That were learned from."""
+    """Size of the training set."""
     metrics: Mapping[str, float]
     """On the test split: accuracy of classes; r2 and mse of numbers."""
     strength: float | None = None
-    """Of the penalty, chosen on the validation split; None where there is none."""
+    """Of the penalty, chosen on the validation split; None without a penalty."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What is to be read."""
+    """A quantity to predict."""
 
     name: str
     values: Parts
     """Classes as integers, numbers as float64."""
     known: Parts
-    """`(members,)` bool: false where the catalog has null."""
+    """`(members,)` bool: false for null in the catalog."""
     is_class: bool
 
 
 def probe(trained: TrainedModel, zoo: Zoo, targets: Sequence[str], seed: int) -> list[Reading]:
-    """Read targets, columns of the catalog, from the encoder's vectors, and for comparison from statistics of the weights.
+    """Predict catalog columns from the encoder's vectors, and from statistics of the weights.
 
-    Classes by softmax regression, numbers by ridge regression and by least squares. The members whose targets are known at a
-    share are drawn from `seed` as `training.members` draws them; the penalty is chosen on the validation split. Raises
-    InputError where the model learned no vectors, the zoo is of another architecture, or a target cannot be read from it.
+    Classes by softmax regression, numbers by ridge regression and least squares. The members of a
+    share are drawn from `seed` like those of `training.members`; the penalty is chosen on the
+    validation split. Raises InputError if the model has not learned vectors, the zoo has another
+    architecture, or a target cannot be used.
     """
     require_vectors(trained)
     require_space(trained, zoo)
@@ -86,28 +87,28 @@ def probe(trained: TrainedModel, zoo: Zoo, targets: Sequence[str], seed: int) ->
 
 
 def require_vectors(trained: TrainedModel):
-    """Raises InputError where the encoder's vectors were not trained, as the model has no use for them."""
+    """Raises InputError if the model does not use, and so did not train, the encoder's vectors."""
     if trained.encoder.state_dict().keys() - shared_names(trained.encoder, trained.model).keys():
         raise InputError(
-            f"a run must have learned a vector of each network to be probed, which task {trained.config.task.kind} has no "
-            "use for: probe a run of another task"
+            f"a run must have learned a vector of each network to be probed, which task "
+            f"{trained.config.task.kind} does not use: probe a run of another task"
         )
 
 
 def known_of(zoo: Zoo) -> list[str]:
-    """What is known of the signals of members: classes and facts. Raises InputError where nothing is."""
+    """Columns of what is known of the signals: classes and facts. Raises InputError without any."""
     names = [*(["label"] if len(zoo.record.class_names) > 1 else []), *zoo.record.facts]
     found = [name for name in names if zoo.catalog[name].null_count < len(zoo)]
     if not found:
         raise InputError(
-            f"nothing is known of the signals of zoo {zoo.folder}, neither classes nor facts: name columns of its catalog with "
-            f"--target, such as {zoo.record.schema.names[-1]}"
+            f"nothing is known of the signals of zoo {zoo.folder}, neither classes nor facts: name "
+            f"columns of its catalog with --target, such as {zoo.record.schema.names[-1]}"
         )
     return found
 
 
 def target_of(zoo: Zoo, name: str) -> Target:
-    """Raises InputError where there is no such column, or fewer than two values of it in a split."""
+    """Raises InputError if there is no such column, or it has fewer than two values in a split."""
     zoo.require_columns([name], " to probe for")
     columns = {split: zoo.members(split)[name] for split in SPLITS}
     kind = columns["train"].type
@@ -129,16 +130,18 @@ def target_of(zoo: Zoo, name: str) -> Target:
     for split, found in target.values.items():
         if len(np.unique(found[valid[split]])) < 2:
             raise InputError(
-                f"column {name!r} of zoo {zoo.folder} cannot be probed for: it must have two values or more in each split, "
-                f"found fewer in {split}"
+                f"column {name!r} of zoo {zoo.folder} cannot be probed for: it must have two values "
+                f"or more in each split, found fewer in {split}"
             )
     return target
 
 
 @torch.no_grad()
 def features_of(zoo: Zoo, extract: Callable[[Mapping[str, Tensor]], Tensor]) -> Parts:
-    """`(members, width)` float64 of each split, in the order of the catalog; each column of the train split of mean 0 and
-    standard deviation 1. Raises WorkError where a number is not finite.
+    """`(members, width)` float64 of each split, in catalog order.
+
+    Columns have mean 0 and standard deviation 1 over the train split. Raises WorkError if a number
+    is not finite.
     """
     parts = {}
     for split in SPLITS:
@@ -146,15 +149,15 @@ def features_of(zoo: Zoo, extract: Callable[[Mapping[str, Tensor]], Tensor]) -> 
         parts[split] = torch.cat(vectors).numpy() if vectors else np.zeros((0, 0))
         if not np.isfinite(parts[split]).all():
             raise WorkError(
-                f"vectors of zoo {zoo.folder} cannot be probed: numbers must be finite, found others in split {split!r}; "
-                "weights, of its members or of the encoder, are too large"
+                f"vectors of zoo {zoo.folder} cannot be probed: numbers must be finite, found others "
+                f"in split {split!r}; weights, of its members or of the encoder, are too large"
             )
     mean, std = parts["train"].mean(0), parts["train"].std(0)
     return {split: (vectors - mean) / np.where(std > 0, std, 1) for split, vectors in parts.items()}
 
 
 def drawn(zoo: Zoo, share: float, seed: int) -> np.ndarray:
-    """`(members,)` bool: which members of the train split are known at a share."""
+    """`(members,)` bool: the members of the train split that are used at a share."""
     every = Feed(zoo, "train", ())
     some = replace(every, members=num_known(every.num_members, share), seed=seed)
     return np.isin(*(feed.rows()["position"].to_numpy() for feed in (every, some)))
@@ -167,7 +170,7 @@ def num_known(num_members: int, share: float) -> int:
 def readings(
     target: Target, features: Mapping[str, Parts], share: float, labelled: np.ndarray
 ) -> Iterator[Reading]:
-    """What is had without any features, then what each reader makes of each kind."""
+    """The trivial prediction, then that of each reader from each kind of features."""
     rows = target.known | {"train": target.known["train"] & labelled}
     y = {split: values[rows[split]] for split, values in target.values.items()}
     count, score = len(y["train"]), share_of_rights if target.is_class else errors
@@ -194,7 +197,7 @@ def readings(
 
 
 def readers(is_class: bool) -> list[tuple[str, str | None, list[Any]]]:
-    """Linear models: what they are called, the name of their penalty, and one model for each strength of it."""
+    """Linear models: their names, the parameter of their penalty, and a model for each strength."""
     from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 
     if is_class:
@@ -207,11 +210,11 @@ def readers(is_class: bool) -> list[tuple[str, str | None, list[Any]]]:
 
 
 def fitted(model: Any, features: np.ndarray, values: np.ndarray) -> Any:
-    """The model, that is judged on the validation split whether its solver came to an end or not."""
+    """Fit a model, converged or not, since it is selected on the validation split."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
-    # Products are so small that threads of BLAS would only wait for each other.
+    # Products are so small that BLAS threads would mostly wait for each other.
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(features, values)
@@ -227,7 +230,7 @@ def errors(true: np.ndarray, predicted: np.ndarray) -> dict[str, float]:
 
 
 def probe_table(readings: Sequence[Reading]) -> Table:
-    """One row a target and reader, one column a share of the labels."""
+    """One row per target and reader, one column per share of the labels."""
     known = {reading.share: reading.num_members for reading in readings}
     cells: dict[tuple[str, str], dict[float, str]] = {}
     for reading in readings:
@@ -236,8 +239,9 @@ def probe_table(readings: Sequence[Reading]) -> Table:
         )
     rows = [[*names, *(row.get(share, "") for share in known)] for names, row in cells.items()]
     return Table(
-        "What can be read from the encoder with labels of few networks, and of all: accuracy of classes on the test split; "
-        "of numbers R², and the mean squared error in brackets. Statistics are seven of each tensor.",
+        "Linear probes of the encoder with labels of few networks, and of all, on the test split: "
+        "accuracy for classes; R² for numbers, with the mean squared error in brackets. Statistics "
+        "are seven per tensor.",
         [
             "target",
             "read by",

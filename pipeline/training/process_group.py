@@ -1,4 +1,4 @@
-"""The process group of the workers that train together: ranks as Ray gives them, on the address that Ray uses."""
+"""The process group of training workers, with Ray's ranks, on the address that Ray uses."""
 
 import os
 import re
@@ -23,11 +23,11 @@ LAUNCHERS = re.compile(
     "|RANK|MASTER_(ADDR|PORT)|NCCL_COMM_ID|MPI_LOCALN?RANK(ID|S)"
     "|(OMPI|PMI|PMIX|MV2|I_MPI|HYDRA|PALS|ALPS|FLUX|JSM|SLURM|TORCHELASTIC|HOROVOD|ACCELERATE|AZ|AZUREML)_.*"
 )
-"""Variables that tell a process which rank it has in a job of torchrun, an MPI, a batch system or a cloud."""
+"""Variables with the rank of a process in a job of torchrun, MPI, a batch system or a cloud."""
 
 
 class TorchWorkers(BackendConfig):
-    """Ray Train's workers before they make their process group, each of which sees the GPUs of all on its node."""
+    """A Ray Train backend without a process group; workers see the GPUs of all on their node."""
 
     @property
     def backend_cls(self):
@@ -40,11 +40,12 @@ class SharedGpus(Backend):
 
 @contextmanager
 def process_group(on_gpu: bool) -> Iterator[None]:
-    """Make the workers of a Ray Train run the ranks of a torch process group, for the length of the block.
+    """Make the workers of a Ray Train run the ranks of a torch process group within the block.
 
-    What a launcher of another job has left in the environment is taken out of it, as DeepSpeed and MPI libraries would
-    believe it. Rank 0 listens on its node's address in the Ray cluster alone: torch by itself listens on all. Where nothing
-    else is set, gloo takes that address's interface: by itself it would take what the name of the host stands for.
+    Variables of other launchers are removed from the environment, as DeepSpeed and MPI libraries
+    would use them. Rank 0 listens only on its node's address in the Ray cluster, while torch's
+    default is all addresses. Gloo uses the interface of that address, unless another is set; its
+    default is the one that the host name resolves to.
     """
     context, address = ray.train.get_context(), ray.util.get_node_ip_address()
     rank, world_size = context.get_world_rank(), context.get_world_size()
@@ -80,7 +81,7 @@ def process_group(on_gpu: bool) -> Iterator[None]:
 
 
 def interface_of(address: str) -> str | None:
-    """The network interface of this machine that has an address; None where a router translates it."""
+    """The network interface of this machine with this address; None if a router translates it."""
     return next(
         (
             name

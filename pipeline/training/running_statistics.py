@@ -1,4 +1,4 @@
-"""What training changes in a model beside its parameters: the running statistics of batch norm."""
+"""The running statistics of batch norm, the state of a model other than its parameters."""
 
 import torch
 import torch.distributed as dist
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 
 class RunningStatistics:
-    """Those of a model, that is, its persistent floating-point buffers."""
+    """The running statistics of a model: its persistent floating-point buffers."""
 
     def __init__(self, model: nn.Module):
         tensors = model.state_dict(keep_vars=True).values()
@@ -18,19 +18,19 @@ class RunningStatistics:
         self.kept = [tensor.clone() for tensor in self.tensors]
 
     def keep(self):
-        """Remember them, for `put_back`."""
+        """Save them for `put_back`."""
         if self.tensors:
             torch._foreach_copy_(self.kept, self.tensors)
 
     def put_back(self, where: Tensor):
-        """As they were at the last `keep`, where a step was bad, which is not read from the device."""
+        """Restore those of the last `keep` if `where` is true; it stays on the device."""
         for tensor, kept in zip(self.tensors, self.kept, strict=True):
             torch.where(where, kept, tensor, out=tensor)
 
     def average(self):
         """Replace them by their mean over the ranks, each of which saw its own share.
 
-        They are linear in what was seen: how often this is done does not change what comes out.
+        They are linear in the data, so it does not matter how often this is done.
         """
         for tensor in self.tensors:
             dist.all_reduce(tensor)

@@ -10,7 +10,7 @@ from pipeline.tasks import Batch, Task
 
 @torch.no_grad()
 def sums_over(task: Task, model: nn.Module, batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """What adds up over some batches, on the CPU in float64; empty where there are none."""
+    """The task's sums over batches, on the CPU in float64; empty without batches."""
     return add_up([on_cpu(task.sums(model, batch)) for batch in batches])
 
 
@@ -19,7 +19,7 @@ def on_cpu(sums: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def add_up(parts: Iterable[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The sums of all parts that are not empty."""
+    """Add up the parts that are not empty."""
     total: dict[str, Tensor] = {}
     for part in parts:
         total = {name: total.get(name, 0) + value for name, value in part.items()} or total

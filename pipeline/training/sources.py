@@ -1,4 +1,4 @@
-"""Where members are read from: the zoo itself, or memory that the processes of a node share."""
+"""Sources of members: the zoo itself, or memory shared by the processes of a node."""
 
 import hashlib
 
@@ -14,18 +14,18 @@ from pipeline.training.ahead import threads
 from pipeline.training.node import SharedMemory, memory_of_node
 
 READERS = 4
-"""Threads that read a zoo."""
+"""Number of threads that read a zoo."""
 STAGED_SHARE = 0.25
-"""Members that take no more of a node's memory are read once and shared by its processes."""
+"""Members that take at most this share of a node's memory are read once into shared memory."""
 
 
 class Streamed:
-    """Members of a split, read from the zoo each time. Checksums are compared when an extent is first read."""
+    """Members of a split, read from the zoo each time. Checksums are verified at the first read."""
 
     def __init__(self, zoo: Zoo, split: str, num_members: int, places: np.ndarray | None):
-        """`places` `(members,)`, ascending, are those of the `num_members` of the split that have weights; None: all.
+        """`places` `(members,)`, ascending, selects from the `num_members` of the split; None: all.
 
-        Raises ArchiveError where its blocks are not of so many.
+        Only members with weights count. Raises ArchiveError if the blocks have another number.
         """
         self.zoo, self.extents = zoo, extents_of(zoo, split)
         self._starts = np.cumsum([0, *(extent.num_members for extent in self.extents)])
@@ -36,7 +36,7 @@ class Streamed:
             )
         self.places = np.arange(num_members) if places is None else places
         self.bounds = np.searchsorted(self.places, self._starts)
-        """`(extents + 1,)`: the members of extent k are those from `bounds[k]` to `bounds[k + 1]`."""
+        """`(extents + 1,)`: extent k has the members `bounds[k]` to `bounds[k + 1]`."""
         self._verified: set[int] = set()
 
     def __len__(self) -> int:
@@ -44,15 +44,15 @@ class Streamed:
 
     @property
     def digest(self) -> str:
-        """Of what the members are, in which order."""
+        """sha256 of the members and their order."""
         marks = {extent.shard: self.zoo.marks[extent.shard] for extent in self.extents}
         shards = "".join(mark.sha256 for mark in marks.values()).encode()
         return hashlib.sha256(shards + self.places.tobytes()).hexdigest()
 
     def fetch(self, members: np.ndarray, into: Block | None = None) -> Block:
-        """The state dicts of members `(members,)`, stacked in this order.
+        """The state dicts of `members` `(members,)`, stacked in this order.
 
-        Raises ArchiveError where a shard is not what was committed.
+        Raises ArchiveError if a shard differs from what was committed.
         """
         shapes = {spec.name: (len(members), *spec.shape) for spec in self.zoo.space.tensors}
         fetched = into or {name: torch.empty(shape) for name, shape in shapes.items()}
@@ -71,10 +71,10 @@ class Streamed:
 
 
 class Staged:
-    """The members of a `Streamed` in memory, of which a node has one copy."""
+    """The members of a `Streamed` in memory, with one copy per node."""
 
     def __init__(self, streamed: Streamed):
-        """Raises ArchiveError where a shard is not what was committed."""
+        """Raises ArchiveError if a shard differs from what was committed."""
         self._shapes = {spec.name: spec.shape for spec in streamed.zoo.space.tensors}
         self._memory = SharedMemory(
             streamed.digest, num_bytes(streamed), lambda memory: self._fill(memory, streamed)
@@ -101,7 +101,7 @@ class Staged:
             list(pool.map(read, streamed.bounds[:-1], streamed.bounds[1:]))
 
     def fetch(self, members: np.ndarray) -> Block:
-        """The state dicts of members `(members,)`, stacked in this order."""
+        """The state dicts of `members` `(members,)`, stacked in this order."""
         index = torch.from_numpy(members)
         return {name: values.index_select(0, index) for name, values in self._members.items()}
 
@@ -110,20 +110,21 @@ Source = Streamed | Staged
 
 
 def num_bytes(streamed: Streamed) -> int:
-    """In memory."""
+    """Size in memory."""
     return 4 * streamed.zoo.space.num_parameters * len(streamed)
 
 
 def source_of(streamed: Streamed, in_any_order: bool) -> Source:
-    """In memory where members take at most `STAGED_SHARE` of this node's, or come in any order; else as they are.
+    """Staged if members take at most `STAGED_SHARE` of memory or are needed in any order.
 
-    Raises WorkError where they come in any order and do not fit.
+    Otherwise streamed. Raises WorkError if they are needed in any order and do not fit.
     """
     wanted, memory = num_bytes(streamed), memory_of_node()
     if in_any_order and wanted > memory:
         raise WorkError(
-            f"the members of zoo {streamed.zoo.folder} that come together must fit into the memory of this node, "
-            f"{memory / 1e9:.1f} GB, found {wanted / 1e9:.1f} GB: train on fewer of them by training.members"
+            f"the members of zoo {streamed.zoo.folder}, which are grouped by signal, must fit into "
+            f"the memory of this node, {memory / 1e9:.1f} GB, found {wanted / 1e9:.1f} GB: set "
+            "training.members to train on fewer"
         )
     return (
         Staged(streamed)

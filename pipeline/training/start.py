@@ -1,4 +1,4 @@
-"""Beginning from another run's encoder: which model that is, and whether it suits."""
+"""Starting from the encoder of another run: finds its model and checks that it fits."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -17,9 +17,10 @@ from pipeline.training.models import build_model, load_encoder, shared_names
 
 
 def resolve_start(training: TrainingConfig, record: ZooRecord) -> TrainingConfig:
-    """The same configuration with the sha256 of the model that it begins from; as it is where it begins from none.
+    """The configuration with the sha256 of the model that it starts from, if any.
 
-    Raises InputError where there is no such model, or where its encoder is another or reads other networks than `record`'s.
+    Raises InputError if there is no such model, its encoder differs, or it reads networks of other
+    shapes than `record`.
     """
     if training.start is None:
         return training
@@ -30,25 +31,27 @@ def resolve_start(training: TrainingConfig, record: ZooRecord) -> TrainingConfig
     tensors = {name: tuple(shape) for name, shape in best.card["zoo"]["tensors"].items()}
     if tensors != record.tensors:
         raise InputError(
-            f"training.start.checkpoint {run} reads networks with tensors {tensors}, but the zoo holds networks with tensors "
-            f"{record.tensors}: begin from a run on networks of the same shape"
+            f"training.start.checkpoint {run} reads networks with tensors {tensors}, but the zoo "
+            f"holds networks with tensors {record.tensors}: start from a run on networks of the "
+            "same shape"
         )
     if fields := differences(best.card["encoder"], training.encoder.identity()):
         raise InputError(
-            f"training.start.checkpoint {run} has another encoder, which differs in {'; '.join(fields)}: "
-            "set training.encoder as that run has it"
+            f"training.start.checkpoint {run} has another encoder, which differs in "
+            f"{'; '.join(fields)}: set training.encoder as in that run"
         )
     sha256 = best.card["sha256"]
     if training.start.sha256 not in (None, sha256):
         raise InputError(
-            f"training.start.checkpoint {run} must hold the model with sha256 {training.start.sha256}, found {sha256}"
+            f"training.start.checkpoint {run} must hold the model with sha256 "
+            f"{training.start.sha256}, found {sha256}"
         )
     named = {"checkpoint": run.resolve(), "sha256": sha256}
     return training.model_copy(update={"start": training.start.model_copy(update=named)})
 
 
 def check_frozen(training: TrainingConfig, space: WeightSpace, prepared: Mapping[str, Any]):
-    """Raises InputError where a part of the encoder would be frozen that the run it is from never trained."""
+    """Raises InputError if a part of the encoder would be frozen that was never trained."""
     if training.start is None or not training.start.freeze:
         return
     card = read_best(training.start.checkpoint).card
@@ -56,13 +59,14 @@ def check_frozen(training: TrainingConfig, space: WeightSpace, prepared: Mapping
         used = shared_names(*build_model(training, space, prepared, modules_named(training)))
     if used.keys() - card["encoder_tensors"].keys():
         raise InputError(
-            f"training.start.checkpoint {training.start.checkpoint} has learned no vectors of networks, which task "
-            f"{training.task.kind} reads: set training.start.freeze=false or begin from a run of another task"
+            f"training.start.checkpoint {training.start.checkpoint} has not learned vectors of "
+            f"networks, which task {training.task.kind} reads: set training.start.freeze=false or "
+            "start from a run of another task"
         )
 
 
 def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):
-    """Give the encoder of a new run the tensors of another's, and take it out of training where it is frozen."""
+    """Load the encoder of another run into a new run's, and exclude it from training if frozen."""
     if is_new:
         best = read_best(start.checkpoint)
         load_encoder(encoder, best.card["encoder_tensors"], best.tensors)

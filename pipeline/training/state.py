@@ -1,6 +1,6 @@
-"""A model and its Adam moments as whole tensors by name, whatever the ZeRO stage and the number of ranks.
+"""A model and its Adam moments as whole tensors by name, for any ZeRO stage and number of ranks.
 
-DeepSpeed's own checkpoints are pickles, and those of stages 1 to 3 are bound to the number of ranks.
+DeepSpeed's own checkpoints are pickles, and those of stages 1 to 3 depend on the number of ranks.
 """
 
 from collections.abc import Iterator, Mapping
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
-"""What torch's Adam calls the moments of a parameter."""
+"""Names of a parameter's moments in torch's Adam."""
 
 
 def gather_model(model: nn.Module) -> dict[str, Tensor]:
-    """The state dict, copied to the CPU of rank 0; nothing on the others. Every rank must call it.
+    """The state dict on the CPU of rank 0, empty on other ranks. Every rank must call it.
 
-    One tensor at a time is whole on all ranks, where ZeRO 3 has each split up.
+    Under ZeRO 3, only one tensor at a time is gathered on all ranks.
     """
     from deepspeed.runtime.zero import GatheredParameters
 
@@ -31,9 +31,9 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
 
 
 def gather_moments(engine) -> dict[str, Tensor]:
-    """Adam's moments as `exp_avg.NAME` and `exp_avg_sq.NAME`, copied to the CPU of rank 0; nothing on the others.
+    """Adam's moments `exp_avg.NAME` and `exp_avg_sq.NAME` on the CPU of rank 0, else empty.
 
-    Every rank must call it. What has not been updated yet has none.
+    Every rank must call it. Parameters that have not been updated have no moments.
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
@@ -50,7 +50,7 @@ def gather_moments(engine) -> dict[str, Tensor]:
 
 
 def set_moments(engine, moments: Mapping[str, Tensor], updates: int):
-    """Give Adam what `gather_moments` collected after so many updates, in whatever world and stage that was."""
+    """Load moments from `gather_moments`, after `updates` updates, of any world size and stage."""
     make_moments(engine, updates)
     for name, parameter in trained(engine.module):
         for key in MOMENTS:
@@ -59,7 +59,7 @@ def set_moments(engine, moments: Mapping[str, Tensor], updates: int):
 
 
 def make_moments(engine, updates: int):
-    """Moments of zero for every tensor that Adam updates: by itself it makes them at the first step."""
+    """Create zero moments of all tensors that Adam updates, as it would do at the first step."""
     from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
     stage, zero, adam = engine.zero_optimization_stage(), engine.optimizer, engine.basic_optimizer
@@ -85,7 +85,7 @@ def set_moment(engine, parameter: nn.Parameter, key: str, value: Tensor):
     match engine.zero_optimization_stage():
         case 0:
             engine.basic_optimizer.state[parameter][key].copy_(value)
-        case 3:  # its setter of whole tensors fails where the ranks do not divide the entries
+        case 3:  # safe_set_full_optimizer_state fails unless the ranks divide the entries
             world_size = dist.get_world_size()
             size = -(-value.numel() // world_size)
             padded = F.pad(value.flatten(), (0, size * world_size - value.numel()))
@@ -97,7 +97,10 @@ def set_moment(engine, parameter: nn.Parameter, key: str, value: Tensor):
 
 @contextmanager
 def whole(engine) -> Iterator[nn.Module]:
-    """The model, which in the block each rank may run by itself: ZeRO 3 has all ranks put each layer together at once."""
+    """The model with whole parameters, so that each rank can run it alone in the block.
+
+    Under ZeRO 3, running a layer needs all ranks otherwise.
+    """
     if engine.zero_optimization_stage() == 3:
         from deepspeed.runtime.zero import unwrap_model_for_generation
 
@@ -113,6 +116,6 @@ def trained(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def keep(copies: dict[str, Tensor], name: str, tensor: Tensor):
-    """Copy a tensor that every rank has, on rank 0."""
+    """Copy a tensor to `copies` on rank 0; other ranks do nothing."""
     if dist.get_rank() == 0:
         copies[name] = tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,4 +1,4 @@
-"""What workers say while they train: for progress bars, and the metrics of each epoch."""
+"""What workers write while they train: progress, and the metrics of each epoch."""
 
 import json
 import os
@@ -9,26 +9,26 @@ from pathlib import Path
 from pipeline.training.history import History, Progress
 
 STATUS_SECONDS = 1.0
-"""How often a status is written."""
+"""Time between two updates of the status."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """How far training is, for a progress bar; the content of `.progress.json`."""
+    """The progress of training, for a progress bar; the content of `.progress.json`."""
 
     members: int
-    """Trained on since the first epoch."""
+    """Members trained on since the first epoch, with repetitions."""
     epoch: int
     loss: float
     """Mean over the epoch so far."""
     models_per_second: float
-    """Since the status before."""
+    """Since the previous status."""
     skipped_steps: int
-    """Of the epoch so far."""
+    """In the epoch so far."""
 
 
 def read_status(run: Path) -> Status | None:
-    """The newest status, None before the first."""
+    """The newest status, or None if there is none yet."""
     try:
         return Status(**json.loads((run / ".progress.json").read_bytes()))
     except FileNotFoundError:
@@ -40,15 +40,15 @@ def write_status(run: Path, status: Status):
 
 
 class StatusWriter:
-    """Writes how far training is, now and then."""
+    """Writes the progress of training at intervals."""
 
     def __init__(self, run: Path, steps: int, batch_size: int):
         self.run, self.steps, self.batch_size = run, steps, batch_size
         self.mark: tuple[float, int] | None = None
-        """When the newest was written, and how many members had been trained on."""
+        """Time of the newest status, and the members trained on by then."""
 
     def show(self, progress: Progress) -> Status | None:
-        """Called after each step; returns what was written, None where it is too early for more."""
+        """Called after each step; returns the status it wrote, or None if it is too early."""
         members = ((progress.epoch - 1) * self.steps + progress.step) * self.batch_size
         now = time.monotonic()
         time_before, members_before = self.mark = self.mark or (now, members)
@@ -64,7 +64,7 @@ class StatusWriter:
 
 
 def write_epochs(run: Path, history: History):
-    """metrics.jsonl, one line an epoch: what the newest checkpoint knows, so a resumed run has no line twice."""
+    """Write metrics.jsonl, one line per epoch in the newest checkpoint: resuming repeats none."""
     file = run / "metrics.jsonl"
     text = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in history.epochs)
     if not (file.exists() and file.read_text() == text):
@@ -72,7 +72,7 @@ def write_epochs(run: Path, history: History):
 
 
 def write_whole(path: Path, text: str):
-    """Readers see the old text or the new; not flushed to disk, as nothing is resumed from it."""
+    """Replace a file atomically, without flushing to disk, as nothing is resumed from it."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text)
     os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Where the metrics of training also go: TensorBoard, Weights & Biases or MLflow, each through its own library."""
+"""Sends training metrics to TensorBoard, Weights & Biases or MLflow, with their own libraries."""
 
 import hashlib
 import os
@@ -12,26 +12,26 @@ from pipeline.errors import InputError
 
 TrackerKind = Literal["tensorboard", "wandb", "mlflow"]
 PROJECT = "dwszoo"
-"""The project of W&B and the experiment of MLflow, where their own variables name no other."""
+"""The project of W&B and the experiment of MLflow, unless their environment variables set it."""
 TAG = "dwszoo.run"
 
 
 class Tracker(Protocol):
     package: ClassVar[str]
-    """What it needs."""
+    """Name of the package that it needs."""
 
     def __init__(self, run: Path, step: int):
-        """For the folder of a run, of which so many steps are done."""
+        """Open the tracker for a run folder, of which `step` steps are done."""
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Numbers by name, after so many steps since training began."""
+        """Log numbers by name, after `step` steps since training began."""
 
     def close(self) -> None:
-        """Send what is not sent yet."""
+        """Send what has not been sent yet."""
 
 
 class TensorBoard:
-    """Event files in `RUN/tensorboard`, which the program of that name shows."""
+    """Writes event files to `RUN/tensorboard`."""
 
     package = "tensorboardX"
 
@@ -42,13 +42,11 @@ class TensorBoard:
         folder = run / "tensorboard"
         folder.mkdir(exist_ok=True)
         self.writer = EventsWriter(str(folder / "events"), f".{step}")
-        begins = SessionLog(
-            status=SessionLog.START
-        )  # what was logged of later steps does not count
+        begins = SessionLog(status=SessionLog.START)  # discards what was logged for later steps
         self.writer.write_event(Event(wall_time=time.time(), step=step + 1, session_log=begins))
 
     def log(self, numbers: Mapping[str, float], step: int) -> None:
-        """Written when this returns: a checkpoint may follow, from which training goes on after a kill."""
+        """Flushed at once, since a checkpoint may follow from which training resumes."""
         from tensorboardX.proto.event_pb2 import Event
         from tensorboardX.proto.summary_pb2 import Summary
 
@@ -62,7 +60,7 @@ class TensorBoard:
 
 
 class WeightsAndBiases:
-    """A run of W&B with the name of the folder, which the same folder continues."""
+    """A W&B run with the name of the folder; the same folder continues it."""
 
     package = "wandb"
 
@@ -82,7 +80,7 @@ class WeightsAndBiases:
 
 
 class MLflow:
-    """A run of MLflow with the name of the folder, which the same folder continues."""
+    """An MLflow run with the name of the folder; the same folder continues it."""
 
     package = "mlflow"
 
@@ -114,7 +112,7 @@ TRACKERS: dict[TrackerKind, type[Tracker]] = {
 
 
 class Trackers:
-    """All that are asked for, as one."""
+    """All trackers of a run as one."""
 
     def __init__(self, kinds: Sequence[TrackerKind], run: Path, step: int):
         self.trackers = [TRACKERS[kind](run, step) for kind in kinds]
@@ -130,16 +128,16 @@ class Trackers:
 
 
 def identifier(run: Path) -> str:
-    """The same for a run folder each time, and another for every other folder and configuration."""
+    """An identifier that is stable for a run, and unique to its folder and configuration."""
     content = str(run.resolve()).encode() + (run / "config.json").read_bytes()
     return hashlib.sha256(content).hexdigest()[:16]
 
 
 def require_installed(kinds: Sequence[TrackerKind]):
-    """Raises InputError where the library of one is not there."""
+    """Raises InputError if the library of a tracker is not installed."""
     for kind in kinds:
         if find_spec(package := TRACKERS[kind].package) is None:
             raise InputError(
                 f"training.trackers {kind} needs the package {package}, which is not installed: "
-                "`pip install 'dwszoo[trackers]'` installs all that trackers need"
+                "`pip install 'dwszoo[trackers]'` installs everything that trackers need"
             )

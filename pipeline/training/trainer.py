@@ -28,12 +28,12 @@ from pipeline.training.trackers import Trackers
 from pipeline.training.utilization import ModelFlops
 
 CLOCK_STEPS = 10
-"""Steps between looks at the clock for a checkpoint: all ranks go by that of rank 0."""
+"""Steps between checks whether a checkpoint is due by the clock, which is that of rank 0."""
 
 
 @dataclass(frozen=True)
 class Worker:
-    """Which of how many processes this is, and on what it trains."""
+    """The rank of this process, the world size, and its device."""
 
     rank: int
     world_size: int
@@ -42,10 +42,10 @@ class Worker:
 
 @dataclass
 class Trainer:
-    """A model on its way through the epochs, on one of the ranks."""
+    """The training of a model, on one rank."""
 
     engine: Any
-    """DeepSpeed's."""
+    """Of DeepSpeed."""
     encoder: nn.Module
     task: Task
     feed: Feed
@@ -58,9 +58,9 @@ class Trainer:
     writer: checkpoint.Writer
     history: History
     progress: Progress
-    """By the steps whose outcome was read."""
+    """Up to the last step whose outcome was read."""
     outcome: Outcome | None = None
-    """Of the newest step, not read yet: while a GPU is at work on a step, the one before is read."""
+    """Of the newest step, not read yet: it is read while a GPU computes the next step."""
 
     def __post_init__(self):
         self.steps = self.feed.num_batches(self.config.batch_size)
@@ -75,16 +75,16 @@ class Trainer:
 
     @property
     def step_number(self) -> int:
-        """Of the next step in its epoch, from 0: that of the newest may not be in `progress` yet."""
+        """Number of the next step in its epoch, from 0; includes the step not yet in `progress`."""
         return self.progress.step + (self.outcome is not None)
 
     @property
     def steps_done(self) -> int:
-        """Since training began."""
+        """Number of steps since training began."""
         return (self.progress.epoch - 1) * self.steps + self.step_number
 
     def train(self) -> str | None:
-        """To the last epoch; returns how training diverged, if it did."""
+        """Train to the last epoch; returns how training diverged, if it did."""
         divergence = None
         while self.progress.epoch <= self.config.epochs and divergence is None:
             divergence = self.train_epoch() or self.finish_epoch()
@@ -93,7 +93,7 @@ class Trainer:
         return divergence
 
     def train_epoch(self) -> str | None:
-        """The steps of an epoch that are not done; returns how training diverged, if it did."""
+        """Do the remaining steps of an epoch; returns how training diverged, if it did."""
         self.engine.train()
         if self.config.start is not None and self.config.start.freeze:
             self.encoder.eval()
@@ -128,28 +128,28 @@ class Trainer:
         return self.divergence()
 
     def batches_from(self, progress: Progress) -> Iterator[Batch]:
-        """Of this rank, to the end of the epoch; the first are made from now on."""
+        """The batches of this rank to the end of the epoch; prefetching starts now."""
         worker, size = self.worker, self.config.batch_size
         place = worker.rank, worker.world_size, progress.step
         return self.feed.epoch(progress.epoch, size, *place)
 
     def catch_up(self):
-        """Read the outcome of the newest step, if it was not read yet."""
+        """Read the outcome of the newest step, if not yet done."""
         if self.outcome is not None:
             self.progress.count(*self.outcome.read())
             self.outcome = None
 
     def divergence(self) -> str | None:
-        """How training diverged by the steps whose outcome was read, if it did."""
+        """How training diverged, if it did, judged by the steps whose outcome was read."""
         epoch, most = self.progress.epoch, self.config.max_skipped_steps
         if self.progress.skipped_in_a_row < most:
             return None
         return f"in epoch {epoch} {most} steps in a row had no finite loss or gradient"
 
     def step(self, batch: Batch) -> Outcome:
-        """Its loss is that of this rank's part of a batch, as a share of the batch's mean.
+        """Take a step. The loss is the contribution of this rank's part to the mean over the batch.
 
-        What is drawn for dropout is a function of (seed, epoch, step, rank).
+        Dropout is seeded by (seed, epoch, step, rank).
         """
         config, epoch = self.config, self.progress.epoch
         seed = np.random.SeedSequence([config.seed, epoch, self.step_number, self.worker.rank])
@@ -164,13 +164,13 @@ class Trainer:
         return Outcome(weight * loss, norm)
 
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """Learning rate of the next step."""
         total = self.steps * self.config.epochs
         factor = learning_rate_factor(self.steps_done, total, self.config.warmup_fraction)
         return self.config.learning_rate * factor
 
     def finish_epoch(self) -> str | None:
-        """Score the model and make a checkpoint; returns how training diverged, if it did."""
+        """Score the model and write a checkpoint; returns how training diverged, if it did."""
         progress, totals = self.progress, self.progress.totals
         self.statistics.average()
         if progress.epoch < self.config.epochs:
@@ -199,14 +199,14 @@ class Trainer:
         return None
 
     def over_ranks(self, value: float) -> float:
-        """Its mean over the ranks."""
+        """The mean of a value over the ranks."""
         total = torch.tensor(value, dtype=torch.float64, device=self.engine.device)
         dist.all_reduce(total)
         return total.item() / self.worker.world_size
 
     @torch.no_grad()
     def score(self) -> dict[str, float]:
-        """The task's metrics on the validation split, of all ranks together."""
+        """The task's metrics on the validation split, over all ranks."""
         worker, device = self.worker, self.engine.device
         batches = (batch.to(device) for batch in self.scored.whole(worker.rank, worker.world_size))
         with whole(self.engine) as model:
@@ -216,7 +216,7 @@ class Trainer:
         return self.task.metrics(add_up(of_ranks))
 
     def is_checkpoint_due(self) -> bool:
-        """Within an epoch, alike on all ranks; not while steps are skipped."""
+        """Whether to write one now; the same on all ranks, and false while steps are skipped."""
         step, every = self.step_number, self.config.checkpoint_steps
         if step == self.steps or not ((every and step % every == 0) or self.is_newest_old()):
             return False
@@ -224,7 +224,7 @@ class Trainer:
         return not self.progress.skipped_in_a_row
 
     def is_newest_old(self) -> bool:
-        """Whether the newest checkpoint is too old by the clock of rank 0, which is looked at every few steps."""
+        """Whether the newest checkpoint is too old by rank 0's clock, checked every few steps."""
         if self.step_number % CLOCK_STEPS:
             return False
         age = torch.tensor(time.monotonic() - self.saved, device=self.engine.device)
@@ -232,7 +232,7 @@ class Trainer:
         return age.item() >= 60 * self.config.checkpoint_minutes
 
     def save(self):
-        """Copy the state, whose statistics are averaged, and have it written while training goes on."""
+        """Copy the state, with statistics already averaged, and write it in the background."""
         loss = self.over_ranks(self.progress.totals.loss)
         totals = replace(self.progress.totals, loss=loss)
         snapshot = checkpoint.Snapshot(

@@ -1,4 +1,4 @@
-"""Transfer: what a run's encoder is good for where there are labels, few of them or all."""
+"""Transfer: fine-tuning a run's encoder on labels, few or all, against training from scratch."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ from pipeline.training.probe import SHARES, Reading, num_known
 
 @dataclass(frozen=True)
 class Transfer:
-    """A model that learns from labels, in a folder of its own in the run's: from the run's encoder, or from scratch."""
+    """A model trained on labels, from the run's encoder or from scratch, in a folder of the run."""
 
     share: float
-    """Of the train split's members, whose labels are known."""
+    """Share of the members of the train split whose labels are used."""
     is_pretrained: bool
 
     @property
@@ -32,7 +32,7 @@ class Transfer:
     def of(
         self, run: Path, training: TrainingConfig, finetune: FinetuneConfig, num_members: int
     ) -> TrainingConfig:
-        """What it is trained with; the train split has `num_members`. As many steps at every share."""
+        """Its configuration, with equal steps at every share; the train split has `num_members`."""
         changed: dict[str, Any] = {
             "task": finetune.task,
             "epochs": finetune.epochs,
@@ -47,7 +47,7 @@ class Transfer:
         return training.model_copy(update=changed)
 
     def reading(self, scores: Mapping[str, Any], num_members: int) -> Reading:
-        """Of its metrics on the test split those that a probe has too."""
+        """Its metrics on the test split that a probe also has."""
         metrics = {name: scores[name] for name in ("accuracy", "r2", "mse") if name in scores}
         known = num_known(num_members, self.share)
         return Reading(scores["task"], self.title, self.share, known, metrics)

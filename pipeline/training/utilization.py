@@ -1,4 +1,4 @@
-"""How much of what a GPU can compute a training uses."""
+"""Model FLOPs utilization of a GPU in training."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,8 +13,8 @@ SIZE, REPEATS = 4096, 10
 class ModelFlops:
     """Model FLOPs utilization (MFU; Chowdhery et al. 2022, appendix B) of one rank.
 
-    The operations are those of matrix products in the forward and backward pass of its first step, and the limit is what
-    one large product reaches on this device in this precision.
+    Counts the matrix products in the forward and backward pass of the first step. The limit is the
+    rate of one large product on this device in this precision.
     """
 
     def __init__(self, device: torch.device, dtype: torch.dtype):
@@ -23,12 +23,12 @@ class ModelFlops:
 
     @cached_property
     def limit(self) -> float:
-        """FLOP/s."""
+        """In FLOP/s."""
         return matmul_rate(self.device, self.dtype)
 
     @contextmanager
     def counted(self) -> Iterator[None]:
-        """Around a step. All but the first cost nothing."""
+        """Count the FLOPs of a step. Only the first use has a cost."""
         if self.of_step is not None:
             yield
             return
@@ -39,12 +39,12 @@ class ModelFlops:
         self.of_step = counter.get_total_flops()
 
     def utilization(self, step_seconds: float) -> float:
-        """Between 0 and 1."""
+        """MFU, between 0 and 1."""
         return self.of_step / step_seconds / self.limit
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of a large matrix product, here and now."""
+    """Measured FLOP/s of a large matrix product."""
     a, b = (torch.randn(SIZE, SIZE, device=device, dtype=dtype) for _ in range(2))
     return 2 * SIZE**3 / min(seconds(lambda: a @ b, device) for _ in range(REPEATS))
 

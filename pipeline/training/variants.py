@@ -1,4 +1,4 @@
-"""The models of a run: its own, the same with other seeds or on fewer members, and baselines of the same size and budget."""
+"""The models of a run: its own, with other seeds, on fewer members, and baselines of equal size."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,15 +22,15 @@ class Variant:
     """One model of a run."""
 
     baseline: str | None = None
-    """The kind of its encoder, where it is not the run's own."""
+    """The kind of its encoder; None for the run's own encoder."""
     seed: int = 0
-    """Added to the run's."""
+    """Added to the seed of the run."""
     members: int | None = None
-    """Of the train split, where it is not the run's own number."""
+    """Members of the train split; None for the run's own number."""
 
     @property
     def folder(self) -> Path:
-        """In the folder of the run, which is that of its own model."""
+        """Relative to the folder of the run, which is the folder of its own model."""
         parts = ["sizes", str(self.members)] if self.members else []
         parts += ["baselines", self.baseline] if self.baseline else []
         return Path(*parts, *(["seeds", str(self.seed)] if self.seed else []))
@@ -43,7 +43,7 @@ class Variant:
     def of(
         self, training: TrainingConfig, space: WeightSpace, prepared: Mapping[str, Any]
     ) -> TrainingConfig:
-        """What this variant is trained with. A baseline is as large as the model of the run."""
+        """The configuration of this variant. A baseline is as large as the model of the run."""
         changed: dict[str, Any] = {"seed": training.seed + self.seed}
         changed |= {"baselines": (), "seeds": 1, "sizes": ()}
         if self.members:
@@ -57,41 +57,41 @@ class Variant:
 
 
 OWN = Variant()
-"""The model that the run is for."""
+"""The run's own model."""
 
 
 def variants(training: TrainingConfig) -> Iterator[Variant]:
-    """The run's own model, then baselines, each with all its seeds; then the same on each smaller number of members."""
+    """The run's own model and baselines, each with all seeds; then the same on fewer members."""
     kinds, seeds = (None, *training.baselines), range(training.seeds)
     for members, baseline, seed in product((None, *training.sizes), kinds, seeds):
         yield Variant(baseline, seed, members)
 
 
 def folders_in(run: Path) -> list[Path]:
-    """Folders of the models that a run has, its own first."""
+    """Folders of the models of a run, its own first, without those on fewer members."""
     kinds = [run, *sorted((run / "baselines").glob("*"))]
     return [folder for kind in kinds for folder in seeds_in(kind)]
 
 
 def seeds_in(folder: Path) -> list[Path]:
-    """The folder of a model and those of the same with other seeds, where there are such."""
+    """The folder of a model and its folders with other seeds, as far as they exist."""
     folders = [folder, *sorted((folder / "seeds").glob("*"))]
     return [folder for folder in folders if (folder / "config.json").is_file()]
 
 
 def sizes_in(run: Path) -> dict[int, Path]:
-    """Folders that are to fewer members what the run is to its own, by their number, in order."""
+    """Folders laid out like the run, for smaller numbers of members, by number in order."""
     folders = {int(folder.name): folder for folder in (run / "sizes").glob("[1-9]*")}
     return dict(sorted(folders.items()))
 
 
 def all_folders_in(run: Path) -> list[Path]:
-    """Folders of the models that a run has, those on fewer members too."""
+    """Folders of all models of a run, including those on fewer members."""
     return [folder for one in (run, *sizes_in(run).values()) for folder in folders_in(one)]
 
 
 def baseline(kind: str, encoder: EncoderConfig | Own) -> EncoderConfig:
-    """The encoder of a kind that reads weights as `encoder` does: fields that both have are alike."""
+    """An encoder of another kind that shares all fields that both have, except sizes."""
     family = model_of_kind(models_in(AnyEncoder), kind)
     known = type(encoder).model_fields.keys() & family.model_fields.keys()
     alike = {name: getattr(encoder, name) for name in known - {"kind", *family.sizes}}
@@ -104,7 +104,7 @@ def matched(
     space: WeightSpace,
     prepared: Mapping[str, Any],
 ) -> EncoderConfig:
-    """The encoder at the size at which its model has about as many parameters as the one of `training`."""
+    """The encoder, resized so that its model has about as many parameters as that of `training`."""
     trusted = modules_named(training)
 
     def model(config: EncoderConfig) -> nn.Module:

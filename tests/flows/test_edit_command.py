@@ -61,7 +61,7 @@ def test_what_cannot_edit_or_be_edited_is_one_sentence(run, smoke_run, built_zoo
     )
     assert not (tmp_path / "edited" / "zoo.json").exists()
     told = refusal("probe", run)
-    assert "a vector of each network to be probed, which task editing has no use for" in told
+    assert "a vector of each network to be probed, which task editing does not use" in told
     assert len(told.splitlines()) == 1
     small = ("--set", "zoo.inr.omega=20", "--set", "zoo.signals.limit=40", "--set", "zoo.views=1")
     with without_ray():

@@ -117,7 +117,7 @@ def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, t
     with pytest.raises(InputError, match=r"another encoder, .* channels: was 4, is 5"):
         resolve_start(wider, zoo.record)
     shapes = {**zoo.record.tensors, "layers.0.weight": (8, 3)}
-    with pytest.raises(InputError, match="begin from a run on networks of the same shape"):
+    with pytest.raises(InputError, match="start from a run on networks of the same shape"):
         resolve_start(config, zoo.record.model_copy(update={"tensors": shapes}))
     with pytest.raises(InputError, match="has no checkpoint"):
         resolve_start(starting(tmp_path / "nothing"), zoo.record)
@@ -133,7 +133,7 @@ def test_what_a_run_never_trained_is_not_frozen(zoo, tmp_path):
         config = starting(run, start={"freeze": freeze})
         prepared = task_of(config.task, ()).prepare(zoo)
         refused = pytest.raises(
-            InputError, match="learned no vectors of networks, which task class"
+            InputError, match="has not learned vectors of networks, which task class"
         )
         with refused if freeze else nullcontext():
             check_frozen(config, zoo.space, prepared)
