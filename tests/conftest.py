@@ -1,4 +1,4 @@
-"""Shared by all tests: a quiet environment, the real command, one small zoo and one complete run."""
+"""Fixtures of all tests: a quiet environment, the real command, a small zoo and a complete run."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ from tests.launchers import JOB, listening
 if TYPE_CHECKING:
     from pipeline.archive.zoo import Zoo
 
-# Read when torch and scikit-learn are imported: on tensors as small as the tests' threads only wait for each other.
+# Read when torch and scikit-learn are imported: threads do not help with tensors this small.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 QUIET = {
@@ -44,8 +44,8 @@ def quiet_environment(tmp_path_factory):
 
 
 def pytest_collection_modifyitems(items):
-    """Where several processes test, one makes the run that many tests share while the others test what needs none; the
-    shortest tests come last, as those are what processes share out evenly.
+    """Order tests for several processes: one makes the run that many tests share, while the others
+    run tests that do not need it; the shortest tests come last, which balances the processes.
     """
     sharing = [item.path for item in items if "smoke_run" in item.fixturenames]
 
@@ -64,7 +64,7 @@ HEAVY = {"ray", "prefect", "deepspeed"}
 
 @pytest.fixture(autouse=True)
 def keep_fast(request):
-    """A test that is marked fast loads nothing heavy."""
+    """Check that tests marked as fast import nothing heavy."""
     before = HEAVY & set(sys.modules)
     yield
     if request.node.get_closest_marker("fast"):
@@ -84,7 +84,7 @@ COMMAND = (sys.executable, "-m", "flows.cli")
 def start_dwszoo(
     *arguments: str | Path, command: tuple[str | Path, ...] = COMMAND, folder: Path | None = None
 ) -> subprocess.Popen:
-    """The command in a process group of its own, as a shell would start it, in `folder`."""
+    """Start the command in its own process group, as a shell would, in `folder`."""
     return subprocess.Popen(
         [*command, *map(str, arguments)],
         cwd=folder,
@@ -97,14 +97,14 @@ def start_dwszoo(
 
 
 def dwszoo(*arguments: str | Path) -> Result:
-    """Run the real command in a process of its own."""
+    """Run the real command in its own process."""
     process = start_dwszoo(*arguments)
     out, err = process.communicate(timeout=220)
     return Result(process.returncode, out, err)
 
 
 def wait_for(condition, seconds: float):
-    """Until a condition holds; fails where it does not within so many seconds."""
+    """Wait until a condition holds; fail if it does not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -113,7 +113,7 @@ def wait_for(condition, seconds: float):
 
 @pytest.fixture
 def command(capsys) -> Callable[..., Result]:
-    """The command in this process, for what needs none of its own: Ray, Prefect, signals, what a shell sees."""
+    """The command in this process, for tests without Ray, Prefect, signals or a shell."""
 
     def run(*arguments: str | Path) -> Result:
         capsys.readouterr()
@@ -124,7 +124,7 @@ def command(capsys) -> Callable[..., Result]:
 
 @pytest.fixture(scope="session")
 def built_zoo(tmp_path_factory) -> Path:
-    """The zoo of the smoke recipe, fitted in this process. Read only: copy it before you damage it."""
+    """The smoke recipe's zoo, fitted in this process. Read only: copy it before damaging it."""
     from pipeline.archive.write import seal_zoo
     from pipeline.zoos.build import fit_shard, plan_zoo
 
@@ -138,7 +138,8 @@ def built_zoo(tmp_path_factory) -> Path:
 
 
 def contents(zoo: Path) -> dict[str, str]:
-    """sha256 of every file below a zoo, by its path: a leftover of any kind makes it differ from an undisturbed zoo's."""
+    """sha256 of every file of a zoo, by path: even a leftover makes it differ from another
+    zoo's."""
     files = (path for path in zoo.rglob("*") if path.is_file() and path.name != ".lock")
     return {
         str(path.relative_to(zoo)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
@@ -167,7 +168,10 @@ class Run:
 
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], Any]], tuple[Path, Any]]:
-    """Makes a folder of a name once for all processes that test, and returns it with the JSON that making it gave."""
+    """A function that makes a named folder once for all test processes.
+
+    It returns the folder and the JSON result of making it.
+    """
     shared = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         shared = shared.parent  # of this test run
@@ -206,9 +210,8 @@ def installed(once) -> Installed:
 
 @pytest.fixture(scope="session")
 def smoke_run(once, installed) -> Run:
-    """One complete `dwszoo run smoke`, by the wheel among files of any name: real Ray, Prefect and DeepSpeed.
-
-    Read only.
+    """One complete `dwszoo run smoke` with real Ray, Prefect and DeepSpeed, run from the installed
+    wheel in a folder whose files have the names of our packages. Read only.
     """
 
     def make(folder: Path) -> dict[str, Any]:
@@ -225,7 +228,7 @@ def smoke_run(once, installed) -> Run:
 
 
 def watched(process: subprocess.Popen) -> tuple[Result, set[str]]:
-    """How a command ended, and the addresses on which it and all that it started have listened."""
+    """The result of a command, and the addresses on which it and its children listened."""
     addresses = set()
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(process.communicate)
@@ -237,7 +240,7 @@ def watched(process: subprocess.Popen) -> tuple[Result, set[str]]:
 
 EPOCHS = 48
 LONG = ("--set", f"training.epochs={EPOCHS}")
-"""Seconds of training: long enough to be stopped twice on the way, on any machine."""
+"""Some seconds of training: enough to be stopped twice on any machine."""
 
 
 def metrics_of(run: Path) -> list[dict[str, Any]]:
@@ -257,7 +260,7 @@ class LongTraining:
 
 @pytest.fixture(scope="session")
 def long_training(built_zoo, once) -> LongTraining:
-    """A training that nothing interrupted, in the job of every launcher at once. Read only."""
+    """An uninterrupted training, with the environment of all launchers at once. Read only."""
 
     def make(folder: Path) -> list[str]:
         with pytest.MonkeyPatch.context() as patch:
@@ -274,7 +277,8 @@ def long_training(built_zoo, once) -> LongTraining:
 
 @pytest.fixture
 def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes, each of one CPU and of a GPU that is not there, and this process their driver."""
+    """A Ray cluster of two nodes, each with a CPU and a fictitious GPU; this process is its
+    driver."""
     from ray.cluster_utils import Cluster
 
     from cluster.session import ray_session

@@ -1,9 +1,10 @@
-"""How fast classifiers are trained, and how well: `python -m tests.bench.classifiers`.
+"""Speed and accuracy of training classifiers: `python -m tests.bench.classifiers`.
 
-The same runs, one thread each: stacked, and one after the other as a torch module with torch.optim (the reference). Both see
-the same images in the same order from the same initial weights, without dropout, so their accuracies agree but for what
-last bits grow into. An MLP and a CNN on scikit-learn's digits drawn 28x28, all activations, all optimizers. Seconds are of CPU
-time: on a machine that others use, clocks tell little.
+The same runs on one thread each: stacked, and one after another as a torch module with torch.optim
+(the reference). Both see the same images in the same order from the same initial weights, without
+dropout, so their accuracies agree up to the growth of rounding errors. An MLP and a CNN on
+scikit-learn's digits at 28x28, all activations, all optimizers. Seconds are CPU time, because
+wall-clock time means little on a shared machine.
 """
 
 import time
@@ -65,7 +66,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 
 
 def digits() -> ImageDataset:
-    """1,397 images to learn from and 400 to test on."""
+    """1,397 images for training and 400 for testing."""
     images, labels = load_digits(return_X_y=True)
     large = functional.interpolate(
         torch.from_numpy(images).float().view(-1, 1, 8, 8) / 16, size=(28, 28), mode="bilinear"
@@ -96,7 +97,7 @@ def network(space: WeightSpace, row: Tensor, activation: str) -> nn.Module:
 def one_by_one(
     space: WeightSpace, dataset: ImageDataset, runs: Runs, epochs: int, batch_size: int
 ) -> np.ndarray:
-    """A PyTorch module and an optimizer for each run; returns test accuracies."""
+    """Train a PyTorch module with an optimizer for each run; returns test accuracies."""
     rows, keys, labels = (
         initial_rows(space, runs),
         order_keys(runs),

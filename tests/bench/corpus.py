@@ -1,7 +1,8 @@
-"""Does a recipe give the corpus that the DWSNets authors released? `dwszoo bench corpus dws-mnist FOLDER`.
+"""Compares a recipe with the DWSNets authors' corpus: `dwszoo bench corpus dws-mnist FOLDER`.
 
-1,000 images of FOLDER (MNIST or Fashion-MNIST as Parquet), evenly over the train split, fitted as the recipe says; then
-the standard deviation of each tensor over all members, beside that of the released INRs.
+Fits 1,000 images of FOLDER (MNIST or Fashion-MNIST as Parquet), spread evenly over the train split,
+as in the recipe; then prints the standard deviation of each tensor over all members next to that of
+the released INRs.
 """
 
 import os
@@ -24,7 +25,7 @@ RELEASED = {
     "dws-mnist": (0.0628, 0.0213, 0.0183, 0.0110, 0.1179, 0.0999),
     "dws-fashion": (0.0782, 0.0286, 0.0324, 0.0167, 0.1346, 0.0960),
 }
-"""Standard deviations of the released INRs, from the statistics that come with mkofinas/neural-graphs."""
+"""Standard deviations of the released INRs, from the statistics in mkofinas/neural-graphs."""
 NUM_IMAGES, PART = 1000, 50
 
 
@@ -50,7 +51,7 @@ def main(name: str, folder: str):
 
 
 def fit_parts(zoo, space, signals: Signals, index: np.ndarray) -> list[Fit]:
-    """The fits of the signals, on all cores."""
+    """Fit the signals, on all cores."""
     torch.set_num_threads(1)
     points = torch.from_numpy(coordinates(signals.grid))
 

@@ -1,12 +1,13 @@
-"""How fast INRs are fitted, and how well: `dwszoo bench fit [FOLDER]`.
+"""Speed and quality of fitting INRs: `dwszoo bench fit [FOLDER]`.
 
-The 2-32-32-1 SIREN on scikit-learn's digits drawn 28x28, one thread a process, 1 and 2 processes at once; every
-contender takes the same Adam steps on the same members, so its PSNR must be that of the others. The ratio is to batched
-eager PyTorch (`baddbmm`, autograd, fused Adam) in the same run. The ceiling is the multiply-adds the machine was just
-seen to do, spent on the matrix products and on `SINE_SLOTS` for each pair of sine and cosine. Where there is a GPU,
-`fit_gpu` goes on with it.
+The 2-32-32-1 SIREN on scikit-learn's digits at 28x28, with one thread per process and 1 and 2
+processes at once. All contenders take the same Adam steps on the same members, so their PSNRs must
+agree. Ratios are relative to batched eager PyTorch (`baddbmm`, autograd, fused Adam) in the same
+run. The ceiling is the machine's rate of multiply-adds, measured just before, spent on the matrix
+products and on `SINE_SLOTS` for each pair of sine and cosine. If there is a GPU, `fit_gpu` follows.
 
-Why C++: steps/s on a 2.75 GHz Sapphire Rapids, all at 24.93 dB after 200 steps, torch 2.13, Numba 0.68, GCC 12.
+Why C++: steps/s on a 2.75 GHz Sapphire Rapids, all at 24.93 dB after 200 steps, torch 2.13, Numba
+0.68, GCC 12.
 
 | candidate                                                        | 1 core | 2 cores | ceiling |
 |------------------------------------------------------------------|--------|---------|---------|
@@ -17,7 +18,8 @@ Why C++: steps/s on a 2.75 GHz Sapphire Rapids, all at 24.93 dB after 200 steps,
 | Numba, fastmath, tiles of 112 points, written for this net alone |  6,210 |  12,690 |    27 % |
 | kernel.cpp, any net                                              | 17,580 |  34,910 |    76 % |
 
-Numba and Inductor leave the accumulators of the matrix products to the compiler's vectoriser, which keeps them in memory.
+Numba and Inductor leave the accumulators of the matrix products to the compiler's vectoriser, which
+keeps them in memory.
 """
 
 import ctypes
@@ -52,9 +54,10 @@ SPACE = inr_space(INR, 2, 1)
 GRID = torch.from_numpy(coordinates((28, 28)))
 CONFIG = FitConfig(max_steps=200, learning_rate=1e-3)
 SINE_SLOTS = 24
-"""Vector operations, each in the place of a multiply-add, of the polynomials for one sine and one cosine."""
+"""Vector operations, each as expensive as a multiply-add, of the polynomials for a sine and a
+cosine."""
 COMPARED = 4
-"""Members that every contender fits, whose mean PSNR is shown."""
+"""Members that all contenders fit, for the mean PSNR."""
 
 
 def signals(count: int) -> Tensor:
@@ -65,7 +68,7 @@ def signals(count: int) -> Tensor:
 
 
 def per_model_loop(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
-    """A PyTorch network and an optimizer for each member."""
+    """Fit each member as its own PyTorch network with its own optimizer."""
     return torch.cat(
         [
             batched_autograd(config, row, target)
@@ -86,13 +89,13 @@ def batched_autograd(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor
 
 
 def batched_by_hand(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
-    """The eager fit that stands in for the kernel."""
+    """The eager fit, which is used without the kernel."""
     with mock.patch.object(adam, "find_kernel", return_value=None):
         return fitted_rows(config, targets, rows.device.type)
 
 
 def compiled_kernel(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
-    """kernel.cpp, or on a GPU the Triton kernel."""
+    """kernel.cpp or, on a GPU, the Triton kernel."""
     if adam.find_kernel((2, *INR.hidden, 1), rows.device.type) is None:
         raise SystemExit("no kernel to measure")
     return fitted_rows(config, targets, rows.device.type)
@@ -108,14 +111,14 @@ CONTENDERS: dict[Callable[[FitConfig, Tensor, Tensor], Tensor], int] = {
     batched_by_hand: 64,
     compiled_kernel: 128,
 }
-"""Members of each, the reference first."""
+"""The contenders and their numbers of members, the reference first."""
 
 
 @dataclass(frozen=True)
 class Speed:
     steps_per_second: float
     peak: float
-    """Floating-point operations a second."""
+    """Floating-point operations per second."""
     psnr: float
 
 
@@ -124,7 +127,7 @@ def keys(count: int) -> np.ndarray:
 
 
 def measure(contender: Callable, library: Path, barrier) -> Speed:
-    """One process's share, all processes starting at once."""
+    """Run one process's share; all processes start at once."""
     torch.set_num_threads(1)
     count = CONTENDERS[contender]
     rows, targets = init_rows(SPACE, INR, keys(count)), signals(count)
@@ -140,7 +143,7 @@ def measure(contender: Callable, library: Path, barrier) -> Speed:
 
 
 def multiply_adds(library: Path) -> float:
-    """Floating-point operations a second of one core."""
+    """Floating-point operations per second of one core."""
     count = ctypes.CDLL(str(library)).multiply_adds
     count.argtypes, count.restype = [ctypes.c_int64, ctypes.c_void_p], ctypes.c_int64
     sink = ctypes.c_float(0.5)
@@ -149,7 +152,7 @@ def multiply_adds(library: Path) -> float:
 
 
 def step_operations() -> tuple[int, int]:
-    """Floating-point operations of one step's matrix products, and its pairs of sine and cosine."""
+    """Floating-point operations of a step's matrix products, and its pairs of sine and cosine."""
     sizes = (2, *INR.hidden, 1)
     products = [6 * fan_in * fan_out for fan_in, fan_out in pairwise(sizes)]
     return len(GRID) * (sum(products) - products[0] // 3), len(GRID) * sum(INR.hidden)
@@ -210,6 +213,6 @@ def main():
 
 
 if __name__ == "__main__":
-    from tests.bench import fit  # under this name other processes find what is sent to them
+    from tests.bench import fit  # the name under which other processes can unpickle it
 
     fit.main()

@@ -1,8 +1,9 @@
-"""What `dwszoo bench fit [FOLDER]` goes on to where there is a GPU.
+"""The part of `dwszoo bench fit [FOLDER]` for a GPU.
 
-The same contenders there, with the Triton kernel in the place of kernel.cpp. The ceiling is the sines that the GPU was
-just seen to compute, two for each pair of sine and cosine: what a fused step waits for once its products are on the tensor
-cores. Then the aim, 70,000 INRs by the dws-mnist recipe in 10 s: on MNIST as Parquet in FOLDER, or on the digits.
+The same contenders, with the Triton kernel instead of kernel.cpp. The ceiling is the GPU's rate of
+sines, measured just before, at two for each pair of sine and cosine: the bottleneck of a fused step
+with its products on the tensor cores. Then the target, 70,000 INRs by the dws-mnist recipe in 10 s:
+on MNIST as Parquet in FOLDER, or on the digits.
 """
 
 import time
@@ -29,9 +30,9 @@ CONTENDERS = {
     fit.batched_by_hand: 4096,
     fit.compiled_kernel: 16384,
 }
-"""Members of each, the reference first."""
+"""The contenders and their numbers of members, the reference first."""
 AIM, SECONDS = 70_000, 10.0
-"""INRs by the dws-mnist recipe, and how long they may take on an H200."""
+"""INRs by the dws-mnist recipe, and the seconds they may take on an H200."""
 PROGRAMS, CHAINS, ROUNDS = 8192, 1024, 4096
 
 

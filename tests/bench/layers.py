@@ -1,8 +1,8 @@
-"""Ours against the official scheme: `python -m tests.bench.layers`.
+"""Our layers against the official scheme: `python -m tests.bench.layers`.
 
-Five layers of 32 channels with ReLU between over (2, 32, 32, 1), forward and backward from a given gradient, the same
-batch. Each case runs in a process of its own; peak memory is what the step adds to the resident set. Then the cost per
-parameter of the network that is read, for 3 to 24 layers.
+Five layers of 32 channels with ReLU in between over (2, 32, 32, 1), forward and backward from a
+given gradient, on the same batch. Each case runs in its own process; peak memory is what the step
+adds to the resident set. Then the cost per parameter of the input network, for 3 to 24 layers.
 """
 
 import argparse
@@ -31,7 +31,7 @@ def stack(
 
 
 class Stack(nn.Module):
-    """Layers with ReLU after each."""
+    """Layers, each followed by ReLU."""
 
     def __init__(self, layers: Iterable[nn.Module]):
         super().__init__()
@@ -55,7 +55,7 @@ REFERENCES = ("pairs ds", "pairs sab")
 def measure(
     kind: str, widths: tuple[int, ...], batch: int, compiled: bool
 ) -> tuple[float, float, int]:
-    """Milliseconds of the fastest step in some seconds, peak MiB that steps add, number of parameters."""
+    """Milliseconds of the fastest step in some seconds, peak MiB it adds, number of parameters."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     space = WeightSpace.mlp(widths)
     model = KINDS[kind](space, 5).to(device)
@@ -100,7 +100,7 @@ def in_a_process(*case: str) -> tuple[float, float, int]:
 
 
 def compare(batch: int) -> Iterator[str]:
-    """The official set layers and below each our own, run by Python and compiled."""
+    """Each official set layer, followed by our own, in Python and compiled."""
     for kind, compiled in product(KINDS, (False, True)):
         if kind in REFERENCES and compiled:
             continue
@@ -117,7 +117,8 @@ def describe(measured: tuple[float, float, int]) -> str:
 
 
 def scaling() -> str:
-    """Microseconds of a step for 1,000 parameters of the network that is read, for deeper and deeper MLPs."""
+    """Microseconds of a step per 1,000 parameters of the input network, for deeper and deeper
+    MLPs."""
     rows = []
     for depth in (3, 6, 12, 24):
         widths = (2, *[32] * (depth - 1), 1)

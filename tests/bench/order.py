@@ -1,9 +1,10 @@
 """How well batches are mixed: `dwszoo bench order`.
 
-The worst case, a zoo sorted by class: 1,000,000 members of 10 classes in blocks of 256, batches of
-128. The variance of the number of members of a class in a batch, and in all batches of a stretch of
-steps, as a ratio to that of a full shuffle, which draws without replacement: 1 is as good. Beside
-it windows of 65,536 members in random shards of 4,096, and what comes unshuffled from random blocks.
+The worst case is a zoo sorted by class: 1,000,000 members of 10 classes in blocks of 256, batches
+of 128. Prints the variance of the number of members of a class per batch, and per sequence of
+consecutive batches, as a ratio to that of a full shuffle, which draws without replacement: 1 is as
+good. For comparison, windows of 65,536 members in random shards of 4,096, and random blocks without
+shuffling.
 """
 
 import numpy as np
@@ -13,7 +14,7 @@ from pipeline.training.order import Order
 NUM_MEMBERS, NUM_CLASSES, BLOCK, SHARD, BATCH = 1_000_000, 10, 256, 4096, 128
 HELD = 65_536
 STRETCHES = (1, 16, 128, 1024)
-"""Steps whose members are counted together."""
+"""Numbers of steps whose members are counted together."""
 LABELS = np.repeat(np.arange(NUM_CLASSES), NUM_MEMBERS // NUM_CLASSES)
 
 
@@ -22,7 +23,7 @@ def full_shuffle(rng: np.random.Generator) -> np.ndarray:
 
 
 def lanes(rng: np.random.Generator) -> np.ndarray:
-    """As the feed has them."""
+    """Members in the order of the feed."""
     sizes = np.full(NUM_MEMBERS // BLOCK, BLOCK)
     order = Order.of(sizes, BATCH, HELD, seed=int(rng.integers(1 << 30)))
     epoch = order.epoch(1)
@@ -39,7 +40,7 @@ def lanes(rng: np.random.Generator) -> np.ndarray:
 
 
 def windows_of(size: int, held: int, rng: np.random.Generator) -> np.ndarray:
-    """Stretches of `size` in random order, shuffled `held` members at a time."""
+    """Runs of `size` members in random order, shuffled `held` members at a time."""
     members = np.arange(NUM_MEMBERS // size * size).reshape(-1, size)
     members = rng.permutation(members).flatten()
     return np.concatenate(
@@ -56,7 +57,7 @@ def single_blocks(rng: np.random.Generator) -> np.ndarray:
 
 
 def dispersion(members: np.ndarray, steps: int) -> float:
-    """Variance of a class's count in stretches of `steps`, as a ratio to the multinomial one."""
+    """Variance of a class's count in `steps` consecutive batches, relative to a multinomial one."""
     size = steps * BATCH
     labels = LABELS[members[: len(members) // size * size]].reshape(-1, size)
     counts = np.stack([(labels == label).sum(1) for label in range(NUM_CLASSES)])

@@ -1,8 +1,9 @@
-"""The official scheme, written again from its description: one small module for each ordered pair of tensors.
+"""The official scheme, reimplemented: a small module for each ordered pair of tensors.
 
-Each pools its input by itself, maps it, and writes its output at full size; then the contributions are added up
-(Navon et al. 2023; papers.md 1.5 to 1.8). Set layers `ds` (deep sets) and `sab` (set attention, 8 heads) on shared hidden
-axes, and four maps for a weight between two hidden layers. A yardstick for speed and memory, not for use.
+Each module pools its input separately, maps it, and writes its output at full size; the
+contributions are then summed (Navon et al. 2023). Set layers `ds` (deep sets) and `sab` (set
+attention, 8 heads) on shared hidden axes, and four maps for a weight between two hidden layers.
+Only a reference for speed and memory.
 """
 
 import torch
@@ -40,7 +41,7 @@ class SetAttention(nn.Module):
 
 
 class Exchangeable(nn.Module):
-    """A matrix between two hidden layers to itself: each entry, rows, columns, all."""
+    """From a matrix between two hidden layers to itself: each entry, rows, columns, all."""
 
     def __init__(self, inputs: int, outputs: int):
         super().__init__()
@@ -59,7 +60,7 @@ class Exchangeable(nn.Module):
 
 
 class Pair(nn.Module):
-    """From one tensor to another: pool what is not shared, map, repeat what is not shared."""
+    """From one tensor to another: pool axes that are not shared, map, repeat along the others."""
 
     def __init__(
         self,

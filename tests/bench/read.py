@@ -1,12 +1,14 @@
-"""How fast a zoo is read: `python -m tests.bench.read`.
+"""Speed of reading a zoo: `python -m tests.bench.read`.
 
-Members of 2-32-32-1 (1,185 parameters), random, on disk and in the page cache, one process: 40,000 in blocks of a zoo as
-training reads them, checksums compared; 10,000 one a sample as plain WebDataset; 2,000 a file each by `torch.load`. Each
-reads every tensor of every member; sums of all parameters must agree.
+Random members of 2-32-32-1 (1,185 parameters), on disk and in the page cache, in one process:
+40,000 in blocks of a zoo, read as in training with checksums verified; 10,000 as plain WebDataset
+with one member per sample; 2,000 in one file each, read by `torch.load`. Each reads every tensor of
+every member; sums of all parameters must agree.
 
-The floor is sha256: 33 ms for the 47 MB on one core (1.44 GB/s), half of it on two, which 300,000 and 600,000 models/s
-are. Beside it 4 ms to copy the bytes into memory that is warm, 20 ms into fresh pages of 4 KiB, 8 ms into huge ones.
-Models/s on two cores of a 2.75 GHz Sapphire Rapids, torch 2.13:
+The lower bound is sha256: 33 ms for the 47 MB on one core (1.44 GB/s) and half of it on two, or
+300,000 and 600,000 models/s. In addition it takes 4 ms to copy the bytes into warm memory, 20 ms
+into fresh pages of 4 KiB, 8 ms into huge pages. Models/s on two cores of a 2.75 GHz Sapphire
+Rapids, torch 2.13:
 
 | how shards are read                                                             | models/s |
 |---------------------------------------------------------------------------------|----------|
@@ -17,9 +19,9 @@ Models/s on two cores of a 2.75 GHz Sapphire Rapids, torch 2.13:
 | that with tarfile in the place of our reading of the headers                    |  229,000 |
 | that on one core                                                                |  177,000 |
 
-Those are of 10,000 members. Since then each shard's keys are compared with its catalog rows, which takes 3 ms of their 40
-(244,000); 5 ms are Parquet's, and the two small splits, one shard each, use one core. Of 40,000 members 241,000 to 274,000
-are read in a second.
+These are for 10,000 members. Since then each shard's keys are also compared with its catalog rows,
+which takes 3 of 40 ms (244,000 models/s); Parquet takes 5 ms, and the two small splits, with one
+shard each, use one core. With 40,000 members it is 241,000 to 274,000 models/s.
 """
 
 import io
@@ -48,12 +50,12 @@ from pipeline.zoos.inrs import Inrs
 
 NUM_MEMBERS, NUM_SAMPLES, NUM_FILES = 40_000, 10_000, 2_000
 SECONDS, REPEATS = 2.0, 3
-"""Each is read for so long, and at least so often; its fastest run counts."""
+"""Seconds and minimum number of runs for each; the fastest run counts."""
 SPACE = WeightSpace.mlp((2, 32, 32, 1))
 
 
 def make_zoo(folder: Path, rows: Tensor) -> Zoo:
-    """A finished zoo of these parameters."""
+    """A finished zoo with these parameters."""
     config = ZooConfig(
         signals=SignalsConfig(validation_fraction=0.1, test_fraction=0.1),
         inr=InrConfig(hidden=(32, 32)),
@@ -124,10 +126,10 @@ def write_all(folder: Path, rows: Tensor):
 def measure(
     read: Callable[[Path], Iterator[dict[str, Tensor]]], folder: Path
 ) -> tuple[float, int, float]:
-    """Models a second in the fastest of some runs, how many models, the sum of all parameters."""
+    """Models per second in the fastest run, number of models, sum of all parameters."""
     times: list[float] = []
     while len(times) < REPEATS or sum(times) < SECONDS:
-        found = []  # gives back the memory of the run before
+        found = []  # free the memory of the previous run
         start = time.perf_counter()
         found = list(read(folder))
         times.append(time.perf_counter() - start)

@@ -1,15 +1,17 @@
-"""How training grows with processes: `dwszoo bench scaling`.
+"""How training scales with processes: `dwszoo bench scaling`.
 
-Measured on this machine: 1, 2 and 4 processes train the classifier of the MNIST corpus (5 layers of 32
-channels) in batches of 128 random INRs, with the milliseconds of a step, of its wait for data, of summing the gradient
-(gloo) and of copying and writing a checkpoint.
+Measured on this machine: 1, 2 and 4 processes train the classifier of the MNIST corpus (5 layers of
+32 channels) in batches of 128 random INRs. Prints the milliseconds of a step, of its wait for data,
+of the all-reduce of the gradient (gloo), and of copying and writing a checkpoint.
 
-Modelled: an epoch on 8 to 1,024 GPUs. What a step needs is measured here but for the models/s of a GPU, which
-`python -m tests.gpu.check` measures, and the rates of hardware, which are assumed and printed. The terms of a step:
-compute, the sum of the gradient after it (none of it hidden), reading, which goes on meanwhile and counts where it is
-slower, and its share of checkpoints. Beside them what every rank needs to open the zoo, once a run, and to plan an epoch,
-which it does while the epoch before is scored; and what a node's memory must hold. What breaks first is the part with the
-largest share of what it may have: the sum of compute, reading of both, planning of the epoch.
+Modelled: an epoch on 8 to 1,024 GPUs. The parts of a step are measured here, except the models/s of
+a GPU, which `python -m tests.gpu.check` measures, and the rates of hardware, which are assumed and
+printed. The terms of a step: compute, the all-reduce of the gradient after it (not overlapped),
+reading (overlapped, so it only counts if it is slower), and its share of checkpoints. Besides
+these, the time of each rank to open the zoo, once per run, and to plan an epoch, which it does
+while the previous epoch is scored; and the memory of a node. The first bottleneck is the part that
+takes the largest share of its budget: compute for the all-reduce, both for reading, the epoch for
+planning.
 """
 
 import json
@@ -40,55 +42,57 @@ MEMBER_BYTES = 4 * SPACE.num_parameters
 
 @dataclass(frozen=True)
 class Measured:
-    """Seconds of a step and of its parts, in one world."""
+    """Seconds of a step and of its parts, with one number of processes."""
 
     models_per_second: float
     step: float
     data: float
     reduce: float
     snapshot: float
-    """Training waits for it at a checkpoint."""
+    """Copying the state, for which training waits."""
     write: float
-    """It does not for this."""
+    """Writing it, for which training does not wait."""
     parameters: int
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """What is assumed of the hardware, and how it is used."""
+    """Assumptions about the hardware and its use."""
 
     models_per_second: float = 105_000
-    """That a GPU trains: an H200, the MNIST classifier compiled in float32, measured with random weights in memory."""
+    """Models/s of training on a GPU: an H200, the MNIST classifier compiled in float32, measured
+    with random weights in memory."""
     per_gpu: int = 512
-    """Members of a batch on each GPU."""
+    """Members per batch on each GPU."""
     gpus_per_node: int = 8
     link: float = 50e9
-    """Bytes/s from a GPU to others, within a node and between nodes."""
+    """Bytes/s from one GPU to others, within a node and between nodes."""
     latency: float = 20e-6
-    """Seconds of a message."""
+    """Seconds per message."""
     storage: float = 12e9
     """Bytes/s that a node reads."""
     memory: float = 2e12
-    """Bytes of a node."""
+    """Bytes of memory per node."""
     checkpoint_seconds: float = 600.0
-    """Between checkpoints."""
+    """Seconds between checkpoints."""
     row_bytes: int = 64
-    """Memory of a rank for each member, as `dwszoo bench opening` measures: label, block and places."""
+    """Bytes of memory per rank and member, measured by `dwszoo bench opening`: label, block and
+    places."""
     row_seconds: float = 3.3e-7
-    """That a rank needs for each member before its first batch, as measured there."""
+    """Seconds per rank and member before the first batch, measured there."""
 
 
 @dataclass(frozen=True)
 class Local:
-    """What is measured on this machine and does not depend on the hardware of a GPU."""
+    """Measurements on this machine that do not depend on the GPU."""
 
     gradient_bytes: int
     staged: float
-    """Models that a process takes from the node's memory in a CPU second."""
+    """Models per CPU second that a process reads from the node's memory."""
     streamed: float
-    """And that it streams from the page cache."""
+    """Models per CPU second that it streams from the page cache."""
     snapshot: float
-    """Seconds that training waits for a checkpoint."""
+    """Seconds for which training waits at a checkpoint."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ class Case:
         return self.cluster.per_gpu / self.cluster.models_per_second
 
     def reduce(self) -> float:
-        """A ring within each node, a tree of the nodes."""
+        """Seconds of the all-reduce: a ring within each node, a tree of the nodes."""
         cluster, size = self.cluster, self.local.gradient_bytes
         peers = cluster.gpus_per_node
         ring = 2 * (peers - 1) * (size / peers / cluster.link + cluster.latency)
@@ -119,7 +123,7 @@ class Case:
         return ring + 2 * math.ceil(math.log2(nodes)) * (size / cluster.link + cluster.latency)
 
     def read(self) -> float:
-        """From the node's memory; streamed, by the slower of a processor's core and storage."""
+        """Seconds to read from the node's memory, or to stream at the rate of core or storage."""
         if self.is_staged:
             return self.cluster.per_gpu / self.local.staged
         members = self.cluster.per_gpu * times_read(self.order, self.num_gpus)
@@ -127,28 +131,28 @@ class Case:
         return max(from_storage, members / self.local.streamed)
 
     def checkpoint(self) -> float:
-        """A step's share of the waits for checkpoints, with all else at its side."""
+        """A step's share of the waits for checkpoints."""
         step = max(self.compute() + self.reduce(), self.read())
         return step * self.local.snapshot / self.cluster.checkpoint_seconds
 
     def open(self) -> float:
-        """Seconds before the first step of a run."""
+        """Seconds before a run's first step."""
         return self.cluster.row_seconds * self.num_members
 
     def plan(self) -> float:
-        """Seconds that each rank takes here to plan an epoch."""
+        """Seconds for a rank to plan an epoch, on this machine."""
         order, start = self.order, time.perf_counter()
         order.epoch(1)
         return time.perf_counter() - start
 
     def memory(self) -> float:
-        """Bytes of a node: what its ranks know of each member, and the members where they are staged."""
+        """Bytes per node: its ranks' data about each member, and the members if they are staged."""
         of_rows = self.cluster.gpus_per_node * self.cluster.row_bytes
         return self.num_members * (of_rows + MEMBER_BYTES * self.is_staged)
 
 
 def times_read(order: Order, num_ranks: int) -> float:
-    """How many ranks read a block, on average over lanes."""
+    """The number of ranks that read a block, averaged over lanes."""
     shares = [order.share(rank, num_ranks) for rank in range(num_ranks)]
     starts, stops = (np.array([getattr(s, end) for s in shares]) for end in ("start", "stop"))
     firsts = np.searchsorted(stops, order.cuts[:-1], "right")
@@ -157,7 +161,7 @@ def times_read(order: Order, num_ranks: int) -> float:
 
 
 def train(worker, barrier, zoo: Path, folder: Path):
-    """In each process of a world: an epoch, and what its parts take, into measured.json."""
+    """Run in each process: train an epoch, and write the time of its parts to measured.json."""
     import torch.distributed as dist
 
     from pipeline.training.loop import make_trainer
@@ -200,7 +204,7 @@ def measured(zoo: Path, folder: Path) -> Iterator[tuple[int, Measured]]:
 
 
 def feed_rate(zoo: Path, staged_share: float) -> float:
-    """Models that one process gets in a CPU second, in an epoch that is not the first."""
+    """Models per CPU second of one process, in an epoch after the first."""
     with patch.object(sources, "STAGED_SHARE", staged_share):
         feed = Feed(Zoo.open(zoo), "train", ())
         sum(len(batch) for batch in feed.epoch(1, BATCH))

@@ -1,7 +1,8 @@
-"""What is learned from weights, task by task: `python -m tests.bench.tasks FOLDER [RECIPE ...]`.
+"""All encoders on all tasks: `python -m tests.bench.tasks FOLDER [RECIPE ...]`.
 
-Runs recipes that need no files with every encoder that suits them, each as large as the DWSNet and at its budget, and
-prints one table in Markdown. Runs again, it goes on where it stopped: a run that is in FOLDER is not repeated.
+Runs the recipes that need no files with every suitable encoder, at the DWSNet's number of
+parameters and budget, and prints one table in Markdown. Run again, it continues where it stopped:
+runs in FOLDER are not repeated.
 """
 
 import sys
@@ -27,13 +28,13 @@ HEADER = ("recipe", "encoder", "parameters", "training", "metric", "on the test 
 
 
 def with_baselines(recipe: Recipe, kinds: tuple[str, ...]) -> Recipe:
-    """The recipe with one seed and one size, and these kinds of encoder beside its own."""
+    """The recipe with one seed and one size, and these kinds of encoder in addition to its own."""
     changed = {"baselines": kinds, "seeds": 1, "sizes": ()}
     return recipe.model_copy(update={"training": recipe.training.model_copy(update=changed)})
 
 
 def suited(recipe: Recipe, folder: Path) -> tuple[str, ...]:
-    """The kinds of encoder that can do the task: statistics have nothing to edit by."""
+    """The kinds of encoder that can learn the task: statistics cannot edit weights."""
     zoo, training, kinds = Zoo.open(folder / "zoo"), recipe.training, []
     prepared = task_of(training.task, ()).prepare(zoo)
     for kind in BASELINES:
@@ -44,7 +45,7 @@ def suited(recipe: Recipe, folder: Path) -> tuple[str, ...]:
 
 
 def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
-    """The rows of a recipe; the first is of its own encoder."""
+    """The table rows of a recipe, its own encoder first."""
     recipe = RECIPES[name]()
     run_stages(with_baselines(recipe, ()), folder)
     run_stages(with_baselines(recipe, suited(recipe, folder)), folder)
@@ -63,7 +64,8 @@ def rows(name: str, folder: Path) -> Iterator[tuple[str, ...]]:
 
 
 def compared(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
-    """The metric that chose the epoch, or else the first one, that a trivial answer has too; with the value of that."""
+    """The metric that chose the epoch, or the first one that is known for a trivial answer; and
+    the value of the trivial answer."""
     trivial = {name: metrics.get(f"trivial_{name}") for name in (metrics["monitor"], *metrics)}
     known = {name: value for name, value in trivial.items() if value is not None}
     return next(iter(known.items()), (metrics["monitor"], None))

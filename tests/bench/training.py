@@ -1,12 +1,13 @@
 """A whole training step against the official scheme: `python -m tests.bench.training`.
 
-The MNIST classifier, 5 layers of 32 channels over (2, 32, 32, 1): forward, loss, backward, AdamW. The reference has the
-official scheme's layers and the same norm, activation, head and optimiser, in operations of PyTorch. Each case runs in a
-process of its own; peak memory is what steps add to the resident set.
+The MNIST classifier, 5 layers of 32 channels over (2, 32, 32, 1): forward, loss, backward, AdamW.
+The reference has the layers of the official scheme and the same norm, activation, head and
+optimiser, in PyTorch operations. Each case runs in its own process; peak memory is what steps add
+to the resident set.
 
-The floor of ours at batch 512, where features of a layer are 78 MB: 24 GFLOP, 62 ms at the 385 GFLOP/s of two cores, and for
-each layer four passes that read and two that write features, 93 ms at the rates that dwsnet/README.md measured.
-Milliseconds on two cores:
+The lower bound of ours at batch 512, where a layer's features are 78 MB: 24 GFLOP, or 62 ms at the
+385 GFLOP/s of two cores, and per layer four passes that read and two that write features, 93 ms at
+the rates in dwsnet/README.md. Milliseconds on two cores:
 
     try                                                         128     512
     official scheme                                             520   4,703
@@ -40,7 +41,7 @@ KINDS = ("official scheme", "ours", PASSES, "ours, norm and GELU by PyTorch")
 
 
 class NormThenGELU(nn.Module):
-    """The norm and the activation of the trunk, in operations of PyTorch."""
+    """The norm and activation of the trunk, in PyTorch operations."""
 
     def __init__(self, norm: BatchNorm):
         super().__init__()
@@ -66,7 +67,8 @@ def classifier(kind: str, space: WeightSpace) -> DWSNetClassifier:
 
 
 def measure(kind: str, batch: int) -> tuple[float, float, float]:
-    """Milliseconds of the fastest step in some seconds, peak MiB that steps add, and the loss after three steps."""
+    """Milliseconds of the fastest step in some seconds, peak MiB it adds, loss after three
+    steps."""
     space = WeightSpace.mlp((2, 32, 32, 1))
     model = classifier(kind, space)
     state = {spec.name: torch.randn(batch, *spec.shape) / 10 for spec in space.tensors}
@@ -100,7 +102,7 @@ def in_a_process(kind: str, batch: int) -> tuple[float, float, float]:
 
 
 def compare(batch: int) -> Iterator[str]:
-    """Each kind beside the official scheme."""
+    """Compare each kind with the official scheme."""
     found = {kind: in_a_process(kind, batch) for kind in KINDS}
     time_before, memory_before, _ = found["official scheme"]
     for kind, (milliseconds, memory, loss) in found.items():
