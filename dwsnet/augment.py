@@ -185,7 +185,7 @@ def mixup(
     batch = len(tensors[0])
     if len(targets) != batch or not targets.is_floating_point():
         raise ValueError(
-            f"targets must be {batch} rows of shares of the classes, one-hot or soft, "
+            f"targets must be shares of the classes of {batch} members, one-hot or soft, "
             f"found {targets.dtype} of shape {tuple(targets.shape)}"
         )
     order = uniform(fold_in(keys, 0)).argsort()

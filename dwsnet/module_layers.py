@@ -120,7 +120,7 @@ def group_norm(to: Description, name: str, layer: nn.GroupNorm, value: Value) ->
     axes = read_axes(to, name, value, channel_dim(name, value), layer.num_channels)
     if axes[0].hidden and layer.num_groups not in (1, layer.num_channels):
         raise ValueError(
-            f"norm {name!r} must have one group, or one for each channel, for neurons to be alike, "
+            f"norm {name!r} must have one group, or one for each channel, to treat neurons alike, "
             f"found {layer.num_groups}"
         )
     return _norm(to, name, layer, axes, value)

@@ -78,7 +78,7 @@ def read_axes(to: Description, name: str, value: Value, dim: int, size: int) -> 
         known = [one.axis.name for one in value.dims if one.axis]
         raise ValueError(
             f"layer {name!r} must take the neurons of the layer before, but takes dimension {dim} "
-            f"and they ({', '.join(known)}) lie elsewhere: flatten or average the positions first"
+            f"and they ({', '.join(known)}) are elsewhere: flatten or average the positions first"
         )
     axis, flat = value.dims[dim].axis, value.dims[dim].flat
     if size != axis.size and not (flat and size % axis.size == 0):

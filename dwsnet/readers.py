@@ -76,7 +76,7 @@ def _trace(module: nn.Module) -> fx.Graph:
     for name, one in module.named_modules():
         if isinstance(one, LazyModuleMixin) and one.has_uninitialized_params():
             raise ValueError(
-                f"lazy layer {name!r} must be called once, its shapes are not known yet"
+                f"lazy layer {name!r} must be called once, as its shapes are not known yet"
             )
         if one._forward_hooks or one._forward_pre_hooks:
             raise ValueError(
@@ -177,8 +177,8 @@ def _described(module: nn.Module, to: Description, value: Value) -> tuple[Tensor
     state = {name for name in module.state_dict() if not name.endswith(COUNTER)}
     if odd := sorted(known ^ state):
         raise ValueError(
-            "every tensor of the state dict must be that of a layer that is applied, found "
-            f"{odd[0]!r} otherwise"
+            "every tensor of the state dict must belong to a layer that is applied, found "
+            f"{odd[0]!r}, which does not"
         )
     shapes = {spec.name: spec.stored_shape for spec in to.tensors}
     owners: dict[int, str] = {}

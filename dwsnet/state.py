@@ -32,7 +32,7 @@ def read_state(
     for name in state:
         if name not in names and not name.endswith(COUNTER):
             raise ValueError(
-                f"state dict must have tensors {names} alone, found also {name!r} of "
+                f"state dict must have only tensors {names}, found also {name!r} of "
                 f"{_found(state[name])}"
             )
     tensors = tuple(

@@ -36,7 +36,7 @@ class WeightSpace:
             if len(set(spec.hidden)) < len(spec.hidden):
                 raise ValueError(
                     f"tensor {spec.name!r} of shape {spec.shape} must carry each hidden axis once, "
-                    f"got {spec.hidden}: what maps a layer to itself cannot be described"
+                    f"got {spec.hidden}: a tensor that maps a layer to itself cannot be described"
                 )
             if spec.roles is not None and (
                 len(spec.roles) != len(spec.axes) or not set(spec.roles) <= set(get_args(Role))
@@ -195,8 +195,8 @@ class WeightSpace:
             if spec.hidden and spec.roles is None:
                 raise ValueError(
                     f"tensor {spec.name!r} must say what it does with its axes "
-                    f"{[axis.name for axis in spec.axes]}, as roles=('out', 'in') for a weight "
-                    "that torch stores as (out, in), found no roles"
+                    f"{[axis.name for axis in spec.axes]}, such as roles=('out', 'in') for a "
+                    "weight that torch stores as (out, in), found no roles"
                 )
         for name in self.hidden:
             roles = {spec.name: spec.role(name) for spec in self.tensors if name in spec.hidden}

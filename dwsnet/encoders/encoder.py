@@ -47,8 +47,8 @@ def features_of(encoder: nn.Module) -> nn.Module:
     features = encoder.features()
     if missing := [name for name in ("space", "channels", "read") if not hasattr(features, name)]:
         raise ValueError(
-            f"features of {type(encoder).__name__} must be a module with space, channels and read, found "
-            f"{type(features).__name__} without {', '.join(missing)}"
+            f"features of {type(encoder).__name__} must be a module with space, channels and read, "
+            f"found {type(features).__name__} without {', '.join(missing)}"
         )
     return features
 

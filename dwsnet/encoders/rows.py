@@ -80,8 +80,8 @@ def _layers(space: WeightSpace) -> dict[str, list[int]]:
         if "out" not in (spec.roles or ()):
             raise ValueError(
                 f"tensor {spec.name!r} must compute one of its axes "
-                f"{[axis.name for axis in spec.axes]} to be read by rows, as with roles=('out', "
-                f"'in'), found roles {spec.roles}"
+                f"{[axis.name for axis in spec.axes]} to be read as rows, for example with "
+                f"roles=('out', 'in'), found roles {spec.roles}"
             )
         layers.setdefault(spec.axes[spec.roles.index("out")].name, []).append(i)
     return layers

@@ -56,7 +56,8 @@ class Regression(TaskConfig):
         for name in columns:
             if columns.count(name) > 1:
                 raise PydanticCustomError(
-                    "columns", f"targets and inputs should name each column once, {name!r} is twice"
+                    "columns",
+                    f"targets and inputs should name each column once, found {name!r} twice",
                 )
         return self
 

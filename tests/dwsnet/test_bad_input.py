@@ -251,7 +251,7 @@ def test_networks_of_another_dtype_than_the_model_are_named_but_under_autocast()
         ),
         "targets": (
             lambda x: augment.mixup(SPACE, x, torch.arange(6), KEYS, 1.0),
-            r"6 rows of shares.*int64 of shape \(6,\)",
+            r"shares of the classes of 6 members.*int64 of shape \(6,\)",
         ),
         "probability": (lambda x: augment.mask(SPACE, x, KEYS, 2.0), "between 0 and 1, got 2.0"),
         "statistics": (

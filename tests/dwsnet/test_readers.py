@@ -357,15 +357,15 @@ conv, fc = nn.Conv2d, nn.Linear
 REFUSED = {
     "linear on the width": (
         nn.Sequential(conv(1, 4, 3), fc(6, 4)),
-        "'1' must take the neurons .* dimension -1 and they .layer1. lie elsewhere",
+        "'1' must take the neurons .* dimension -1 and they .layer1. are elsewhere",
     ),
     "linear on the width, as wide as channels": (
         nn.Sequential(conv(1, 4, 3), fc(4, 4)),
-        "lie else",
+        "are elsewhere",
     ),
     "linear after pooling": (
         nn.Sequential(conv(1, 4, 3), nn.AdaptiveAvgPool2d(1), fc(1, 4)),
-        "lie elsewhere",
+        "are elsewhere",
     ),
     "convolution of a linear layer": (
         nn.Sequential(fc(4, 4), conv(4, 4, 1)),
@@ -396,7 +396,7 @@ REFUSED = {
     ),
     "flatten of positions alone": (
         nn.Sequential(conv(1, 4, 3), nn.Flatten(2), fc(36, 2)),
-        "lie elsewhere",
+        "are elsewhere",
     ),
     "flatten with the batch": (
         nn.Sequential(conv(1, 4, 3), nn.Flatten(0), fc(36, 2)),
@@ -441,14 +441,14 @@ REFUSED = {
         "'mul' must have one input, found .*'arange'",
     ),
     "other shapes": (pruned(), r"'0.weight' must have shape \(5, 2\) as its layer says, found"),
-    "a parameter not used": (Odd(lambda own, x: x), "found 'gain' otherwise"),
+    "a parameter not used": (Odd(lambda own, x: x), "found 'gain', which does not"),
     "slices": (Odd(lambda own, x: x[:, :2]), "'getitem' .* cannot describe getitem"),
     "control flow": (Odd(lambda own, x: x if x.sum() > 0 else -x), "cannot be traced"),
     "its own error": (Odd(lambda own, x: own.missing), "cannot be traced: 'Odd' object has no"),
     "tied": (tied(), "must be independent, found '0.weight' and '2.weight' tied"),
     "shared memory": (shared_memory(), "'0.weight' and '2.weight' tied"),
     "one layer": (nn.Sequential(fc(2, 4)), "at least two layers"),
-    "one bare layer": (fc(2, 4), "found 'bias' otherwise"),
+    "one bare layer": (fc(2, 4), "found 'bias', which does not"),
     "no layer": (nn.Sequential(nn.ReLU()), "at least two layers"),
     "twice": (nn.Sequential(*[fc(3, 3)] * 2), "more than once"),
     "two outputs": (Odd(lambda own, x: torch.cat([x, own.first(x)])), "one use"),

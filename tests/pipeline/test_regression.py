@@ -376,7 +376,7 @@ def test_facts_are_those_of_the_members_that_are_learned_from(zoo):
 
 
 def test_a_column_named_twice_is_refused():
-    with pytest.raises(ValidationError, match="'psnr' is twice"):
+    with pytest.raises(ValidationError, match="found 'psnr' twice"):
         Regression(targets=("psnr",), inputs=("view", "psnr"))
 
 
