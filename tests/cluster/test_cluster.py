@@ -11,7 +11,7 @@ import pytest
 from cluster.fanout import WINDOW, run_tasks
 from cluster.orphans import MARK
 from cluster.processes import marked
-from cluster.progress import NAMESPACE, ProgressReader
+from cluster.progress import NAMESPACE, PER_SECOND, SECONDS, ProgressReader
 from cluster.session import ray_session
 
 
@@ -109,6 +109,11 @@ def test_tasks_tell_how_far_they_are_and_never_go_back_when_they_are_tried_again
         assert steps == sorted(set(steps))
         assert 0 < steps[-1] <= 20
     assert _internal_kv_list("", namespace=NAMESPACE) == []
+
+
+def test_many_tasks_report_less_often():
+    assert ProgressReader(2 * WINDOW).reporter().seconds == SECONDS
+    assert ProgressReader(1000 * WINDOW).reporter().seconds == 1000 * WINDOW / PER_SECOND
 
 
 def test_what_cannot_be_told_does_not_stop_the_work(ray, monkeypatch):
