@@ -17,8 +17,9 @@ from cluster.address import RequestError
 OURS = ("cluster", "dwsnet", "flows", "pipeline")
 PACKAGES = ("torch", "ray", "deepspeed")
 """Of which all nodes must have the same version."""
-SECONDS = 30.0
-"""How long a node may take to answer."""
+SECONDS = 90.0
+"""How long a node may take to answer: Ray counts one that has died as dead within about a minute."""
+POLL_SECONDS = 1.0
 CLOCKS = 1.0
 """Seconds that clocks may differ: the files of a run are compared by their times."""
 
@@ -83,20 +84,30 @@ def trouble(mark: Path) -> str:
 def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
     """`(address, function(address, *arguments))` of each living node, run there.
 
-    An exception where it raised one, or has not answered within `SECONDS`. Needs a Ray session.
+    An exception where it raised one, or has not answered within `SECONDS`. A node that dies meanwhile
+    is left out. Needs a Ray session.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    remote = ray.remote(num_cpus=0, max_retries=0)(function)
-    running = {}
-    for node in ray.nodes():
-        if node["Alive"]:
-            here = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            address = node["NodeManagerAddress"]
-            running[remote.options(scheduling_strategy=here).remote(address, *arguments)] = address
-    ray.wait(list(running), num_returns=len(running), timeout=SECONDS)
-    return [(address, answer_of(task)) for task, address in running.items()]
+    remote, running = ray.remote(num_cpus=0)(function), {}
+    for node, address in living_nodes().items():
+        here = NodeAffinitySchedulingStrategy(node, soft=False)
+        running[remote.options(scheduling_strategy=here).remote(address, *arguments)] = node
+    deadline = time.monotonic() + SECONDS
+    while True:
+        living = living_nodes()
+        running = {task: node for task, node in running.items() if node in living}
+        _, waiting = ray.wait(list(running), num_returns=len(running), timeout=POLL_SECONDS)
+        if not waiting or time.monotonic() > deadline:
+            return [(living[node], answer_of(task)) for task, node in running.items()]
+
+
+def living_nodes() -> dict[str, str]:
+    """Addresses of the nodes that Ray takes for living, by their ids."""
+    import ray
+
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def answer_of(task: Any) -> Any:
@@ -129,9 +140,7 @@ def require_alike(folder: Path | None):
 
     Looks nowhere where there is one node alone. Needs a Ray session.
     """
-    import ray
-
-    if sum(node["Alive"] for node in ray.nodes()) > 1:
+    if len(living_nodes()) > 1:
         problems = look_around(folder).differences
         if problems:
             more = f" (and {len(problems) - 1} more: `dwszoo doctor`)" if problems[1:] else ""

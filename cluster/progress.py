@@ -1,4 +1,4 @@
-"""Progress of running tasks: one number per task in Ray's key-value store, polled by the driver.
+"""Progress of running tasks: in Ray's key-value store, each notes its node and how much it has done.
 
 This needs no extra process or connection. If a number is late or missing, only a progress bar lags.
 """
@@ -21,8 +21,24 @@ PER_SECOND = 100
 class ProgressReporter:
     """Called by a task with the amount of work done since the last call."""
 
-    def __init__(self, key: str, seconds: float):
-        self.key, self.seconds, self.done, self.due = key, seconds, 0, None
+    def __init__(self, key: str, seconds: float, done: int = 0):
+        self.key, self.seconds, self.done, self.due = key, seconds, done, None
+
+    def begin(self) -> bool:
+        """Called by the task first; False if the driver has given it up and submitted another in its place."""
+        import ray
+
+        self.done = 0
+        self.put("node", ray.get_runtime_context().get_node_id())
+        return self.look_up("given-up") is None
+
+    def node(self) -> str | None:
+        """The id of the node where the task has begun; None if it has not, as far as is known."""
+        return self.look_up("node")
+
+    def give_up(self):
+        """Called by the driver when it no longer waits for the task."""
+        self.put("given-up", "yes")
 
     def __call__(self, count: int):
         self.done += count
@@ -31,11 +47,28 @@ class ProgressReporter:
             self.due = now + self.seconds
         elif now >= self.due:
             self.due = now + self.seconds
-            from ray.exceptions import RayError
-            from ray.experimental.internal_kv import _internal_kv_put
+            self.put("done", str(self.done))
 
-            with suppress(RayError):
-                _internal_kv_put(self.key, str(self.done), namespace=NAMESPACE)
+    def put(self, what: str, value: str):
+        from ray.exceptions import RayError
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        with suppress(RayError):
+            _internal_kv_put(f"{self.key}-{what}", value, namespace=NAMESPACE)
+
+    def look_up(self, what: str) -> str | None:
+        """The value, or None if there is none or the store does not answer."""
+        from ray.exceptions import RayError
+
+        with suppress(RayError):
+            return self.get(what)
+        return None
+
+    def get(self, what: str) -> str | None:
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        value = _internal_kv_get(f"{self.key}-{what}", namespace=NAMESPACE)
+        return value and value.decode()
 
 
 class ProgressReader:
@@ -46,10 +79,10 @@ class ProgressReader:
         self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
         self.seconds = max(SECONDS, num_tasks / PER_SECOND)
 
-    def reporter(self) -> ProgressReporter:
-        """A reporter for the next task."""
+    def reporter(self, done: int = 0) -> ProgressReporter:
+        """A reporter for the next task; for one that is tried again, `done` is how far it was."""
         self.num_reporters += 1
-        return ProgressReporter(f"{self.name}-{self.num_reporters}", self.seconds)
+        return ProgressReporter(f"{self.name}-{self.num_reporters}", self.seconds, done)
 
     def read(
         self, under_way: Iterable[tuple[Item, ProgressReporter]]
@@ -60,13 +93,12 @@ class ProgressReader:
         out until it is further than before.
         """
         from ray.exceptions import RayError
-        from ray.experimental.internal_kv import _internal_kv_get
 
         if time.monotonic() < self.due:
             return
         with suppress(RayError):
             for item, reporter in under_way:
-                done = int(_internal_kv_get(reporter.key, namespace=NAMESPACE) or 0)
+                done = int(reporter.get("done") or 0)
                 if done > reporter.done:
                     reporter.done = done
                     yield item, done

@@ -1,18 +1,21 @@
-"""Two hosts on this machine: each has processes, a network and an address of its own, with a link between that can be cut.
+"""Hosts on this machine: each has processes, a network and an address of its own, and a link to a switch that can be cut.
 
 Nothing of them outlives this process, nor is anything of them seen elsewhere on the machine.
 """
 
 import os
+import socket
 import subprocess
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import psutil
 import pytest
 
+NETWORK = "10.77.0"
 OWN_USERS = ("unshare", "--user", "--map-root-user")
 OWN_HOST = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
 """All that is started in it ends with this process, in no order: as when the power fails."""
@@ -22,10 +25,14 @@ BEGIN = (
 )
 OF_A_SESSION = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",)
 """Variables that a local cluster of this process has left: they keep Ray from other hosts."""
-LINK = """
-ip link add eth0 type bridge && ip addr add {first}/24 dev eth0 && ip link set eth0 up &&
-ip link add port type veth peer name eth0 netns {init} && ip link set port master eth0 up
-"""
+SWITCH = "ip link add eth0 type bridge && ip addr add {address}/24 dev eth0 && ip link set eth0 up"
+LINK = (
+    "ip link add {port} type veth peer name eth0 netns {init} && ip link set {port} master eth0 up"
+)
+LISTEN = (
+    "import socket; own = socket.socket(fileno=0); server = socket.create_server(('{address}', 0)); "
+    "socket.send_fds(own, [b'.'], [server.fileno()])"
+)
 
 
 class Host:
@@ -62,6 +69,16 @@ class Host:
         out, err = process.communicate(timeout=90)
         assert process.returncode == 0, out + err
 
+    def listen(self) -> socket.socket:
+        """A socket of this process that listens on this host, at a port that is free."""
+        ours, theirs = socket.socketpair()
+        code = LISTEN.format(address=self.address)
+        with ours, theirs:
+            command = [*self.inside("net"), sys.executable, "-c", code]
+            subprocess.run(command, stdin=theirs, check=True)
+            _, descriptors, _, _ = socket.recv_fds(ours, 1, 1)
+        return socket.socket(fileno=descriptors[0])
+
     def processes(self) -> dict[int, str]:
         """Names of what runs here, as Ray's workers give themselves one."""
         here, found = os.readlink(f"/proc/{self.init}/ns/pid"), {}
@@ -78,39 +95,56 @@ class Host:
         self.process.communicate()
 
 
-@dataclass(frozen=True)
 class Hosts:
-    first: Host
-    second: Host
+    """Those that are linked to a switch, which is a host too and outlives them."""
 
-    def connect(self):
-        """Make the link, with an address at either end."""
-        link = LINK.format(first=self.first.address, init=self.second.init)
-        command = [*self.first.inside("net"), "sh", "-c", link]
+    def __init__(self):
+        self.switch, self.linked, self.numbers = Host(f"{NETWORK}.254"), [], count(1)
+        self.on_switch(SWITCH.format(address=self.switch.address))
+
+    def add(self) -> Host:
+        host = Host(f"{NETWORK}.{next(self.numbers)}", self.switch.inside())
+        self.linked.append(host)
+        self.on_switch(LINK.format(port=port(host), init=host.init))
+        host.run("ip", "addr", "add", f"{host.address}/24", "dev", "eth0")
+        host.run("ip", "link", "set", "eth0", "up")
+        return host
+
+    def cut(self, host: Host):
+        self.on_switch(f"ip link set {port(host)} down")
+
+    def mend(self, host: Host):
+        self.on_switch(f"ip link set {port(host)} up")
+
+    def fail(self, host: Host):
+        """Its power fails: nobody is told."""
+        self.cut(host)
+        host.end()
+        self.linked.remove(host)
+
+    def on_switch(self, script: str):
+        command = [*self.switch.inside("net"), "sh", "-c", script]
         result = subprocess.run(command, capture_output=True, text=True, check=False)
         if result.returncode:
             pytest.skip(f"no hosts can be connected here: {result.stderr.strip()}")
-        self.second.run("ip", "addr", "add", f"{self.second.address}/24", "dev", "eth0")
-        self.second.run("ip", "link", "set", "eth0", "up")
 
-    def cut(self):
-        self.first.run("ip", "link", "set", "port", "down")
+    def end(self):
+        for host in (*self.linked, self.switch):
+            host.end()
 
-    def mend(self):
-        self.first.run("ip", "link", "set", "port", "up")
+
+def port(host: Host) -> str:
+    """The end of its link on the switch."""
+    return f"port{host.address.rpartition('.')[2]}"
 
 
 @contextmanager
-def two_hosts() -> Iterator[Hosts]:
-    """Skips the test where this machine does not permit them."""
-    first = Host("10.77.0.1")
+def hosts_of(number: int) -> Iterator[Hosts]:
+    """So many. Skips the test where this machine does not permit them."""
+    hosts = Hosts()
     try:
-        second = Host("10.77.0.2", first.inside())
-        try:
-            hosts = Hosts(first, second)
-            hosts.connect()
-            yield hosts
-        finally:
-            second.end()
+        for _ in range(number):
+            hosts.add()
+        yield hosts
     finally:
-        first.end()
+        hosts.end()

@@ -1,6 +1,7 @@
 """As much of the S3 protocol as `pyarrow.fs` speaks, over a dictionary: no renames, no folders, whole objects alone."""
 
 import re
+import socket
 import threading
 import uuid
 from collections.abc import Iterator
@@ -11,6 +12,13 @@ from xml.sax.saxutils import escape, unescape
 
 Objects = dict[str, bytes]
 """By `/bucket/key`."""
+CLIENT = {
+    "AWS_ACCESS_KEY_ID": "somebody",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+}
+"""What the environment of a client must have."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -120,14 +128,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def s3_server() -> Iterator[tuple[str, Objects]]:
-    """What a URI needs after '?' to reach a server on this machine, and what the server holds."""
+def s3_server(listener: socket.socket | None = None) -> Iterator[tuple[str, Objects]]:
+    """What a URI needs after '?' to reach a server, and what the server holds; by default it is seen on this machine alone."""
     objects: Objects = {}
     handler = type("Server", (Handler,), {"objects": objects, "uploads": {}})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    host, port = listener.getsockname()
+    with ThreadingHTTPServer((host, port), handler, bind_and_activate=False) as server:
+        server.socket.close()
+        server.socket = listener
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield (
-            f"endpoint_override=127.0.0.1:{server.server_port}&scheme=http&region=us-east-1",
-            objects,
-        )
+        yield f"endpoint_override={host}:{port}&scheme=http&region=us-east-1", objects
         server.shutdown()

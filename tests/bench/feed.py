@@ -27,7 +27,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.training import sources
 from pipeline.training.loader import Feed
 from tests.bench.read import SPACE, make_zoo
-from tests.s3 import Handler, s3_server
+from tests.s3 import CLIENT, Handler, s3_server
 
 NUM_MEMBERS, BATCH, WINDOW = 125_000, 128, 65_536
 PROCESSES = (1, 2, 4)
@@ -147,12 +147,7 @@ def main():
 
 def serve(stack: ExitStack, folder: Path, served: list[int]) -> str:
     """The URI of a copy of the zoo on an S3 server; adds up what it sends."""
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
-    }
+    os.environ |= CLIENT
     answer = Handler.answer
 
     def counting(self, status: int, body: bytes = b"", **headers: str):

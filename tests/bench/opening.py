@@ -32,7 +32,7 @@ from pipeline.config import InrConfig, SignalsConfig, ZooConfig
 from pipeline.signals import Signals
 from pipeline.zoos.build import make_record
 from pipeline.zoos.inrs import Inrs
-from tests.s3 import Handler, s3_server
+from tests.s3 import CLIENT, Handler, s3_server
 
 NUM_SHARDS, NUM_ROWS, FEW = 10_000, 1_000, 500
 SPACE = WeightSpace.mlp((2, 4, 1))
@@ -132,11 +132,7 @@ def measured(code: str, place: str) -> tuple[float, float, float, int]:
 
 def requests(folder: Path) -> tuple[list[str], float]:
     """What is asked of an object store, and how many seconds it takes."""
-    os.environ |= {
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }
+    os.environ |= CLIENT
     seen: list[str] = []
     parse = Handler.parse_request
 

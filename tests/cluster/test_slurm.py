@@ -10,7 +10,7 @@ import pytest
 
 from tests.cluster.test_launch import LAUNCH
 from tests.conftest import contents
-from tests.hosts import Host, Hosts, two_hosts
+from tests.hosts import Host, Hosts, hosts_of
 
 SRUN = """#!/bin/bash
 # Leaves its command and environment to those who can start processes on all nodes, and waits.
@@ -54,7 +54,7 @@ def run_step(hosts: Hosts, step: Path, job: subprocess.Popen) -> str:
         time.sleep(0.05)
     environment = dict(item.split("=", 1) for item in words(step / "environment"))
     command = words(step / "command")
-    tasks = [host.start(*command, **environment) for host in (hosts.first, hosts.second)]
+    tasks = [host.start(*command, **environment) for host in hosts.linked]
     output = tasks[0].communicate(timeout=150)
     tasks[1].kill()
     tasks[1].wait()
@@ -64,17 +64,17 @@ def run_step(hosts: Hosts, step: Path, job: subprocess.Popen) -> str:
 
 @pytest.fixture
 def hosts() -> Hosts:
-    with two_hosts() as hosts:
+    with hosts_of(2) as hosts:
         yield hosts
 
 
 def test_a_job_runs_its_command_on_all_nodes_and_ends_ray(hosts, built_zoo, tmp_path):
     zoo, step = tmp_path / "zoo", tmp_path / "step"
-    job = submit(hosts.first, step, "zoo", "build", "smoke", "--workers", "2", "--out", zoo)
+    job = submit(hosts.linked[0], step, "zoo", "build", "smoke", "--workers", "2", "--out", zoo)
     output = run_step(hosts, step, job)
     assert job.wait(timeout=60) == 0, output
     assert contents(zoo) == contents(built_zoo)
-    assert not any("raylet" in name for name in hosts.first.processes().values())
+    assert not any("raylet" in name for name in hosts.linked[0].processes().values())
 
 
 def test_a_job_without_a_command_says_so(tmp_path):

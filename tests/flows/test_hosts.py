@@ -1,17 +1,23 @@
-"""Two hosts: what they must have in common, and training while one is cut off for a while and then dies."""
+"""Three hosts: what they must have in common, and work while one is cut off for a while and others die."""
 
+import hashlib
 import json
+import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cluster import nodes
 from pipeline.training.checkpoint import num_epochs
 from pipeline.training.status import read_status
-from tests.conftest import EPOCHS, LONG
-from tests.hosts import Host, Hosts, two_hosts
+from tests.conftest import COMMAND, EPOCHS, LONG, contents, metrics_of, without_times
+from tests.hosts import Host, Hosts, hosts_of
+from tests.s3 import CLIENT, Objects, s3_server
 
 PORT = 6379
 HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000}
@@ -19,86 +25,130 @@ HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000}
 CUT_SECONDS = 3.0
 
 
-def ray_node(host: Host, *options: str):
-    own = (f"--node-ip-address={host.address}", "--num-cpus=1", "--object-store-memory=100000000")
-    ray = Path(sys.executable).with_name("ray")
-    host.run(ray, "start", *own, "--disable-usage-stats", *options)
+@dataclass(frozen=True)
+class Cluster:
+    """Hosts with a Ray node of one CPU on each."""
+
+    hosts: Hosts
+    store: str
+    """What a URI needs after '?' to reach an S3 server that outlives all of them."""
+    objects: Objects
+    """What it holds."""
+
+    @property
+    def first(self) -> Host:
+        return self.hosts.linked[0]
+
+    def start_node(self, host: Host, *options: str) -> subprocess.Popen:
+        """By default one that joins that of the first host."""
+        ray, where = Path(sys.executable).with_name("ray"), f"--node-ip-address={host.address}"
+        own = (where, "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats")
+        options = options or (f"--address={self.first.address}:{PORT}",)
+        return host.start(ray, "start", *own, *options)
+
+    def start(self, *command: str | Path) -> subprocess.Popen:
+        """On the first host."""
+        where = f"{self.first.address}:{PORT}"
+        return self.first.start(*command, RAY_ADDRESS=where, **CLIENT)
+
+    def worker(self) -> Host | None:
+        """One of the other hosts that is at work."""
+        return next((host for host in self.hosts.linked[1:] if workers(host)), None)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Hosts:
-    """Two hosts with a Ray node of one CPU on each."""
-    with two_hosts() as hosts:
+def cluster() -> Iterator[Cluster]:
+    with (
+        pytest.MonkeyPatch.context() as patch,
+        hosts_of(3) as hosts,
+        s3_server(hosts.switch.listen()) as (store, objects),
+    ):
+        for name, value in CLIENT.items():
+            patch.setenv(name, value)
+        cluster = Cluster(hosts, store, objects)
         settings = f"--system-config={json.dumps(HEALTH)}"
-        ray_node(hosts.first, "--head", f"--port={PORT}", "--include-dashboard=false", settings)
-        ray_node(hosts.second, f"--address={hosts.first.address}:{PORT}")
-        yield hosts
+        head = ("--head", f"--port={PORT}", "--include-dashboard=false", settings)
+        succeed(cluster.start_node(cluster.first, *head))
+        for node in [cluster.start_node(host) for host in hosts.linked[1:]]:
+            succeed(node)
+        yield cluster
 
 
-def wait_for(condition, driver, seconds: float = 90):
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
+def succeed(process: subprocess.Popen):
+    out, err = process.communicate(timeout=150)
+    assert process.returncode == 0, out + err
+
+
+def wait_for(condition: Callable[[], Any], driver: subprocess.Popen) -> Any:
+    """What the condition returns once it holds, while the driver is at work."""
+    deadline = time.monotonic() + 90
+    while not (found := condition()) and time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()[1]
         time.sleep(0.05)
-    assert condition()
+    assert found
+    return found
 
 
 def workers(host: Host) -> set[int]:
-    """Ray's processes there that have work."""
+    """Ray's processes there that fit or train."""
     names = host.processes().items()
-    return {number for number, name in names if name.startswith("ray::") and "IDLE" not in name}
+    return {number for number, name in names if name.startswith(("ray::fit", "ray::RayTrain"))}
 
 
-BUILD = (sys.executable, "-m", "flows.cli", "zoo", "build", "smoke", "--out")
 FINDINGS = "from flows.doctor import *; print(*cluster(Path(sys.argv[1])), sep='\\n')"
 
 
 def test_hosts_that_differ_are_named_before_work_starts(cluster, tmp_path):
     """Each has a /tmp/ray of its own; the second one also gets other code of the package."""
-    first, second = cluster.first, cluster.second
-    where = {"RAY_ADDRESS": f"{first.address}:{PORT}"}
+    _, second, third = cluster.hosts.linked
     out = "/tmp/ray/zoo"
-    build = first.start(*BUILD, out, **where)
+    build = cluster.start(*COMMAND, "zoo", "build", "smoke", "--out", out)
     _, err = build.communicate(timeout=90)
     assert build.returncode == 2, err
-    assert err.splitlines()[-1] == (
-        f"dwszoo: {out} of node {second.address} does not exist there: --out must be on a disk "
-        "that all nodes share"
-    )
+    where = [f"{out} of node {host.address} does not exist there" for host in (second, third)]
+    what = "--out must be on a disk that all nodes share (and 1 more: `dwszoo doctor`)"
+    assert err.splitlines()[-1] in [f"dwszoo: {which}: {what}" for which in where]
     (tmp_path / "other.py").write_text("OTHER = 1")
     ours = Path(nodes.__file__).with_name("__init__.py")
     second.run("mount", "--bind", tmp_path / "other.py", ours)
     try:
-        doctor = first.start(sys.executable, "-c", f"import sys; {FINDINGS}", "/tmp/ray", **where)
+        doctor = cluster.start(sys.executable, "-c", f"import sys; {FINDINGS}", "/tmp/ray")
         found, err = doctor.communicate(timeout=90)
     finally:
         second.run("umount", ours)
     lines = found.splitlines()
-    assert [line.count("is_well=True") for line in lines] == [1, 0, 0], found + err
-    assert f"node {second.address} has dwszoo 0.1.0 with code " in lines[1]
-    assert f"/tmp/ray of node {second.address} is another folder there" in lines[2]
+    assert [line.count("is_well=True") for line in lines] == [1, 0, 0, 0], found + err
+    assert f"node {second.address} has dwszoo 0.1.0 with code " in found
+    for host in (second, third):
+        assert f"/tmp/ray of node {host.address} is another folder there" in found
 
 
-def test_training_outlasts_a_cut_link_and_the_death_of_a_host(cluster, built_zoo, tmp_path):
-    first, second = cluster.first, cluster.second
-    train = (sys.executable, "-m", "flows.cli", "train", "smoke", "--workers", "1:2", *LONG)
-    where = ("--zoo", built_zoo, "--out", tmp_path)
-    driver = first.start(*train, *where, RAY_ADDRESS=f"{first.address}:{PORT}")
-    wait_for(lambda: read_status(tmp_path), driver)
-    began = workers(second)
-    cluster.cut()
+def test_work_outlasts_the_death_of_hosts_and_a_cut_link_with_the_same_outcome(
+    cluster, built_zoo, long_training, tmp_path
+):
+    """Power fails while a host fits, and while another one trains; a host that comes later takes its place."""
+    zoo = f"s3://zoos/smoke?{cluster.store}"
+    build = cluster.start(*COMMAND, "zoo", "build", "smoke", "--workers", "3", "--out", zoo)
+    cluster.hosts.fail(wait_for(cluster.worker, build))
+    succeed(build)
+    digests = {name: hashlib.sha256(data).hexdigest() for name, data in cluster.objects.items()}
+    assert digests == {f"/zoos/smoke/{name}": one for name, one in contents(built_zoo).items()}
+
+    train = cluster.start(*COMMAND, "train", "smoke", *LONG, "--zoo", zoo, "--out", tmp_path)
+    joins = cluster.start_node(cluster.hosts.add())
+    succeed(joins)
+    wait_for(lambda: read_status(tmp_path), train)
+    host = cluster.worker()
+    began = workers(host)
+    cluster.hosts.cut(host)
     time.sleep(0.5)
     before = read_status(tmp_path)
     time.sleep(CUT_SECONDS)
     assert read_status(tmp_path) == before, "no host trains without the other"
-    cluster.mend()
-    wait_for(lambda: read_status(tmp_path).members > before.members, driver)
-    assert workers(second) == began != set(), "nothing was started again"
-    cluster.cut()
-    second.end()
+    cluster.hosts.mend(host)
+    wait_for(lambda: read_status(tmp_path).members > before.members, train)
+    assert workers(host) == began != set(), "nothing was started again"
+    cluster.hosts.fail(host)
     assert num_epochs(tmp_path) < EPOCHS
-    _, err = driver.communicate(timeout=120)
-    assert driver.returncode == 0, err
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
-    assert [line["epoch"] for line in lines] == list(range(1, EPOCHS + 1))
-    assert lines[-1]["train_loss"] < lines[0]["train_loss"]
+    succeed(train)
+    assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(long_training.folder))

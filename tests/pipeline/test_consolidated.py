@@ -23,7 +23,7 @@ from pipeline.errors import ArchiveError
 from pipeline.training import sources
 from pipeline.training.loader import Feed
 from tests.conftest import contents
-from tests.s3 import Handler, s3_server
+from tests.s3 import CLIENT, Handler, s3_server
 
 pytestmark = pytest.mark.fast
 
@@ -133,11 +133,7 @@ def test_a_seal_that_is_interrupted_leaves_a_zoo_that_is_not_finished(zoo_copy, 
 
 
 def test_an_object_store_is_asked_a_few_times(zoo, monkeypatch):
-    for name, value in {
-        "AWS_ACCESS_KEY_ID": "somebody",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
+    for name, value in CLIENT.items():
         monkeypatch.setenv(name, value)
     seen, parse = [], Handler.parse_request
     monkeypatch.setattr(Handler, "parse_request", lambda self: (parse(self), seen.append(1))[0])

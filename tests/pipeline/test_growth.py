@@ -30,7 +30,7 @@ from pipeline.progress import no_progress
 from pipeline.zoos.build import ZooPlan, fit_shard, plan_zoo
 from pipeline.zoos.growth import plan_growth
 from tests.conftest import contents
-from tests.s3 import s3_server
+from tests.s3 import CLIENT, s3_server
 
 CONFIG = smoke().zoo.model_copy(
     update={
@@ -166,9 +166,8 @@ def local(copy) -> Path:
 
 @pytest.fixture
 def remote(small, monkeypatch) -> Iterator[RemotePath]:
-    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "EC2_METADATA_DISABLED"):
-        monkeypatch.setenv(f"AWS_{name}", "true")
-    monkeypatch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+    for name, value in CLIENT.items():
+        monkeypatch.setenv(name, value)
     with s3_server() as (query, objects):
         for path in small.rglob("*"):
             if path.is_file():

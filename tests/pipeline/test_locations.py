@@ -26,7 +26,7 @@ from pipeline.training.evaluate import write_predictions
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import EPOCHS, LONG, dwszoo, metrics_of, start_dwszoo, without_times
-from tests.s3 import Handler, Objects, s3_server
+from tests.s3 import CLIENT, Handler, Objects, s3_server
 
 CONFIG = smoke().zoo.model_copy(
     update={"signals": SignalsConfig(limit=60), "fit": FitConfig(max_steps=2)}
@@ -37,10 +37,8 @@ SHARD = "/bucket/my zoo/shards/train-000001.tar"
 @pytest.fixture(scope="module")
 def server():
     with pytest.MonkeyPatch.context() as patch, s3_server() as (query, objects):
-        patch.setenv("AWS_ACCESS_KEY_ID", "somebody")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+        for name, value in CLIENT.items():
+            patch.setenv(name, value)
         yield f"s3://bucket/my%20zoo?{query}", objects
 
 
