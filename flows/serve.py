@@ -1,42 +1,106 @@
 """Runs on a schedule, in processes of their own."""
 
 import asyncio
+import logging
 import signal
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from uuid import UUID
 
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.runner import Runner
+from prefect.states import Crashed
 
 from flows.deployments import deployed
 from flows.interruption import SIGNALS, received
 from flows.schedule import ScheduledRun
+from flows.server import answers
+from flows.temporary_server import one_line
+from pipeline.archive.files import exclusive
+from pipeline.errors import InputError
 
 QUERY_SECONDS = 2
-"""How often the server is asked what is due."""
+"""How often the server is asked which runs are due, or whether it is back."""
+LEAST_SECONDS = 10.0
+"""A failure sooner than this is no outage, and would be repeated."""
+
+logger = logging.getLogger(__name__)
 
 
 def serve_runs(runs: Mapping[str, ScheduledRun]):
     """Starts each run when it is due, until a signal: then ends what is at work, and raises KeyboardInterrupt."""
     try:
-        asyncio.run(serve_deployments([deployed(name, run) for name, run in runs.items()]))
+        asyncio.run(serve([deployed(name, run) for name, run in runs.items()]))
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
 
 
-async def serve_deployments(deployments: Iterable[RunnerDeployment]):
-    """Cancelled by a signal: leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
-    runner, loop = Runner(query_seconds=QUERY_SECONDS), asyncio.get_running_loop()
-    for deployment in deployments:
-        await runner.aadd_deployment(deployment)
-    serving = asyncio.ensure_future(runner.start())
+async def serve(deployments: Sequence[RunnerDeployment]):
+    """Serve until cancelled by a signal. If the server goes away, running work ends, and continues once it is back."""
+    serving, loop = asyncio.current_task(), asyncio.get_running_loop()
 
     def stop(signum: int, *_):
         received.append(signum)
         loop.set_exception_handler(lambda *_: None)  # what Prefect leaves unfinished is cancelled
         loop.call_soon_threadsafe(serving.cancel)
 
-    runner.handle_sigterm = stop  # Prefect's own leaves at once
     for signum in SIGNALS:
         if signal.getsignal(signum) is not signal.SIG_IGN:
             signal.signal(signum, stop)
-    await serving
+    while True:
+        began = time.monotonic()
+        try:
+            await serve_until_lost(deployments, stop)
+        except (httpx.HTTPError, RuntimeError, ExceptionGroup) as error:
+            if time.monotonic() - began < LEAST_SECONDS:
+                raise
+            logger.warning(
+                "Prefect's server no longer answers (%s): scheduled runs wait until it does",
+                one_line(error),
+            )
+        while not await asyncio.to_thread(answers):
+            await asyncio.sleep(QUERY_SECONDS)
+
+
+async def serve_until_lost(deployments: Sequence[RunnerDeployment], stop: Callable):
+    """Leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
+    runner = Runner(query_seconds=QUERY_SECONDS)
+    runner.handle_sigterm = stop  # Prefect's own leaves at once
+    await end_killed_runs([await runner.aadd_deployment(one) for one in deployments])
+    await runner.start()
+
+
+async def end_killed_runs(deployments: Sequence[UUID]):
+    """Tell the server which runs have ended: those killed together with `serve` would block the next ones."""
+    unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
+    async with get_client() as client:
+        runs = await client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[*deployments])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=unfinished))
+            ),
+        )
+        for run in runs:
+            if is_free(Path(run.parameters["out"])):
+                message = "Its process was killed: the next run continues."
+                await client.set_flow_run_state(run.id, Crashed(message=message))
+
+
+def is_free(folder: Path) -> bool:
+    """Whether no process works in the folder."""
+    try:
+        with exclusive(folder):
+            return True
+    except InputError:
+        return False

@@ -1,5 +1,6 @@
 """Scheduled runs on a work pool: from the file to a finished run, on a server and a worker of Prefect's own."""
 
+import asyncio
 import contextlib
 import http.server
 import json
@@ -14,11 +15,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from uuid import UUID
 
 import httpx
 import pytest
 import yaml
 
+from pipeline.archive.files import exclusive
 from pipeline.archive.seal import SEAL
 from tests.conftest import dwszoo, wait_for
 
@@ -134,6 +137,25 @@ def notifying_block(server: Server, url: str) -> str:
     return block["id"]
 
 
+def require_end_of_killed_run(server: Server, deployment: str, folder: Path):
+    """A run that the server takes for running is ended once nobody works in its folder."""
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    from flows.serve import end_killed_runs
+
+    killed = server.post(f"deployments/{deployment}/create_flow_run")["id"]
+    server.post(f"flow_runs/{killed}/set_state", state={"type": "RUNNING"}, force=True)
+
+    def state() -> str:
+        with temporary_settings({PREFECT_API_URL: server.url}):
+            asyncio.run(end_killed_runs([UUID(deployment)]))
+        return httpx.get(f"{server.url}/flow_runs/{killed}").json()["state_type"]
+
+    with exclusive(folder):
+        assert state() == "RUNNING"
+    assert state() == "CRASHED"
+
+
 def test_a_deployed_run_is_skipped_finished_shown_and_missed(
     server, notified, smoke_run, command, tmp_path, monkeypatch
 ):
@@ -178,6 +200,7 @@ def test_a_deployed_run_is_skipped_finished_shown_and_missed(
         [(ids["night"], "COMPLETED"), (ids["night"], "CANCELLED"), (ids["wrong"], "FAILED")]
     ), [found["state"]["message"] for found in ended]
     assert {found["name"] for found in ended} >= {str(run)}
+    require_end_of_killed_run(server, ids["night"], run)
 
     (results,) = (found for found in server.found("artifacts") if found["key"] == "run-results")
     assert (run / "report" / "index.html").as_uri() in results["data"]

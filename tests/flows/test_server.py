@@ -2,6 +2,7 @@
 
 import http.server
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -59,6 +60,7 @@ with prefect_server() as is_up:
             print([found.state.name for found in client.read_flow_runs()])
     sys.stdout.flush()
 import os
+import socket
 
 os._exit(0)
 """
@@ -196,7 +198,7 @@ def test_a_url_where_nobody_answers_is_a_sentence(url):
 
 def test_a_server_that_is_silent_is_a_sentence(monkeypatch):
     monkeypatch.setattr(server, "ANSWER_SECONDS", 0.2)
-    with server.socket.create_server(("127.0.0.1", 0)) as listener:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         with the_server_is_at(url), pytest.raises(InputError, match="timed"):
             require_answer(url)
