@@ -1,7 +1,7 @@
 """Batches of members, planned from the catalog.
 
-Every rank gets the same number of batches, and what batch number k of an epoch holds does not depend
-on how many ranks share it. (WebDataset's own shuffling gives neither.)
+Every rank gets the same number of batches, and the contents of batch k of an epoch do not depend on
+the number of ranks. (WebDataset's own shuffling guarantees neither.)
 """
 
 from collections.abc import Iterator
@@ -25,31 +25,31 @@ from pipeline.training.sources import READERS, Source, Staged, Streamed, source_
 from pipeline.training.views import Views
 
 HELD, HELD_BYTES = 65_536, 2**30
-"""So many members, of so many bytes, are shuffled together over all ranks."""
+"""Maximum number, and bytes, of members that are shuffled together over all ranks."""
 MADE_TOGETHER = 2**24
-"""Bytes of the batches that are made at once."""
+"""Bytes of the batches that are assembled at once."""
 SCORED_TOGETHER = 256
-"""Members of a batch that is scored."""
+"""Batch size for scoring."""
 MEMBERS, VIEWS = 4, 5
-"""Purposes that numbers are drawn for, beside those of `pipeline.training.order`."""
+"""Purposes of random numbers, in addition to those of `pipeline.training.order`."""
 MEMBER = "member of the feed"
-"""Stands among the tensors of a window under this name, which none of a state dict has."""
+"""Key of the member numbers among the tensors of a window, which is no name in a state dict."""
 
 
 @dataclass(frozen=True)
 class Feed:
-    """The members of a split that a task learns from, or is scored on."""
+    """The members of a split that a task is trained or scored on."""
 
     zoo: Zoo
     split: str
     columns: tuple[str, ...]
     group: int = 1
-    """Members of one signal that come one after another."""
+    """Number of consecutive members of the same signal."""
     members: int | None = None
-    """So many alone, drawn from `seed`; a larger number has those of a smaller one."""
+    """Use only this many, drawn with `seed`; larger numbers include the members of smaller ones."""
     seed: int = 0
     passes: int = 1
-    """Times that an epoch goes over its members."""
+    """Number of passes over the members per epoch."""
 
     @classmethod
     def of(
@@ -70,7 +70,7 @@ class Feed:
 
     @cached_property
     def _with_weights(self) -> np.ndarray:
-        """`(members,)` int64: where in the catalog the members of the split are that have weights."""
+        """`(members,)` int64: catalog positions of the members of the split that have weights."""
         shards = self.zoo.shards
         is_ours = np.repeat(
             [shard.split == self.split for shard in shards],
@@ -80,7 +80,7 @@ class Feed:
 
     @cached_property
     def _places(self) -> np.ndarray | None:
-        """Which of those are fed, where it is not all: signals in an order drawn from the seed, each with its views."""
+        """Which of those are used, or None for all: signals in a seeded order, with their views."""
         rows = self._with_weights
         if self.members is None or self.members >= len(rows):
             return None
@@ -91,13 +91,13 @@ class Feed:
 
     @cached_property
     def _positions(self) -> np.ndarray:
-        """`(members,)` int64: rows of the catalog, in its order."""
+        """`(members,)` int64: catalog positions of the members, ascending."""
         places = self._places
         return self._with_weights if places is None else self._with_weights[places]
 
     @cached_property
     def _catalog(self) -> pa.Table:
-        """What is needed of it."""
+        """The columns of the catalog that are needed."""
         naming = () if self.group == 1 and self.members is None else ("source_index", "view")
         return self.zoo.columns(list(dict.fromkeys(("block", *naming, *self.columns))))
 
@@ -118,16 +118,16 @@ class Feed:
 
     @cached_property
     def _source(self) -> Source:
-        """Members of one signal lie anywhere in the split: they come together in memory alone."""
+        """Members of one signal may be anywhere in the split, so groups need them in memory."""
         return source_of(self._streamed, in_any_order=self.group > 1)
 
     @property
     def num_members(self) -> int:
-        """Members that an epoch goes over."""
+        """Number of members in an epoch, for one pass."""
         return len(self._positions) if self.group == 1 else len(self._views) * self.group
 
     def num_batches(self, batch_size: int) -> int:
-        """Batches of `epoch`; the members that do not fill one are left out of that epoch."""
+        """Number of batches of `epoch`, which drops an incomplete last batch."""
         return self.passes * (self.num_members // self.group) // (batch_size // self.group)
 
     def _order(self, batch_size: int) -> Order:
@@ -148,11 +148,11 @@ class Feed:
         world_size: int = 1,
         first_step: int = 0,
     ) -> Iterator[Batch]:
-        """This rank's share of each batch of an epoch from `first_step` on, as even as can be; made from now on.
+        """This rank's share of each batch of an epoch from `first_step` on. Prefetching starts now.
 
-        What a step holds is a function of (seed, epoch, step): the shares of all ranks, one after
-        another, are the same batch however many there are. Where views of a signal come together,
-        an epoch has `group` views of each signal, drawn anew each time, and no share splits them.
+        Shares are as even as possible. The contents of a step depend on (seed, epoch, step): the
+        concatenated shares of all ranks are the same batch for any world size. If views of a signal
+        are grouped, an epoch has `group` random views of each signal, and no share splits a group.
         """
         order = self._order(batch_size)
         share = order.share(rank, world_size)
@@ -177,7 +177,7 @@ class Feed:
                     yield batch[start : start + size]
 
     def _window(self, source: Source, epoch: Epoch, lane: int, number: int) -> Block:
-        """Members of a window `(units, group)`; with them, where nothing is staged, their state dicts."""
+        """Members of a window `(units, group)`, with their state dicts unless these are staged."""
         units = epoch.window(lane, number)
         if self.group > 1:
             rng = np.random.default_rng([self.seed, VIEWS, epoch.number, lane, number])
@@ -189,9 +189,9 @@ class Feed:
         return {MEMBER: torch.from_numpy(members), **of_units}
 
     def whole(self, rank: int = 0, world_size: int = 1) -> Iterator[Batch]:
-        """Every member once, in the order of the plan, block by block; each rank has a stretch of them.
+        """Every member once, in plan order by blocks; each rank reads a contiguous part.
 
-        Where views of a signal come together: of each signal its first `group` views, signal by signal.
+        If views of a signal are grouped: the first `group` views of each signal.
         """
         if self.group == 1:
             parts = np.split(np.arange(self.num_members), self._streamed.bounds[1:-1])
@@ -204,7 +204,7 @@ class Feed:
         yield from chain.from_iterable(results(calls, READERS))
 
     def _scored(self, members: np.ndarray) -> list[Batch]:
-        """The batches of members that are read together."""
+        """Batches of members that are read together."""
         source = self._streamed if self.group == 1 else self._source
         batch = self._batch(members, source.fetch(members))
         return [
@@ -213,7 +213,7 @@ class Feed:
         ]
 
     def _batch(self, members: np.ndarray, state: Block) -> Batch:
-        """Members of the feed, in page-locked memory where a GPU waits for them."""
+        """A batch of members of the feed, in page-locked memory if a GPU is in use."""
         batch = Batch(
             state=state,
             columns=batch_columns(self._table.take(pa.array(members)), self.columns),
@@ -223,7 +223,7 @@ class Feed:
         return batch.pin_memory() if torch.cuda.is_initialized() else batch
 
     def keys(self, epoch: int, batch: Batch) -> Tensor:
-        """`(batch,)` int64: what each member's augmentation is drawn from in this epoch."""
+        """`(batch,)` int64: the key of each member's random augmentation in this epoch."""
         positions = batch.positions.cpu().numpy()
         return torch.from_numpy(
             member_keys(self.seed, np.full_like(positions, epoch), positions).view(np.int64)
@@ -231,10 +231,10 @@ class Feed:
 
 
 class LearnedFrom(Zoo):
-    """The zoo of a feed as a task may take facts from it: `members` of the feed's split are those of the feed."""
+    """The zoo of a feed for `Task.prepare`: its `members` of the feed's split are the feed's."""
 
     def __init__(self, feed: Feed):
-        vars(self).update(vars(feed.zoo))  # with the catalog and the shards that it has read
+        vars(self).update(vars(feed.zoo))  # including its cached catalog and shards
         self.feed = feed
 
     def members(self, split: str) -> pa.Table:

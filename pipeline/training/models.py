@@ -51,7 +51,7 @@ def build_encoder(
 
 
 def try_encoder(config: Own, zoo: Zoo, trusted: Collection[str]):
-    """Raises InputError where an encoder of the user's makes no vectors of the first two networks of the train split."""
+    """Raises InputError if a user's encoder fails on the first two networks of the train split."""
     encoder, what = build_encoder(config, zoo.space, trusted), f"training.encoder {config.kind}"
     if others := {str(part.dtype) for part in encoder.parameters()} - {"torch.float32"}:
         raise InputError(

@@ -181,7 +181,7 @@ def test_checkpoints_go_where_no_other_run_has_its_own(store, tmp_path):
         place_checkpoints(tmp_path / "other", place)
     assert not (tmp_path / "other" / "checkpoints").exists()
     with pytest.raises(
-        InputError, match=r"has its checkpoints at .*: set training\.checkpoints as it was"
+        InputError, match=r"has its checkpoints at .*: undo the change of training\.checkpoints"
     ):
         place_checkpoints(tmp_path / "one", tmp_path / "here")
     place_checkpoints(tmp_path / "other", tmp_path / "here" / "deep")
