@@ -179,9 +179,7 @@ class Scatter(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients: Tensor):
         incidence, sets = ctx.incidence, len(ctx.incidence.axis_sets)
-        inputs = (
-            ctx.saved_tensors
-        )  # only once: a second access fails under activation checkpointing
+        inputs = ctx.saved_tensors  # once: a second access fails under checkpointing
         if wants_more(gradients):
             plain = partial(plain_scatter, incidence, ctx.out_channels)
             return None, None, *gradients_of(plain, inputs, gradients)
