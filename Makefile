@@ -8,7 +8,7 @@ demo: .venv/installed
 	$(BIN)/dwszoo run digits --out runs/demo
 
 # Before a commit: under 90 seconds on two idle cores.
-check: lint fast
+check: lint types fast
 
 test: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20

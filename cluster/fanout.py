@@ -62,13 +62,14 @@ def run_tasks(
     """
     import ray
 
-    needs = {"num_cpus": 1, "max_retries": 0}
+    needs: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
     if gpus_per_worker:
         function, needs = on_given_gpu(function), needs | {"num_gpus": gpus_per_worker} | KEPT
     remote = ray.remote(**needs)(announced(function, on_progress is not None))
     references = [ray.put(value) for value in shared]
     window = num_workers * WINDOW
-    waiting, running, reader = iter(items), {}, ProgressReader(window)
+    waiting, reader = iter(items), ProgressReader(window)
+    running: dict[Any, Task] = {}
     nodes = NodeWatch()
 
     def submit(item: Item, failures: int = 0, done: int = 0):

@@ -22,7 +22,8 @@ class ProgressReporter:
     """Called by a task with the amount of work done since the last call."""
 
     def __init__(self, key: str, seconds: float, done: int = 0):
-        self.key, self.seconds, self.done, self.due = key, seconds, done, None
+        self.key, self.seconds, self.done = key, seconds, done
+        self.due: float | None = None
 
     def begin(self) -> bool:
         """Called by the task first; False if the driver has given it up and submitted another in its place."""
@@ -68,7 +69,7 @@ class ProgressReporter:
         from ray.experimental.internal_kv import _internal_kv_get
 
         value = _internal_kv_get(f"{self.key}-{what}", namespace=NAMESPACE)
-        return value and value.decode()
+        return value.decode() if value else None
 
 
 class ProgressReader:

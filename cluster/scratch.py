@@ -57,7 +57,7 @@ def places() -> list[Path]:
 
 def make_folder() -> tuple[Path, int]:
     """A new folder, and the descriptor of the lock that keeps it."""
-    problem = None
+    problem = OSError("no place")
     for place in places():
         try:
             return make_folder_in(place)

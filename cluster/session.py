@@ -182,7 +182,7 @@ def connected(**options: Any) -> Iterator[None]:
         "runtime_env": {"env_vars": WORKER_ENVIRONMENT},
         "job_config": DriverPath(),
     } | options
-    connection, end = Future(), threading.Event()
+    connection, end = Future[Any](), threading.Event()
     # Ray's processes end with the thread that started them. Waiting for a thread can be interrupted.
     threading.Thread(target=connect, args=(options, connection, end), daemon=True).start()
     try:
@@ -252,7 +252,7 @@ def require_ray():
     from ray._private import worker
 
     node = worker._global_node
-    ended = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    ended = {kind for kind, _ in node.dead_processes()} if node is not None else set[str]()
     if missing := ended & {"raylet", "gcs_server"}:
         raise ConnectionError(
             f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of memory): "

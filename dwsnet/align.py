@@ -6,6 +6,7 @@ until no axis changes.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from jaxtyping import Float, Int
@@ -45,8 +46,8 @@ def match_weights(
 def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"], ...]:
     """For each hidden axis, the order that aligns the second half of the tensors with the first."""
     device, count = networks[-1].device, len(space.tensors)
-    networks = [x.double().cpu() for x in networks]
-    reference, tensors = networks[:count], networks[count:]
+    doubles = [x.double().cpu() for x in networks]
+    reference, tensors = doubles[:count], doubles[count:]
     permutation = {
         name: torch.arange(size).expand(len(tensors[0]), -1) for name, size in space.hidden.items()
     }
@@ -64,8 +65,9 @@ def _match(space: WeightSpace, *networks: Tensor) -> tuple[Int[Tensor, "batch _"
             if not used:
                 continue
             moved = permute(space, tensors, permutation)
-            similarity = sum(
-                _similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used
+            similarity = reduce(
+                torch.add,
+                (_similarity(space.tensors[i], axis, reference[i], moved[i]) for i in used),
             )
             index = _assign(similarity)
             # Rounding could make equal assignments alternate forever: only a gain counts as a

@@ -1,5 +1,7 @@
 """A DWSNet classifier or regressor of networks that can be saved and loaded."""
 
+from typing import Any
+
 from torch import Tensor
 
 from dwsnet.encoders.dwsnet import DWSNetEncoder
@@ -31,7 +33,7 @@ class DWSNetClassifier(Pretrained, ValuesHead):
         head_width: int,
         dropout: float = 0.0,
         canonical_signs: bool = False,
-        **trunk: int | float | str | bool | None,
+        **trunk: Any,
     ):
         check_counts(num_classes=num_classes, head_width=head_width)
         encoder = DWSNetEncoder(space, head_width, channels, num_layers, canonical_signs, **trunk)

@@ -45,9 +45,9 @@ def load_library(source: Path, consequence: str, *flags: str) -> ctypes.CDLL | N
     try:
         return _load(source, [*FLAGS, *flags])
     except CompilerError as error:
-        reason, remedy = error, NEEDS_COMPILER
+        reason, remedy = str(error), NEEDS_COMPILER
     except OSError as error:
-        reason, remedy = error, NEEDS_FOLDER
+        reason, remedy = str(error), NEEDS_FOLDER
     logger.warning(
         "%s, because the compiled kernel could not be built: %s. %s", consequence, reason, remedy
     )

@@ -1,5 +1,7 @@
 """A DWSNet that edits networks and can be saved and loaded."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -28,7 +30,7 @@ class DWSNetEditor(Pretrained, WeightsHead):
         num_layers: int,
         expansion: int = 1,
         init_scale: float = 1e-4,
-        **trunk: int | float | str | bool | None,
+        **trunk: Any,
     ):
         read = ReadState(space, canonical_signs=False)
         features = DWSNetFeatures(

@@ -10,6 +10,7 @@ import ctypes
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -31,9 +32,9 @@ def load_kernel() -> ctypes.CDLL | None:
     """The library built from `kernel.cpp`, or None, after one warning, if it cannot be built."""
     library = load_library(Path(__file__).with_name("kernel.cpp"), CONSEQUENCE, "-fopenmp")
     if library is not None:
-        begin = [PLACE, SIZE, PLACE, SIZE]
+        begin: list[Any] = [PLACE, SIZE, PLACE, SIZE]
         library.layer.argtypes = [*begin[:3], PLACE, SIZE, PLACE, PLACE, SIZE, PLACE, PLACE, FLAG]
-        back = [PLACE, SIZE, PLACE, PLACE, PLACE, SIZE, PLACE, PLACE, SIZE]
+        back: list[Any] = [PLACE, SIZE, PLACE, PLACE, PLACE, SIZE, PLACE, PLACE, SIZE]
         library.layer_backward.argtypes = [*back, *[PLACE] * 5, FLAG]
         library.activate.argtypes = [*begin[:3], PLACE, SIZE, PLACE, FLAG]
         library.activate_backward.argtypes = [*begin[:3], PLACE, PLACE, SIZE, PLACE, PLACE, FLAG]
@@ -42,9 +43,16 @@ def load_kernel() -> ctypes.CDLL | None:
         library.gather.argtypes = library.gather_backward.argtypes = [*begin, PLACE, FLAG]
         library.scatter.argtypes = [PLACE, SIZE, *[PLACE] * 4, SIZE, PLACE, FLAG]
         library.scatter_backward.argtypes = [PLACE, SIZE, PLACE, SIZE, *[PLACE] * 6, FLAG]
-        norm = [SIZE, PLACE, SIZE, *[PLACE] * 3, ctypes.c_float]
+        norm: list[Any] = [SIZE, PLACE, SIZE, *[PLACE] * 3, ctypes.c_float]
         library.norm_gelu.argtypes = [*norm, *[PLACE] * 3, FLAG]
         library.norm_gelu_backward.argtypes = [*norm, *[PLACE] * 6, FLAG]
+    return library
+
+
+def loaded() -> ctypes.CDLL:
+    """The library, where it is known to be there."""
+    library = load_kernel()
+    assert library is not None
     return library
 
 
@@ -53,7 +61,7 @@ def is_there() -> bool:
 
 
 # Like torch.compiler.assume_constant_result, without importing torch._dynamo: 1.2 s per process.
-is_there._dynamo_marked_constant = True
+setattr(is_there, "_dynamo_marked_constant", True)  # noqa: B010 - functions declare no attributes
 
 
 def takes(features: Sequence[Tensor], widths: Sequence[int]) -> bool:
@@ -82,7 +90,7 @@ class Layout:
         """Sizes and fixed entries of each axis set, smallest first."""
         sizes = program[3 + 2 * num_sets + 3 * num_tensors + 7 * num_moves :]
         for s in range(num_sets):
-            rank, *sizes = sizes
+            rank, sizes = sizes[0], sizes[1:]
             self.sets.append((tuple(sizes[:rank]), program[4 + 2 * s]))
             sizes = sizes[rank:]
         carried = [program[3 + 2 * num_sets + 3 * i :][:3] for i in range(num_tensors)]
@@ -153,7 +161,7 @@ def normalised_layer(
     after, before = map(of.channels, weights[0].shape)
     result = empty(features[0], of.shapes(after, features[0]))
     start = of.numbers, features[0].shape[0], places(features), place(coefficients), before
-    load_kernel().layer(
+    loaded().layer(
         *start,
         places(weights),
         bias.contiguous().data_ptr(),
@@ -186,7 +194,7 @@ def normalised_layer_backward(
     result = empty(features[0], of.shapes(before, features[0]) if to_features else [])
     to_weights, to_bias = parameters(weights)
     sums = None if coefficients is None else torch.zeros_like(coefficients, dtype=torch.float64)
-    load_kernel().layer_backward(
+    loaded().layer_backward(
         of.numbers,
         features[0].shape[0],
         places(gradients),
@@ -213,7 +221,7 @@ def activate(
     of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
     result = empty(features[0], of.shapes(channels, features[0]))
     start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
-    load_kernel().activate(*start, places(result), torch.get_num_threads())
+    loaded().activate(*start, places(result), torch.get_num_threads())
     return result
 
 
@@ -230,7 +238,7 @@ def activate_backward(
     sums = torch.zeros_like(coefficients, dtype=torch.float64)
     start = of.numbers, features[0].shape[0], places(gradients), places(features)
     end = coefficients.data_ptr(), channels, places(result), sums.data_ptr()
-    load_kernel().activate_backward(*start, *end, torch.get_num_threads())
+    loaded().activate_backward(*start, *end, torch.get_num_threads())
     return result, sums
 
 
@@ -239,7 +247,7 @@ def pool(program: Sequence[int], features: Sequence[Tensor], coefficients: Tenso
     of, features, channels = layout(*program), contiguous(features), coefficients.shape[-1]
     result = features[0].new_empty(features[0].shape[0], of.sets[0][1] * channels)
     start = of.numbers, features[0].shape[0], places(features), coefficients.data_ptr(), channels
-    load_kernel().pool(*start, result.data_ptr(), torch.get_num_threads())
+    loaded().pool(*start, result.data_ptr(), torch.get_num_threads())
     return result
 
 
@@ -253,18 +261,18 @@ def pool_backward(
     sums = torch.zeros_like(coefficients, dtype=torch.float64)
     start = of.numbers, features[0].shape[0], gradient.data_ptr(), places(features)
     end = coefficients.data_ptr(), channels, places(result), sums.data_ptr()
-    load_kernel().pool_backward(*start, *end, torch.get_num_threads())
+    loaded().pool_backward(*start, *end, torch.get_num_threads())
     return result, sums
 
 
 def norm_gelu(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
     """Write means, variances and outputs into the last of `others`: see `dwsnet.norm_gelu`."""
-    load_kernel().norm_gelu(*normalized(features, others))
+    loaded().norm_gelu(*normalized(features, others))
 
 
 def norm_gelu_backward(features: Sequence[Tensor], *others: Sequence[Tensor] | float):
     """Write the gradients of features, gains and shifts into the last of `others`."""
-    load_kernel().norm_gelu_backward(*normalized(features, others))
+    loaded().norm_gelu_backward(*normalized(features, others))
 
 
 def normalized(features: Sequence[Tensor], others: Sequence[Sequence[Tensor] | float]) -> list:

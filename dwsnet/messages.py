@@ -65,8 +65,8 @@ class Sweep(nn.Module):
     def __init__(self, senders: int, receivers: int, channels: int, maps: int, odd: bool):
         super().__init__()
         self.at_senders = senders <= receivers
-        sizes = (1, maps) if self.at_senders else (maps, 1)
-        self.mix = nn.Linear(*(channels * size for size in sizes), bias=False)
+        before, after = (1, maps) if self.at_senders else (maps, 1)
+        self.mix = nn.Linear(channels * before, channels * after, bias=False)
         bound = channels**-0.5
         nn.init.uniform_(self.mix.weight, -bound, bound)
         self.update = Mixer(2 * channels, channels, odd)

@@ -101,7 +101,7 @@ class DWSNet(nn.Module):
 
     def forward(
         self, features: Sequence[Float[Tensor, "batch ... in_channels"]]
-    ) -> tuple[Float[Tensor, "batch ... channels"], ...]:
+    ) -> Sequence[Float[Tensor, "batch ... channels"]]:
         if normalised.takes(self, features):
             return normalised.run(self, features)
         for i in range(len(self.layers)):

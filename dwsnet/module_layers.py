@@ -6,6 +6,7 @@ exactly; all others raise ValueError.
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from torch import nn
 
@@ -67,8 +68,8 @@ def convolution(to: Description, name: str, layer: nn.Module, value: Value) -> V
     elif layer.groups == layer.in_channels == layer.out_channels:
         (outputs,) = inputs
         alone = Axis(f"{name}.group", 1, hidden=False)
-        roles = ("none", "in", *["in"] * num_positions)
-        to.add(name, "weight", (outputs, alone, *positions), roles, False)
+        others: list[Role] = ["in"] * num_positions
+        to.add(name, "weight", (outputs, alone, *positions), ("none", "in", *others), False)
         if layer.bias is not None:
             to.add(name, "bias", (outputs,), ("out",), False)
     else:
@@ -94,10 +95,12 @@ def _add_weight(
     Inputs that are not scalable have no role, so that nothing scales them.
     """
     summed: Role = "in" if value.scalable else "none"
-    axes, roles = (outputs, *inputs, *positions), ("out", *[summed] * len(inputs))
+    axes: tuple[Axis, ...] = (outputs, *inputs, *positions)
+    roles: tuple[Role, ...] = ("out", *[summed] * len(inputs))
     if getattr(layer, "transposed", False):
         axes, roles = (*inputs, outputs, *positions), (*[summed] * len(inputs), "out")
-    roles = (*roles, *["in"] * len(positions))
+    other_roles: list[Role] = ["in"] * len(positions)
+    roles = (*roles, *other_roles)
     to.add(name, "weight", axes, roles, flat=len(inputs) > 1)
     if layer.bias is not None:
         to.add(name, "bias", (outputs,), ("out",), False)
@@ -128,7 +131,8 @@ def group_norm(to: Description, name: str, layer: nn.GroupNorm, value: Value) ->
 
 def layer_norm(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
     """LayerNorm or RMSNorm over the last dimensions: neurons, positions or both."""
-    sizes, axes = layer.normalized_shape, []
+    sizes: tuple[int, ...] = layer.normalized_shape
+    axes: list[Axis] = []
     if value.dims is not None and len(value.dims) < len(sizes):
         raise ValueError(f"norm {name!r} must be over {describe(value)} at most, found {sizes}")
     if len(sizes) > 1 and any(dim.flat for dim in value.dims or ()):
@@ -168,7 +172,7 @@ def _norm(
 
 def prelu(to: Description, name: str, layer: nn.PReLU, value: Value) -> Value:
     if layer.num_parameters == 1:
-        axes = (Axis(f"{name}.slope", 1, hidden=False),)
+        axes: tuple[Axis, ...] = (Axis(f"{name}.slope", 1, hidden=False),)
     else:
         axes = read_axes(to, name, value, channel_dim(name, value), layer.num_parameters)
     flat = len(axes) > 1
@@ -203,7 +207,7 @@ def flatten(to: Description, name: str, layer: nn.Flatten, value: Value) -> Valu
     return flattened(name, value, layer.start_dim, layer.end_dim)
 
 
-Rule = Callable[[Description, str, nn.Module, Value], Value]
+Rule = Callable[[Description, str, Any, Value], Value]
 NAMES: dict[Rule, str] = {
     linear: "Linear",
     embedding: "Embedding",

@@ -14,8 +14,8 @@ from dwsnet.weight_space import WeightSpace
 class Edges(NamedTuple):
     """A tensor that connects the nodes of two axes, or describes those of one."""
 
-    index: int
-    """Index of the tensor in its space."""
+    tensor: int
+    """Its index in the space."""
     axes: tuple[str, ...]
     """The axis that it computes, then the one that it sums over, if any."""
     order: tuple[int, ...]

@@ -65,7 +65,7 @@ class Description:
             if spec.role(axis.name) == "out":
                 roles = [
                     "none" if known == axis else role
-                    for known, role in zip(spec.axes, spec.roles, strict=True)
+                    for known, role in zip(spec.axes, spec.roles or (), strict=True)
                 ]
                 self.tensors[i] = replace(spec, roles=tuple(roles))
 
@@ -74,14 +74,14 @@ def read_axes(to: Description, name: str, value: Value, dim: int, size: int) -> 
     """The axes of dimension `dim` (counted from the end, of this size) that layer `name` takes."""
     if value.dims is None:
         return (to.input(name, size),)
-    if -dim > len(value.dims) or value.dims[dim].axis is None:
+    axis = value.dims[dim].axis if -dim <= len(value.dims) else None
+    if axis is None:
         known = [one.axis.name for one in value.dims if one.axis]
         raise ValueError(
             f"layer {name!r} must take the neurons of the layer before, but takes dimension {dim} "
             f"and they ({', '.join(known)}) are elsewhere: flatten or average the positions first"
         )
-    axis, flat = value.dims[dim].axis, value.dims[dim].flat
-    if size != axis.size and not (flat and size % axis.size == 0):
+    if size != axis.size and not (value.dims[dim].flat and size % axis.size == 0):
         raise ValueError(
             f"layer {name!r} must take the {axis.size} outputs of the layer before, found {size} "
             "inputs"
@@ -146,7 +146,7 @@ def reduced(name: str, value: Value, dims: Sequence[int], keepdim: bool) -> Valu
 
 def _position(name: str, value: Value, dim: int) -> int:
     """The index of dimension `dim` among the known ones. Raises ValueError if it is unknown."""
-    count = len(value.dims)
+    count = len(value.dims or ())
     i = dim - 1 if dim >= 0 else count + dim
     if not 0 <= i < count or (dim >= 0 and not value.all_known):
         raise ValueError(

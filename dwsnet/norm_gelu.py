@@ -64,7 +64,7 @@ class NormGELU(torch.autograd.Function):
     def backward(ctx, *gradients: Tensor):
         saved, count = ctx.saved_tensors, len(gradients) // 3
         tensors, moments = saved[: 3 * count], saved[3 * count :]
-        gradients = kernel.contiguous(gradients[:count])
+        gradients = tuple(kernel.contiguous(gradients[:count]))
         if wants_more(gradients):
             return None, *gradients_of(partial(plain, ctx.epsilon), tensors, gradients)
         features, gains, shifts = thirds(tensors)

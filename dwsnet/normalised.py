@@ -7,6 +7,7 @@ y, and again in its backward pass, so that only y is kept.
 """
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ def plain_layer(plan: Plan, coefficients: Tensor | None, *tensors: Tensor) -> li
     count = len(plan.incidence.own)
     features = tensors[:count]
     if coefficients is not None:
-        features = plain_activate(coefficients, *features)
+        features = tuple(plain_activate(coefficients, *features))
     outputs = plan.plain(*features, *tensors[count:])
     rows = [y.double().reshape(-1, plan.out_channels) for y in outputs]
     sums = [torch.stack([y.sum(0) for y in rows]), torch.stack([y.square().sum(0) for y in rows])]
@@ -157,10 +158,10 @@ def takes(trunk: nn.Module, features: Tensors) -> bool:
     return autocast_dtype(features[0].device.type) is None and kernel.takes(features, widths)
 
 
-def layers(trunk: nn.Module, features: Tensors) -> tuple[Tensors, Tensor]:
+def layers(trunk: nn.Module, features: Tensors) -> tuple[Tensors, Any]:
     """The folded outputs of the last layer, and the coefficients of its norm."""
-    incidence, coefficients = trunk.layers[0].incidence, None
-    folded = incidence.fold(features)
+    incidence = trunk.layers[0].incidence
+    folded, coefficients = incidence.fold(features), None
     for layer, norm in zip(trunk.layers, trunk.norms, strict=True):
         plan = Plan(incidence, layer.in_channels, layer.out_channels, compiled=True)
         *folded, sums = NormalisedLayer.apply(plan, coefficients, *folded, *layer.tensors())

@@ -14,7 +14,7 @@ tensors that share no axis.
 import re
 from collections.abc import Collection, Mapping, Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -174,25 +174,24 @@ def _read_layer(
             f"{name!r} must have a matrix 'weight_to_weight.layers.1_1.lin_all.0.weight', found "
             "none"
         )
-    channels, bias = common["0.weight"].shape[::-1], "0.bias" in common
+    (outputs, inputs), bias = common["0.weight"].shape, "0.bias" in common
     num_maps = sum(parameter.endswith("weight") for parameter in common)
 
-    linear = EquivariantLinear(space, *channels, pooling).to(common["0.weight"])
-    for parameter in linear.parameters():
-        nn.init.zeros_(parameter)
+    linear = EquivariantLinear(space, inputs, outputs, pooling).to(common["0.weight"])
+    for tensor in linear.parameters():
+        nn.init.zeros_(tensor)
     terms = []
     for one in maps:
-        module = one.module(*channels, num_maps, bias, num_heads)
+        module = one.module(inputs, outputs, num_maps, bias, num_heads)
         _load(module, found.get(one.name, {}), f"{name}.{one.name}")
         if isinstance(module, nn.Sequential) and len(module) == 1:
-            _add(linear, one, module[0])
+            _add(linear, one, cast(nn.Linear, module[0]))
         else:
-            foldings = (linear.incidence.foldings[i] for i in (one.source, one.target))
-            terms.append(
-                (one.source, one.target, Term(*foldings, one.kept, pooling, one.factor, module))
-            )
+            source, target = (linear.incidence.foldings[i] for i in (one.source, one.target))
+            term = Term(source, target, one.kept, pooling, one.factor, module)
+            terms.append((one.source, one.target, term))
     skip = _below(state, "skip.")
-    entry = _load(mlp(*channels, num_maps, bias), skip, f"{name}.skip") if skip else None
+    entry = _load(mlp(inputs, outputs, num_maps, bias), skip, f"{name}.skip") if skip else None
     return OfficialLayer(linear, terms, entry)
 
 

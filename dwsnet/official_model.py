@@ -6,9 +6,9 @@ along the target's other axes. The linear terms become an `EquivariantLinear` wi
 the others (set attention, blocks with more than one linear map) stay separate.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -20,7 +20,7 @@ from dwsnet.linear import EquivariantLinear
 from dwsnet.set_attention import attend
 from dwsnet.weight_space import WeightSpace
 
-POOLINGS = {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}
+POOLINGS: dict[str, Callable[..., Any]] = {"max": torch.amax, "mean": torch.mean, "sum": torch.sum}
 
 
 class SetAttention(nn.Module):
@@ -108,7 +108,7 @@ def maps_of(space: WeightSpace, attends: bool, diagonal: bool) -> list[Map]:
             continue
         shared = tuple(axis for axis in specs[source].hidden if axis in specs[target].hidden)
         # Official weights are (in, out): lin_n pools over the inputs, lin_m over the outputs.
-        roles = [
+        by_shared: list[dict[str, tuple[tuple[str, ...], float]]] = [
             {"layer": ((), 1)},
             {"mab": (shared, 1)} if attends else {"Gamma": (shared, 1), "Lambda": ((), -1)},
             {
@@ -117,10 +117,10 @@ def maps_of(space: WeightSpace, attends: bool, diagonal: bool) -> list[Map]:
                 "lin_m": (shared[1:], 1 / 4),
                 "lin_both": ((), 1 / 4),
             },
-        ][len(shared)]
+        ]
         last = len(specs) - 2
         tied = target == last and source in (last - 2, *range(1, last - 1, 2))  # B1, B2
-        for role, (kept, factor) in roles.items():
+        for role, (kept, factor) in by_shared[len(shared)].items():
             maps.append(
                 Map(
                     source,

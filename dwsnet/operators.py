@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,8 +11,11 @@ from dwsnet import kernel
 from dwsnet.memory import empty, pytorchs
 
 
-def operator(function: Callable) -> Callable:
-    """Make a function a custom operator under torch.compile; eager calls avoid its dispatch."""
+def operator(function: Callable) -> Any:
+    """Make a function a custom operator under torch.compile; eager calls avoid its dispatch.
+
+    The result has the operator's `register_fake`.
+    """
     registered = torch.library.custom_op(
         f"dwsnet::{function.__name__}", function, mutates_args=(), device_types="cpu"
     )
@@ -20,7 +24,7 @@ def operator(function: Callable) -> Callable:
     def call(*arguments):
         return (registered if torch.compiler.is_compiling() else function)(*arguments)
 
-    call.register_fake = registered.register_fake
+    vars(call)["register_fake"] = registered.register_fake
     return call
 
 
@@ -69,7 +73,7 @@ def gather(program: Sequence[int], features: Sequence[Tensor], channels: int) ->
     of, features = kernel.layout(*program), kernel.contiguous(features)
     result = empty(features[0], of.gathered_shapes(channels, features[0]))
     found = kernel.places([tensor if tensor.numel() else None for tensor in result])
-    kernel.load_kernel().gather(
+    kernel.loaded().gather(
         of.numbers,
         features[0].shape[0],
         kernel.places(features),
@@ -93,7 +97,7 @@ def gather_backward(
     of, gradients = kernel.layout(*program), kernel.contiguous(gradients)
     result = empty(gradients[0], of.shapes(channels, gradients[0]))
     start = of.numbers, gradients[0].shape[0], kernel.places(gradients)
-    kernel.load_kernel().gather_backward(
+    kernel.loaded().gather_backward(
         *start, channels, kernel.places(result), torch.get_num_threads()
     )
     return result
@@ -128,7 +132,7 @@ def scatter(
         kernel.places(weights),
         bias.data_ptr(),
     )
-    kernel.load_kernel().scatter(*start, after, kernel.places(result), torch.get_num_threads())
+    kernel.loaded().scatter(*start, after, kernel.places(result), torch.get_num_threads())
     return result
 
 
@@ -159,7 +163,7 @@ def scatter_backward(
         kernel.places(weights),
         kernel.places(result),
     )
-    kernel.load_kernel().scatter_backward(
+    kernel.loaded().scatter_backward(
         *start, *middle, kernel.places(to_weights), to_bias.data_ptr(), torch.get_num_threads()
     )
     return [*to_weights, to_bias, *result]

@@ -1,7 +1,7 @@
 """A model in a folder: `config.json` and `model.safetensors`. Nothing is ever unpickled."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -92,8 +92,9 @@ def build(
     kind: type[Built], folder: str | Path, space: WeightSpace, arguments: dict[str, Any]
 ) -> Built:
     """`kind(space, **arguments)`. Raises ValueError that names the file for wrong arguments."""
+    make: Callable[..., Built] = kind
     try:
-        return kind(space, **arguments)
+        return make(space, **arguments)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"{Path(folder) / CONFIG} must have arguments of {kind.__name__}: {error}"

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -38,7 +39,7 @@ def tensors_of_module(module: nn.Module) -> tuple[TensorSpec, ...]:
     """
     *nodes, output = _trace(module).nodes
     sizes = _sizes(nodes)
-    to, values = Description(), {}
+    to, values = Description(), dict[fx.Node, Value]()
     for node in nodes:
         inputs = [one for one in node.all_input_nodes if one not in sizes]
         if node in sizes:
@@ -74,7 +75,7 @@ def _trace(module: nn.Module) -> fx.Graph:
     if not isinstance(module, nn.Module):
         raise ValueError(f"a module must be a torch.nn.Module, found a {type(module).__name__}")
     for name, one in module.named_modules():
-        if isinstance(one, LazyModuleMixin) and one.has_uninitialized_params():
+        if isinstance(one, LazyModuleMixin) and one.has_uninitialized_params():  # type: ignore[misc]
             raise ValueError(
                 f"lazy layer {name!r} must be called once, as its shapes are not known yet"
             )
@@ -118,7 +119,7 @@ def _function(node: fx.Node, value: Value) -> Value:
     """
     name = node.target if isinstance(node.target, str) else node.target.__name__
     known = node.op == "call_method" or _is_of(node, torch, F, operator)
-    name, arguments = name.strip("_"), [*node.args[1:]]
+    name, arguments = name.strip("_"), list[Any](node.args[1:])
     if known and ELEMENTWISE.fullmatch(name):
         return value
     if known and name in SOFTMAX:
@@ -126,15 +127,15 @@ def _function(node: fx.Node, value: Value) -> Value:
     if known and name[:-2] in POOLING:
         return over_positions(node.name, value, int(name[-2]))
     if known and name in REDUCTIONS:
-        dims = arguments[0] if arguments else node.kwargs.get("dim")
-        keepdim = arguments[1] if len(arguments) > 1 else node.kwargs.get("keepdim", False)
+        dims: Any = arguments[0] if arguments else node.kwargs.get("dim")
+        keepdim: Any = arguments[1] if len(arguments) > 1 else node.kwargs.get("keepdim", False)
         dims = [dims] if isinstance(dims, int) else dims
         if not isinstance(dims, Sequence):
             raise ValueError(f"{node.name!r} must be over dims of positions, found {dims}")
         return reduced(node.name, value, dims, keepdim)
     if known and name == "flatten":
-        start = arguments[0] if arguments else node.kwargs.get("start_dim", 0)
-        end = arguments[1] if len(arguments) > 1 else node.kwargs.get("end_dim", -1)
+        start: Any = arguments[0] if arguments else node.kwargs.get("start_dim", 0)
+        end: Any = arguments[1] if len(arguments) > 1 else node.kwargs.get("end_dim", -1)
         return flattened(node.name, value, start, end)
     if known and name in ("view", "reshape") and _is_flatten(arguments):
         return flattened(node.name, value, 1, -1)
@@ -159,7 +160,7 @@ def _is_flatten(shape: Sequence) -> bool:
 
 def _is_batch(size: fx.Node) -> bool:
     """Whether a size is `x.size(0)` or `x.shape[0]`, and x is not a parameter."""
-    asks = size.args[0] if size.target is operator.getitem else size
+    asks: Any = size.args[0] if size.target is operator.getitem else size
     if (asks.op, asks.target) not in (("call_method", "size"), ("call_function", getattr)):
         return False
     return size.args[1:] == (0,) and asks.args[0].op != "get_attr"
@@ -210,7 +211,7 @@ def _described(module: nn.Module, to: Description, value: Value) -> tuple[Tensor
 
 
 def _has_tensors(module: nn.Module, node: fx.Node) -> bool:
-    return node.op == "call_module" and len(module.get_submodule(node.target).state_dict()) > 0
+    return node.op == "call_module" and len(module.get_submodule(str(node.target)).state_dict()) > 0
 
 
 def _memory(tensor: Tensor) -> int:

@@ -128,7 +128,7 @@ class EquivariantAttention(AxisSetLayer):
         for s, attention in self.attentions.items():
             tokens = gathered[int(s)]
             gathered[int(s)] = torch.cat([tokens, attention(tokens).to(tokens.dtype)], -1)
-        gathered, parameters = cast(gathered, self.tensors())
+        inputs, parameters = cast(gathered, self.tensors())
         with no_autocast(features[0].device.type):
-            outputs = apply_scatter(self.incidence, self.out_channels, *gathered, *parameters)
+            outputs = apply_scatter(self.incidence, self.out_channels, *inputs, *parameters)
         return self.incidence.unfold(outputs)

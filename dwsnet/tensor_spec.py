@@ -62,6 +62,11 @@ class TensorSpec:
         """The index of the axis with this name."""
         return [known.name for known in self.axes].index(axis)
 
+    @property
+    def computed(self) -> int:
+        """The position of the axis that the tensor computes, which its roles must say."""
+        return (self.roles or ()).index("out")
+
     def role(self, axis: str) -> Role | None:
         """The role of an axis; None if the tensor does not have the axis or has no roles."""
         names = [known.name for known in self.axes]

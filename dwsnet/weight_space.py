@@ -95,7 +95,7 @@ class WeightSpace:
         """
         if not channels:
             raise ValueError("a CNN weight space needs at least one convolution, got channels ()")
-        shapes = [
+        shapes: list[tuple[int, ...]] = [
             (outputs, inputs, kernel_size, kernel_size)
             for inputs, outputs in pairwise((in_channels, *channels))
         ]
@@ -135,7 +135,8 @@ class WeightSpace:
                 Axis(f"{name}.position{k}", size, hidden=False) for k, size in enumerate(shape[2:])
             )
             axes = (outputs, inputs, *positions)
-            tensors.append(TensorSpec(f"{name}.weight", axes, ("out",) + ("in",) * (len(axes) - 1)))
+            summed: list[Role] = ["in"] * (len(axes) - 1)
+            tensors.append(TensorSpec(f"{name}.weight", axes, ("out", *summed)))
             if has_bias:
                 tensors.append(TensorSpec(f"{name}.bias", (outputs,), ("out",)))
             inputs = outputs

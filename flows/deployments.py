@@ -21,7 +21,7 @@ ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrateg
 
 def deployed(name: str, run: ScheduledRun, **where: Any) -> RunnerDeployment:
     """The run as a Prefect deployment; without `where`, this process starts it."""
-    return flows.run.to_deployment(
+    return flows.run.to_deployment(  # type: ignore[return-value]  # no coroutine outside a loop
         name,
         schedules=[Schedule(**run.times)],
         parameters={

@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib.metadata import metadata, requires
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ def findings(folder: Path | None) -> Iterator[Finding]:
     for name, check in checks.items():
         yield examine(name, check)
     if folder is not None:
-        found = examine("folder", lambda: room(folder))
+        found = examine("folder", partial(room, folder))
         yield found
         folder = folder if found.is_well else None
     if is_local():
@@ -62,8 +63,12 @@ def examine(name: str, check: Callable[[], str]) -> Finding:
 def our_warnings() -> Iterator[list[str]]:
     """Collects the warnings that our own packages log in the block."""
     messages: list[str] = []
-    handler = logging.Handler(logging.WARNING)
-    handler.emit = lambda record: messages.append(record.getMessage())
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord):
+            messages.append(record.getMessage())
+
+    handler = Collector(logging.WARNING)
     handler.addFilter(lambda record: record.name.partition(".")[0] in OURS)
     logging.getLogger().addHandler(handler)
     try:
@@ -77,7 +82,7 @@ def packages() -> str:
     python, wanted = platform.python_version(), metadata(PACKAGE)["Requires-Python"]
     if python not in SpecifierSet(wanted):
         raise InputError(f"Python must be {wanted}, found {python}: make .venv with another")
-    for line in requires(PACKAGE):
+    for line in requires(PACKAGE) or ():
         requirement = Requirement(line)
         if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
             require(requirement)

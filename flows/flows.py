@@ -34,8 +34,9 @@ def flow_of(verb: Callable[..., Any], folder: str) -> Flow:
             tracker.reset(token)
 
     tracked.__module__ = __name__  # where workers find the flow
-    what, _, _ = verb.__doc__.partition("\n")
-    return flow(tracked, description=what, flow_run_name=f"{{{folder}}}", persist_result=False)
+    what, _, _ = (verb.__doc__ or "").partition("\n")
+    named = flow(description=what, flow_run_name=f"{{{folder}}}", persist_result=False)
+    return named(tracked)
 
 
 build = flow_of(verbs.build, "out")

@@ -44,7 +44,11 @@ def usable_home() -> Iterator[None]:
 
 def has_room(folder: str) -> bool:
     """Whether files can be written to `folder`, or to the folder that it would be created in."""
-    place = next(filter(os.path.exists, (folder, *Path(folder).absolute().parents)))
+    place = next(
+        path
+        for path in (folder, *map(str, Path(folder).absolute().parents))
+        if os.path.exists(path)
+    )
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(bytes(ROOM))

@@ -132,8 +132,8 @@ def explain(model: type[BaseModel], content: dict[str, Any], problem: Any) -> tu
 def field_at(model: type[BaseModel], content: dict[str, Any], place: Sequence[int | str]) -> str:
     """The dotted name of the field at pydantic's location, without items and types below it."""
     names: list[str] = []
-    for part in place:
-        names.append(str(part))
+    for part in map(str, place):
+        names.append(part)
         models = models_in(model.model_fields[part].annotation)
         content = content.get(part) or {}
         if not models or not isinstance(content, dict):

@@ -65,14 +65,16 @@ def begin(recipe: Recipe, out: Path) -> Night:
         link_to(folder / "zoo", zoo)
     if last is not None:
         start = StartConfig(checkpoint=last)
-        training = recipe.training.model_copy(update={"start": start})
+        training = recipe.required_training.model_copy(update={"start": start})
         recipe = recipe.model_copy(update={"training": training})
     return Night(folder, last, recipe, planned)
 
 
 def runs_in(out: Path) -> list[Path]:
     """The folders of all nights, in order."""
-    return sorted(run for run in list_folders(out / "runs") if run.name.isdigit())
+    return sorted(
+        out / "runs" / run.name for run in list_folders(out / "runs") if run.name.isdigit()
+    )
 
 
 def is_over(run: Path) -> bool:
@@ -88,8 +90,8 @@ def is_new(run: Path, planned: ZooPlan) -> bool:
 def require_same(recipe: Recipe, zoo: Path):
     """Raises InputError if a zoo did not start as the recipe's."""
     record = Zoo.open(zoo).record
-    views = record.grown[0].views if record.grown else record.config.views
-    first = record.config.model_copy(update={"views": views})
+    views = record.grown[0].views if record.grown else record.inrs.views
+    first = record.inrs.model_copy(update={"views": views})
     if fields := differences(first.identity(), recipe.zoo.identity()):
         raise InputError(
             f"{zoo} grows from another zoo than the recipe's, which differs in {'; '.join(fields)}: "
@@ -104,6 +106,7 @@ def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
     if read_growing(zoo):  # interrupted: continue as planned
         return build.plan_larger(zoo, "+0", trusted)
     is_begun = (run / "config.json").exists() and not is_over(run)
+    assert recipe.growth is not None
     more = f"+{recipe.growth.views}"
     if not is_begun and (larger := build.plan_larger(zoo, more, trusted)) is not None:
         return larger
@@ -113,7 +116,7 @@ def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
 
 def monitor_of(recipe: Recipe) -> Monitor:
     """The metric to compare: the one that chooses the best epoch."""
-    training = recipe.training
+    training = recipe.required_training
     return task_of(training.task, modules_named(training)).monitor
 
 
@@ -124,9 +127,11 @@ def finish(night: Night, metrics: Mapping[str, Any]):
     """
     if is_over(night.folder):
         return
+    assert night.recipe.growth is not None
     max_fall = night.recipe.growth.max_fall
     monitor = monitor_of(night.recipe)
-    before = night.last and read_metrics(night.last / "metrics.json")[monitor.metric]
+    last = read_metrics(night.last / "metrics.json") if night.last else {monitor.metric: None}
+    before = last[monitor.metric]
     now = metrics[monitor.metric]
     figures = {"monitor": monitor.metric, "now": now, "before": before}
     write_metrics(night.folder / OVER, figures)

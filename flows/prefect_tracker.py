@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from uuid import UUID
 
 import httpx
 from prefect import task
@@ -44,7 +43,7 @@ class PrefectTracker(Tracker):
     def __init__(self, folder: str | Path):
         """`folder` is where the flow run works: its artifacts are named after it."""
         self.name = Path(folder).name
-        self.bars: dict[str, UUID] = {}
+        self.bars: dict[str, Any] = {}
         self.due: dict[str, float] = {}
         self.answers = True
         """Whether the server has taken all artifacts so far."""
@@ -52,14 +51,13 @@ class PrefectTracker(Tracker):
     def run(self, stage: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """A stage within a stage is not retried by itself: the outer one is, with all that it needs."""
         tracked = task(
-            stage,
             cache_policy=NO_CACHE,
             persist_result=False,
             retries=0 if TaskRunContext.get() else RETRIES,
             retry_delay_seconds=exponential_backoff(BACKOFF_SECONDS),
             retry_condition_fn=may_pass,
         )
-        return tracked(*arguments, **options)
+        return tracked(stage)(*arguments, **options)
 
     def progress(self, title: str, done: int, total: int, note: str):
         now = time.monotonic()

@@ -61,7 +61,7 @@ class Bar(tqdm):
 
     @property
     def format_dict(self) -> dict[str, Any]:
-        return super().format_dict | {"rate": self.ours.per_second()}
+        return {**super().format_dict, "rate": self.ours.per_second()}
 
 
 class Progress:

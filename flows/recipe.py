@@ -31,6 +31,12 @@ class Recipe(Config):
     from the previous run's encoder; null: it does not grow."""
     resources: Annotated[ResourcesConfig, LOCATION] = ResourcesConfig()
 
+    @property
+    def required_training(self) -> TrainingConfig:
+        """`training`, where the recipe is known to have it: `flows.overrides` refuses others."""
+        assert self.training is not None
+        return self.training
+
 
 def default_folder(name: str, recipe: Recipe) -> Path:
     """runs/NAME-FINGERPRINT, where NAME is a recipe's name, a file's stem or a function's name."""

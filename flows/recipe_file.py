@@ -4,7 +4,7 @@ import json
 import re
 import textwrap
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ NULL = re.compile(r"^\s*[\w.-]+\s*=\s*null\b", re.MULTILINE)
 
 def read_file(path: Path) -> tuple[str, dict[str, Any]]:
     """The text of a TOML or JSON file, and its nested fields. Raises InputError for other files."""
-    parsers = {".toml": tomllib.loads, ".json": parse_json}
+    parsers: dict[str, Callable[[str], Any]] = {".toml": tomllib.loads, ".json": parse_json}
     parse = parsers.get(path.suffix.lower())
     if parse is None:
         raise InputError(f"{path} must be a .toml or .json file to be a recipe")

@@ -53,8 +53,9 @@ def run_stages(recipe: Recipe, run: Path, planned: ZooPlan | None = None) -> dic
 
     `planned` is the zoo to build in it; None: the recipe's.
     """
-    training, models = recipe.training, list(variants(recipe.training))
-    finetune = recipe.probe and recipe.probe.finetune
+    training = recipe.required_training
+    models = list(variants(training))
+    finetune = recipe.probe.finetune if recipe.probe else None
     transfers = TRANSFERS if finetune else ()
     trusted = modules_named(recipe)
     planned = planned or build.plan(recipe.zoo, run / "zoo")
@@ -64,9 +65,8 @@ def run_stages(recipe: Recipe, run: Path, planned: ZooPlan | None = None) -> dic
         learn.check_probe(opened, training, recipe.probe)
     learn.claim(run, planned.record, training)
     is_needed = bool(pending_shards(run / "zoo")) or not all(
-        is_trained(run / model.folder, config)
-        for config, of in ((training, models), (finetune, transfers))
-        for model in of
+        [is_trained(run / model.folder, training) for model in models]
+        + [is_trained(run / model.folder, finetune) for model in transfers if finetune]
     )
     on_ray(
         lambda: make(planned, recipe, run, models, transfers, trusted),
@@ -91,7 +91,7 @@ def make(
     trusted: Collection[str],
 ):
     """Build the zoo and train the models: everything that needs Ray."""
-    zoo, training, resources = run / "zoo", recipe.training, recipe.resources
+    zoo, training, resources = run / "zoo", recipe.required_training, recipe.resources
     summary = build.fit_zoo(planned, zoo, resources)
     if summary is not None:  # for the report
         write_json(run / "fit.json", asdict(summary) | {"workers": resources.workers})
@@ -104,7 +104,7 @@ def make(
         raise DivergenceError(
             f"{error}; {assess.report(run, trusted)} reports what was trained beside it"
         ) from error
-    if transfers:
+    if recipe.probe is not None and recipe.probe.finetune is not None:
         finetune = recipe.probe.finetune
         learn.train_transfers(run, training, finetune, resources, transfers, trusted)
 

@@ -38,17 +38,16 @@ class ScheduledRun(Config):
     def suits_prefect(cls, value: Any, info: ValidationInfo) -> Any:
         from prefect.client.schemas.schedules import construct_schedule
 
+        field = str(info.field_name)
         try:
-            construct_schedule(**{info.field_name: value})
+            construct_schedule(**{field: value})
         except (ValueError, TypeError) as error:
             kind = {
                 "cron": "a line of a crontab, such as 0 3 * * *",
                 "interval": "positive",
                 "rrule": "a rule of RFC 5545",
             }
-            raise PydanticCustomError(
-                "schedule", f"input should be {kind[info.field_name]}"
-            ) from error
+            raise PydanticCustomError("schedule", f"input should be {kind[field]}") from error
         return value
 
     @field_validator("timezone")

@@ -49,6 +49,7 @@ def serve_runs(runs: Mapping[str, ScheduledRun]):
 async def serve(deployments: Sequence[RunnerDeployment]):
     """Serve until cancelled by a signal. If the server goes away, running work ends, and continues once it is back."""
     serving, loop = asyncio.current_task(), asyncio.get_running_loop()
+    assert serving is not None
 
     def stop(signum: int, *_):
         received.append(signum)
@@ -76,7 +77,7 @@ async def serve(deployments: Sequence[RunnerDeployment]):
 async def serve_until_lost(deployments: Sequence[RunnerDeployment], stop: Callable):
     """Leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
     runner = Runner(query_seconds=QUERY_SECONDS)
-    runner.handle_sigterm = stop  # Prefect's own leaves at once
+    setattr(runner, "handle_sigterm", stop)  # noqa: B010 - Prefect's own leaves at once
     await end_killed_runs([await runner.aadd_deployment(one) for one in deployments])
     await runner.start()
 

@@ -163,6 +163,6 @@ def require_answer(url: str) -> bool:
 def answers() -> bool:
     """Whether the server that Prefect is set to, the user's or a temporary one, answers."""
     try:
-        return require_answer(own_url())
+        return require_answer(own_url() or "")
     except InputError:
         return False

@@ -19,8 +19,8 @@ def shadowed() -> str | None:
     """A message if Python finds another module first under the name of one of our packages."""
     for name in PACKAGES:
         spec = find_spec(name)
-        places = spec.submodule_search_locations if spec else [ROOT / name]
-        found = Path(next(iter(places))) if places else Path(spec.origin)
+        places = [*(spec.submodule_search_locations or ()), spec.origin] if spec else []
+        found = Path(places[0]) if places and places[0] else ROOT / name
         if not found.samefile(ROOT / name):
             return (
                 f"the package {name} must be the one in {ROOT}, but Python finds {found} first: "

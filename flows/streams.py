@@ -1,6 +1,7 @@
 """Standard output and error, treated as by Unix commands."""
 
 import codecs
+import io
 import os
 import select
 import sys
@@ -12,7 +13,8 @@ def prepare_streams():
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     codecs.register_error("as_is_or_escaped", as_is_or_escaped)
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="as_is_or_escaped")
+        if isinstance(stream, io.TextIOWrapper):  # a notebook has others
+            stream.reconfigure(errors="as_is_or_escaped")
 
 
 def as_is_or_escaped(error: UnicodeError) -> tuple[str | bytes, int]:

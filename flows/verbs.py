@@ -107,7 +107,7 @@ def train(
         trust: Modules of yours whose functions are called where the zoo names them.
     """
     resolved, source = resolve_training(recipe, settings), locate(zoo)
-    training, resources = resolved.training, resolved.resources
+    training, resources = resolved.required_training, resolved.resources
     trusted = modules_named(resolved).union(trust)
     building.verify(source)
     learn.check_task(Zoo.open(source, trusted), training)

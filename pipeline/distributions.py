@@ -54,15 +54,14 @@ def ends(value: Any) -> tuple[float, ...]:
     """The numbers of a list, or the two ends of a range; empty if `value` is not a distribution."""
     if isinstance(value, str):
         match = RANGE.fullmatch(value)
+        if match is None:
+            return ()
         try:
-            low, high = (float(match["low"]), float(match["high"])) if match else (1.0, 0.0)
+            low, high = float(match["low"]), float(match["high"])
         except ValueError:
             return ()
-        return (
-            (low, high)
-            if low <= high < math.inf and (low > 0 or match["kind"] == "uniform")
-            else ()
-        )
+        is_range = low <= high < math.inf and (low > 0 or match["kind"] == "uniform")
+        return (low, high) if is_range else ()
     numbers = value if isinstance(value, list | tuple) else [value]
     plain = all(
         isinstance(number, int | float) and math.isfinite(number) and not isinstance(number, bool)

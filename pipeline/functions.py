@@ -112,8 +112,8 @@ class Own(Config):
 
 def modules_named(config: Config) -> frozenset[str]:
     """Modules of the functions that a configuration names: trusted if the caller wrote it."""
-    own = getattr(config, "module", None)
+    own: str | None = getattr(config, "module", None)
     values = (getattr(config, name) for name in type(config).model_fields)
-    return frozenset({own} - {None}).union(
+    return frozenset([own] if own else []).union(
         *(modules_named(value) for value in values if isinstance(value, Config))
     )

@@ -1,6 +1,7 @@
 """The DWSNet as an encoder: standardise, equivariant trunk, invariant layer."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class DWSNetEncoder(ReadingEncoder):
         canonical_signs: bool = False,
         num_frequencies: int = 0,
         positions: int = 0,
-        **trunk: int | float | str | bool | None,
+        **trunk: Any,
     ):
         super().__init__(space, width, canonical_signs)
         self.entries = EntryFeatures(space, num_frequencies, positions)

@@ -76,12 +76,12 @@ class MessagePassingEncoder(Encoder):
         self.forwards, self.backwards = (
             nn.ModuleList(
                 nn.ModuleList(
-                    Sweep(*(sizes[edges.axes[end]] for end in ends), channels, maps, signs)
+                    Sweep(sizes[edges.axes[one]], sizes[edges.axes[other]], channels, maps, signs)
                     for edges in links
                 )
                 for _ in range(rounds)
             )
-            for ends in ((1, 0), (0, 1))
+            for one, other in ((1, 0), (0, 1))
         )
         self.slots = nn.ModuleList(
             nn.Identity()
@@ -121,7 +121,7 @@ class MessagePassingEncoder(Encoder):
                 self.start[str(i)].expand(shape) if known else tensors[0].new_zeros(shape)
             )
         for edges, embed in zip(graph.edges, self.embeddings, strict=True):
-            values = embed(edges.of(tensors[edges.index]))
+            values = embed(edges.of(tensors[edges.tensor]))
             if len(edges.axes) == 2:
                 joined.append((*edges.axes, values))
             else:
@@ -201,7 +201,7 @@ class MessagePassingFeatures(EncoderFeatures):
         for edges, embedding, own, ends, mixer in zip(
             encoder.graph.edges, encoder.embeddings, self.own, self.ends, self.mixers, strict=True
         ):
-            values = edges.of(tensors[edges.index])
+            values = edges.of(tensors[edges.tensor])
             x = own(embedding.waves(values))  # batch, nodes..., positions, channels
             parts = [
                 end(nodes[axis]).unflatten(-1, (edges.num_positions, self.channels))
@@ -211,5 +211,5 @@ class MessagePassingFeatures(EncoderFeatures):
                 after, before = parts[0].unsqueeze(2), parts[1].unsqueeze(1)
                 parts = [after * before] if self.is_odd else [after * before, after + before]
             found = mixer(torch.cat([x, *parts], -1))
-            features.append(edges.back(found, self.space.tensors[edges.index]))
+            features.append(edges.back(found, self.space.tensors[edges.tensor]))
         return tuple(features)

@@ -40,7 +40,7 @@ def to_rows(
     for members in _layers(space).values():
         parts = []
         for i in members:
-            x = tensors[i].movedim(1 + space.tensors[i].roles.index("out"), 1)
+            x = tensors[i].movedim(1 + space.tensors[i].computed, 1)
             parts.append(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2))
         row = torch.cat(parts, 2)
         rows.append(F.pad(row, (0, width - row.shape[2])))
@@ -57,7 +57,7 @@ def from_rows(
         first += sizes[axis]
         for i in members:
             spec = space.tensors[i]
-            out = spec.roles.index("out")
+            out = spec.computed
             others = (*spec.shape[:out], *spec.shape[out + 1 :])
             part = layer[:, :, start : start + prod(others)]
             start += prod(others)
@@ -83,7 +83,7 @@ def _layers(space: WeightSpace) -> dict[str, list[int]]:
                 f"{[axis.name for axis in spec.axes]} to be read as rows, for example with "
                 f"roles=('out', 'in'), found roles {spec.roles}"
             )
-        layers.setdefault(spec.axes[spec.roles.index("out")].name, []).append(i)
+        layers.setdefault(spec.axes[spec.computed].name, []).append(i)
     return layers
 
 

@@ -21,7 +21,8 @@ def bench(options: Namespace):
     files = {file.stem: file for file in benchmarks if has_main(file)}
     if options.name is None:
         for name, file in files.items():
-            print(f"{name:<8} {ast.get_docstring(ast.parse(file.read_bytes())).splitlines()[0]}")
+            what = ast.get_docstring(ast.parse(file.read_bytes())) or ""
+            print(f"{name:<8} {what.splitlines()[0]}")
     elif options.name in files:
         sys.path.insert(0, str(root))
         sys.argv[1:] = options.arguments

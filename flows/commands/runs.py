@@ -28,7 +28,7 @@ def run(options: Namespace) -> int:
     print(f"zoo         {folder / 'zoo'}")
     print(f"checkpoint  {checkpoint_folder(folder, next(iter(metrics.values()))['epoch'])}")
     print(f"report      {result['report']}")
-    titles = [variant.title(recipe.training) for variant in metrics]
+    titles = [variant.title(recipe.required_training) for variant in metrics]
     width = max(11, *map(len, titles))
     for title, scores in zip(titles, metrics.values(), strict=True):
         print(f"{title:<{width}} {score_line(scores)}")
@@ -56,8 +56,8 @@ def recipes(options: Namespace):
 
     if options.recipe is None:
         width = max(map(len, RECIPES))
-        for name, recipe in RECIPES.items():
-            print(f"{name:<{width}} {recipe.__doc__.splitlines()[0]}")
+        for name, make in RECIPES.items():
+            print(f"{name:<{width}} {(make.__doc__ or '').splitlines()[0]}")
         return
     recipe = resolve_recipe(options.recipe, options.settings)
     meaning = RECIPES[options.recipe].__doc__ if options.recipe in RECIPES else "a whole recipe."

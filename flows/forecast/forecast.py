@@ -129,7 +129,8 @@ def zoo_part(
         return Part("zoo", what, there)
     seconds = plan.kind.fit_seconds(left, device, FIT_BUDGET)
     rounds = math.ceil(len(left) / at_once(resources))
-    size = sum(file.stat().st_size for file in small.folder.rglob("*") if file.is_file())
+    files = Path(str(small.folder)).rglob("*")
+    size = sum(file.stat().st_size for file in files if file.is_file())
     size = size * members // len(small)
     return Part("zoo", what, there, size, seconds * rounds / len(left), seconds)
 
@@ -149,13 +150,13 @@ def model_parts(
     planned = PlannedZoo(plan)
     scored = sum(shard.num_members for shard in planned.shards if shard.split == "validation")
     models = planned_models(recipe, planned, small)
-    for title, same in groupby(models, lambda model: model.title.partition(", seed")[0]):
-        models = list(same)
-        model = models[0].training.model_copy(update={"members": None, "seed": 0, "epochs": 1})
+    for title, alike in groupby(models, lambda model: model.title.partition(", seed")[0]):
+        same = list(alike)
+        model = same[0].training.model_copy(update={"members": None, "seed": 0, "epochs": 1})
         key = model.model_dump_json()
         if key not in costs:
             costs[key] = cost_of(model, small, recipe.resources.workers, device)
-        yield model_part(title, models, costs[key], scored, run, recipe.resources)
+        yield model_part(title, same, costs[key], scored, run, recipe.resources)
 
 
 def model_part(

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from dwsnet.models import num_parameters
-from flows.forecast.zoos import PlannedZoo, SmallZoo
+from flows.forecast.zoos import SmallZoo
 from flows.recipe import Recipe
 from pipeline.fit.timing import median_seconds
 from pipeline.functions import modules_named
@@ -47,13 +48,14 @@ class Cost:
     """Seconds to score one member."""
 
 
-def planned_models(recipe: Recipe, planned: PlannedZoo, small: SmallZoo) -> Iterator[PlannedModel]:
-    """All models of a run, in the order of their training.
+def planned_models(recipe: Recipe, planned: Any, small: SmallZoo) -> Iterator[PlannedModel]:
+    """All models of a run on `planned`, a `PlannedZoo`, in the order of their training.
 
     Raises InputError if the task cannot be learned from the zoo, or the train split does not fill a
     batch.
     """
-    training, models = recipe.training, {}
+    training = recipe.required_training
+    models: dict[str, tuple[Path, TrainingConfig]] = {}
     task = task_of(training.task, modules_named(training))
     task.check(small)
     prepared = task.prepare(small)

@@ -13,7 +13,7 @@ from pipeline.archive.merge import merge_shard, plan_merge
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.write import pending_shards, unseal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import ImportConfig, differences
+from pipeline.config import ExchangeFormat, ImportConfig, differences
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.importing import import_shard, plan_import
@@ -32,7 +32,7 @@ FUNCTION = {
 """Fields of a decode contract that say what function weights are."""
 
 
-def export(zoo: Location, format: str, out: Path) -> tuple[int, int]:
+def export(zoo: Location, format: ExchangeFormat, out: Path) -> tuple[int, int]:
     """Write a zoo in the layout of another project; returns how many members have weights, and how many do not."""
     opened = Zoo.open(zoo)
     with counting("export", len(opened), format) as advance:

@@ -67,8 +67,8 @@ class IterableZoo(IterableDataset):
     ):
         zoo.shards_of(split)
         zoo.require_columns(columns)
-        given = (rank, world_size)
-        if given != (None, None) and (None in given or not 0 <= rank < world_size):
+        is_default = rank is None and world_size is None
+        if not is_default and (rank is None or world_size is None or not 0 <= rank < world_size):
             raise InputError(
                 f"rank must be one of world_size ranks, counted from 0, got rank {rank} and world_size {world_size}"
             )
@@ -105,7 +105,7 @@ class IterableZoo(IterableDataset):
 
     def _ranks(self) -> tuple[int, int]:
         """This rank and the world size."""
-        if self.rank is not None:
+        if self.rank is not None and self.world_size is not None:
             return self.rank, self.world_size
         if dist.is_available() and dist.is_initialized():
             return dist.get_rank(), dist.get_world_size()

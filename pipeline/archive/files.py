@@ -179,7 +179,7 @@ def is_temporary(name: str) -> bool:
 
 
 def sha256(data: bytes | np.ndarray) -> str:
-    return hashlib.sha256(data).hexdigest()
+    return hashlib.sha256(data).hexdigest()  # type: ignore[arg-type]  # a buffer, from 3.12 on
 
 
 @contextmanager

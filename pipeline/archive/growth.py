@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
-from pipeline.config import AnyOrigin, Frozen, fingerprint
+from pipeline.config import AnyOrigin, Frozen, ZooConfig, fingerprint
 
 Stretches = tuple[tuple[NonNegativeInt, NonNegativeInt], ...]
 """Ranges of positions, in order: (start, stop)."""
@@ -45,6 +45,7 @@ def check_chain(config: AnyOrigin, digest: str, num_signals: int, grown: Sequenc
             raise ValueError(
                 f"grown.{place} must have fingerprint {found}, found {growth.fingerprint}"
             )
+        assert isinstance(config, ZooConfig)
         after = [(later.views, later.num_signals) for later in grown[place + 1 :]]
         views, total = (*after, (config.views, num_signals))[0]
         ends = [0, *(end for stretch in growth.places for end in stretch), total]
@@ -65,7 +66,7 @@ def zoo_order(count: int, places: Sequence[Stretches]) -> np.ndarray:
 
     `places` are the positions of the new signals, for each time that it grew.
     """
-    left, added = np.arange(count), []
+    left, added = np.arange(count), list[np.ndarray]()
     for new in reversed(places):
         came = np.zeros(len(left), bool)
         for start, stop in new:

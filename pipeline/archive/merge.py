@@ -9,6 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -61,7 +62,7 @@ def plan_merge(places: Sequence[Location], folder: Location) -> MergePlan:
         dict.fromkeys(name for zoo in zoos for name in zoo.record.signals.class_names)
     )
     sources = number_sources(zoos, class_names)
-    shards = {}
+    shards: dict[str, Any] = {}
     for split in SPLITS:
         theirs = [
             (source, shard.name)
@@ -109,13 +110,13 @@ def merge_shard(plan: MergePlan, folder: Location, name: str) -> int:
 
 def check_alike(zoos: Sequence[Zoo]):
     """Raises InputError if zoos cannot be merged, with what differs between which two."""
-    first, seen = zoos[0], {}
+    first, seen = zoos[0], dict[str, Zoo]()
     for zoo in zoos:
         record, _ = zoo.record, zoo.seal
         if record.merged:
             raise InputError(
                 f"zoo {zoo.folder} is itself merged: merge what it was made from, "
-                f"{', '.join(record.config.paths)}"
+                f"{', '.join(getattr(record.config, 'paths', ()))}"
             )
         if (twin := seen.setdefault(record.fingerprint, zoo)) is not zoo:
             raise InputError(

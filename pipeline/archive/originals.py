@@ -45,12 +45,13 @@ def read_source(
     trusted: Collection[str] = (),
 ) -> Signals:
     """All signals in the source of a zoo now, in its order; raises like `original_signals`."""
-    given = isinstance(source, Signals)  # then no code of the user is called
-    why = why_unknown(record, modules_named(record.origin.config) if given else trusted)
+    # Of Signals that are given, no code of the user is called.
+    is_given = isinstance(source, Signals)
+    why = why_unknown(record, modules_named(record.origin.config) if is_given else trusted)
     if why is not None:
         raise InputError(f"the signals of zoo {zoo} are not known: {why}")
-    config = record.origin.config.signals
-    if given:
+    config = record.origin.fitted.signals
+    if isinstance(source, Signals):
         signals = check_signals(config.source, source) if config.is_function else source
         signals = operated(signals, config.operation)
     else:
@@ -91,7 +92,7 @@ def find_signals(
             f"the source of zoo {zoo} must still have {gone[0]}{others}, found none: put back what was there"
             + (f"; taken: {signals.taken}" if signals.taken else "")
         )
-    return np.array([places[name] for name in names], np.int64)
+    return np.array([places[name] for name in names if name], np.int64)
 
 
 def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
@@ -100,7 +101,7 @@ def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
         return "the zoo was merged; the zoos that it was merged from know theirs"
     if record.origin.imported:
         return "the zoo was imported"
-    signals = record.origin.config.signals
+    signals = record.origin.fitted.signals
     if signals.module is None or signals.module in trusted:
         return None
     return (

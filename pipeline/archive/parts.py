@@ -47,7 +47,7 @@ class Catalog:
     def parts(self) -> dict[str, CatalogPart]:
         """By shard name."""
         rows = self._consolidated_rows
-        if rows is None:
+        if rows is None or self._checksums is None:
             return self._parts_by_themselves
         sizes = [shard.num_members for shard in self._shards.values()]
         return {

@@ -11,7 +11,14 @@ from pipeline.archive.files import json_bytes, parse_json, write_atomic
 from pipeline.archive.growth import Growth, check_chain, identity_of
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.schemas import edited_schema, fitted_schema, imported_schema, merged_schema
-from pipeline.config import AnyOrigin, Frozen, fingerprint
+from pipeline.config import (
+    AnyOrigin,
+    AnyZooConfig,
+    ClassifierZooConfig,
+    Frozen,
+    ZooConfig,
+    fingerprint,
+)
 from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
@@ -160,8 +167,20 @@ class ZooRecord(Frozen):
             return self.edited.sources
         if self.imported and self.imported.sources:
             return self.imported.sources
-        is_run = self.config.kind == "classifiers"
-        return f"{self.signals.digest} {self.config.seed}" if is_run else self.signals.digest
+        is_run = isinstance(self.config, ClassifierZooConfig)
+        return f"{self.signals.digest} {self.fitted.seed}" if is_run else self.signals.digest
+
+    @property
+    def fitted(self) -> AnyZooConfig:
+        """`config`, of a zoo that is known to have been fitted: neither imported, merged nor edited."""
+        assert isinstance(self.config, ZooConfig | ClassifierZooConfig)
+        return self.config
+
+    @property
+    def inrs(self) -> ZooConfig:
+        """`config`, of a zoo that is known to have been fitted to signals."""
+        assert isinstance(self.config, ZooConfig)
+        return self.config
 
     @property
     def origin(self) -> "ZooRecord":

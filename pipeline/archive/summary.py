@@ -108,5 +108,5 @@ def failures(zoo: Zoo) -> dict[str, int]:
     return counts(zoo.catalog.filter(pc.equal(zoo.catalog["status"], "failed")), "stop_reason")
 
 
-def counts(table, name: str) -> dict[str, int]:
+def counts(table, name: str) -> dict[Any, int]:
     return {row["values"]: row["counts"] for row in pc.value_counts(table[name]).to_pylist()}

@@ -185,6 +185,7 @@ class Zoo(Dataset[Block]):
         Raises ArchiveError if the zoo is not finished.
         """
         self.require_finished()
+        assert self._seal is not None
         return self._seal
 
     @property
@@ -314,9 +315,9 @@ class Zoo(Dataset[Block]):
         row = chosen_rows(index, len(self), self.folder)
         if row.ndim:
             raise TypeError(f"one member is a module, got {index!r}")
-        row = int(row)
-        activation = self.catalog.slice(row, 1).to_pylist()[0].get("activation")
-        return Network(self.decoder, self[row], activation)
+        position = int(row)
+        activation = self.catalog.slice(position, 1).to_pylist()[0].get("activation")
+        return Network(self.decoder, self[position], activation)
 
     @cached_property
     def decoder(self) -> Decoder:

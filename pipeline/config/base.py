@@ -37,7 +37,7 @@ class Config(Frozen):
     def takes_no_truth_value_for_a_number(cls, value: Any, info: ValidationInfo) -> Any:
         items = value if isinstance(value, list | tuple) else (value,)
         if any(isinstance(item, bool) for item in items):
-            types = leaves(cls.model_fields[info.field_name].annotation)
+            types = leaves(cls.model_fields[str(info.field_name)].annotation)
             if types & {int, float} and bool not in types:
                 raise PydanticCustomError("number", "input should be a number")
         return value

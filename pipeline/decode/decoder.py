@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from math import prod
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +71,7 @@ class Decoder:
         self,
         state: Mapping[str, Float[Tensor, "members ..."]],
         inputs: Tensor,
-        activations: Sequence[str] | None = None,
+        activations: Sequence[str | None] | None = None,
     ) -> Float[Tensor, "members inputs outputs"]:
         """Outputs for stacked state dicts.
 
@@ -141,21 +142,21 @@ class Decoder:
             maps,
             weight.flatten(0, 1),
             None if bias is None else bias.flatten(),
-            stride=self.image.stride,
+            stride=self.image.stride if self.image else 1,
             padding=[size // 2 for size in weight.shape[3:]],
             groups=maps.shape[1] // weight.shape[2],
         )
 
     def _by_activation(
-        self, activations: Sequence[str] | None, num_members: int
+        self, activations: Sequence[str | None] | None, num_members: int
     ) -> dict[str, list[int]]:
         """The members with each activation. Raises InputError for an unknown one."""
-        own = [None] * num_members if activations is None else activations
+        own: Sequence[str | None] = [None] * num_members if activations is None else activations
         if len(own) != num_members:
             raise self._error(
                 f"expected an activation of each of {num_members} members, found {len(own)}"
             )
-        groups: dict[str, list[int]] = {}
+        groups: dict[Any, list[int]] = {}
         for member, activation in enumerate(own):
             groups.setdefault(activation, []).append(member)
         if unknown := [str(activation) for activation in groups if activation not in ACTIVATIONS]:
@@ -168,7 +169,7 @@ class Decoder:
 
     def _check_inputs(self, shape: torch.Size):
         """Raise InputError unless members take inputs of this shape."""
-        what, taken = "dimensions", shape[-1:]
+        what, taken = "dimensions", tuple(shape[-1:])
         if self.image is not None:
             channels = 1 if self.image.grey else shape[-3] if len(shape) > 2 else 0
             what = "channels" if self.num_convolutions else "values"

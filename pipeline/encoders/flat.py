@@ -31,7 +31,7 @@ class FlatMLPConfig(ReadingConfig):
 class AugmentedMLPConfig(FlatMLPConfig):
     title: ClassVar[str] = "flat MLP, permutation augmentation"
 
-    kind: Literal["mlp-augmented"] = "mlp-augmented"
+    kind: Literal["mlp-augmented"] = "mlp-augmented"  # type: ignore[assignment]  # not "mlp"
     """The MLP, with hidden neurons randomly permuted in training."""
 
     def build(self, space: WeightSpace) -> AugmentedMLPEncoder:
@@ -43,7 +43,7 @@ class AugmentedMLPConfig(FlatMLPConfig):
 class AlignedMLPConfig(FlatMLPConfig):
     title: ClassVar[str] = "flat MLP, aligned weights"
 
-    kind: Literal["mlp-aligned"] = "mlp-aligned"
+    kind: Literal["mlp-aligned"] = "mlp-aligned"  # type: ignore[assignment]  # not "mlp"
     """The MLP, with hidden neurons matched to those of one network of the train split."""
 
     def build(self, space: WeightSpace) -> AlignedMLPEncoder:

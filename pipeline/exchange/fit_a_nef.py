@@ -11,6 +11,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import partial
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -115,12 +116,9 @@ def read(path: Path) -> Source:
 
     Files that cannot be read or whose networks differ from those of most files are left out.
     """
-    files = (
-        {file: FILE.fullmatch(file.name) for file in path.glob("*.hdf5")} if path.is_dir() else {}
-    )
-    ordered = sorted(
-        (file for file, match in files.items() if match), key=lambda file: int(files[file][1])
-    )
+    files = [*path.glob("*.hdf5")] if path.is_dir() else []
+    numbers = {file: int(match[1]) for file in files if (match := FILE.fullmatch(file.name))}
+    ordered = sorted(numbers, key=lambda file: numbers[file])
     if not ordered:
         raise InputError(
             f"{path} must have files nefs_START-END.hdf5, found "
@@ -148,15 +146,12 @@ def read(path: Path) -> Source:
 
     def load(index: np.ndarray) -> Loaded:
         values = np.full((len(index), layout.num_parameters), np.nan, np.float32)
-        problems = {}
+        problems: dict[int, str] = {}
         for number in np.unique(owner := np.searchsorted(starts, index, "right") - 1):
             places = np.flatnonzero(owner == number)
             wanted = index[places] - starts[number]
             try:
-                values[places] = read_file(
-                    read_files[number],
-                    lambda content, wanted=wanted: read_values(content["params"], wanted),
-                )
+                values[places] = read_file(read_files[number], partial(read_params, wanted))
             except InputError as error:
                 problems |= dict.fromkeys(places.tolist(), str(error))
         tensors = {
@@ -184,6 +179,10 @@ def configs_of(files: Sequence[Path], left_out: list[str]) -> tuple[dict[Path, A
         raise InputError(f"{files[0].parent} has no file that can be read: {left_out[-1]}")
     votes = Counter(json.dumps(config) for config in configs.values())
     return configs, json.loads(votes.most_common(1)[0][0])
+
+
+def read_params(wanted: np.ndarray, content: h5py.File) -> np.ndarray:
+    return read_values(content["params"], wanted)
 
 
 def read_config(content: h5py.File) -> Any:
@@ -273,9 +272,9 @@ def omega_of(params: dict[str, Any], num_sines: int) -> float | tuple[float, ...
     stated = params.get("omega_0")
     if stated is None and {"first_omega_0", "hidden_omega_0"} <= set(params):
         stated = [params["first_omega_0"], *[params["hidden_omega_0"]] * (num_sines - 1)]
-    values = stated if isinstance(stated, list) else [stated]
     if stated is None:
         return None
+    values: list[Any] = stated if isinstance(stated, list) else [stated]
     if not values or not all(type(value) in (int, float) and 0 < value < 1e38 for value in values):
         raise InputError(f"must have positive numbers as omega_0, found {stated}")
     if len(values) not in (1, num_sines):

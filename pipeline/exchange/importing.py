@@ -65,9 +65,9 @@ def import_shard(plan: ImportPlan, folder: Location, name: str):
     values = np.zeros((len(index), record.space.num_parameters), np.float32)
     values[known] = loaded.values
     reasons = rows["stop_reason"].to_pylist()
-    keys, problems = rows["key"].to_pylist(), {}
-    for position in np.flatnonzero(~known):
-        problems[int(position)] = reasons[position] or "failed in the source"
+    keys, problems = rows["key"].to_pylist(), dict[int, str]()
+    for position in np.flatnonzero(~known).tolist():
+        problems[position] = reasons[position] or "failed in the source"
     for position, problem in loaded.problems.items():
         problems[int(np.flatnonzero(known)[position])] = problem
     for position, row in enumerate(index):
@@ -83,7 +83,9 @@ def import_shard(plan: ImportPlan, folder: Location, name: str):
     }
     columns["stop_reason"] = pa.array(reasons, pa.string())
     members = Members(keys, torch.from_numpy(values), ok, columns)
-    commit_shard(folder, name, members, record.space, record.config.block_size, record.schema)
+    assert isinstance(record.config, ImportConfig)
+    block_size = record.config.block_size
+    commit_shard(folder, name, members, record.space, block_size, record.schema)
 
 
 def read_sidecar(folder: Path) -> dict[str, Any]:
@@ -93,9 +95,9 @@ def read_sidecar(folder: Path) -> dict[str, Any]:
         case {"failed": [*failed], "signals": {}, "decode": {}} if all(
             isinstance(row, dict) for row in failed
         ) and isinstance(content.get("sources", ""), str):
-            return content
+            return dict(content)
         case {} if not content:
-            return content
+            return {}
     raise InputError(
         f"{folder / SIDECAR} is not what `dwszoo zoo export` writes: delete it to import without it"
     )

@@ -177,7 +177,7 @@ def splits_of(
     The split is that of the source, else that of the same signal or run, else drawn.
     """
     given = texts(rows, "split").to_pylist() if config.splits == "source" else [None] * len(rows)
-    splits = np.array([SPLIT_NAMES.get(name, "") for name in given], dtype="<U10")
+    splits = np.array([SPLIT_NAMES.get(name or "", "") for name in given], dtype="<U10")
     unknown = {
         row: f"split must be called {', '.join(SPLIT_NAMES)}, found {name}"
         for row, name in enumerate(given)

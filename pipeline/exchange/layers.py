@@ -18,6 +18,13 @@ from pipeline.errors import InputError
 NAME = re.compile(r"(?P<layer>.+)[./](?P<kind>weight|kernel|bias)(:0)?")
 
 
+def kind_of(name: str) -> str:
+    """Weight, kernel or bias, of a tensor whose name says it."""
+    match = NAME.fullmatch(name)
+    assert match is not None
+    return match["kind"]
+
+
 @dataclass(frozen=True)
 class NamedTensor:
     """A tensor of a member, here and in the other format."""
@@ -29,7 +36,7 @@ class NamedTensor:
 
     @property
     def outputs_last(self) -> bool:
-        return "kernel" in NAME.fullmatch(self.theirs)["kind"]
+        return kind_of(self.theirs) == "kernel"
 
     def read(self, array: np.ndarray) -> np.ndarray:
         """`(members, *their_shape)` to `(members, *shape)`."""
@@ -111,7 +118,7 @@ def layout_of(shapes: Sequence[tuple[str, tuple[int, ...]]]) -> Layout:
 
 def weight_shape(name: str, shape: tuple[int, ...], inputs: int | None) -> tuple[int, ...]:
     """Our shape `(out, in, positions...)` of a weight; `inputs` is the width before it."""
-    if NAME.fullmatch(name)["kind"] == "kernel":
+    if kind_of(name) == "kernel":
         *positions, ins, outs = shape
         shape = (outs, ins, *positions)
     if len(shape) == 2 and inputs is not None and shape[1] > inputs and shape[1] % inputs == 0:

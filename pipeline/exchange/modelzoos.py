@@ -115,9 +115,9 @@ def read(path: Path) -> Source:
     runs = [run for run in folders if is_run(run)]
     members, left_out = [], []
     for run in runs:
-        found, problems = members_of_run(run)
+        found, left = members_of_run(run)
         members += found
-        left_out += problems
+        left_out += left
     if not members:
         raise InputError(
             f"{path} must have folders with params.json and checkpoint_NNNNNN/checkpoints, found "

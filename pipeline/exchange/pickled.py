@@ -39,7 +39,7 @@ class Dtype:
         self.dtype = np.dtype(kind)
 
     def __setstate__(self, state: tuple):
-        self.dtype = self.dtype.newbyteorder({">": ">"}.get(state[1], "<"))
+        self.dtype = self.dtype.newbyteorder(">" if state[1] == ">" else "<")
 
 
 class Scalar:
@@ -70,7 +70,7 @@ def latin_1(text: str, encoding: str) -> bytes:
     return text.encode("latin1")
 
 
-STAND_INS = [
+STAND_INS: list[Any] = [
     (Dtype, "numpy.dtype"),
     (Array, "numpy.ndarray"),
     (latin_1, "_codecs.encode"),

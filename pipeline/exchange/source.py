@@ -78,7 +78,8 @@ def common_layout(where: Path, states: Iterable[Mapping[str, torch.Tensor] | str
     Raises InputError if none can be read.
     """
     votes: Counter[tuple] = Counter()
-    layouts, problems = {}, []
+    layouts: dict[tuple, Layout] = {}
+    problems: list[str] = []
     for state in states:
         try:
             if isinstance(state, str):

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from math import prod
 from pathlib import Path
 from tokenize import TokenError
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -148,7 +149,7 @@ def open_matrix(file: Path) -> tuple[np.ndarray, int]:
             raise ValueError("it holds no complete row")
         if is_fortran and whole < shape[0]:
             raise ValueError("it is truncated and stored by columns")
-        order = "F" if is_fortran else "C"
+        order: Literal["F", "C"] = "F" if is_fortran else "C"
         return np.memmap(file, dtype, "r", start, (whole, shape[1]), order), shape[0]
     except (*UNREADABLE, SyntaxError, TokenError) as error:
         raise InputError(

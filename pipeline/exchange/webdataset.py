@@ -45,7 +45,7 @@ Place = tuple[Path, int, int]
 def write(zoo: Zoo, out: Path, advance: Advance):
     layout = layout_for(zoo.space, lambda i, _: f"layers.{i}", ".weight", ".bias")
     written: dict[str, int] = {}
-    writer = None
+    writer: Any = None
     try:
         for split, block, table in exported_blocks(zoo):
             tensors = {
@@ -77,13 +77,13 @@ def read(path: Path) -> Source:
     files = [file for file in inside if file.name.endswith(ARCHIVES)]
     samples, left_out = [], []
     for file in files:
-        found, problems = samples_of(file)
+        found, left = samples_of(file)
         samples += found
-        left_out += problems
+        left_out += left
     if not samples:
-        found = "; ".join([f"{len(files)} files and no sample", *left_out[:3]])
+        seen = "; ".join([f"{len(files)} files and no sample", *left_out[:3]])
         raise InputError(
-            f"{path} must have .tar files with samples of .safetensors and .json, found {found}"
+            f"{path} must have .tar files with samples of .safetensors and .json, found {seen}"
         )
     places = [sample.place for sample in samples]
     problems = {i: sample.problem for i, sample in enumerate(samples) if sample.problem}

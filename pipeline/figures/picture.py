@@ -4,6 +4,7 @@ import io
 import warnings
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from unicodedata import east_asian_width
 
 import matplotlib
@@ -18,7 +19,7 @@ from pipeline.figures.fonts import set_fonts
 BLUE, ORANGE, GREY = "#2f6db3", "#d9772b", "#7a828c"
 COLOURS = (BLUE, ORANGE, "#4f9d69", "#8e5ea2", "#c44e52", "#8c6d46", "#3aa6a6")
 """Colours of models that are compared, in order."""
-STYLE = {
+STYLE: Any = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.edgecolor": GREY,

@@ -16,7 +16,7 @@ def scramble(x: np.ndarray) -> np.ndarray:
     return x ^ (x >> np.uint64(31))
 
 
-def member_keys(zoo_seed: int, source_index: np.ndarray, view: np.ndarray) -> np.ndarray:
+def member_keys(zoo_seed: int, source_index: np.ndarray, view: np.ndarray | int) -> np.ndarray:
     """`(members,)` uint64: one key for each (zoo seed, source index, view)."""
     return derive(derive(scramble(np.array([zoo_seed], np.uint64) + GOLDEN), source_index), view)
 

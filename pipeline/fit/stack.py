@@ -83,7 +83,8 @@ class PooledLinear(Linear):
         self, delta: Tensor, x: Tensor, weight: Tensor, is_first: bool
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         of_weight, of_bias, of_pooled = super().backward(delta, x.mean((-2, -1)), weight, False)
-        return of_weight, of_bias, (of_pooled / prod(x.shape[-2:]))[..., None, None]
+        assert of_pooled is not None
+        return of_weight, of_bias, of_pooled[..., None, None] / prod(x.shape[-2:])
 
 
 class PatchConvolution:

@@ -50,6 +50,7 @@ class Model:
     @property
     def rate(self) -> float:
         """Training throughput over all epochs, models/s."""
+        assert self.history is not None
         epochs = self.history.epochs
         return sum(epoch.models_per_second * epoch.seconds for epoch in epochs) / self.seconds
 
@@ -120,7 +121,7 @@ def model_table(models: Sequence[Model]) -> dict[str, Any]:
                 f"{fmean(model.seconds for model in group):,.0f}",
                 cell(metric, lambda model: model.metrics["train"]["value"]),
                 cell(metric, lambda model: model.validation),
-                *(cell(name, lambda model, name=name: model.metrics[name]) for name in names),
+                *(over_seeds(name, [model.metrics[name] for model in group]) for name in names),
             ]
         )
     return {"columns": columns, "rows": rows}

@@ -88,7 +88,7 @@ def task_figures(
     trained.task.attach(trained.model, zoo)
     table = predict(trained, zoo, "test")
     evaluation = Evaluation(zoo, trained.model, trained.prepared, table)
-    drawn = []
+    drawn: list[dict[str, Any]] = []
     for part in trained.task.figures(model.metrics, evaluation):
         if isinstance(part, Figure):
             part.draw(folder / part.file)

@@ -41,10 +41,10 @@ MADE = {
     "occupancy": load_occupancy,
 }
 READERS = {
-    "folder": (load_folder, "folder"),
-    "parquet": (load_parquet, "folder", "file"),
-    "idx": (load_idx, "folder"),
-    "npz": (load_npz, "file"),
+    "folder": (load_folder, ("folder",)),
+    "parquet": (load_parquet, ("folder", "file")),
+    "idx": (load_idx, ("folder",)),
+    "npz": (load_npz, ("file",)),
 }
 """The function that reads a source, and what signals.path may be for it."""
 SHOWN = 5
@@ -99,7 +99,7 @@ def check_failures(signals: Signals, max_unreadable: float):
 
 
 def load_path(config: SignalsConfig) -> Signals:
-    path, kinds = config.path, READERS[config.source][1:]
+    path, (load, kinds) = config.path, READERS[config.source]
     if path is None:
         raise InputError(f"signals.path must say where source {config.source!r} is, got null")
     found = "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
@@ -108,4 +108,4 @@ def load_path(config: SignalsConfig) -> Signals:
         raise InputError(
             f"signals.path must name a {' or '.join(kinds)} for source {config.source!r}, found {found} at {path}"
         )
-    return READERS[config.source][0](path, config)
+    return load(path, config)

@@ -40,7 +40,7 @@ class Part(NamedTuple):
 
 def load_idx(path: Path, config: SignalsConfig) -> Signals:
     """`train-images-idx3-ubyte`, `train-labels-idx1-ubyte`, `t10k-...` (test), gzipped or not."""
-    taken, files, copies = Taken(path), {}, []
+    taken, files, copies = Taken(path), dict[str, Path](), list[tuple[Path, Path]]()
     for file in find_files(path, taken):
         name = re.sub(r"[._]", "-", file.name.lower().removesuffix(".gz")).replace("t10k", "test")
         if not IDX.fullmatch(file.name):

@@ -70,8 +70,9 @@ def features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
 def class_names(schema: pa.Schema, column: str) -> tuple[str, ...]:
     """The class names in the Hugging Face metadata; empty if it has none."""
     names = features(schema).get(column, {}).get("names")
-    is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
-    return tuple(names) if is_list and len(set(names)) == len(names) else ()
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return ()
+    return tuple(names) if len(set(names)) == len(names) else ()
 
 
 def is_encoded(kind: pa.DataType) -> bool:

@@ -4,12 +4,13 @@ import io
 import stat
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PillowImage
+    from PIL.ImageFile import ImageFile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "JPEG2000", "AVIF")
 """Formats that are opened. Of Pillow's others, some have no signature, and EPS runs a program."""
@@ -69,13 +70,13 @@ def opened(source: Path | bytes) -> io.BufferedIOBase:
     return open(source, "rb")
 
 
-def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
+def decode_file(file: Any, size: int | None) -> Decoded:
     from PIL import Image, UnidentifiedImageError
 
     if not file.read(1):
         raise ValueError("empty")
     try:
-        image = Image.open(file, formats=FORMATS)
+        image: Any = Image.open(file, formats=FORMATS)
     except UnidentifiedImageError:
         raise ValueError(f"not an image in one of the formats {', '.join(FORMATS)}") from None
     check_meaning(image)
@@ -91,7 +92,7 @@ def decode_file(file: io.BufferedIOBase, size: int | None) -> Decoded:
     return Decoded(pixels[..., None] if pixels.ndim == 2 else pixels, has_more_frames)
 
 
-def check_meaning(image: "PillowImage"):
+def check_meaning(image: "ImageFile"):
     """Raises ValueError if an image does not define which values are black and white.
 
     To be called before the image is loaded.
@@ -116,13 +117,13 @@ def upright(image: "PillowImage") -> "PillowImage":
 
     image.load()  # EXIF may follow the pixels; TIFF is turned here
     try:
-        turn = TURNS.get(image.getexif().get(ORIENTATION))
+        turn = TURNS.get(image.getexif().get(ORIENTATION, 1))
     except Exception:  # noqa: BLE001 damaged EXIF raises undocumented errors
         return image
     return image.transpose(Image.Transpose[turn]) if turn else image
 
 
-def spread_transparency(image: "PillowImage"):
+def spread_transparency(image: "ImageFile"):
     """Scale the transparent shade of 2 and 4 bit grey to 0..255: Pillow scales only the pixels."""
     spread = {"L;2": 85, "L;4": 17}
     if "transparency" in image.info and image.tile and image.tile[0].args in spread:

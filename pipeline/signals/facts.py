@@ -57,7 +57,7 @@ def fact(what: str, parts: Sequence[pa.Array | pa.ChunkedArray]) -> np.ndarray:
 
     Raises InputError for anything that is not a number, is infinite or would be rounded.
     """
-    columns = []
+    columns: list[pa.Array] = []
     for part in filter(len, parts):
         kind = part.type
         if not (

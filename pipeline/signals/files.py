@@ -18,7 +18,7 @@ def find_files(root: Path, taken: Taken) -> list[Path]:
 
     Links are followed last and each folder is read once, so links cause neither cycles nor repeats.
     """
-    files, folders, links, seen = [], [root], [], set()
+    files, folders, links, seen = list[Path](), [root], list[Path](), set()
     while folders or links:
         folder = folders.pop() if folders else links.pop(0)
         try:

@@ -58,8 +58,9 @@ def load_folder(path: Path, config: SignalsConfig) -> Signals:
             f"{path} must hold images, directly or in one subfolder per class, found none{taken}"
         )
     classes = [picture.class_name for picture in pictures]
-    class_names = sorted(set(classes) - {None})
-    position = {None: NO_LABEL} | {name: place for place, name in enumerate(class_names)}
+    class_names = sorted({name for name in classes if name is not None})
+    position: dict[str | None, int] = {name: place for place, name in enumerate(class_names)}
+    position[None] = NO_LABEL
     pictures.sort(key=lambda it: (SPLITS.index(it.split or "train"), it.class_name or "", it.file))
     splits = [picture.split for picture in pictures]
     taken.take("images", splits, class_names)
@@ -127,7 +128,7 @@ def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Pictu
 def find_splits(path: Path, pictures: Sequence[Picture], above: int) -> tuple[int, Splits]:
     """The depth of the topmost splits, and these splits."""
     for depth in range(above, max((len(picture.folders) for picture in pictures), default=0)):
-        inside = defaultdict(set)
+        inside: dict[tuple, set[str]] = defaultdict(set)
         for picture in pictures:
             inside[picture.folders[:depth]].update(picture.folders[depth : depth + 1])
         found = {folder: split_folders(path, names) for folder, names in inside.items()}
@@ -140,7 +141,7 @@ def with_train_classes(
     pictures: Sequence[Picture], depth: int, splits: Splits
 ) -> list[tuple[str, ...]]:
     """The sets of splits whose train split has classes: data sets rather than classes of one."""
-    classes = defaultdict(set)
+    classes: dict[tuple, set[str]] = defaultdict(set)
     for picture in pictures:
         folder, inner = picture.folders[:depth], picture.folders[depth:]
         if inner and splits.get(folder, {}).get(inner[0]) == "train":
@@ -152,7 +153,7 @@ def require_train_folder(path: Path, pictures: Sequence[Picture], above: int):
     """Raises InputError if all pictures are in folders named like splits, but none named train."""
     inside = {picture.folders[above:][:1] for picture in pictures}
     deepest = max((picture.folders for picture in pictures), key=len, default=())
-    leading = [(name,) for name in deepest[:above]]
+    leading: list[tuple[str, ...]] = [(name,) for name in deepest[:above]]
     if all(map(is_split, inside)):
         leading += inside
     named = [folders[0] for folders in leading if is_split(folders)]

@@ -1,5 +1,7 @@
 """Signals made by a function of the user, named package.module:function."""
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 
@@ -103,7 +105,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
     )
 
 
-def check_splits(what: str, signals: Signals, count: int) -> dict[str, np.ndarray]:
+def check_splits(what: str, signals: Signals, count: int) -> dict[str, Any]:
     """The splits of the signals by name, `(count,)` bool. Raises InputError if they are invalid."""
     splits = {name: getattr(signals, name) for name in ("held_out", "validation")}
     splits = {name: np.asarray(split) for name, split in splits.items() if split is not None}

@@ -52,7 +52,7 @@ def image_signals(
     name: str,
     names: Sequence[str],
     images: Sequence[np.ndarray | str],
-    labels: Sequence[int],
+    labels: Sequence[int] | np.ndarray,
     class_names: Sequence[str],
     splits: Sequence[str | None],
     taken: str,

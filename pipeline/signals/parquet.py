@@ -135,10 +135,10 @@ def read_parts(
         else:
             parts += [part] if part else []
     if len(broken) > config.max_unreadable * len(files):
-        file, problem = next(iter(broken.items()))
+        file, why = next(iter(broken.items()))
         raise InputError(
             f"at most {config.max_unreadable:.0%} of the {len(files)} files of {path} may be "
-            f"unreadable, found {len(broken)}; the first: {file} {problem}"
+            f"unreadable, found {len(broken)}; the first: {file} {why}"
         )
     return parts, broken
 

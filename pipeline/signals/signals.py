@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -105,10 +106,11 @@ def coordinates(grid: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> 
     return np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, len(grid))
 
 
-def cell_centres(values: np.ndarray, num_dims: int) -> np.ndarray:
+def cell_centres(values: Any, num_dims: int) -> Any:
     """Interpolate `(signals, *grid, channels)` multilinearly at the centres of the grid's cells.
 
-    Returns `(signals, *(grid - 1), channels)`, the mean of the 2^num_dims corners of each cell.
+    Takes an array or a tensor, and returns the same: `(signals, *(grid - 1), channels)`, the mean of
+    the 2^num_dims corners of each cell.
     """
     for axis in range(1, 1 + num_dims):
         low, high = (

@@ -112,7 +112,7 @@ class Adaptation(TaskConfig):
         from dwsnet.encoders import features_of
         from dwsnet.heads import WeightsHead
 
-        model = WeightsHead(features_of(encoder))
+        model: Any = WeightsHead(features_of(encoder))
         model.domains = None  # until they are attached
         unseen = torch.zeros(2 * (prepared["num_classes"],), dtype=torch.bool)
         for pair in prepared["unseen_pairs"]:
@@ -135,11 +135,11 @@ class Adaptation(TaskConfig):
         import numpy as np
 
         adapted, seen = model(batch.state), (~is_unseen(model, batch)).nonzero()[:, 0]
-        keys = keys[seen].cpu().numpy().view(np.uint64)
+        seen_keys = keys[seen].cpu().numpy().view(np.uint64)
         state = {name: tensor[seen] for name, tensor in adapted.items()}
         if not len(seen):
             return sum(tensor.sum() for tensor in state.values())  # 0, of no networks
-        losses = model.domains.training_losses(batch.take(seen), state, keys, self.images)
+        losses = model.domains.training_losses(batch.take(seen), state, seen_keys, self.images)
         return losses.sum() / len(batch)
 
     def sums(self, model: WeightsHead, batch: Batch) -> dict[str, Tensor]:

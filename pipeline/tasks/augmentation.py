@@ -84,6 +84,7 @@ class Augmentation(Config):
 
         if self == Augmentation():
             return state
+        assert space is not None
         tensors = read_state(space, state)
         if self.signs:
             tensors = flip_signs(space, tensors, fold_in(keys, 0))
@@ -122,9 +123,9 @@ def activations_of(zoo: Zoo) -> set[str]:
     if CATALOG not in hidden:
         return hidden
     if not zoo.is_sealed and isinstance(record.config, ClassifierZooConfig):
-        own = record.config.hyperparameters.activation
+        own = set[str](record.config.hyperparameters.activation)
     else:
         names = ("activation", "status")
         rows = zip(*(zoo.catalog[name].to_pylist() for name in names), strict=True)
         own = {activation or "unknown" for activation, status in rows if status == "ok"}
-    return hidden - {CATALOG} | set(own)
+    return hidden - {CATALOG} | own

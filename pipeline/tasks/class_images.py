@@ -39,8 +39,8 @@ class ClassImages(nn.Module):
                     )
             sizes = torch.tensor([len(pool) for pool in pools])
             self.register_buffer(f"{split}_sizes", sizes, persistent=False)
-            pools = pad_sequence(pools, batch_first=True)  # (classes, most)
-            self.register_buffer(f"{split}_pools", pools, persistent=False)
+            padded = pad_sequence(pools, batch_first=True)  # (classes, most)
+            self.register_buffer(f"{split}_pools", padded, persistent=False)
 
     def classes(self, columns: Mapping[str, Any]) -> Int[Tensor, "networks outputs"]:
         """The class of each output of each network."""

@@ -32,8 +32,9 @@ def with_weights(zoo: Zoo) -> pa.Table:
     return zoo.catalog.filter(pc.field("status") == "ok")
 
 
-def labels_of(values: Tensor | Sequence[Any], name: str, names: Sequence[str]) -> Tensor:
-    """`(batch,)` int64: the index of each value of a batch's column in the class names, else -1."""
+def labels_of(values: Any, name: str, names: Sequence[str]) -> Tensor:
+    """`(batch,)` int64: the index of each value of a batch's column, a tensor or a list, in the
+    class names, else -1."""
     if name == LABEL:
         return torch.where(values < len(names), values, -1)  # another zoo may have more classes
     place = {known: i for i, known in enumerate(names)}

@@ -78,12 +78,12 @@ class Classification(TaskConfig):
         """A model that maps stacked state dicts to logits `(batch, classes)`."""
         from dwsnet.heads import ValuesHead
 
-        model = ValuesHead(encoder, len(prepared["class_names"]), self.dropout)
+        model: Any = ValuesHead(encoder, len(prepared["class_names"]), self.dropout)
         model.class_names = tuple(prepared["class_names"])
         model.majority = prepared["majority"]
         return model
 
-    def attach(self, model: ValuesHead, zoo: Zoo) -> None:
+    def attach(self, model: Any, zoo: Zoo) -> None:
         """Attach the weight space, which augmentation needs."""
         model.space = zoo.space
 

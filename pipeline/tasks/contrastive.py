@@ -35,7 +35,7 @@ class Contrastive(EmbeddingTask):
     columns: ClassVar[tuple[str, ...]] = ("source_index",)
 
     @property
-    def group(self) -> int:
+    def group(self) -> int:  # type: ignore[override]  # it depends on a field here
         return 2 if self.positives == "views" else 1
 
     def check(self, zoo: Zoo) -> None:
@@ -52,7 +52,7 @@ class Contrastive(EmbeddingTask):
 
         return ProjectionHead(encoder)
 
-    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+    def attach(self, model: Any, zoo: Zoo) -> None:
         model.space = zoo.space
 
     def loss(self, model: nn.Module, batch: Batch, keys: Tensor) -> Tensor:

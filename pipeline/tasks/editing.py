@@ -80,7 +80,7 @@ class Editing(TaskConfig):
         from pipeline.decode import DecodeContract, Decoder, coordinates_of
 
         contract, grid = DecodeContract.model_validate(prepared["decode"]), prepared["grid"]
-        model = WeightsHead(features_of(encoder), self.expansion)
+        model: Any = WeightsHead(features_of(encoder), self.expansion)
         model.decode = Decoder(contract, model.space, "the zoo that was trained on")
         model.register_buffer("points", coordinates_of(contract, grid), persistent=False)
         return model

@@ -70,7 +70,7 @@ def check_texts(name: str, found: Sequence[str], known: Sequence[str]):
 
 def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
     """For each input, its texts in the train split, or its mean and standard deviation there."""
-    described = []
+    described: list[dict[str, Any]] = []
     for name in names:
         if pa.types.is_string(zoo.record.schema.field(name).type):
             described.append({"name": name, "values": texts_of(zoo, name)})
@@ -94,7 +94,7 @@ def width_of(described: Sequence[Mapping[str, Any]]) -> int:
 
 def encode(
     described: Sequence[Mapping[str, Any]],
-    columns: Mapping[str, Tensor | list[Any]],
+    columns: Mapping[str, Any],
     like: Tensor,
 ) -> Tensor:
     """Texts one-hot and numbers standardised: `(batch, width)`, with device and dtype of `like`.

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import wraps
 from pathlib import Path
 from types import MethodType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +36,7 @@ def task_of(config: TaskConfig | Own, trusted: Collection[str]) -> Task:
     """
     if isinstance(config, Own):
         return OwnTask(config.make("training.task", trusted, *NEEDED))
-    return config
+    return cast(Task, config)
 
 
 class OwnTask:

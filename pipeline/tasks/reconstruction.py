@@ -60,7 +60,7 @@ class Reconstruction(EmbeddingTask):
         """Points along each axis."""
         return (max(2, round(self.points ** (1 / num_dims))),) * num_dims
 
-    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+    def attach(self, model: Any, zoo: Zoo) -> None:
         """Attach the decoder of the zoo's members, and the points in their coordinates."""
         from pipeline.decode import Decoder, coordinates_of
 

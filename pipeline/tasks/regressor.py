@@ -12,7 +12,7 @@ from dwsnet.encoders import Encoder
 from dwsnet.weight_space import WeightSpace
 from pipeline.tasks.inputs import encode, width_of
 
-Columns = Mapping[str, Tensor | list[Any]]
+Columns = Mapping[str, Any]
 SURE = 1e-6
 """Shares are clamped to [SURE, 1 - SURE] before the logit."""
 
@@ -91,9 +91,9 @@ class BoostedRegressor(nn.Module):
         """Fit to stacked state dicts with their columns, on members whose target is known."""
         states, columns = zip(*networks, strict=True)
         state = {name: torch.cat([one[name] for one in states]) for name in states[0]}
-        truth = [self.targets.read(one) for one in columns]
-        beside = [encode(self.inputs, *known) for known in zip(columns, truth, strict=True)]
-        truth, beside = torch.cat(truth), torch.cat(beside)  # members, targets; members, inputs
+        truths = [self.targets.read(one) for one in columns]
+        inputs = [encode(self.inputs, *known) for known in zip(columns, truths, strict=True)]
+        truth, beside = torch.cat(truths), torch.cat(inputs)  # members, targets; members, inputs
         for boosted, values in zip(self.boosted, truth.T, strict=True):
             known = values.isfinite()
             some = {name: tensor[known] for name, tensor in state.items()}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from pipeline.config import Config
 
@@ -37,7 +37,7 @@ class Batch:
 
     state: Block
     """Stacked state dicts: `(batch, *spec.shape)` float32 by tensor name."""
-    columns: Mapping[str, Tensor | list[Any]]
+    columns: Mapping[str, Any]
     """The task's catalog columns: `(batch,)` int64 with -1 for null, `(batch,)` float32 with NaN
     for null, or a list for other types."""
     positions: Tensor
@@ -128,11 +128,17 @@ class Task(Protocol):
     required; missing others are taken from `TaskConfig`.
     """
 
-    columns: tuple[str, ...]
-    """Catalog columns that come with each batch."""
-    group: int
-    """Members of one signal that stay together in the order: 2 for pairs of views, else 1."""
-    monitor: Monitor
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Catalog columns that come with each batch."""
+
+    @property
+    def group(self) -> int:
+        """Members of one signal that stay together in the order: 2 for pairs of views, else 1."""
+
+    @property
+    def monitor(self) -> Monitor:
+        """The metric that chooses the best epoch."""
 
     def check(self, zoo: Zoo) -> None:
         """Raise InputError, in one sentence, if this zoo cannot teach the task.
@@ -158,7 +164,7 @@ class Task(Protocol):
         A module that can be scored in place of the model, or None if the task has none.
         """
 
-    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+    def attach(self, model: Any, zoo: Zoo) -> None:
         """Attach what `loss` and `sums` need beside the batch, as non-persistent buffers.
 
         For example images, or a grid. Called once per process, before training and before scoring,
@@ -182,7 +188,7 @@ class Task(Protocol):
         `accuracy` are shares, shown in percent.
         """
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+    def outputs(self, model: Any, batch: Batch) -> Any:
         """The input of `predictions`: the model's output for a batch."""
 
     def predictions(self, outputs: Any) -> Mapping[str, Any]:
@@ -206,17 +212,18 @@ class TaskConfig(Config):
     group: ClassVar[int] = 1
 
     def check(self, zoo: Zoo) -> None:
-        zoo.require_columns(self.columns, " to learn from")
+        columns = cast(Task, self).columns
+        zoo.require_columns(columns, " to learn from")
 
     def boosted(
         self, space: WeightSpace, batches: Iterable[Batch], prepared: Mapping[str, Any]
     ) -> nn.Module | None:
         return None
 
-    def attach(self, model: nn.Module, zoo: Zoo) -> None:
+    def attach(self, model: Any, zoo: Zoo) -> None:
         pass
 
-    def outputs(self, model: nn.Module, batch: Batch) -> Any:
+    def outputs(self, model: Any, batch: Batch) -> Any:
         return model(batch.state)
 
     def scores(self, table: pa.Table) -> dict[str, Any]:

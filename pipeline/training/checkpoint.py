@@ -95,7 +95,9 @@ class Snapshot:
 def write(run: Path, snapshot: Snapshot, card: Mapping[str, Any], kept: int):
     """Write a checkpoint, and remove all others except the newest `kept` and the best."""
     with new_checkpoint(snapshot.folder_in(run)) as folder:
-        weights, moments = map(safetensors.torch.save, (snapshot.model, snapshot.moments))
+        weights, moments = (
+            safetensors.torch.save(dict(tensors)) for tensors in (snapshot.model, snapshot.moments)
+        )
         write_atomic(folder / "model.safetensors", weights)
         write_json(folder / "model.json", {**card, "sha256": sha256(weights)})
         write_atomic(folder / "optimizer.safetensors", moments)

@@ -53,15 +53,15 @@ def latest(run: Path) -> Location | None:
 @contextmanager
 def new_checkpoint(final: Location) -> Iterator[Location]:
     """A folder to write a checkpoint to, which becomes `final`; an error leaves nothing behind."""
-    is_remote = isinstance(final, RemotePath)
-    partial = final if is_remote else final.with_name(f".{final.name}.tmp")
+    is_local = isinstance(final, Path)
+    partial = final.with_name(f".{final.name}.tmp") if isinstance(final, Path) else final
     try:
         remove(partial)
         partial.mkdir(parents=True)
         yield partial
-        if not is_remote:
+        if is_local:
             remove(final)
-            os.replace(partial, final)
+            os.replace(str(partial), str(final))
     except BaseException:
         with suppress(OSError):
             remove(partial)

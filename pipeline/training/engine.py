@@ -104,8 +104,8 @@ def take_step(engine, loss: Tensor, weight: float, learning_rate: float, clip: f
         engine.step()
         return norm
     engine.step()
-    norm = engine.get_global_grad_norm() if engine.was_step_applied() else math.inf
-    return torch.as_tensor(norm, device=loss.device)
+    found = engine.get_global_grad_norm() if engine.was_step_applied() else math.inf
+    return torch.as_tensor(found, device=loss.device)
 
 
 class Outcome:

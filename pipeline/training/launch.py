@@ -15,7 +15,7 @@ from pipeline.config import ResourcesConfig
 from pipeline.errors import ArchiveError, DivergenceError, InputError, WorkError, reason
 from pipeline.training.checkpoint import num_epochs, read_history
 from pipeline.training.checkpoint_folders import latest
-from pipeline.training.config import TrainingConfig
+from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.loader import Feed
 
 POLL_SECONDS = 0.5
@@ -37,7 +37,7 @@ class WorkersError(WorkError):
     """Workers failed but Ray did not, so new workers can continue."""
 
 
-def is_trained(run: Path, config: TrainingConfig) -> bool:
+def is_trained(run: Path, config: TrainingConfig | FinetuneConfig) -> bool:
     return num_epochs(run) >= config.epochs
 
 
@@ -101,7 +101,7 @@ def launch_training(
     pool = ThreadPoolExecutor(len(groups))  # so that the main thread can be interrupted
     training = {pool.submit(train_group, zoo, jobs, resources): jobs for jobs in groups}
     pool.shutdown(wait=False)
-    waiting, diverged = set(training), {}
+    waiting, diverged = set(training), dict[Path, str | None]()
     try:
         while waiting:
             done, waiting = wait(waiting, POLL_SECONDS, FIRST_COMPLETED)
@@ -152,8 +152,8 @@ def launch_workers(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) ->
         train_worker,
         train_loop_config=spec_of(zoo, jobs, on_gpu),
         backend_config=TorchWorkers(),
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers
+        scaling_config=ScalingConfig(  # type: ignore[call-arg]  # as Ray Train V2 takes it
+            num_workers=resources.workers  # type: ignore[arg-type]  # or a range
             if resources.fewest == resources.workers
             else (resources.fewest, resources.workers),
             use_gpu=on_gpu,
@@ -168,7 +168,7 @@ def launch_workers(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) ->
     )
     shutil.rmtree(storage, ignore_errors=True)
     try:
-        return trainer.fit().return_value
+        return trainer.fit().return_value  # type: ignore[attr-defined]  # of Ray Train V2
     except (TrainingFailedError, ray.exceptions.RayError) as error:
         cause = cause_of(error)
         if isinstance(cause, InputError | ArchiveError):  # trying again would not help

@@ -46,7 +46,7 @@ def build_encoder(
         return config.build(space)
     except ValueError as error:
         raise InputError(
-            f"training.encoder {config.kind} cannot read the networks of the zoo: {error}"
+            f"training.encoder {getattr(config, 'kind', '')} cannot read the networks of the zoo: {error}"
         ) from error
 
 

@@ -171,7 +171,7 @@ def readings(
     target: Target, features: Mapping[str, Parts], share: float, labelled: np.ndarray
 ) -> Iterator[Reading]:
     """The trivial prediction, then that of each reader from each kind of features."""
-    rows = target.known | {"train": target.known["train"] & labelled}
+    rows = {**target.known, "train": target.known["train"] & labelled}
     y = {split: values[rows[split]] for split, values in target.values.items()}
     count, score = len(y["train"]), share_of_rights if target.is_class else errors
     if not count:
@@ -192,7 +192,7 @@ def readings(
                 key=lambda model: model.score(x["validation"], y["validation"]),
             )
             metrics = score(y["test"], best.predict(x["test"]))
-            chosen = strength and getattr(best, strength)
+            chosen = getattr(best, strength) if strength else None
             yield Reading(target.name, f"{source}, {reader}", share, count, metrics, chosen)
 
 

@@ -68,9 +68,16 @@ def process_group(on_gpu: bool) -> Iterator[None]:
         "MASTER_PORT": str(port),
     }
     if on_gpu:
-        torch.cuda.set_device(ray.train.torch.get_device())
+        from ray.train.torch import get_device
+
+        torch.cuda.set_device(get_device())
     store = dist.TCPStore(
-        host, port, world_size, rank == 0, TIMEOUT, master_listen_fd=listener and listener.detach()
+        host,
+        port,
+        world_size,
+        rank == 0,
+        TIMEOUT,
+        master_listen_fd=listener.detach() if listener else None,
     )
     backend = "nccl" if on_gpu else "gloo"
     dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=TIMEOUT)

@@ -54,6 +54,7 @@ def check_frozen(training: TrainingConfig, space: WeightSpace, prepared: Mapping
     """Raises InputError if a part of the encoder would be frozen that was never trained."""
     if training.start is None or not training.start.freeze:
         return
+    assert training.start.checkpoint is not None
     card = read_best(training.start.checkpoint).card
     with torch.device("meta"):
         used = shared_names(*build_model(training, space, prepared, modules_named(training)))
@@ -68,6 +69,7 @@ def check_frozen(training: TrainingConfig, space: WeightSpace, prepared: Mapping
 def begin_from(start: StartConfig, encoder: nn.Module, is_new: bool):
     """Load the encoder of another run into a new run's, and exclude it from training if frozen."""
     if is_new:
+        assert start.checkpoint is not None
         best = read_best(start.checkpoint)
         load_encoder(encoder, best.card["encoder_tensors"], best.tensors)
     if start.freeze:

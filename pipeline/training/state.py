@@ -23,7 +23,7 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
     """
     from deepspeed.runtime.zero import GatheredParameters
 
-    copies = {}
+    copies: dict[str, Tensor] = {}
     for name, tensor in model.state_dict(keep_vars=True).items():
         with GatheredParameters(tensor):
             keep(copies, name, tensor)
@@ -37,7 +37,7 @@ def gather_moments(engine) -> dict[str, Tensor]:
     """
     from deepspeed.utils import safe_get_full_optimizer_state
 
-    adam, copies = engine.basic_optimizer, {}
+    adam, copies = engine.basic_optimizer, dict[str, Tensor]()
     for name, parameter in trained(engine.module):
         for key in MOMENTS:
             if engine.zero_optimization_stage() == 0:

@@ -33,7 +33,7 @@ class Tracker(Protocol):
 class TensorBoard:
     """Writes event files to `RUN/tensorboard`."""
 
-    package = "tensorboardX"
+    package: ClassVar[str] = "tensorboardX"
 
     def __init__(self, run: Path, step: int):
         from tensorboardX.event_file_writer import EventsWriter
@@ -62,7 +62,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A W&B run with the name of the folder; the same folder continues it."""
 
-    package = "wandb"
+    package: ClassVar[str] = "wandb"
 
     def __init__(self, run: Path, step: int):
         import wandb
@@ -82,7 +82,7 @@ class WeightsAndBiases:
 class MLflow:
     """An MLflow run with the name of the folder; the same folder continues it."""
 
-    package = "mlflow"
+    package: ClassVar[str] = "mlflow"
 
     def __init__(self, run: Path, step: int):
         from mlflow import MlflowClient

@@ -191,7 +191,7 @@ class Trainer:
             gradient_norm=progress.mean(totals.gradient_norm),
             skipped_steps=totals.skipped,
             gpu_memory_bytes=torch.cuda.max_memory_reserved() if self.flops else None,
-            model_flops_utilization=self.flops and self.flops.utilization(step_seconds),
+            model_flops_utilization=self.flops.utilization(step_seconds) if self.flops else None,
         )
         self.trackers.log(metrics.numbers(), self.steps_done)
         self.history, self.progress = self.history.and_then(metrics), progress.next_epoch()

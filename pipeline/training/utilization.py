@@ -39,7 +39,8 @@ class ModelFlops:
         self.of_step = counter.get_total_flops()
 
     def utilization(self, step_seconds: float) -> float:
-        """MFU, between 0 and 1."""
+        """MFU, between 0 and 1, once a step was counted."""
+        assert self.of_step is not None
         return self.of_step / step_seconds / self.limit
 
 

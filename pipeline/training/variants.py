@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -92,7 +92,7 @@ def all_folders_in(run: Path) -> list[Path]:
 
 def baseline(kind: str, encoder: EncoderConfig | Own) -> EncoderConfig:
     """An encoder of another kind that shares all fields that both have, except sizes."""
-    family = model_of_kind(models_in(AnyEncoder), kind)
+    family = cast(type[EncoderConfig], model_of_kind(models_in(AnyEncoder), kind))
     known = type(encoder).model_fields.keys() & family.model_fields.keys()
     alike = {name: getattr(encoder, name) for name in known - {"kind", *family.sizes}}
     return family.model_validate(alike | {"kind": kind})

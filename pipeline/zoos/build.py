@@ -27,7 +27,7 @@ class ZooPlan:
 
     @property
     def kind(self) -> ZooKind:
-        return kind_of(self.record.config, self.signals)
+        return kind_of(self.record.fitted, self.signals)
 
 
 @dataclass(frozen=True)

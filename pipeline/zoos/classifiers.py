@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -136,7 +136,9 @@ class Classifiers:
         reason = np.where(
             kept.ok, np.where(epoch == of_run["epochs"], "epochs", "checkpoint"), "diverged"
         )
-        columns = {name: column for name, column in of_run.items() if name in CLASSIFIERS.names}
+        columns: dict[str, Any] = {
+            name: column for name, column in of_run.items() if name in CLASSIFIERS.names
+        }
         columns |= {
             name: pa.array(of_run[name], mask=of_run[name] < 0) for name in ("class_0", "class_1")
         }
@@ -193,8 +195,9 @@ class Classifiers:
 
     def dataset(self, stack: Stack) -> ImageDataset:
         """The standardized images with their labels and splits."""
-        config, signals = self.config, self.signals
-        images = standardized(images_of(signals, slice(None)), self.decode_contract().image)
+        config, signals, contract = self.config, self.signals, self.decode_contract().image
+        assert contract is not None
+        images = standardized(images_of(signals, slice(None)), contract)
         return ImageDataset(
             stack.prepare(images),
             signals.labels,

@@ -39,16 +39,16 @@ def plan_growth(
     record, num_views = zoo.record, views_after(zoo, views)
     signals = read_source(folder, record, trusted=trusted)
     order, places = larger_order(zoo, signals)
-    if num_views == record.config.views and not places:
+    if num_views == record.inrs.views and not places:
         return None
     growth = Growth(
         fingerprint=record.fingerprint,
-        views=record.config.views,
+        views=record.inrs.views,
         num_signals=record.signals.num_signals,
         digest=record.signals.digest,
         places=places,
     )
-    config, signals = record.config.model_copy(update={"views": num_views}), signals.at(order)
+    config, signals = record.inrs.model_copy(update={"views": num_views}), signals.at(order)
     plan = plan_signals(config, signals, (*record.grown, growth))
     names = None if signals.names is None else signals.names[growth.num_signals :]
     sweep(folder)
@@ -104,7 +104,7 @@ def plan_again(
 def go_on(folder: Location, growing: Growing, views: str, trusted: Collection[str]) -> ZooPlan:
     """The plan of an interrupted growth. Raises InputError if it was started with other `views`."""
     zoo, record = Zoo.open(folder), growing.zoo
-    before, planned = record.grown[-1], record.config.views
+    before, planned = record.grown[-1], record.inrs.views
     if number_of(views, before.views) not in (before.views, planned):
         raise InputError(
             f"zoo {folder} is growing to {planned} views of each signal: finish that first with "
@@ -115,7 +115,7 @@ def go_on(folder: Location, growing: Growing, views: str, trusted: Collection[st
         return [*zoo.source_names()[: before.num_signals], *(growing.names or [None])]
 
     signals = original_signals(folder, record, trusted=trusted, names=names)
-    return plan_signals(record.config, signals, record.grown)
+    return plan_signals(record.inrs, signals, record.grown)
 
 
 def require_growable(zoo: Zoo):
@@ -136,7 +136,7 @@ def require_growable(zoo: Zoo):
 
 def views_after(zoo: Zoo, views: str) -> int:
     """The new number of views per signal. Raises InputError if the zoo would shrink."""
-    have = zoo.record.config.views
+    have = zoo.record.inrs.views
     wanted = number_of(views, have)
     if wanted < have:
         raise InputError(

@@ -55,7 +55,7 @@ class Inrs:
 
         The members of each growth follow in the same way.
         """
-        config, shards, numbers = self.config, [], Counter()
+        config, shards, numbers = self.config, list[ShardPlan](), Counter[str]()
         sizes = [(growth.views, growth.num_signals) for growth in grown]
         splits = split_sources(config, self.signals, [num_signals for _, num_signals in sizes])
         sizes = [(0, 0), *sizes, (config.views, len(self.signals))]

@@ -1,7 +1,7 @@
 """The interface of a kind of zoo."""
 
 from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.growth import Growth
@@ -20,10 +20,14 @@ class ZooKind(Protocol):
     """Name of the members, in the plural."""
     quality: ClassVar[str]
     """Catalog column that says how good each member is."""
-    config: AnyZooConfig
-    signals: Signals
 
-    def __init__(self, config: AnyZooConfig, signals: Signals): ...
+    def __init__(self, config: Any, signals: Signals): ...
+
+    @property
+    def config(self) -> AnyZooConfig: ...
+
+    @property
+    def signals(self) -> Signals: ...
 
     @staticmethod
     def in_words(quality: float) -> str:

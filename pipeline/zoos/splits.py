@@ -27,8 +27,8 @@ def split_sources(
 
     Test and validation splits of the source are kept. Raises InputError if a split would be empty.
     """
-    own = {"test": signals.held_out, "validation": signals.validation}
-    own = {split: members for split, members in own.items() if members is not None}
+    given = {"test": signals.held_out, "validation": signals.validation}
+    own = {split: members for split, members in given.items() if members is not None}
     shares = {
         "test": config.signals.test_fraction,
         "validation": config.signals.validation_fraction,
