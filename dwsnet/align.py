@@ -125,9 +125,7 @@ def _similarity(
 
 def _assign(similarity: Float[Tensor, "batch size size"]) -> Int[Tensor, "batch size"]:
     """The column for each line of the matrix that maximises the sum."""
-    from scipy.optimize import (
-        linear_sum_assignment,
-    )  # imported late: it takes 0.4 s
+    from scipy.optimize import linear_sum_assignment  # imported late: it takes 0.4 s
 
     return torch.stack(
         [

@@ -176,9 +176,7 @@ def mixup(
     number. The partner's share is drawn from Beta(concentration, concentration) for each member
     (Zhang et al. 2018); a concentration of 0 mixes nothing. `targets` are one-hot or soft labels.
     """
-    from scipy.special import (
-        betaincinv,
-    )  # imported late: it takes 0.1 s
+    from scipy.special import betaincinv  # imported late: it takes 0.1 s
 
     _check(space, tensors, keys)
     _check_number("concentration", concentration)
