@@ -138,8 +138,7 @@ def built_zoo(tmp_path_factory) -> Path:
 
 
 def contents(zoo: Path) -> dict[str, str]:
-    """sha256 of every file of a zoo, by path: even a leftover makes it differ from another
-    zoo's."""
+    """sha256 of every file of a zoo, by path: even a leftover file makes a difference."""
     files = (path for path in zoo.rglob("*") if path.is_file() and path.name != ".lock")
     return {
         str(path.relative_to(zoo)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files
@@ -277,8 +276,7 @@ def long_training(built_zoo, once) -> LongTraining:
 
 @pytest.fixture
 def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes, each with a CPU and a fictitious GPU; this process is its
-    driver."""
+    """A Ray cluster of two nodes, each with one CPU and a fictitious GPU; this is its driver."""
     from ray.cluster_utils import Cluster
 
     from cluster.session import ray_session

@@ -117,8 +117,7 @@ def describe(measured: tuple[float, float, int]) -> str:
 
 
 def scaling() -> str:
-    """Microseconds of a step per 1,000 parameters of the input network, for deeper and deeper
-    MLPs."""
+    """Microseconds of a step per 1,000 parameters of the input network, for MLPs of any depth."""
     rows = []
     for depth in (3, 6, 12, 24):
         widths = (2, *[32] * (depth - 1), 1)

@@ -67,8 +67,7 @@ def classifier(kind: str, space: WeightSpace) -> DWSNetClassifier:
 
 
 def measure(kind: str, batch: int) -> tuple[float, float, float]:
-    """Milliseconds of the fastest step in some seconds, peak MiB it adds, loss after three
-    steps."""
+    """Milliseconds of the fastest step in some seconds, peak MiB it adds, loss after 3 steps."""
     space = WeightSpace.mlp((2, 32, 32, 1))
     model = classifier(kind, space)
     state = {spec.name: torch.randn(batch, *spec.shape) / 10 for spec in space.tensors}

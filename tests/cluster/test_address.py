@@ -1,4 +1,4 @@
-"""RAY_ADDRESS: what cannot be an address, where nobody answers or somebody else does, and who is let in."""
+"""RAY_ADDRESS: invalid addresses, addresses where nobody or something else answers, and tokens."""
 
 import os
 import socket
@@ -86,7 +86,7 @@ def connect(environment: dict[str, str], workers: int = 1) -> subprocess.Complet
 
 
 def test_a_token_in_its_file_is_enough_and_another_one_is_said(tmp_path):
-    """A cluster of one CPU that wants a token, as `ray start` makes it."""
+    """A cluster of one CPU that requires a token, made by `ray start`."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
     token = tmp_path / ".ray" / "auth_token"

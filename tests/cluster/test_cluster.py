@@ -1,4 +1,4 @@
-"""Fan-out on a real Ray cluster, and what a killed command leaves behind: nothing."""
+"""Fan-out on a real Ray cluster; a killed command leaves nothing behind."""
 
 import os
 import signal
@@ -80,7 +80,7 @@ def test_no_more_than_a_window_of_tasks_is_drawn_ahead(ray):
 
 
 def work_in_steps(folder, number, advance):
-    """Twenty steps of a tenth of a second; number 1 is killed after eight of them when it is first tried."""
+    """Twenty steps of a tenth of a second; the first attempt of number 1 is killed after eight."""
     mark = folder / f"began-{number}"
     tried = mark.exists()
     mark.touch()

@@ -53,7 +53,7 @@ def run(*command: str | Path) -> str:
 
 
 def installed(program: str, package: str) -> str:
-    """Its path, or the test is skipped."""
+    """The path of a program; skips the test if there is none."""
     folders = f"{Path(sys.executable).parent}:/usr/local/bin:/usr/bin"
     if found := shutil.which(program, path=folders):
         return found
@@ -90,7 +90,7 @@ def test_every_machine_may_be_a_worker():
 
 
 def ray_cluster(name: str) -> dict:
-    """The spec of a Ray cluster, whatever it is part of."""
+    """The spec of the Ray cluster in a resource."""
     resource = read(name)
     assert resource["apiVersion"] == "ray.io/v1"
     return resource["spec"].get("rayClusterSpec", resource["spec"])
@@ -181,7 +181,7 @@ def test_hadolint_finds_nothing_in_the_dockerfile():
 
 
 def instructions(dockerfile: str) -> list[list[str]]:
-    """Its lines, split into words, without comments and with what is continued on the next."""
+    """Its lines, split into words, with continuation lines joined and without comments."""
     kept = [line for line in dockerfile.splitlines() if not line.lstrip().startswith("#")]
     lines = "\n".join(kept).replace("\\\n", " ").splitlines()
     return [line.split() for line in lines if line.strip()]
@@ -204,7 +204,7 @@ def test_the_image_is_pinned_and_runs_without_root():
 
 
 def pins(lock: Path) -> dict[str, str]:
-    """Versions by name; fails where a line is no pin."""
+    """Versions by name; fails if a line is not a pin."""
     found = {}
     for line in lock.read_text().splitlines():
         requirement = Requirement(line)

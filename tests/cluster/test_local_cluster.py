@@ -1,4 +1,4 @@
-"""A cluster on one machine: who reaches it, what its workers import, and what is left of it: nothing."""
+"""A cluster on one machine: who can reach it, what its workers import, and that nothing remains."""
 
 import os
 import shutil
@@ -57,8 +57,8 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def session(tmp_path_factory):
-    """What a session found: in a folder full of traps, with an interpreter and a TMPDIR on awkward paths, on a node of
-    another cluster."""
+    """The result of a session in a folder full of traps, with an interpreter and a TMPDIR on
+    awkward paths, on a node of another cluster."""
     import json
 
     folder = tmp_path_factory.mktemp("session")
@@ -108,7 +108,7 @@ def test_everything_listens_on_the_loopback_interface_alone(session):
 
 
 def test_who_has_no_token_is_let_in_by_nobody(session):
-    """A process of the same user on the same machine: by default, without any setting."""
+    """A process of the same user on the same machine, without any settings."""
     assert session["known"] == 0
     assert "InvalidAuthToken" in session["stranger"]
 
@@ -125,7 +125,8 @@ def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
 
 
 def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
-    """It removes what a killed process leaves: processes, and the temporary folder that it held, whoever writes there."""
+    """It removes what a killed process leaves: its children, and its temporary folder even if
+    another process writes there."""
     for name in COMMON_NAMES:
         (tmp_path / f"{name}.py").write_text("raise RuntimeError")
     code = (

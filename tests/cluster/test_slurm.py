@@ -27,7 +27,7 @@ def words(path: Path) -> list[str]:
 
 
 def submit(host: Host, step: Path, *arguments: str | Path) -> subprocess.Popen:
-    """The batch script as Slurm starts it on the first of two nodes of one CPU."""
+    """The batch script, started as by Slurm on the first of two nodes with one CPU each."""
     step.mkdir()
     srun = step / "srun"
     srun.write_text(SRUN)
@@ -45,9 +45,9 @@ def submit(host: Host, step: Path, *arguments: str | Path) -> subprocess.Popen:
 
 
 def run_step(hosts: Hosts, step: Path, job: subprocess.Popen) -> str:
-    """What Slurm does for srun: its command on every node; returns the output of the first.
+    """Run a command on every node, like srun; returns the output of the first.
 
-    The second ends by itself once Ray has given up the head, which takes a minute: nobody waits for it here.
+    The second ends once Ray has given up on the head, which takes a minute: the test does not wait.
     """
     while not (step / "command").exists():
         assert job.poll() is None, job.communicate()

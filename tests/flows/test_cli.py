@@ -223,7 +223,8 @@ def test_an_export_that_is_refused_says_nothing_else(built_zoo, tmp_path, capsys
 
 
 def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys):
-    """Of a run on an imported zoo, without a baseline, that nobody scored: an imported zoo has no PSNR and no originals."""
+    """The report of an unscored run without baselines on an imported zoo, which has no PSNR and no
+    originals."""
     run = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
     for name in ("baselines", "report"):
         shutil.rmtree(run / name)

@@ -1,4 +1,4 @@
-"""Scheduled runs on a work pool: from the file to a finished run, on a server and a worker of Prefect's own."""
+"""Scheduled runs on a work pool, from the file to a finished run, with a real server and worker."""
 
 import asyncio
 import contextlib
@@ -45,7 +45,7 @@ class Server:
 
 @contextlib.contextmanager
 def database(folder: Path) -> Iterator[str]:
-    """The URL of a database: PostgreSQL's, of a server that ends with the block, or where it is not installed SQLite's."""
+    """The URL of a PostgreSQL database for the block, or of a SQLite one if it is not installed."""
     installed = [Path(found).parent for found in [shutil.which("initdb")] if found]
     installed += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not installed:
@@ -71,7 +71,7 @@ def database(folder: Path) -> Iterator[str]:
 
 @pytest.fixture
 def server(tmp_path, monkeypatch) -> Iterator[Server]:
-    """A Prefect server as a team has one, at PREFECT_API_URL."""
+    """A permanent Prefect server at PREFECT_API_URL."""
     home = tmp_path / "prefect"
     home.mkdir()
     with database(home) as place, socket.create_server(("127.0.0.1", 0)) as listener:
@@ -99,7 +99,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
 
 @pytest.fixture
 def notified() -> Iterator[tuple[str, list[dict]]]:
-    """A URL, and what is sent there."""
+    """A URL, and the list of what is sent to it."""
     messages = []
 
     class Handler(http.server.BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""What `dwszoo doctor` says of an installation."""
+"""The findings of `dwszoo doctor`."""
 
 import pytest
 from packaging.requirements import Requirement

@@ -1,4 +1,4 @@
-"""Editing through the real command: trained, scored, predicted with, reported, and a zoo edited."""
+"""Editing through the real command: training, evaluation, predictions, report, edited zoo."""
 
 import json
 

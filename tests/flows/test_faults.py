@@ -1,4 +1,4 @@
-"""What goes wrong while a zoo is built, with real processes: afterwards every file is as in a zoo that nothing happened to."""
+"""Faults while a zoo is built, with real processes, do not change the files of the zoo."""
 
 import os
 import signal
@@ -36,7 +36,7 @@ def kill_this_process(*ignored):
 
 
 def fit_or_die(config, folder, signals, shard, marks, advance):
-    """Fit a shard; the worker that tries one of three shards first is killed on the way."""
+    """Fit a shard; the first attempt of each of three shards is killed."""
     mark = marks / shard.name
     if not mark.exists():
         mark.touch()
@@ -96,7 +96,7 @@ def stopped_on_the_way(zoo: Path) -> subprocess.Popen:
 
 
 def finish_here(zoo: Path):
-    """Go on with a build in this process."""
+    """Continue a build in this process."""
     plan, pending = plan_zoo(smoke().zoo, zoo), pending_shards(zoo)
     for shard in plan.shards:
         if shard.name in pending:
@@ -146,7 +146,7 @@ def test_a_driver_keeps_others_out_is_killed_and_the_next_goes_on_where_it_stopp
 
 
 def in_a_namespace(script: str) -> subprocess.CompletedProcess:
-    """Run a shell script that mounts file systems of its own; they end with it. `dwszoo` is the command."""
+    """Run a shell script with private mounts, which end with it; `dwszoo` is the command."""
     script = f'dwszoo() {{ {sys.executable} -m flows.cli "$@"; }}; {script}'
     result = subprocess.run(
         ["unshare", "-r", "-m", "sh", "-c", script], capture_output=True, text=True, check=False

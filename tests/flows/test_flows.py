@@ -1,4 +1,4 @@
-"""The verbs as Prefect flows: what a form shows of them, what is retried, and that they need no Prefect."""
+"""The verbs as Prefect flows: their forms, retries, and that they work without Prefect."""
 
 import subprocess
 import sys
@@ -81,7 +81,7 @@ def test_a_verb_that_no_server_sees_needs_no_prefect():
 
 @pytest.fixture
 def artifacts(monkeypatch) -> dict[str, list]:
-    """What Prefect is asked to show, by the key of the artifact; the server is gone where it is asked for `gone`."""
+    """The artifacts sent to Prefect, by key; the server is gone for the key `gone`."""
     shown = {}
 
     def create(percent, key, text):

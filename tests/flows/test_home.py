@@ -1,4 +1,4 @@
-"""A HOME that is missing, cannot be written to or is none."""
+"""A HOME that is missing, read-only or not a folder."""
 
 import os
 import pwd

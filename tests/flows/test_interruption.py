@@ -1,4 +1,4 @@
-"""SIGTERM, SIGHUP and Ctrl-C, to the command alone or to all its processes: a sentence, an exit code, and nothing left."""
+"""SIGTERM, SIGHUP and Ctrl-C, sent to the command or all its processes: message and exit code."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=
 
 
 def started_by(process: int) -> list[int]:
-    """What a command has started and still runs, its watcher apart, which ends after it."""
+    """The running children of a command, except its watcher, which ends after it."""
     mark, found = f"{MARK}={process}-".encode(), []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:

@@ -1,4 +1,4 @@
-"""Training inside the job of another launcher: the ranks are Ray's, and its sockets this machine's alone."""
+"""Training inside the job of another launcher: ranks are Ray's, sockets only on this machine."""
 
 import json
 

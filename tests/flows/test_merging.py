@@ -1,4 +1,4 @@
-"""Settings and files place fields in configurations whose groups are unions by kind."""
+"""Merging settings and files into configurations with unions by kind."""
 
 from itertools import permutations
 from typing import Annotated, Literal

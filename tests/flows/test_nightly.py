@@ -1,4 +1,4 @@
-"""Night after night the zoo of a run grows, training goes on, and a metric that falls too far fails the run."""
+"""Nightly runs: the zoo grows, training continues, and a large fall of the metric fails."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ RECIPE = override(smoke(), GROWS)
 
 @pytest.fixture
 def out(smoke_run, tmp_path) -> Path:
-    """A folder where one night is over: the run of the smoke recipe."""
+    """A folder with one finished night, the run of the smoke recipe."""
     folder = tmp_path / "out"
     shutil.copytree(
         smoke_run.folder, folder / "runs" / "0001", ignore=shutil.ignore_patterns("zoo")

@@ -1,4 +1,4 @@
-"""A task and an encoder that exist in this file alone, through the real command: nothing else knows them."""
+"""A task and an encoder that are defined only in this file, through the real command."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""What `dwszoo plan` says of a recipe: how much there is to do, what it takes, what is there and what is lacking."""
+"""The output of `dwszoo plan`: remaining work, cost, finished work and missing resources."""
 
 import json
 import os

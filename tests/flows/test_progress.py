@@ -75,7 +75,7 @@ class Clock:
 
 
 def rate_after(clock: Clock, steps: list[tuple[float, int]], done: int = 0) -> float:
-    """The rate that a log shows after `steps`: how many seconds pass, and how much is done then."""
+    """The rate that a log shows after `steps`, each of some seconds and the amount done by then."""
     log = io.StringIO()
     bar = Progress("train", 10**6, "models", done, log)
     for seconds, done in steps:
@@ -90,14 +90,14 @@ def rate_after(clock: Clock, steps: list[tuple[float, int]], done: int = 0) -> f
 def test_the_rate_is_the_present_one_without_the_start(monkeypatch):
     clock = Clock(monkeypatch)
     assert rate_after(clock, []) == 0
-    assert rate_after(clock, [(15, 1000)], done=900) == 0  # how long it took is not known yet
+    assert rate_after(clock, [(15, 1000)], done=900) == 0  # its time is not known yet
     assert rate_after(clock, [(100, 0), (20, 4000), (5, 5000)]) == 100  # 1,000 in 5 + 5 s
     steady = [(1, 50 * (second + 1)) for second in range(60)]
     faster = [(1, 3000 + 500 * (second + 1)) for second in range(60)]
     assert rate_after(clock, [(100, 0), *steady, *faster]) == pytest.approx(
         500 * RATE_SECONDS / (RATE_SECONDS + LINE_SECONDS), rel=0.05
     )
-    assert rate_after(clock, [(100, 0), *steady, (3600, 3000)]) < 0.1  # it stands still
+    assert rate_after(clock, [(100, 0), *steady, (3600, 3000)]) < 0.1  # no progress
     coarse = [(90, 4096 * (shard + 1)) for shard in range(5)]
     assert rate_after(clock, coarse) == pytest.approx(4096 / 95, rel=0.05)
 

@@ -1,4 +1,4 @@
-"""Recipes in files: what is written reads back the same, and every mistake is one sentence."""
+"""Recipe files: they read back as written, and every mistake gives a message of one sentence."""
 
 import json
 import tomllib
@@ -29,7 +29,7 @@ CHANGED = [
 
 @pytest.fixture
 def file(tmp_path, monkeypatch):
-    """Writes a file, by default of TOML, in the working directory."""
+    """A function that writes a file, by default TOML, to the working directory."""
     monkeypatch.chdir(tmp_path)
 
     def write(content: str | bytes, name: str = "mine.toml"):
@@ -202,7 +202,7 @@ def test_lines_are_found_where_they_are_plain():
 
 
 def test_fields_that_may_be_null_are_null_by_default():
-    """What a file leaves out has its default: else a null could not be written in TOML."""
+    """Fields that are left out must have null as default, because TOML has no null."""
 
     def configs(model):
         yield model

@@ -1,4 +1,4 @@
-"""Regression through the real command: a zoo of classifiers, their accuracy, fewer members, boosting beside it."""
+"""Regression through the real command: accuracy of classifiers, fewer members, boosting."""
 
 import json
 
@@ -34,7 +34,7 @@ SMALL = {
 
 
 def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path):
-    """What is trained by the command is scored and reported here, as `dwszoo run` does it."""
+    """Score and report in this process what the command trained, as `dwszoo run` does."""
     from flows.run import run_stages
 
     folder, table = tmp_path / "run", tmp_path / "predictions.parquet"

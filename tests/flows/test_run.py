@@ -1,4 +1,4 @@
-"""The whole job through the command: what a run leaves, that it is not repeated, and that a kill costs nothing."""
+"""`dwszoo run`: what it leaves, that it is not repeated, and that a kill loses nothing."""
 
 import json
 import os
@@ -79,7 +79,7 @@ def test_nobody_else_can_write_the_files_of_a_run_that_was_started_with_an_open_
 
 
 class Page(HTMLParser):
-    """Text by element id, and everything that the page links to."""
+    """Text by element id, and all links of the page."""
 
     def __init__(self, text: str):
         super().__init__()

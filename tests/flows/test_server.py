@@ -1,4 +1,4 @@
-"""Prefect's server: odd surroundings, one that does not start, one that dies, one that is somebody else."""
+"""Prefect's server: odd environments, and servers that do not start, die, or are not Prefect."""
 
 import http.server
 import os
@@ -67,7 +67,7 @@ os._exit(0)
 
 
 def trial(when: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """A flow of three steps on a temporary server, which is killed at a certain moment."""
+    """A flow of three steps on a temporary server that is killed at a given moment."""
     return subprocess.run(
         [sys.executable, "-c", TRIAL, when],
         env=os.environ | environment,
@@ -148,7 +148,7 @@ def test_where_the_users_server_is(settings, profile, found, tmp_path):
 
 @pytest.fixture
 def answering():
-    """Starts HTTP servers that give everybody the same answer."""
+    """A function that starts HTTP servers with a constant answer."""
     started = []
 
     def start(status: int) -> str:

@@ -1,4 +1,4 @@
-"""What becomes of what the command prints: read in part, not at all, in a locale that cannot write it."""
+"""The command's output if it is read in part, not read at all, or not encodable in the locale."""
 
 import os
 import subprocess
@@ -54,7 +54,7 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {}])
 def test_every_name_of_a_file_can_be_written(locale, tmp_path):
-    """In a locale that has only ASCII, and where the name is in no encoding at all."""
+    """In an ASCII locale, and with a name that is in no encoding."""
     code = "from flows.streams import prepare_streams; prepare_streams(); import sys; print(sys.argv[1])"
     for name in ("Größe".encode(), "Größe".encode("latin-1")):
         result = subprocess.run(
@@ -72,6 +72,6 @@ def test_every_name_of_a_file_can_be_written(locale, tmp_path):
 
 
 def test_errors_have_no_colours(capsys):
-    """Ray writes them into the names of its tasks."""
+    """Colours, which Ray writes into the names of its tasks."""
     assert complain("\x1b[36mray::fit_shard()\x1b[39m died", 1) == 1
     assert capsys.readouterr().err == "dwszoo: ray::fit_shard() died\n"

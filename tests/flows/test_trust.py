@@ -1,4 +1,4 @@
-"""Code of the user's own that a run folder names is called by nobody who did not say so."""
+"""The user's own code that a run folder names is called only with permission."""
 
 import json
 import shutil
