@@ -1,4 +1,4 @@
-"""The bars of long stages: members that are fitted, copied and trained on."""
+"""Progress bars of long stages: fitting, copying and training."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from pipeline.zoos.build import ShardSummary
 
 @contextmanager
 def counting(title: str, total: int, note: str) -> Iterator[Callable[[int], None]]:
-    """A bar over members, moved by calling what it gives with how many more are done."""
+    """A bar over members; yields a function to call with the number of further members done."""
     bar, done = Progress(title, total, "members"), 0
 
     def advance(number: int):
@@ -32,7 +32,7 @@ def counting(title: str, total: int, note: str) -> Iterator[Callable[[int], None
 
 
 class FitBar:
-    """The bar of a fit, over the members of shards that are finished and of those under way."""
+    """The bar of a fit, over the members of finished and running shards."""
 
     def __init__(self, kind: type[ZooKind], shards: list[ShardPlan]):
         self.kind = kind
@@ -50,7 +50,7 @@ class FitBar:
         self._show()
 
     def finish(self, shard: ShardPlan, result: ShardSummary | Exception):
-        """A shard that failed is not done: the bar goes back by what was under way of it."""
+        """A shard finished. If it failed, the bar goes back by the members done in it."""
         self.under_way.pop(shard.name, None)
         if isinstance(result, ShardSummary):
             self.members += len(shard.source_index)
@@ -78,13 +78,13 @@ class FitBar:
 
 
 class TrainingBars:
-    """The bars of models that are trained at the same time, one for each group of workers."""
+    """The bars of models that are trained at the same time, one per group of workers."""
 
     def __init__(self, groups: Sequence[Sequence[Job]]):
         self.groups = [GroupBar(jobs) for jobs in groups]
 
     def look(self):
-        """Bring them up to what the workers wrote; raises ConnectionError where Ray is gone."""
+        """Update the bars from the workers' files. Raises ConnectionError if Ray is gone."""
         require_ray()
         for group in self.groups:
             group.look()
@@ -125,12 +125,12 @@ class GroupBar:
 
 
 def is_under_way(run: Path) -> bool:
-    """Whether workers have said how far its training is, since they were launched."""
+    """Whether workers have reported progress of a run since they were launched."""
     return (run / ".progress.json").exists()
 
 
 def show_training(bar: Progress, run: Path, epochs: int, per_epoch: int):
-    """Bring the bar up to what the workers wrote into the run folder."""
+    """Update the bar from the workers' files in the run folder."""
     history, status = read_history(run), read_status(run)
     num_epochs = len(history) if history else 0
     done = num_epochs * per_epoch

@@ -1,4 +1,4 @@
-"""The verbs as Prefect flows, for deployments and for servers that show what runs."""
+"""The verbs as Prefect flows, for deployments and for servers that show runs."""
 
 from collections.abc import Callable
 from functools import wraps
@@ -18,7 +18,7 @@ from pipeline.errors import InUseError
 
 
 def flow_of(verb: Callable[..., Any], folder: str) -> Flow:
-    """The flow of a verb, whose runs have the name of the `folder` that they are given."""
+    """The flow of a verb, whose runs are named after their `folder` argument."""
 
     @wraps(verb)
     def tracked(*arguments: Any, **options: Any) -> Any:

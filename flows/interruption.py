@@ -12,7 +12,7 @@ from types import FrameType
 from cluster.orphans import end_children
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-SENTENCE = "dwszoo: interrupted: run the same command again to go on\n"
+SENTENCE = "dwszoo: interrupted: run the same command again to continue\n"
 SECONDS = 10.0
 """Time limit of a clean end. Batch systems and Kubernetes send SIGKILL after 30 seconds."""
 

@@ -1,4 +1,4 @@
-"""Flow runs in Prefect: stages as tasks, progress and results as artifacts, and what became of folders as events."""
+"""Flow runs in Prefect: stages as tasks, progress and results as artifacts, folders as events."""
 
 import re
 import time
@@ -32,24 +32,24 @@ from pipeline.location import Location
 
 RETRIES = 2
 BACKOFF_SECONDS = 30
-"""Before the first retry; twice as long before the second."""
+"""Delay before the first retry; it doubles for the second."""
 PROGRESS_SECONDS = 5.0
-"""Least time between two updates of one progress artifact."""
+"""Minimum time between two updates of a progress artifact."""
 ANSWER_SECONDS = 5.0
-"""What the server may take for an artifact, as the work waits for it."""
+"""Time limit of the server for an artifact, because the work waits for it."""
 
 
 class PrefectTracker(Tracker):
     def __init__(self, folder: str | Path):
-        """`folder` is where the flow run works: its artifacts are named after it."""
+        """`folder` is the flow run's folder, after which its artifacts are named."""
         self.name = Path(folder).name
         self.bars: dict[str, Any] = {}
         self.due: dict[str, float] = {}
         self.answers = True
-        """Whether the server has taken all artifacts so far."""
+        """Whether the server has accepted all artifacts so far."""
 
     def run(self, stage: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """A stage within a stage is not retried by itself: the outer one is, with all that it needs."""
+        """Run a stage as a task. Nested stages are not retried themselves: the outermost one is."""
         tracked = task(
             cache_policy=NO_CACHE,
             persist_result=False,
@@ -86,12 +86,12 @@ class PrefectTracker(Tracker):
                 create_markdown_artifact(write_markdown(run), self.key("results"), str(run))
 
     def key(self, title: str) -> str:
-        """Prefect's name of an artifact, of which each run adds a version."""
+        """Prefect's key of an artifact; each run adds a version of it."""
         return "-".join(re.findall("[a-z0-9]+", f"{self.name} {title}".lower()))
 
     @contextmanager
     def optional(self) -> Iterator[None]:
-        """Asked once and not for long: the work does not need what the block shows."""
+        """Make requests in the block once, with a short timeout: the work does not need them."""
         settings = {
             PREFECT_CLIENT_MAX_RETRIES: 0,
             PREFECT_API_REQUEST_TIMEOUT: ANSWER_SECONDS,
@@ -104,9 +104,9 @@ class PrefectTracker(Tracker):
 
 
 def may_pass(_task: Any, _run: Any, state: State) -> bool:
-    """Whether a stage may succeed when it is run again: shards failed, or the cluster was lost.
+    """Whether a stage may succeed if it is retried: shards failed, or the cluster was lost.
 
-    Where nobody started the run by hand: who did is told, and decides.
+    Only for scheduled runs: whoever started a run by hand sees the error, and decides.
     """
     may = isinstance(state.data, WorkError | ConnectionError)
     return deployment.id is not None and may and not isinstance(state.data, DivergenceError)

@@ -1,4 +1,4 @@
-"""What a flow does is shown by a tracker: of Prefect where it runs the flow, elsewhere of nobody."""
+"""Trackers show what a flow does: in Prefect if it runs the flow, otherwise nowhere."""
 
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -10,27 +10,27 @@ from pipeline.location import Location
 
 
 class Tracker:
-    """One that shows nothing."""
+    """A tracker that shows nothing."""
 
     def run(self, stage: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What a stage returns."""
+        """Run a stage; returns its result."""
         return stage(*arguments, **options)
 
     def progress(self, title: str, done: int, total: int, note: str):
         """`done` of `total` members are fitted, trained on or copied; called often."""
 
     def event(self, name: str, folder: Location):
-        """What has become of a folder."""
+        """Something happened to a folder."""
 
     def results(self, run: Path):
-        """The report of a run is drawn."""
+        """The report of a run has been drawn."""
 
 
-tracker: ContextVar[Tracker] = ContextVar("tracker", default=Tracker())  # noqa: B039 - it has no state
+tracker: ContextVar[Tracker] = ContextVar("tracker", default=Tracker())  # noqa: B039 - stateless
 
 
 def stage(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A step of a flow. It is run anew each time: what is done already, it finds out from files."""
+    """A step of a flow. It runs each time, and finds out from files what is already done."""
 
     @wraps(function)
     def run(*arguments: Any, **options: Any) -> Any:

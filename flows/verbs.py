@@ -1,4 +1,4 @@
-"""What the command's verbs do in more than one step: each holds its folder, and goes on from what is there."""
+"""The command's verbs of several steps; each locks its folder and continues what is there."""
 
 from functools import partial
 from pathlib import Path
@@ -37,13 +37,13 @@ Split = Literal["train", "validation", "test"]
 def build(
     recipe: RecipeName, out: str, settings: Settings = (), trust: Modules = ()
 ) -> building.FitSummary | None:
-    """Fits and archives a zoo, and verifies it; None where all shards were committed before.
+    """Fits, archives and verifies a zoo; None if all shards were already committed.
 
     Args:
-        recipe: The name of a recipe, a TOML or JSON file, package.module:function, or the zoo.json of a zoo to build again.
+        recipe: A recipe, a TOML or JSON file, package.module:function, or the zoo.json of a zoo.
         out: The folder of the zoo, or a URI such as s3://bucket/zoo.
-        settings: Fields of the recipe that are overridden, such as zoo.views=4.
-        trust: Modules of yours whose functions are called where a zoo.json has signals that they make.
+        settings: Overridden fields of the recipe, such as zoo.views=4.
+        trust: Modules of yours that may be called to make the signals of a zoo.json.
     """
     zoo, file = locate(out), locate(recipe)
     if record := record_in(file):
@@ -59,7 +59,7 @@ def build(
 
 
 def recipe_of(file: Location, record: ZooRecord) -> Recipe:
-    """Of the zoo whose zoo.json is `file`. Raises InputError where it was not made by a recipe."""
+    """The zoo whose zoo.json is `file`. Raises InputError if it was not made by a recipe."""
     if record.config.kind not in KINDS:
         raise InputError(
             f"{file} must be of a zoo that a recipe made, found one that was {record.config.kind}: make it as it was made"
@@ -70,13 +70,13 @@ def recipe_of(file: Location, record: ZooRecord) -> Recipe:
 def grow(
     zoo: str, views: Views = "+0", settings: Settings = (), trust: Modules = ()
 ) -> building.FitSummary | None:
-    """Adds INRs to a zoo: more of each signal, and signals that its source has more; None where nothing was to be fitted.
+    """Adds INRs to a zoo, also of new signals of its source; None if there was nothing to fit.
 
     Args:
         zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
-        views: How many INRs of each signal there are to be, or +2 for two more.
-        settings: On how much hardware: resources.workers=4.
-        trust: Modules of yours whose functions are called where the zoo's signals are made by them.
+        views: The new number of INRs per signal, or +2 for two more.
+        settings: Resources, such as resources.workers=4.
+        trust: Modules of yours that may be called to make the zoo's signals.
     """
     place, resources = locate(zoo), override(Recipe(), settings).resources
     with exclusive(place):
@@ -89,7 +89,7 @@ def grow(
 
 
 def fit(planned: ZooPlan, zoo: Location, resources: ResourcesConfig) -> building.FitSummary | None:
-    """`fit_zoo` on Ray, where there is something to fit."""
+    """Call `fit_zoo` on Ray, if there is anything to fit."""
     is_needed = bool(pending_shards(zoo))
     return on_ray(lambda: building.fit_zoo(planned, zoo, resources), resources, zoo, is_needed)
 
@@ -97,14 +97,14 @@ def fit(planned: ZooPlan, zoo: Location, resources: ResourcesConfig) -> building
 def train(
     recipe: RecipeName, zoo: str, out: Path, settings: Settings = (), trust: Modules = ()
 ) -> bool:
-    """Trains the model of a recipe on a zoo; False where it was trained before.
+    """Trains the model of a recipe on a zoo; False if it was already trained.
 
     Args:
         recipe: The name of a recipe, a TOML or JSON file, or package.module:function.
         zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
         out: The folder of the run.
-        settings: Fields of the recipe that are overridden, such as training.epochs=4.
-        trust: Modules of yours whose functions are called where the zoo names them.
+        settings: Overridden fields of the recipe, such as training.epochs=4.
+        trust: Modules of yours that may be called if the zoo names them.
     """
     resolved, source = resolve_training(recipe, settings), locate(zoo)
     training, resources = resolved.required_training, resolved.resources
@@ -121,25 +121,25 @@ def train(
 
 
 def evaluate(run: Path, split: Split = "test", trust: Modules = ()) -> dict[str, Any]:
-    """Scores the best checkpoint of a run; returns the metrics, which it writes into the run's folder.
+    """Scores the best checkpoint of a run; returns the metrics and writes them to the run folder.
 
     Args:
         run: The folder of the run.
         split: The split of its zoo.
-        trust: Modules of yours whose functions are called where the run or its zoo names them.
+        trust: Modules of yours that may be called if the run or its zoo names them.
     """
     assess.require_run(run)
     return assess.evaluate(run, split, trust)
 
 
 def edit(run: Path, zoo: str, out: str, trust: Modules = ()) -> Zoo:
-    """Edits each member of a zoo with the model of a run, into a new zoo.
+    """Edits all members of a zoo by the model of a run, into a new zoo.
 
     Args:
         run: The folder of a run that was trained for editing.
         zoo: The folder of the zoo, or a URI such as s3://bucket/zoo.
         out: The folder of the new zoo, or a URI.
-        trust: Modules of yours whose functions are called where the run names them.
+        trust: Modules of yours that may be called if the run names them.
     """
     assess.require_run(run)
     edited = locate(out)

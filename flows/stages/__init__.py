@@ -1,1 +1,1 @@
-"""The stages of a run, as plain functions. Each can be called again: what is done is found done and not repeated."""
+"""The stages of a run, as plain functions. Called again, they do not repeat finished work."""

@@ -1,4 +1,4 @@
-"""What was learned: scores, probes and the report of a run."""
+"""Scores, probes and the report of a run."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
@@ -22,7 +22,10 @@ from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
 
 @stage
 def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, Any]:
-    """Score the best checkpoint of a run on a split of its zoo; writes metrics.json, or metrics-SPLIT.json for other splits."""
+    """Score the best checkpoint of a run on a split of its zoo.
+
+    Writes metrics.json, or metrics-SPLIT.json for splits other than test.
+    """
     trained, training = load_best(run, trusted), read_training(run)
     metrics, _ = evaluation.evaluate(
         trained, Zoo.open(run / "zoo", trusted), split, training.members, training.seed
@@ -33,19 +36,20 @@ def evaluate(run: Path, split: str, trusted: Collection[str] = ()) -> dict[str, 
 
 
 def scored(run: Path, trusted: Collection[str] = ()) -> dict[str, Any]:
-    """The scores of the best checkpoint on the test split, taken again where metrics.json is older than the newest one."""
+    """The best checkpoint's scores on the test split, recomputed if metrics.json is outdated."""
     file, of_epochs = run / "metrics.json", run.glob("metrics.jsonl")
     metrics = evaluation.read_metrics(file) if is_newer(file, *of_epochs) else {}
     return metrics if is_whole(metrics) else evaluate(run, "test", trusted)
 
 
 def is_whole(metrics: Mapping[str, Any]) -> bool:
-    """Whether they are those of the test split, with the score on the train split, which older versions did not have."""
+    """Whether metrics are for the test split, with the train score that older versions lack."""
     return metrics.get("split") == "test" and "train" in metrics
 
 
 def boost(run: Path, trusted: Collection[str] = ()):
-    """Score gradient boosting on what the model of a run was trained on, into boosted.json; once, where the task has it."""
+    """Score gradient boosting on a run's training members, once, into boosted.json, if the task has
+    such a baseline."""
     file = run / FILE
     known = evaluation.read_metrics(file) if file.exists() else {}
     if num_epochs(run) and not is_whole(known):
@@ -63,9 +67,11 @@ def probe(
     targets: Sequence[str] = (),
     trusted: Collection[str] = (),
 ) -> list[probing.Reading]:
-    """What linear models read from the encoder of a run's best checkpoint, by default classes and facts of the signals.
+    """Fit linear probes to the encoder of a run's best checkpoint, by default for the classes and
+    facts of the signals.
 
-    On the run's own zoo, its transfers come along, and probe.json is written for the report.
+    On the run's own zoo, the readings include its transfers and are written to probe.json, for the
+    report.
     """
     opened = Zoo.open(zoo or run / "zoo", trusted)
     seed = read_json(run / "config.json")["training"]["seed"]
@@ -83,8 +89,8 @@ def probe(
 
 @stage
 def report(run: Path, trusted: Collection[str] = ()) -> Path:
-    """Score what was trained in a run, if need be, and draw the report; returns the page."""
-    from pipeline.report.page import write_report  # draws, by Matplotlib
+    """Score the models of a run, if needed, and draw the report; returns the page."""
+    from pipeline.report.page import write_report  # imports Matplotlib
 
     for folder in all_folders_in(run):
         if folder == run or num_epochs(folder):
@@ -98,15 +104,16 @@ def report(run: Path, trusted: Collection[str] = ()) -> Path:
 
 
 def require_run(folder: Path):
-    """Raises InputError where `folder` is not a run."""
+    """Raises InputError if `folder` is not a run."""
     if not (folder / "config.json").is_file():
         raise InputError(
-            f"{folder} is not a run: expected a folder with config.json; `dwszoo train` or `dwszoo run` makes one"
+            f"{folder} is not a run: expected a folder with config.json; "
+            "`dwszoo train` or `dwszoo run` makes one"
         )
 
 
 def is_newer(output: Path, *inputs: Path) -> bool:
-    """As make has it: an output that is there and no older than what it was made from is done."""
+    """Whether an output exists and is no older than its inputs, as in make."""
     return output.exists() and all(
         output.stat().st_mtime_ns >= path.stat().st_mtime_ns for path in inputs
     )

@@ -1,4 +1,4 @@
-"""A zoo is planned, fitted, archived and verified."""
+"""Stages that plan, fit, archive and verify a zoo."""
 
 import time
 from collections.abc import Collection
@@ -25,7 +25,7 @@ from pipeline.zoos.growth import plan_again, plan_growth
 
 @dataclass(frozen=True)
 class FitSummary:
-    """What one call of `fit_zoo` did."""
+    """The result of one call of `fit_zoo`."""
 
     num_members: int
     num_failed: int
@@ -41,7 +41,7 @@ class FitSummary:
 
 @stage
 def plan(config: AnyZooConfig, zoo: Location) -> ZooPlan:
-    """The plan of a zoo; a line says what its signals were taken as."""
+    """The plan of a zoo; prints a line about how its signals were read."""
     return shown(plan_zoo(config, zoo))
 
 
@@ -53,13 +53,13 @@ def plan_recorded(
     zoo: Location,
     trusted: Collection[str],
 ) -> ZooPlan:
-    """The plan of the zoo whose zoo.json is `file`, with the same line."""
+    """The plan of the zoo whose zoo.json is `file`; prints the same line."""
     return shown(plan_again(file, record, config, zoo, trusted))
 
 
 @stage
 def plan_larger(zoo: Location, views: str, trusted: Collection[str] = ()) -> ZooPlan | None:
-    """The plan that a zoo grows by, with the same line; None where there is nothing to add."""
+    """The plan for growing a zoo; None if there is nothing to add. Prints the same line."""
     planned = plan_growth(zoo, views, trusted)
     return planned and shown(planned)
 
@@ -72,9 +72,9 @@ def shown(planned: ZooPlan) -> ZooPlan:
 
 @stage
 def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSummary | None:
-    """Fit the shards that are not committed; None where all are. Needs a Ray session where there is something to do.
+    """Fit the shards that are not committed; None if there are none. Otherwise needs a Ray session.
 
-    Raises WorkError that names the shards that failed, after all others are committed.
+    Raises WorkError if shards failed, after all others are committed.
     """
     pending = pending_shards(zoo)
     if not pending:
@@ -105,20 +105,20 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
         name, error = next(iter(errors.items()))
         raise WorkError(
             f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
-            f"{name}: {reason(error)}; run the same command again to go on"
+            f"{name}: {reason(error)}; run the same command again to continue"
         ) from error
     return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
 
 
 def finish(zoo: Location, fitted: bool) -> Zoo:
-    """The last steps of all that makes a zoo. Raises ArchiveError as `verify` does."""
+    """Archive and verify a zoo: the last steps of everything that makes one. Raises as `verify`."""
     archive(zoo, fitted)
     return verify(zoo)
 
 
 @stage
 def archive(zoo: Location, fitted: bool) -> Zoo:
-    """Seal the zoo after a fit, or where a kill left it unsealed or as it was before it grew."""
+    """Seal the zoo after a fit, or if a kill left it unsealed or in its state before a growth."""
     opened = Zoo.open(zoo)
     if opened.is_sealed and not fitted and read_growing(zoo) is None:
         return opened
@@ -129,7 +129,7 @@ def archive(zoo: Location, fitted: bool) -> Zoo:
 
 @stage
 def verify(zoo: Location) -> Zoo:
-    """Raises ArchiveError where the zoo is not finished or anything is wrong with it."""
+    """Check a zoo. Raises ArchiveError if it is not finished or anything is wrong with it."""
     opened = Zoo.open(zoo)
     opened.require_finished()
     if problems := verify_zoo(opened):

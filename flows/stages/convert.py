@@ -1,4 +1,4 @@
-"""Zoos that are made of others, and zoos in layouts of other projects."""
+"""Merging and editing zoos, and converting them from and to other projects' layouts."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
@@ -29,11 +29,14 @@ FUNCTION = {
     "coordinate_range",
     "coordinate_order",
 }
-"""Fields of a decode contract that say what function weights are."""
+"""Fields of a decode contract that determine the function of weights."""
 
 
 def export(zoo: Location, format: ExchangeFormat, out: Path) -> tuple[int, int]:
-    """Write a zoo in the layout of another project; returns how many members have weights, and how many do not."""
+    """Write a zoo in another project's layout.
+
+    Returns the number of members with weights, and of those without.
+    """
     opened = Zoo.open(zoo)
     with counting("export", len(opened), format) as advance:
         num_members = export_zoo(opened, format, out, advance)
@@ -41,7 +44,7 @@ def export(zoo: Location, format: ExchangeFormat, out: Path) -> tuple[int, int]:
 
 
 def import_zoo(config: ImportConfig, out: Location) -> tuple[Zoo, list[str]]:
-    """Import what is not committed yet, seal and verify; returns the zoo, and what of the source could not be read at all."""
+    """Import what is not committed yet, seal and verify; returns the zoo and unreadable files."""
     plan = plan_import(config, out)
     zoo = commit(
         out, plan.record, lambda name: import_shard(plan, out, name), "import", config.format
@@ -58,12 +61,12 @@ def merge_zoos(zoos: Sequence[Location], out: Location) -> Zoo:
 
 
 def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] = ()) -> Zoo:
-    """Edit what is not committed yet with the best model of a run; seal and verify."""
+    """Edit what is not committed yet by the best model of a run; seal and verify."""
     trained, opened = load_best(run, trusted), Zoo.open(zoo)
     if not isinstance(trained.model, WeightsHead):
         raise InputError(
-            f"{run} must be trained for a task whose outcome is networks, such as editing, to edit a zoo, "
-            f"found {trained.config.task.kind}"
+            f"{run} must be trained for a task whose outputs are networks, such as editing, to edit a "
+            f"zoo, found {trained.config.task.kind}"
         )
     require_space(trained, opened)
     best = read_best(run)
@@ -74,9 +77,9 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
 
 
 def require_functions(run: Path, decode: Mapping[str, Any], zoo: Zoo):
-    """Raises InputError if equal weights are other functions in a zoo than where a run was trained.
+    """Raises InputError if the same weights are different functions in a zoo than in a run's.
 
-    What the record of the zoo leaves open may be as it was there.
+    Fields that the zoo's record leaves open are not compared.
     """
     found = zoo.record.decode.model_dump(mode="json", include=FUNCTION, exclude_none=True)
     if fields := differences({name: decode.get(name) for name in found}, found):
@@ -89,7 +92,7 @@ def require_functions(run: Path, decode: Mapping[str, Any], zoo: Zoo):
 def commit(
     out: Location, record: ZooRecord, commit_shard: Callable[[str], object], title: str, note: str
 ) -> Zoo:
-    """Commit the shards of a planned zoo that are not committed yet, each by its name; seal and verify."""
+    """Commit the shards of a planned zoo that are not committed yet, by name; seal and verify."""
     sizes = {shard.name: shard.num_members for shard in record.shards}
     if pending := pending_shards(out):
         unseal_zoo(out, record)

@@ -1,4 +1,4 @@
-"""Models are trained on a zoo, each into the folder of a run."""
+"""Stages that train models on a zoo, each into its own folder of a run."""
 
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,9 +32,9 @@ from pipeline.training.variants import OWN, Variant
 
 
 def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
-    """The task, where the zoo can teach it to the encoder. Raises InputError where it cannot, or where the task is none.
+    """The task. Raises InputError if it is not one, or if the encoder cannot learn it from the zoo.
 
-    Of a zoo that is not fitted yet, what its record says is looked at.
+    For a zoo that is not fitted yet, only its record is checked.
     """
     task = task_of(training.task, modules_named(training))
     task.check(zoo)
@@ -44,7 +44,8 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
     planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
     if training.sizes and max(training.sizes) > planned:
         raise InputError(
-            f"training.sizes must be at most the {planned:,} members of the train split, got {max(training.sizes):,}"
+            f"training.sizes must be at most the {planned:,} members of the train split, "
+            f"got {max(training.sizes):,}"
         )
     if zoo.is_sealed and not len(zoo.members("validation")):
         raise InputError(
@@ -54,23 +55,24 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
 
 
 def check_probe(zoo: Zoo, training: TrainingConfig, probe: ProbeConfig):
-    """Raises InputError if the zoo has no such targets, or cannot teach what is fine-tuned for."""
+    """Raises InputError if the zoo lacks a target, or is unsuitable for the fine-tuning task."""
     zoo.require_columns(probe.targets, " to probe for")
     if probe.finetune is not None:
         check_task(zoo, training.model_copy(update={"task": probe.finetune.task}))
 
 
 def claim(run: Path, record: ZooRecord, training: TrainingConfig) -> TrainingConfig:
-    """Write config.json, the identity of a run; before the first checkpoint its training may change.
+    """Write config.json, the identity of a run; its training may change before a checkpoint exists.
 
-    Returns the configuration, the model that it begins from named by its sha256. Raises InputError where there is no such
-    model, where `run` is of another configuration, or where Ray cannot be told its path.
+    Returns the configuration, with the sha256 of the model that it starts from. Raises InputError
+    if there is no such model, if `run` has another configuration, or if Ray cannot handle its path.
     """
     try:
         str(run.resolve()).encode()
     except UnicodeEncodeError as error:
         raise InputError(
-            f"{run} cannot hold a run: Ray takes paths in UTF-8 alone: set LC_ALL=C.UTF-8 or choose another --out"
+            f"{run} cannot hold a run, because Ray only accepts paths in UTF-8: "
+            "set LC_ALL=C.UTF-8 or choose another --out"
         ) from error
     training = resolve_start(training, record)
     file, content = run / "config.json", identity_of(record, training)
@@ -86,7 +88,10 @@ def identity_of(record: ZooRecord, training: TrainingConfig) -> dict[str, Any]:
 
 
 def require_same_run(run: Path, record: ZooRecord, training: TrainingConfig):
-    """Raises InputError where `run` is of another configuration; before the first checkpoint its training may differ."""
+    """Raises InputError if `run` has another configuration.
+
+    Before the first checkpoint its training may differ.
+    """
     file, content = run / "config.json", identity_of(record, training)
     if not file.exists():
         return
@@ -107,14 +112,14 @@ def train(
     variants: Sequence[Variant] = (OWN,),
     trusted: Collection[str] = (),
 ) -> bool:
-    """Train variants into their folders in `run`, each from its newest checkpoint on, in one launch of workers.
+    """Train variants in their folders of `run`, each from its newest checkpoint.
 
-    False where all were trained already. Needs a Ray session if not. Code that the zoo names is called if its module is one
-    of `trusted`.
+    False if all were already trained; otherwise needs a Ray session. Code that the zoo names is
+    called only if its module is one of `trusted`.
     """
     opened = Zoo.open(zoo, trusted)
     opened.require_finished()
-    prepared = check_task(opened, training).prepare(opened)  # of any number of members: for sizes
+    prepared = check_task(opened, training).prepare(opened)  # for any number of members: `sizes`
     jobs = []
     for variant in variants:
         config = variant.of(training, opened.space, prepared)
@@ -132,7 +137,7 @@ def train_transfers(
     transfers: Sequence[Transfer],
     trusted: Collection[str] = (),
 ) -> bool:
-    """Train on from the encoder of a run, and from scratch, by some of the labels; as `train`."""
+    """Like `train`: fine-tune a run's encoder, and train from scratch, with some of the labels."""
     opened = Zoo.open(run / "zoo", trusted)
     num_members = Feed(opened, "train", ()).num_members
     jobs = []
@@ -152,7 +157,7 @@ def claim_job(
     resources: ResourcesConfig,
     title: str,
 ) -> Job:
-    """Make `folder` in `run` that of a model. Raises InputError where it cannot be trained so, or not there."""
+    """Prepare `folder` in `run` for a model. Raises InputError if it cannot be trained there."""
     run, place = run / folder, place_of(training.checkpoints, folder)
     trusted = modules_named(training)
     task = task_of(training.task, trusted)
@@ -172,13 +177,13 @@ def claim_job(
         link_to(run / "zoo", zoo.folder)
     place_checkpoints(run, place)
     if (history := read_history(run)) is not None:
-        write_epochs(run, history)  # as the worker that made the checkpoint does, if it lives on
+        write_epochs(run, history)  # its worker may have been killed before
     members = feed.num_batches(training.batch_size) * training.batch_size
     return Job(title, run, training, prepared, members)
 
 
 def run_jobs(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) -> bool:
-    """Train those that are not trained, with a bar for each; False where there are none."""
+    """Train the models that are not trained yet, with a bar for each; False if there are none."""
     waiting = [job for job in jobs if not is_trained(job.run, job.training)]
     if not waiting:
         return False

@@ -1,4 +1,4 @@
-"""Work that needs Ray, and how long it may take."""
+"""Work that needs Ray, and its time limit."""
 
 import time
 from collections.abc import Callable
@@ -18,9 +18,9 @@ Result = TypeVar("Result")
 def on_ray(
     work: Callable[[], Result], resources: ResourcesConfig, folder: Location, is_needed: bool
 ) -> Result:
-    """What `work` that writes to `folder` returns, in one Ray session; without one where it is not needed.
+    """Do `work`, which writes to `folder`, in a Ray session if it is needed; returns its result.
 
-    A retry has a session of its own: one whose cluster was lost is of no use any more.
+    A retry gets a new session, because one whose cluster was lost cannot be used any more.
     """
     with ray_session(
         resources.workers,

@@ -1,11 +1,11 @@
-"""What orchestration costs per shard, here and on 1,000 nodes: `dwszoo bench fanout`.
+"""Cost of orchestration per shard, here and on 1,000 nodes: `dwszoo bench fanout`.
 
-Measured: 10,000 fits that do nothing, with the plan and the signals of 70,000 images, on a local
-cluster of all cores, with as many tasks in flight as for its workers and as for 1,000 nodes. Then
-10,000 tasks that sleep, finishing as often as shards of `SECONDS` do on 1,000 nodes: each of a few
-processes stands for many nodes, and sleeps accordingly less. Modelled: the time until each of 1,000
-nodes has its first shard. Left out: the network, and the load of 1,000 nodes on Ray's head node.
-For comparison, the time to fit a shard of `digits`, our shortest, and of `dws-mnist`.
+Measured: 10,000 empty fits, with the plan and the signals of 70,000 images, on a local cluster of
+all cores, with as many tasks in flight as for its workers and as for 1,000 nodes. Then 10,000 tasks
+that sleep and finish as often as shards of `SECONDS` do on 1,000 nodes: each of a few processes
+stands for many nodes, and sleeps accordingly less. Modelled: the time until each of 1,000 nodes has
+its first shard. Not included: the network, and the load of 1,000 nodes on Ray's head node. For
+comparison, the time to fit a shard of `digits`, our shortest, and of `dws-mnist`.
 """
 
 import os
@@ -31,11 +31,11 @@ from pipeline.zoos.build import fit_shard, plan_zoo
 
 NUM_SHARDS = 10_000
 NODES = 1_000
-"""Each of one worker."""
+"""Nodes, each with one worker."""
 PROCESSES = 8
-"""They stand for the nodes."""
+"""Processes that stand for the nodes."""
 SECONDS = 6.0
-"""Of the shards of a node."""
+"""Time to fit a shard on a node."""
 
 
 def fit_nothing(
@@ -51,11 +51,11 @@ def sleep(config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan, a
 
 
 def ignore(shard: ShardPlan, done: int):
-    """Progress that nobody needs."""
+    """Ignore progress."""
 
 
 def seconds_of_a_fit() -> float:
-    """Of the first full shard of the digits recipe, on one core."""
+    """Seconds to fit the first full shard of the digits recipe on one core."""
     config = digits().zoo
     with TemporaryDirectory() as folder:
         plan = plan_zoo(config, Path(folder))
@@ -65,7 +65,7 @@ def seconds_of_a_fit() -> float:
 
 
 def seconds_of_a_long_fit() -> float:
-    """Of a full shard of dws-mnist on one core, estimated from some members fitted to noise."""
+    """Seconds to fit a full shard of dws-mnist on one core, estimated from fits to noise."""
     config = dws_mnist().zoo
     shard = ShardPlan("train-000000", "train", *2 * [np.arange(config.shard_size)])
     return kind_of(config, images(config.shard_size)).fit_seconds([shard], "cpu", budget=2)
@@ -78,13 +78,13 @@ def images(number: int) -> Signals:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of `NUM_SHARDS` shards, without their fits."""
+    """The cost of `NUM_SHARDS` shards, without their fits."""
 
     seconds: float
     driver_seconds: float
     """CPU time of the driver."""
     grown: float
-    """Bytes that the driver grew by after the first tenth."""
+    """Growth of the driver in bytes after the first tenth."""
 
     def __str__(self) -> str:
         per_shard = 1e3 / NUM_SHARDS
@@ -96,7 +96,7 @@ class Cost:
 
 
 class Fanout:
-    """Runs a function on all shards."""
+    """Run a function on all shards."""
 
     def __init__(self):
         members = np.arange(digits().zoo.shard_size)
@@ -117,7 +117,7 @@ class Fanout:
         return Cost(seconds, cpu, process.memory_info().rss - before)
 
     def start_workers(self, number: int):
-        """Let as many processes import what they need."""
+        """Start as many processes, so that they have imported what they need."""
         list(run_tasks(sleep, self.shards[: 4 * number], self.shared, number, on_progress=ignore))
 
 

@@ -57,7 +57,8 @@ def test_what_cannot_edit_or_be_edited_is_one_sentence(run, smoke_run, built_zoo
     out = ("--out", tmp_path / "edited")
     problem = refusal("edit", smoke_run.folder, "--zoo", built_zoo, *out)
     assert (
-        "whose outcome is networks, such as editing, to edit a zoo, found classification" in problem
+        "whose outputs are networks, such as editing, to edit a zoo, found classification"
+        in problem
     )
     assert not (tmp_path / "edited" / "zoo.json").exists()
     told = refusal("probe", run)

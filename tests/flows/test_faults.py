@@ -165,7 +165,7 @@ def test_a_full_disk_is_said_and_nothing_committed_is_lost(built_zoo, tmp_path):
     )
     assert result.returncode == 1, result.stderr
     assert "No space left on device" in result.stderr
-    assert "run the same command again to go on" in result.stderr
+    assert "run the same command again to continue" in result.stderr
     assert "Traceback" not in result.stderr
     committed = {path: path.stat().st_mtime_ns for path in kept.glob("catalog/*.parquet")}
     assert committed

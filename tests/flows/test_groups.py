@@ -1,4 +1,4 @@
-"""Groups of workers that train at the same time, and what ends a stage that takes too long."""
+"""Groups of workers that train at the same time, and stages that exceed their time limit."""
 
 from pathlib import Path
 from threading import Event
@@ -28,7 +28,7 @@ from tests.pipeline.worlds import without_ray
         (1, 0, {"CPU": 64}, 1),
         (3, 0, {"CPU": 64}, 3),
         (20, 0, {"CPU": 67}, 16),
-        (3, 0, {"CPU": 3}, 1),  # whoever looks for the workers says so
+        (3, 0, {"CPU": 3}, 1),  # reported by the check for workers
         (3, 1, {"CPU": 64, "GPU": 8}, 2),
         (3, 0.5, {"CPU": 7, "GPU": 8}, 1),
         (3, 1, {"CPU": 64}, 1),
@@ -39,7 +39,7 @@ def test_there_are_no_more_groups_than_there_is_room_for(wanted, gpus, found, nu
 
 
 def beside_the_other(spec):
-    """What workers run, once those of the other group have begun too."""
+    """Run by workers; waits until those of the other group have started."""
     from pipeline.training.launch import train_worker
 
     run, both = Path(spec["jobs"][0]["run"]), Path(spec["zoo"]).parent
@@ -84,7 +84,7 @@ def test_a_group_that_fails_ends_the_others(in_group, meanwhile, tmp_path, monke
     ]
     with pytest.raises(InputError, match="it is wrong"):
         launch_training(None, groups, ResourcesConfig(), meanwhile)
-    assert groups[1] in returned  # and no thread goes on
+    assert groups[1] in returned  # and no thread continues
 
 
 def test_a_fit_that_takes_too_long_ends_and_the_next_goes_on(built_zoo, tmp_path):

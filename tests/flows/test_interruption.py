@@ -52,7 +52,7 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
     (os.killpg if to_all else os.kill)(process.pid, signum)
     _, err = process.communicate(timeout=30)
     assert process.returncode == 128 + signum, err
-    assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
+    assert err.endswith("dwszoo: interrupted: run the same command again to continue\n")
     assert "Traceback" not in err
     assert started_by(process.pid) == []
     assert list(temporary.iterdir()) == []

@@ -144,7 +144,7 @@ def test_training_that_is_interrupted_goes_on_and_ends_the_same(built_zoo, long_
     os.killpg(process.pid, signal.SIGINT)  # a terminal's Ctrl-C goes to every process of the group
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
+    assert err.endswith("dwszoo: interrupted: run the same command again to continue\n")
     assert newest_checkpoint(tmp_path) < f"epoch-{EPOCHS:04d}"
     result = dwszoo(*arguments)
     assert result.code == 0, result.err

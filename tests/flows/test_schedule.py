@@ -1,4 +1,4 @@
-"""Schedules: what a file may say, and runs that start by themselves, end with a signal and go on."""
+"""Schedules: the contents of a file, and runs that start on time, stop and continue."""
 
 import signal
 from collections.abc import Callable
@@ -80,14 +80,14 @@ def test_a_scheduled_run_is_ended_by_a_signal_and_goes_on_the_next_time(built_zo
 
 
 def serve_until(reached: Callable[[], bool], file: Path):
-    """Serve a schedule, end it with SIGTERM, and see that nothing of it is left."""
+    """Serve a schedule, end it with SIGTERM, and check that nothing of it is left."""
     process = start_dwszoo("serve", file)
     wait_for(lambda: reached() or process.poll() is not None, 120)
     children = psutil.Process(process.pid).children(recursive=True)
     process.terminate()
     _, err = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, err
-    assert err.endswith("dwszoo: interrupted: run the same command again to go on\n")
+    assert err.endswith("dwszoo: interrupted: run the same command again to continue\n")
     assert "Traceback" not in err
     wait_for(lambda: not any(child.is_running() for child in children), 30)
 
