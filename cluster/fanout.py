@@ -15,21 +15,23 @@ from cluster.session import require_ray
 Item = TypeVar("Item")
 
 WINDOW = 2
-"""Tasks submitted for each that can run: enough that no worker waits, few enough that the scheduler stays fast."""
+"""Tasks submitted per worker: enough to keep workers busy, few enough to keep the scheduler
+fast."""
 RETRIES = 3
 NODE_SECONDS = 5.0
-"""Least time between two looks at which nodes are alive."""
+"""Minimum time between two checks of which nodes are alive."""
 KEPT = {
     "max_calls": 0,
     "runtime_env": {"env_vars": {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}},
 }
-"""Of tasks on GPUs: processes are used again, so that imports, the CUDA context and compiled kernels are paid for once. The
-next task of a process may be given another GPU, so it sees all of them."""
+"""Options of tasks on GPUs. Processes are reused, so that imports, the CUDA context and compiled
+kernels are paid for once. As the next task of a process may get another GPU, it sees all of
+them."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """An item under way."""
+    """A submitted item."""
 
     item: Any
     reporter: ProgressReporter
@@ -46,19 +48,20 @@ def run_tasks(
     on_poll: Callable[[], None] | None = None,
     **options: Any,
 ) -> Iterator[tuple[Item, Any]]:
-    """`(item, function(*shared, item, **options))` for each item, as they finish; an exception where the task raised one.
+    """`(item, function(*shared, item, **options))` for each item, as they finish.
 
-    `shared` is put into the object store once. A task that raised, or whose worker died, is tried again (three times) on
-    whatever node has room, and does not stop the others. Where a node dies, what may have been there is submitted again:
-    of one whose power fails Ray by itself would wait for minutes.
+    If a task raises an error or its worker dies, it is retried up to three times on any node with
+    room, and the other tasks continue; after that its exception takes the place of the result. If a
+    node dies, tasks that may have been there are resubmitted: Ray itself would wait for minutes
+    after a power failure. `shared` is put into the object store once.
 
-    Left early, tasks that are under way end with the session: to cancel them while others are being handed out makes Ray
-    end this process, by a check of its own.
+    If the iteration ends early, running tasks end with the session: cancelling them while others
+    are being submitted trips a check of Ray that ends this process.
 
-    With `on_progress`, the function takes `advance` too, to call with how much it has done since the last call; and
-    `on_progress(item, done)` is called for each running item that has advanced: about twice per
-    second, less often with more than 25 workers. `on_poll` is called at least twice per second; an
-    error it raises ends the fan-out.
+    With `on_progress`, the function takes `advance` too, to call with how much it has done since
+    the last call; and `on_progress(item, done)` is called for each running item that has advanced:
+    about twice per second, less often with more than 25 workers. `on_poll` is called at least twice
+    per second; an error it raises ends the fan-out.
     """
     import ray
 
@@ -108,12 +111,12 @@ def run_tasks(
 
 
 def is_lost(task: Task, living: Collection[str]) -> bool:
-    """Whether it has not begun on a living node, as far as is known: it may be on its way to one that has died."""
+    """Whether a task is not known to have begun on a live node, so that it may be on a dead one."""
     return task.reporter.node() not in living
 
 
 def announced(function: Callable[..., Any], takes_advance: bool) -> Callable[..., Any]:
-    """The function, which first says on which node it is called, and does nothing where it was given up."""
+    """The function, which first reports its node, and does nothing if the task was given up."""
 
     @wraps(function)
     def call(reporter: ProgressReporter, *arguments: Any, **options: Any) -> Any:
@@ -125,13 +128,13 @@ def announced(function: Callable[..., Any], takes_advance: bool) -> Callable[...
 
 
 class NodeWatch:
-    """Looks now and then whether nodes have died."""
+    """Checks now and then whether nodes have died."""
 
     def __init__(self):
         self.living, self.due = set(living_nodes()), time.monotonic() + NODE_SECONDS
 
     def have_died(self) -> bool:
-        """Whether any have since the last look; False where it is too early for another one."""
+        """Whether any have died since the last check; False if that was recent."""
         if time.monotonic() < self.due:
             return False
         before, self.living = self.living, set(living_nodes())
@@ -140,13 +143,13 @@ class NodeWatch:
 
 
 def on_given_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, with the GPU that Ray gives the task as PyTorch's current one; it leaves no memory of it taken."""
+    """The function, called with the task's GPU as PyTorch's current device; frees cached memory."""
 
     @wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
         import torch
 
-        if not torch.cuda.is_available():  # as the function will say
+        if not torch.cuda.is_available():  # the function will report this
             return function(*arguments, **options)
         torch.cuda.set_device(given_gpu())
         try:
@@ -158,7 +161,7 @@ def on_given_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def given_gpu() -> int:
-    """Which of the GPUs that this process sees Ray gives to its task."""
+    """The index, among the GPUs that this process sees, of the one that Ray gives to its task."""
     import ray
 
     given, *_ = map(str, ray.get_gpu_ids())
@@ -167,7 +170,7 @@ def given_gpu() -> int:
 
 
 def outcome(reference: Any) -> Any:
-    """What a finished task returned, or the exception that it ended with."""
+    """The result of a finished task, or the exception that it raised."""
     import ray
 
     try:

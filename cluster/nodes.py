@@ -1,4 +1,4 @@
-"""The nodes of the cluster at RAY_ADDRESS: whether they run the same code, and see the folder of a run."""
+"""Checks that all nodes of the cluster at RAY_ADDRESS run the same code and see a run's folder."""
 
 import hashlib
 import os
@@ -16,29 +16,29 @@ from cluster.address import RequestError
 
 OURS = ("cluster", "dwsnet", "flows", "pipeline")
 PACKAGES = ("torch", "ray", "deepspeed")
-"""Of which all nodes must have the same version."""
+"""Packages that must have the same version on all nodes."""
 SECONDS = 90.0
-"""How long a node may take to answer: Ray counts one that has died as dead within about a minute."""
+"""How long to wait for a node to answer; Ray takes about a minute to notice that one has died."""
 POLL_SECONDS = 1.0
 CLOCKS = 1.0
-"""Seconds that clocks may differ: the files of a run are compared by their times."""
+"""Seconds by which clocks may differ: files of a run are compared by their times."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """What a node finds of itself."""
+    """What a node reports about itself."""
 
     address: str
     versions: dict[str, str]
-    """Of Python, of this package with a digest of its code, and of others."""
+    """Versions of Python, of this package with a digest of its code, and of other packages."""
     folder: str
-    """What is the matter with the folder of a run there; empty: nothing."""
+    """What is wrong with the folder of a run there; empty: nothing."""
     clock: float
-    """When it looked, by its clock: seconds since 1970."""
+    """The time of the report by its clock, in seconds since 1970."""
 
 
 def versions() -> dict[str, str]:
-    """Of what decides whether two processes can work together."""
+    """The versions that must agree for two processes to work together."""
     return {
         "dwszoo": f"{installed('dwszoo')} with code {code_digest()[:8]}",
         "python": platform.python_version(),
@@ -54,7 +54,7 @@ def installed(package: str) -> str:
 
 
 def code_digest() -> str:
-    """sha256 of the source of this package, wherever it lies: two checkouts may have one version."""
+    """sha256 of the source of this package: two checkouts may have the same version."""
     root, digest = Path(__file__).parents[1], hashlib.sha256()
     files = (file for name in OURS for file in (root / name).rglob("*.*"))
     for file in sorted(file for file in files if file.suffix in (".py", ".cpp", ".h")):
@@ -63,12 +63,12 @@ def code_digest() -> str:
 
 
 def look(address: str, mark: Path | None) -> Look:
-    """Runs on a node. `mark` is a file that the driver has just written."""
+    """Run on a node. `mark` is a file that the driver has just written."""
     return Look(address, versions(), "" if mark is None else trouble(mark), time.time())
 
 
 def trouble(mark: Path) -> str:
-    """What keeps this process from seeing a file of another node, or from writing beside it."""
+    """Why this process cannot see a file of another node, or write next to it; empty: it can."""
     if not mark.exists():
         where = "is another folder" if mark.parent.exists() else "does not exist"
         return f"{where} there: --out must be on a disk that all nodes share"
@@ -82,10 +82,10 @@ def trouble(mark: Path) -> str:
 
 
 def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[tuple[str, Any]]:
-    """`(address, function(address, *arguments))` of each living node, run there.
+    """`(address, function(address, *arguments))` of each live node, run there.
 
-    An exception where it raised one, or has not answered within `SECONDS`. A node that dies meanwhile
-    is left out. Needs a Ray session.
+    The result is an exception if it raised one or did not answer within `SECONDS`. A node that dies
+    meanwhile is left out. Needs a Ray session.
     """
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -104,14 +104,14 @@ def on_every_node(function: Callable[..., Any], *arguments: Any) -> list[tuple[s
 
 
 def living_nodes() -> dict[str, str]:
-    """Addresses of the nodes that Ray takes for living, by their ids."""
+    """Addresses, by id, of the nodes that Ray considers alive."""
     import ray
 
     return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
 
 
 def answer_of(task: Any) -> Any:
-    """What a task returned; the exception that it ended with, or that says that it has not ended."""
+    """The result of a task; or the exception that it raised, or one that says it has not ended."""
     import ray
 
     try:
@@ -123,7 +123,7 @@ def answer_of(task: Any) -> Any:
 
 @contextmanager
 def marked(folder: Path | None) -> Iterator[Path | None]:
-    """A new file in a folder, for the length of the block."""
+    """A new file in a folder, which is removed after the block."""
     if folder is None:
         yield None
         return
@@ -136,9 +136,9 @@ def marked(folder: Path | None) -> Iterator[Path | None]:
 
 
 def require_alike(folder: Path | None):
-    """Raises RequestError where a node runs other code than this process, or does not see `folder` as it does.
+    """Raises RequestError if a node runs other code than this process, or sees another `folder`.
 
-    Looks nowhere where there is one node alone. Needs a Ray session.
+    Does nothing if there is only one node. Needs a Ray session.
     """
     if len(living_nodes()) > 1:
         problems = look_around(folder).differences
@@ -149,16 +149,16 @@ def require_alike(folder: Path | None):
 
 @dataclass(frozen=True)
 class Around:
-    """A sentence for each thing that is wrong with one of the nodes."""
+    """The problems of all nodes, one sentence each."""
 
     num_nodes: int
     differences: list[str]
-    """What keeps nodes from working together."""
+    """Problems that keep nodes from working together."""
     clocks: list[str]
 
 
 def look_around(folder: Path | None) -> Around:
-    """What all nodes find of themselves, against this process. Needs a Ray session."""
+    """Compare all nodes with this process. Needs a Ray session."""
     before = time.time()
     with marked(folder) as mark:
         found = on_every_node(look, mark)
@@ -174,7 +174,7 @@ def look_around(folder: Path | None) -> Around:
 
 
 def differences(seen: Look, wanted: dict[str, str], folder: Path | None) -> list[str]:
-    """What of a node differs from this process, which has `wanted` versions."""
+    """How a node differs from this process, which has the versions `wanted`."""
     problems = [
         f"node {seen.address} has {name} {seen.versions[name]}, expected {ours} as on "
         f"{os.uname().nodename}: install the same on all nodes"
@@ -185,7 +185,7 @@ def differences(seen: Look, wanted: dict[str, str], folder: Path | None) -> list
 
 
 def wrong_clocks(looks: Sequence[Look], before: float, after: float) -> list[str]:
-    """The nodes that did not look between `before` and `after`, by the clock of this process."""
+    """Problems of nodes whose clock was not between `before` and `after`, by this one's clock."""
     problems = []
     for seen in looks:
         ahead = max(seen.clock - after, 0) or min(seen.clock - before, 0)

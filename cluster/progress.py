@@ -1,4 +1,4 @@
-"""Progress of running tasks: in Ray's key-value store, each notes its node and how much it has done.
+"""Progress of running tasks: each writes its node and the amount done to Ray's key-value store.
 
 This needs no extra process or connection. If a number is late or missing, only a progress bar lags.
 """
@@ -15,7 +15,8 @@ NAMESPACE = b"dwszoo-progress"
 SECONDS = 0.5
 """Minimum time between two reports of a task, and between two polls."""
 PER_SECOND = 100
-"""Most reports of all tasks per second: with many tasks, each reports and is polled less often."""
+"""Maximum reports of all tasks per second: if there are many, each is reported and polled less
+often."""
 
 
 class ProgressReporter:
@@ -26,7 +27,7 @@ class ProgressReporter:
         self.due: float | None = None
 
     def begin(self) -> bool:
-        """Called by the task first; False if the driver has given it up and submitted another in its place."""
+        """Called first by the task; False if the driver has given it up and resubmitted it."""
         import ray
 
         self.done = 0
@@ -34,7 +35,7 @@ class ProgressReporter:
         return self.look_up("given-up") is None
 
     def node(self) -> str | None:
-        """The id of the node where the task has begun; None if it has not, as far as is known."""
+        """The id of the node where the task began; None if it is not known to have begun."""
         return self.look_up("node")
 
     def give_up(self):
@@ -76,12 +77,12 @@ class ProgressReader:
     """Reads the progress of the tasks of one fan-out, in the driver."""
 
     def __init__(self, num_tasks: int):
-        """Of a fan-out with at most `num_tasks` under way."""
+        """For a fan-out of at most `num_tasks` at a time."""
         self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
         self.seconds = max(SECONDS, num_tasks / PER_SECOND)
 
     def reporter(self, done: int = 0) -> ProgressReporter:
-        """A reporter for the next task; for one that is tried again, `done` is how far it was."""
+        """A reporter for the next task; `done` is the progress of the previous attempt, if any."""
         self.num_reporters += 1
         return ProgressReporter(f"{self.name}-{self.num_reporters}", self.seconds, done)
 
@@ -90,8 +91,8 @@ class ProgressReader:
     ) -> Iterator[tuple[Item, int]]:
         """The items that progressed since the last poll, with the amount done.
 
-        There are none if the last poll was recent. A retried task starts from zero again, and is left
-        out until it is further than before.
+        There are none if the last poll was recent. A retried task starts from zero again, and is
+        left out until it is further than before.
         """
         from ray.exceptions import RayError
 

@@ -1,4 +1,4 @@
-"""Runs on a schedule, in processes of their own."""
+"""Runs recipes on a schedule, each in its own process."""
 
 import asyncio
 import logging
@@ -33,13 +33,13 @@ from pipeline.errors import InputError
 QUERY_SECONDS = 2
 """How often the server is asked which runs are due, or whether it is back."""
 LEAST_SECONDS = 10.0
-"""A failure sooner than this is no outage, and would be repeated."""
+"""A failure sooner than this is not an outage, and would be repeated."""
 
 logger = logging.getLogger(__name__)
 
 
 def serve_runs(runs: Mapping[str, ScheduledRun]):
-    """Starts each run when it is due, until a signal: then ends what is at work, and raises KeyboardInterrupt."""
+    """Start each run when it is due; on a signal, end running ones and raise KeyboardInterrupt."""
     try:
         asyncio.run(serve([deployed(name, run) for name, run in runs.items()]))
     except asyncio.CancelledError:
@@ -47,7 +47,7 @@ def serve_runs(runs: Mapping[str, ScheduledRun]):
 
 
 async def serve(deployments: Sequence[RunnerDeployment]):
-    """Serve until cancelled by a signal. If the server goes away, running work ends, and continues once it is back."""
+    """Serve until cancelled by a signal. If the server goes away, runs end until it is back."""
     serving, loop = asyncio.current_task(), asyncio.get_running_loop()
     assert serving is not None
 
@@ -75,7 +75,7 @@ async def serve(deployments: Sequence[RunnerDeployment]):
 
 
 async def serve_until_lost(deployments: Sequence[RunnerDeployment], stop: Callable):
-    """Leaving `Runner.start` pauses the schedules and sends SIGTERM to the runs at work."""
+    """Leaving `Runner.start` pauses the schedules and sends SIGTERM to running runs."""
     runner = Runner(query_seconds=QUERY_SECONDS)
     setattr(runner, "handle_sigterm", stop)  # noqa: B010 - Prefect's own leaves at once
     await end_killed_runs([await runner.aadd_deployment(one) for one in deployments])
@@ -83,7 +83,7 @@ async def serve_until_lost(deployments: Sequence[RunnerDeployment], stop: Callab
 
 
 async def end_killed_runs(deployments: Sequence[UUID]):
-    """Tell the server which runs have ended: those killed together with `serve` would block the next ones."""
+    """Tell the server which runs have ended: those killed with `serve` would block later ones."""
     unfinished = [StateType.PENDING, StateType.RUNNING, StateType.CANCELLING]
     async with get_client() as client:
         runs = await client.read_flow_runs(

@@ -1,4 +1,4 @@
-"""The Prefect server that a run reports to: the user's own, or one that lives as long as the run."""
+"""The Prefect server that a run reports to: the user's own, or a temporary one."""
 
 import ipaddress
 import logging
@@ -21,20 +21,21 @@ from pipeline.errors import InputError
 LOOPBACK = "localhost,127.0.0.1,::1"
 PROXIES = ("http_proxy", "https_proxy", "all_proxy")
 ANSWER_SECONDS = httpx.Timeout(8.0, connect=2.0)
-"""What the user's own server may take for an answer; Prefect tries four times to connect."""
+"""Time limit of the user's own server for an answer; Prefect tries four times to connect."""
 DRAIN_SECONDS = 5.0
-"""What it may take to tell a server the last news."""
+"""Time limit for sending a server the last events."""
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def prefect_server(serves: bool = False) -> Iterator[Callable[[], bool]]:
-    """A server for the length of the block: the one at PREFECT_API_URL, which may stand in a profile, or a temporary one.
+    """A server for the block: the one at PREFECT_API_URL, perhaps of a profile, or a temporary one.
 
-    What the block gets is called before the server is needed and waits until it answers. It returns False, after one
-    warning, where the temporary server does not, and raises InputError where the user's own does not.
+    Yields a function to call before the server is needed, which waits until it answers. If it does
+    not, the function returns False after a warning for a temporary server, and raises InputError
+    for the user's own.
 
-    One that `serves` starts runs on schedules and has Prefect's pages; what happens is logged.
+    A server that `serves` starts runs on schedules, has Prefect's pages, and logs.
     """
     if serves:
         os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO")
@@ -54,7 +55,7 @@ def prefect_server(serves: bool = False) -> Iterator[Callable[[], bool]]:
 
 @contextmanager
 def own_server() -> Iterator[Callable[[], bool] | None]:
-    """As `prefect_server` where the user has one, at PREFECT_API_URL or in a profile; None elsewhere, at once."""
+    """Like `prefect_server`, but yields None unless PREFECT_API_URL or a profile names a server."""
     home = Path(os.environ.get("PREFECT_HOME", "~/.prefect")).expanduser()
     may_have = os.environ.get("PREFECT_API_URL") or (home / "profiles.toml").exists()
     if may_have and own_url():
@@ -65,19 +66,19 @@ def own_server() -> Iterator[Callable[[], bool] | None]:
 
 
 def perform(verb: Callable[..., Any], is_up: Callable[[], bool] | None, *arguments: Any) -> Any:
-    """What a verb returns; where a server is up, it sees the verb's flow.
+    """Run a verb, as a flow if a server is up; returns its result.
 
     The server may go away: the work does not need it.
     """
     if is_up is not None:
-        from flows import flows  # and Prefect, which loads while its server starts
+        from flows import flows  # imports Prefect, while its server starts
 
         if is_up():
             try:
                 return getattr(flows, verb.__name__)(*arguments)
             except httpx.HTTPError as error:
                 logger.warning(
-                    "Prefect's server does not answer any more (%s): the run goes on without it",
+                    "Prefect's server does not answer any more (%s): the run continues without it",
                     error,
                 )
     return verb(*arguments)
@@ -85,7 +86,7 @@ def perform(verb: Callable[..., Any], is_up: Callable[[], bool] | None, *argumen
 
 @contextmanager
 def last_reports() -> Iterator[None]:
-    """After the block Prefect sends what it has not sent yet, but does not wait long for a server that is gone."""
+    """After the block, send Prefect's pending events, without waiting long if it is gone."""
     try:
         yield
     finally:
@@ -96,21 +97,21 @@ def last_reports() -> Iterator[None]:
 
 
 def own_url() -> str | None:
-    """Where the user has a server. Raises InputError where Prefect cannot read its settings.
+    """The URL of the user's server, if any. Raises InputError if Prefect cannot read its settings.
 
-    They are read once, those that keep it quiet too.
+    Settings are read only once, including those that keep it quiet.
     """
     os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
     logging.getLogger("prefect").setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Failed to")  # make a home, which it can do without
+            warnings.filterwarnings("ignore", "Failed to")  # create a home, which it does not need
             from prefect.settings import PREFECT_API_URL
 
             return PREFECT_API_URL.value() or None
     except (ValueError, OSError) as error:
         raise InputError(
-            f"Prefect cannot read its settings ({one_line(error)}): mend the variable PREFECT_..., "
+            f"Prefect cannot read its settings ({one_line(error)}): correct the variable PREFECT_..., "
             "or the profiles.toml, prefect.toml or .env that it comes from"
         ) from error
 
@@ -124,7 +125,7 @@ def is_here(url: str) -> bool:
 
 
 def drop_unusable_proxies():
-    """A proxy of a kind that httpx does not know stops even clients that would not go through it."""
+    """Unset proxies of kinds unknown to httpx, which break even clients that would not use them."""
     for name, proxy in list(os.environ.items()):
         if name.lower() in PROXIES and proxy:
             try:
@@ -134,7 +135,7 @@ def drop_unusable_proxies():
 
 
 def require_answer(url: str) -> bool:
-    """Raises InputError where nobody answers at `url` as a server of this version that takes these credentials."""
+    """True. Raises InputError unless a server of this version at `url` accepts our credentials."""
     from prefect.client.orchestration import get_client
     from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 
@@ -154,14 +155,14 @@ def require_answer(url: str) -> bool:
         ValueError,
     ) as error:
         raise InputError(
-            f"the Prefect server at {url} does not answer as one ({one_line(error)}): start it, mend PREFECT_API_URL "
-            "and its credentials, or unset it for a temporary server"
+            f"the Prefect server at {url} does not answer as one ({one_line(error)}): start it, "
+            "correct PREFECT_API_URL and its credentials, or unset it for a temporary server"
         ) from error
     return True
 
 
 def answers() -> bool:
-    """Whether the server that Prefect is set to, the user's or a temporary one, answers."""
+    """Whether Prefect's current server, the user's or a temporary one, answers."""
     try:
         return require_answer(own_url() or "")
     except InputError:

@@ -1,4 +1,4 @@
-"""A Prefect server that lives as long as the command that started it."""
+"""A Prefect server that runs for as long as the command that started it."""
 
 import contextlib
 import logging
@@ -15,28 +15,29 @@ from pathlib import Path
 import httpx
 
 START_SECONDS = 25.0
-"""What a temporary server may take to start."""
+"""Time limit of a temporary server to start."""
 RESTART_SECONDS = 5.0
-"""How often is looked whether it has ended."""
+"""How often to check whether it has ended."""
 QUIET = {
-    # The command itself says in a sentence what went wrong.
+    # The command itself reports what went wrong.
     "PREFECT_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_INTERNAL_LOGGING_LEVEL": "CRITICAL",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
 
 ALONE = {"PREFECT__SERVER_EPHEMERAL": "1", "PREFECT_UI_ENABLED": "0"}
-"""For a server that one run reports to: neither schedules nor pages."""
+"""Settings of a server that one run reports to: neither schedules nor pages."""
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
-    """A server with a database of its own in `home`, at a port that is free, and in a session of its own.
+    """A server with its own database in `home`, on a free port and in its own session.
 
-    Ctrl-C in a terminal does not reach it: it lives to be told that the run was interrupted. One that
-    `serves` is restarted if it ends, with the same database and socket: requests meanwhile wait.
+    Ctrl-C in a terminal does not reach it, so that it can be told that the run was interrupted. One
+    that `serves` is restarted if it ends, with the same database and socket: requests meanwhile
+    wait.
     """
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
@@ -53,7 +54,7 @@ def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
             keeper = threading.Thread(target=keep, daemon=True)
             keeper.start()
         else:
-            listener.close()  # who asks a server that has ended is told at once
+            listener.close()  # so that requests to a server that has ended fail at once
         try:
             yield lambda: is_up(url, home / "server.log")
         finally:
@@ -64,7 +65,7 @@ def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
 
 
 def start_server(home: Path, listener: int, serves: bool) -> subprocess.Popen:
-    """`listener` is the descriptor of the socket that it listens on."""
+    """Start the server; `listener` is the descriptor of its listening socket."""
     command = ["-m", "uvicorn", "--factory", "prefect.server.api.server:create_app"]
     with open(home / "server.log", "ab") as log:
         return subprocess.Popen(
@@ -89,7 +90,7 @@ def end(process: subprocess.Popen):
 
 
 def use_defaults(home: Path, url: str):
-    """Prefect's defaults for this process and the temporary server: what the user has set is meant for another."""
+    """Use Prefect's defaults here and in the server: the user's settings are for another one."""
     from prefect.context import refresh_global_settings_context
 
     for name in [name for name in os.environ if name.upper().startswith("PREFECT_")]:
@@ -98,7 +99,7 @@ def use_defaults(home: Path, url: str):
     os.environ |= {
         "PREFECT_HOME": str(home),
         "PREFECT_API_URL": url,
-        # It is on this machine: if it does not answer, it is gone.
+        # The server is on this machine: if it does not answer, it is gone.
         "PREFECT_CLIENT_MAX_RETRIES": "1",
         "PREFECT_API_REQUEST_TIMEOUT": "20",
     }
@@ -107,20 +108,20 @@ def use_defaults(home: Path, url: str):
 
 
 def is_up(url: str, log: Path) -> bool:
-    """Waits until the server answers, or has ended: it alone has the socket that it was started with."""
+    """Wait until the server answers or has ended."""
     try:
         httpx.get(f"{url}/health", timeout=START_SECONDS, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
         lines = log.read_text(errors="replace").split("\n")
         reason = next((line for line in reversed(lines) if line.strip()), one_line(error))
         logger.warning(
-            "Prefect's temporary server did not start (%s): the run goes on without it", reason
+            "Prefect's temporary server did not start (%s): the run continues without it", reason
         )
         return False
     return True
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error in a single line, without where to read more."""
+    """The message of an error in a single line, without links to more information."""
     message = " ".join(str(error).split()).partition(" For ")[0]
     return message.rstrip(" -") or type(error).__name__

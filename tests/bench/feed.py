@@ -1,12 +1,12 @@
-"""How fast training gets its batches: `dwszoo bench feed`.
+"""Speed of loading batches for training: `dwszoo bench feed`.
 
-100,000 members of 1,185 parameters (474 MB) in the page cache, one epoch in batches of 128, shared by
-1, 2 and 4 processes: staged in memory, streamed from disk, streamed from an S3 server on this machine
-(Python's), and as the loader did before it planned by blocks: each process reads all shards, compares
-their checksums and keeps its part. Models a second and a CPU second of one process in an epoch that
-is not the first, and bytes that all of them read in the first and in that one. Every process checks
-that its members are as many as its part of the epoch. At the borders of lanes blocks are read twice:
-64 of this zoo's 391, as many of a larger one.
+100,000 members of 1,185 parameters (474 MB) in the page cache, one epoch in batches of 128, shared
+by 1, 2 and 4 processes: staged in memory, streamed from disk, streamed from an S3 server on this
+machine (in Python), and with the loader's earlier scheme, in which each process reads all shards,
+verifies their checksums and keeps its part. Prints models per second and per CPU second of one
+process in an epoch after the first, and the bytes read by all processes in the first epoch and in
+that one. Every process checks that it got as many members as its part of the epoch. Blocks at
+borders of lanes are read twice: 64 of this zoo's 391, and no more in a larger one.
 """
 
 import os
@@ -34,7 +34,7 @@ PROCESSES = (1, 2, 4)
 
 
 def before(zoo: Zoo, epoch: int, rank: int, world_size: int) -> Iterator[int]:
-    """Sizes of the batches of the loader that this one replaced."""
+    """Batch sizes of the loader's earlier scheme."""
     rng, share = np.random.default_rng([0, epoch]), BATCH // world_size
     names = [shard.name for shard in zoo.shards_of("train")]
     waiting: list[dict[str, torch.Tensor]] = []
@@ -58,7 +58,7 @@ class Measured:
     seconds: float
     cpu_seconds: float
     num_bytes: tuple[int, int]
-    """Read from files in the first epoch, and in the one that is timed."""
+    """Bytes read from files in the first epoch, and in the timed one."""
 
 
 def read_from_files() -> int:
@@ -74,7 +74,7 @@ def cpu_seconds() -> float:
 
 
 def work(how: str, place: str, rank: int, world_size: int, barrier, results):
-    """One process of an epoch that several share."""
+    """Run one of the processes that share an epoch."""
     torch.set_num_threads(1)
     if how != "staged":
         sources.STAGED_SHARE = 0
@@ -146,7 +146,7 @@ def main():
 
 
 def serve(stack: ExitStack, folder: Path, served: list[int]) -> str:
-    """The URI of a copy of the zoo on an S3 server; adds up what it sends."""
+    """The URI of a copy of the zoo on an S3 server, which counts the bytes that it sends."""
     os.environ |= CLIENT
     answer = Handler.answer
 

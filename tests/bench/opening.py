@@ -1,10 +1,10 @@
-"""How fast a zoo of many shards is opened: `dwszoo bench opening [SHARDS]`.
+"""Speed of opening a zoo of many shards: `dwszoo bench opening [SHARDS]`.
 
-A synthetic zoo of 10,000 shards with 1,000 rows each, as a seal leaves it; every shard has the same
-tensors. Seconds from `Zoo.open` to the labels and where all blocks lie, to the first batch of a rank
-that learns labels and streams, and to all rows of the catalog, each in a process of its own, with its
-CPU seconds and the most memory that it took beside that of the imports; how many requests the last
-takes of an S3 server on this machine; and the same of 500 shards by their catalog parts alone.
+A synthetic sealed zoo of 10,000 shards with 1,000 rows each; all shards have the same tensors.
+Prints the seconds from `Zoo.open` to the labels and places of all blocks, to the first batch of a
+rank that streams and learns labels, and to all rows of the catalog, each in its own process, with
+CPU seconds and peak memory beyond that of the imports; the number of requests that the last takes
+from an S3 server on this machine; and the same for 500 shards with only their catalog parts.
 """
 
 import os
@@ -88,7 +88,7 @@ def rows_of(names: list[str]) -> pa.Table:
 
 
 def make_zoo(folder: Path, num_shards: int, with_parts: bool):
-    """A finished zoo by catalog parts, or else by what a seal makes of them; its shards are links to one file."""
+    """A finished zoo with catalog parts or, otherwise, sealed; its shards are links to one file."""
     config = ZooConfig(signals=SignalsConfig(), inr=InrConfig(hidden=(4,)), shard_size=NUM_ROWS)
     labels, names = np.arange(100) % 10, tuple(map(str, range(10)))
     kind = Inrs(config, Signals("none", np.zeros((100, 2, 2, 1), np.float32), labels, names))
@@ -124,14 +124,14 @@ def make_zoo(folder: Path, num_shards: int, with_parts: bool):
 
 
 def measured(code: str, place: str) -> tuple[float, float, float, int]:
-    """Seconds, CPU seconds, bytes of memory and rows, in a process of its own."""
+    """Seconds, CPU seconds, bytes of memory and rows, measured in its own process."""
     command = [sys.executable, "-c", MEASURE.format(code=code), place]
     out = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     return float(out[0]), float(out[1]), float(out[2]), int(out[3])
 
 
 def requests(folder: Path) -> tuple[list[str], float]:
-    """What is asked of an object store, and how many seconds it takes."""
+    """The requests to an object store, and the seconds that they take."""
     os.environ |= CLIENT
     seen: list[str] = []
     parse = Handler.parse_request

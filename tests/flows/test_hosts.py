@@ -1,4 +1,4 @@
-"""Three hosts: what they must have in common, and work while one is cut off for a while and others die."""
+"""Three hosts: what must be the same on all, and work while one is cut off and others die."""
 
 import hashlib
 import json
@@ -21,38 +21,38 @@ from tests.s3 import CLIENT, Objects, s3_server
 
 PORT = 6379
 HEALTH = {"health_check_period_ms": 500, "health_check_timeout_ms": 1000}
-"""A node that five times does not answer is dead: here after seven seconds."""
+"""A node that fails to answer five times is dead: here after seven seconds."""
 CUT_SECONDS = 3.0
 
 
 @dataclass(frozen=True)
 class Cluster:
-    """Hosts with a Ray node of one CPU on each."""
+    """Hosts, each with a Ray node of one CPU."""
 
     hosts: Hosts
     store: str
-    """What a URI needs after '?' to reach an S3 server that outlives all of them."""
+    """The query of URIs of an S3 server that outlives all hosts."""
     objects: Objects
-    """What it holds."""
+    """Contents of the S3 server."""
 
     @property
     def first(self) -> Host:
         return self.hosts.linked[0]
 
     def start_node(self, host: Host, *options: str) -> subprocess.Popen:
-        """By default one that joins that of the first host."""
+        """Start a Ray node, by default one that joins the first host's."""
         ray, where = Path(sys.executable).with_name("ray"), f"--node-ip-address={host.address}"
         own = (where, "--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats")
         options = options or (f"--address={self.first.address}:{PORT}",)
         return host.start(ray, "start", *own, *options)
 
     def start(self, *command: str | Path) -> subprocess.Popen:
-        """On the first host."""
+        """Start a command on the first host."""
         where = f"{self.first.address}:{PORT}"
         return self.first.start(*command, RAY_ADDRESS=where, **CLIENT)
 
     def worker(self) -> Host | None:
-        """One of the other hosts that is at work."""
+        """One of the other hosts that is busy; None if none is."""
         return next((host for host in self.hosts.linked[1:] if workers(host)), None)
 
 
@@ -80,7 +80,7 @@ def succeed(process: subprocess.Popen):
 
 
 def wait_for(condition: Callable[[], Any], driver: subprocess.Popen) -> Any:
-    """What the condition returns once it holds, while the driver is at work."""
+    """The result of the condition once it holds, while the driver is running."""
     deadline = time.monotonic() + 90
     while not (found := condition()) and time.monotonic() < deadline:
         assert driver.poll() is None, driver.communicate()[1]
@@ -90,7 +90,7 @@ def wait_for(condition: Callable[[], Any], driver: subprocess.Popen) -> Any:
 
 
 def workers(host: Host) -> set[int]:
-    """Ray's processes there that fit or train."""
+    """The Ray processes on a host that fit or train."""
     names = host.processes().items()
     return {number for number, name in names if name.startswith(("ray::fit", "ray::RayTrain"))}
 
@@ -99,7 +99,7 @@ FINDINGS = "from flows.doctor import *; print(*cluster(Path(sys.argv[1])), sep='
 
 
 def test_hosts_that_differ_are_named_before_work_starts(cluster, tmp_path):
-    """Each has a /tmp/ray of its own; the second one also gets other code of the package."""
+    """Each host has its own /tmp/ray; the second one also gets different code of the package."""
     _, second, third = cluster.hosts.linked
     out = "/tmp/ray/zoo"
     build = cluster.start(*COMMAND, "zoo", "build", "smoke", "--out", out)
@@ -126,7 +126,7 @@ def test_hosts_that_differ_are_named_before_work_starts(cluster, tmp_path):
 def test_work_outlasts_the_death_of_hosts_and_a_cut_link_with_the_same_outcome(
     cluster, built_zoo, long_training, tmp_path
 ):
-    """Power fails while a host fits, and while another one trains; a host that comes later takes its place."""
+    """Power fails on a host that fits and on another that trains; a new host takes its place."""
     zoo = f"s3://zoos/smoke?{cluster.store}"
     build = cluster.start(*COMMAND, "zoo", "build", "smoke", "--workers", "3", "--out", zoo)
     cluster.hosts.fail(wait_for(cluster.worker, build))
