@@ -332,9 +332,15 @@ def test_keys_of_augmentation_belong_to_member_and_epoch_alone(zoo):
 @pytest.mark.parametrize(
     ("space", "axis"),
     [
-        (WeightSpace.mlp((784, 32, 10)), "'layer0' of its networks had a single entry and not 784"),
-        (WeightSpace.mlp((2, 32, 500)), "'layer2' of its networks had a single entry and not 500"),
-        (WeightSpace.cnn(3, (8, 8), 11, 10), r"'layers\.0\.position0' .* and not 11"),
+        (
+            WeightSpace.mlp((784, 32, 10)),
+            "'layer0' of its networks had a single entry instead of 784",
+        ),
+        (
+            WeightSpace.mlp((2, 32, 500)),
+            "'layer2' of its networks had a single entry instead of 500",
+        ),
+        (WeightSpace.cnn(3, (8, 8), 11, 10), r"'layers\.0\.position0' .* instead of 11"),
         (WeightSpace.mlp((2, 32, 32, 1)), None),
         (WeightSpace.mlp((2, 1024, 1024, 1)), None),
     ],
@@ -372,7 +378,7 @@ def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog)
     training = recipe.training.model_copy(update={"batch_size": 8})
     learn.train(tmp_path / "zoo", tmp_path / "run", training, recipe.resources)
     (text,) = warned
-    assert "'layer0' of its networks had a single entry and not 784" in text
+    assert "'layer0' of its networks had a single entry instead of 784" in text
 
 
 def test_canonical_signs_of_networks_without_biases_are_refused_before_anything_is_trained():
