@@ -58,7 +58,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
 
 
 def by_class(zoo: Zoo) -> dict[str, dict[str, int]]:
-    """Members of each class, by split; empty where none has a class."""
+    """Members of each class, by split; empty if no member has a class."""
     names = dict(enumerate(zoo.record.signals.class_names))
     table = (
         zoo.catalog.filter(pc.field("label").is_valid())
