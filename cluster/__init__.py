@@ -1,1 +1,1 @@
-"""Ray: where work runs. Knows nothing of zoos or networks."""
+"""Running work on Ray; knows nothing about zoos or networks."""

@@ -22,7 +22,7 @@ def argument(*names: str, **options: Any) -> Argument:
 
 
 class Version(argparse.Action):
-    """Prints the versions at work, a line each; they are read only when asked for."""
+    """Prints versions, one per line; they are read only if asked for."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any):
         from flows.versions import versions

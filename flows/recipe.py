@@ -33,7 +33,7 @@ class Recipe(Config):
 
     @property
     def required_training(self) -> TrainingConfig:
-        """`training`, where the recipe is known to have it: `flows.overrides` refuses others."""
+        """`training` of a recipe that has it; `flows.overrides` refuses others."""
         assert self.training is not None
         return self.training
 

@@ -107,7 +107,7 @@ def test_a_wheel_runs_nobody_elses_benchmarks(installed):
     for arguments in (["bench"], ["bench", "fit"]):
         refused = run(installed, *arguments)
         assert refused.returncode == 2
-        assert refused.stderr.startswith("dwszoo: benchmarks come with the source alone")
+        assert refused.stderr.startswith("dwszoo: benchmarks need the source")
         assert refused.stderr.count("\n") == 1
 
 

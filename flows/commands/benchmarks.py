@@ -15,7 +15,7 @@ def bench(options: Namespace):
     root = Path(__file__).parents[2]
     if not is_checkout(root):
         raise InputError(
-            f"benchmarks come with the source alone: run them in a checkout of dwszoo, not from {root}"
+            f"benchmarks need the source: run them in a checkout of dwszoo, not from {root}"
         )
     benchmarks = sorted((root / "tests" / "bench").glob("[!_]*.py"))
     files = {file.stem: file for file in benchmarks if has_main(file)}

@@ -2,8 +2,8 @@
 
 Shards of the `digits` recipe, fitted on CPUs by tasks to which Ray assigns a GPU that does not
 exist: with one process per shard, Ray's default for such tasks, and with processes that are kept,
-as in `run_tasks`. CPU time of the processes, which other work on the machine does not change. On a
-real GPU, the context and the compilation of kernels add to the start.
+as in `run_tasks`. Measures CPU time, which does not depend on other work on the machine. On a real
+GPU, the context and the compilation of kernels add to the start.
 """
 
 import os
@@ -30,7 +30,7 @@ ended = 0.0
 def timed_fit(
     config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan
 ) -> tuple[float, float, int]:
-    """CPU seconds before and in a fit, and the process."""
+    """CPU seconds before and during a fit, and the process."""
     global ended
     before, start = ended, time.process_time()
     fit_shard(config, folder, signals, shard)
@@ -39,7 +39,7 @@ def timed_fit(
 
 
 def measure(title: str, plan: ZooPlan, folder: Path):
-    """Print how much of the time of its processes a shard takes to start and to fit."""
+    """Print the CPU time that a shard takes to start and to fit."""
     shared, shards = (plan.record.config, folder, plan.signals), plan.shards[:NUM_SHARDS]
     results = fanout.run_tasks(timed_fit, shards, shared, WORKERS, gpus_per_worker=1)
     starts, fits, processes = zip(*(result for _, result in results), strict=True)
