@@ -135,19 +135,20 @@ def main():
         fanout.start_workers(PROCESSES)
         paced = fanout.cost(sleep, NODES)
     each, slept = here.seconds / NUM_SHARDS, NUM_SHARDS * SECONDS / NODES
-    lost, first = paced.seconds - slept, there.seconds / NUM_SHARDS * NODES
-    work = NUM_SHARDS * long_fit / NODES
+    gap = (paced.seconds - slept) * PROCESSES / NUM_SHARDS
+    first = there.seconds / NUM_SHARDS * NODES
     print(f"shards of digits, {fit:.2f} s of a core, on {workers} workers")
     print(f"  {each / (fit / workers + each):.2%} of the time is orchestration (measured)")
-    print(f"shards of {SECONDS:g} s on {NODES:,} nodes, simulated by {PROCESSES} processes")
     print(
-        f"  {slept:.0f} s of work took {paced.seconds:.1f} s: {lost / paced.seconds:.2%} (measured)"
+        f"{NODES:,} nodes: {slept:.0f} s of sleep took {paced.seconds:.1f} s (measured), so that a"
     )
-    print(f"shards of dws-mnist, {long_fit:.0f} s of a core, on {NODES:,} nodes of one core")
-    print(
-        f"  {work:,.0f} s of work, {first:.1f} s until each node has its first shard, {lost:.1f} s "
-        f"as above: {(first + lost) / (work + first + lost):.2%} (modelled)"
-    )
+    print(f"  node waits {1e3 * gap:.1f} ms between two shards, and {first:.1f} s for its first")
+    for title, shard in (("a test", SECONDS), ("dws-mnist", long_fit)):
+        work, lost = NUM_SHARDS / NODES * shard, first + NUM_SHARDS / NODES * gap
+        print(
+            f"  with shards of {title} ({shard:.0f} s of a core): {work:,.0f} s of work, "
+            f"{lost / (work + lost):.2%} orchestration (modelled)"
+        )
 
 
 if __name__ == "__main__":
