@@ -2,8 +2,8 @@
 
 Shards of the `digits` recipe, fitted on CPUs by tasks to which Ray assigns a GPU that does not
 exist: with one process per shard, Ray's default for such tasks, and with processes that are kept,
-as in `run_tasks`. Measures CPU time, which does not depend on other work on the machine. On a real
-GPU, the context and the compilation of kernels add to the start.
+as in `run_tasks`. CPU time of the processes, which other work on the machine does not change. On a
+real GPU, the context and the compilation of kernels add to the start.
 """
 
 import os
@@ -23,30 +23,35 @@ from pipeline.signals import Signals
 from pipeline.zoos.build import ZooPlan, fit_shard, plan_zoo
 
 WORKERS, NUM_SHARDS = 2, 6
-ended = 0.0
-"""CPU time at which this process finished its last fit."""
 
 
 def timed_fit(
     config: ZooConfig, folder: Path, signals: Signals, shard: ShardPlan
-) -> tuple[float, float, int]:
-    """CPU seconds before and during a fit, and the process."""
-    global ended
-    before, start = ended, time.process_time()
+) -> tuple[int, float, float]:
+    """The process of a fit, and its CPU time in seconds when the fit starts and ends."""
+    start = time.process_time()
     fit_shard(config, folder, signals, shard)
-    ended = time.process_time()
-    return start - before, ended - start, os.getpid()
+    return os.getpid(), start, time.process_time()
 
 
-def measure(title: str, plan: ZooPlan, folder: Path):
-    """Print the CPU time that a shard takes to start and to fit."""
+def measure(title: str, plan: ZooPlan, folder: Path, ended: dict[int, float]):
+    """Print how much of the time of its processes a shard takes to start and to fit.
+
+    `ended` is the CPU time of each process at the end of its last fit, and is brought up to date.
+    """
     shared, shards = (plan.record.config, folder, plan.signals), plan.shards[:NUM_SHARDS]
     results = fanout.run_tasks(timed_fit, shards, shared, WORKERS, gpus_per_worker=1)
-    starts, fits, processes = zip(*(result for _, result in results), strict=True)
-    start, fit = sum(starts) / NUM_SHARDS, sum(fits) / NUM_SHARDS
+    fits = sorted(result for _, result in results)
+    starting = fitting = 0.0
+    for process, start, end in fits:
+        starting += start - ended.get(process, 0.0)
+        fitting += end - start
+        ended[process] = end
+    number = len({process for process, _, _ in fits})
     print(
-        f"{title:<21} {len({*processes})} processes: {start:.2f} s to start and {fit:.2f} s to fit "
-        f"per shard, {start / (start + fit):.0%} of the time is start-up",
+        f"{title:<21} {number} processes: {starting / NUM_SHARDS:.2f} s to start and "
+        f"{fitting / NUM_SHARDS:.2f} s to fit per shard, {starting / (starting + fitting):.0%} "
+        "of the time is start-up",
         flush=True,
     )
 
@@ -60,10 +65,11 @@ def main():
             plan = plan_zoo(digits().zoo, Path(folder))
             plan.kind.prepare("cpu")
             print(f"{NUM_SHARDS} shards of digits on {WORKERS} workers, CPU time")
-            measure("processes are kept", plan, Path(folder))
-            measure("... once started", plan, Path(folder))
+            ended: dict[int, float] = {}
+            measure("processes are kept", plan, Path(folder), ended)
+            measure("... once started", plan, Path(folder), ended)
             with patch.object(fanout, "KEPT", {}):
-                measure("one process per shard", plan, Path(folder))
+                measure("one process per shard", plan, Path(folder), ended)
     finally:
         cluster.shutdown()
 
