@@ -3,6 +3,7 @@
 import re
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     objects: Objects
     uploads: dict[str, dict[int, bytes]]
+    put_seconds: float
 
     def log_message(self, *arguments):
         """Nothing is printed."""
@@ -57,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self):
         data = self.body()
+        time.sleep(self.put_seconds)
         if "uploadId" in self.query:
             self.uploads[self.query["uploadId"]][int(self.query["partNumber"])] = data
         else:
@@ -128,10 +131,16 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def s3_server(listener: socket.socket | None = None) -> Iterator[tuple[str, Objects]]:
-    """What a URI needs after '?' to reach a server, and what the server holds; by default it is seen on this machine alone."""
+def s3_server(
+    listener: socket.socket | None = None, put_seconds: float = 0.0
+) -> Iterator[tuple[str, Objects]]:
+    """What a URI needs after '?' to reach a server, and what the server holds.
+
+    By default it is seen on this machine alone. Each upload takes at least `put_seconds`.
+    """
     objects: Objects = {}
-    handler = type("Server", (Handler,), {"objects": objects, "uploads": {}})
+    own = {"objects": objects, "uploads": {}, "put_seconds": put_seconds}
+    handler = type("Server", (Handler,), own)
     listener = listener or socket.create_server(("127.0.0.1", 0))
     host, port = listener.getsockname()
     with ThreadingHTTPServer((host, port), handler, bind_and_activate=False) as server:

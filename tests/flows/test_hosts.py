@@ -61,7 +61,7 @@ def cluster() -> Iterator[Cluster]:
     with (
         pytest.MonkeyPatch.context() as patch,
         hosts_of(3) as hosts,
-        s3_server(hosts.switch.listen()) as (store, objects),
+        s3_server(hosts.switch.listen(), put_seconds=0.3) as (store, objects),
     ):
         for name, value in CLIENT.items():
             patch.setenv(name, value)

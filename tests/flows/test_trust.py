@@ -115,6 +115,7 @@ def test_signals_of_the_users_own_are_made_for_who_names_or_trusts_their_module(
     train = ("train", "mine.toml", "--workers", "1", "--zoo", signals_zoo, "--out", run)
     with without_ray():
         assert main([*map(str, train)]) == 0
+    capsys.readouterr()
     assert "only with `--trust steps`" in refusal("evaluate", run)
     assert main(["zoo", "render", str(signals_zoo), "--out", str(picture)]) == 0
     assert "original<" not in picture.read_text()

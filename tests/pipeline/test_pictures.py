@@ -154,7 +154,10 @@ def test_reconstructions_of_an_imported_zoo_are_drawn_without_originals(built_zo
 def test_an_imported_zoo_that_says_nothing_of_its_activations_is_not_drawn(tmp_path):
     mnist_tree(tmp_path / "theirs", "training", range(12))
     zoo = bring_in("dwsnets", tmp_path / "theirs", tmp_path / "zoo", splits="drawn")
-    with pytest.raises(InputError, match=r"cannot run members of .*: expected an activation"):
+    with pytest.raises(
+        InputError,
+        match=r"cannot run members of .*: its record does not say what their activations are",
+    ):
         draw_reconstructions(zoo, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
 
