@@ -11,7 +11,7 @@ demo: .venv/installed
 check: lint types fast
 
 test: .venv/installed
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --durations 20
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 20
 
 fast: .venv/installed
 	$(BIN)/python -m pytest --numprocesses 2 --durations 5 -m fast
