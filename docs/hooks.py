@@ -7,17 +7,27 @@ from flows.recipe_file import write_toml
 from flows.recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
-LAYERS = "reference/layers.md"
 
 
 def on_page_markdown(markdown: str, page, config, files) -> str:
-    """Fill in `<!-- recipes -->` with each recipe and the meaning of its fields, `<!-- layers -->` with dwsnet's README."""
-    layers = (ROOT / "dwsnet" / "README.md").read_text()
-    return markdown.replace("<!-- recipes -->", recipes()).replace("<!-- layers -->", layers)
+    """The page with each comment of `PARTS` replaced by what is made in its place."""
+    for comment, make in PARTS.items():
+        if comment in markdown:
+            markdown = markdown.replace(comment, make())
+    return markdown
 
 
 def recipes() -> str:
+    """Each recipe, with the meaning of its fields."""
     return "\n\n".join(
         f"## {name}\n\n{recipe.__doc__.strip()}\n\n```toml\n{write_toml(resolve_recipe(name, []), name)}\n```"
         for name, recipe in RECIPES.items()
     )
+
+
+def layers() -> str:
+    """The README of dwsnet."""
+    return (ROOT / "dwsnet" / "README.md").read_text()
+
+
+PARTS = {"<!-- recipes -->": recipes, "<!-- layers -->": layers}
