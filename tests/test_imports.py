@@ -81,7 +81,7 @@ def test_no_file_imports_what_imports_it():
 
 LAYERS = (
     *("errors", "distributions", "location", "progress", "unions", "config", "functions"),
-    *("signals", "decode", "archive", "fit", "zoos", "exchange", "figures", "encoders", "tasks"),
+    *("signals", "decode", "archive", "fit", "zoos", "figures", "exchange", "encoders", "tasks"),
     *("training", "report"),
 )
 """Parts of `pipeline`: each imports only those before it."""

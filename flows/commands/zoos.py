@@ -100,18 +100,17 @@ def zoo_verify(options: Namespace):
 
 
 def zoo_render(options: Namespace):
-    """Draw originals above the reconstructions of their INRs, or the accuracy of classifiers."""
+    """Draw originals above what their INRs render, accuracies of classifiers, or else weights."""
     from pipeline.archive.files import file_kind
     from pipeline.archive.zoo import Zoo
     from pipeline.figures.picture import KINDS
-    from pipeline.report.accuracies import ACCURACY, draw_accuracies
-    from pipeline.report.pictures import draw_reconstructions
+    from pipeline.figures.zoo import picture_of
 
     file_kind(options.out, *KINDS)
     zoo = Zoo.open(options.zoo, options.trust)
-    draw = draw_accuracies if ACCURACY in zoo.catalog.column_names else draw_reconstructions
-    draw(zoo, options.out)
-    print(options.out)
+    picture = picture_of(zoo)
+    picture.draw(zoo, options.out)
+    print(f"{options.out}: {picture.text}")
 
 
 def zoo_export(options: Namespace):

@@ -18,7 +18,9 @@ from pipeline.config.signals import SignalsConfig
 from pipeline.distributions import distribution
 from pipeline.unions import BY_KIND
 
-ExchangeFormat = Literal["dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset"]
+ExchangeFormat = Literal[
+    "dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset", "huggingface"
+]
 """Layouts of other projects that zoos are exported to and imported from: `pipeline.exchange`."""
 
 

@@ -4,7 +4,7 @@
 from types import ModuleType
 
 from pipeline.config import ExchangeFormat
-from pipeline.exchange import dwsnets, fit_a_nef, modelzoos, unterthiner, webdataset
+from pipeline.exchange import dwsnets, fit_a_nef, huggingface, modelzoos, unterthiner, webdataset
 
 FORMATS: dict[ExchangeFormat, ModuleType] = {
     "dwsnets": dwsnets,
@@ -12,4 +12,5 @@ FORMATS: dict[ExchangeFormat, ModuleType] = {
     "modelzoos": modelzoos,
     "fit-a-nef": fit_a_nef,
     "webdataset": webdataset,
+    "huggingface": huggingface,
 }

@@ -1,6 +1,6 @@
 """WebDataset with one member per sample, in `SPLIT-NNNNNN.tar`.
 
-`KEY.safetensors` is the state dict, `KEY.json` the row of a member.
+`KEY.safetensors` is the state dict, `KEY.json` (or `KEY.jsonl`) the row of a member.
 """
 
 import json
@@ -37,12 +37,13 @@ MEMBERS = 10_000
 """Members per tar."""
 ARCHIVES = (".tar", ".tar.gz", ".tgz")
 """Suffixes that are looked at; compressed ones are reported as left out."""
-KINDS = ("safetensors", "json")
+KINDS = {"safetensors": "safetensors", "json": "json", "jsonl": "json"}
+"""What an entry holds, by its suffix."""
 Place = tuple[Path, int, int]
 """File, offset and length of the bytes of an entry."""
 
 
-def write(zoo: Zoo, out: Path, advance: Advance):
+def write(zoo: Zoo, out: Path, advance: Advance, row_kind: str = "json"):
     layout = layout_for(zoo.space, lambda i, _: f"layers.{i}", ".weight", ".bias")
     written: dict[str, int] = {}
     writer: Any = None
@@ -62,7 +63,7 @@ def write(zoo: Zoo, out: Path, advance: Advance):
                 state = {name: tensor[position].contiguous() for name, tensor in tensors.items()}
                 sample = {
                     "safetensors": safetensors.torch.save(state),
-                    "json": json_text(row).encode(),
+                    row_kind: json_text(row).encode(),
                 }
                 writer.write({"__key__": file_name(row["key"])} | sample)
             advance(len(table))
@@ -129,8 +130,8 @@ def entries_of(file: Path) -> tuple[dict[str, dict[str, list[Place]]], list[str]
                 if entry.offset_data + entry.size > size:
                     raise tarfile.ReadError(f"{entry.name!r} is truncated")
                 if entry.isfile() and kind in KINDS:
-                    places = entries.setdefault(key, {kind: [] for kind in KINDS})
-                    places[kind].append((file, entry.offset_data, entry.size))
+                    places = entries.setdefault(key, {what: [] for what in KINDS.values()})
+                    places[KINDS[kind]].append((file, entry.offset_data, entry.size))
                 elif entry.isfile():
                     others[kind] += 1
             # tarfile takes a damaged header for the end of the tar, which has blocks of zeros.

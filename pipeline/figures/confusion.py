@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.figures.picture import caption, picture
+from pipeline.figures.picture import caption, picture, text_on
 
 LABEL_WIDTH, MANY_CLASSES = 28, 24
 """Most characters of a class name beside the matrix, and most classes for which cells are large."""
@@ -28,14 +28,14 @@ def draw_confusion(confusion: Sequence[Sequence[int]], class_names: Sequence[str
     size = max(3.0, cell * len(names)) + 0.6 + 0.09 * longest
     with picture(path, size, size) as figure:
         axes = figure.subplots()
-        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
+        cells = axes.imshow(shares, cmap="Blues", vmin=0, vmax=100, interpolation="none")
         places = range(len(names))
         axes.set_xticks(places, names, rotation=90 if longest > 3 else 0, fontsize=8)
         axes.set_yticks(places, names, fontsize=8)
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
         for row, place in zip(*np.nonzero(shares >= least), strict=True):
-            colour = "white" if shares[row, place] > 50 else "#333"
+            colour = text_on(cells.cmap(cells.norm(shares[row, place])))
             style = {"ha": "center", "va": "center", "fontsize": font, "color": colour}
             axes.text(place, row, f"{shares[row, place]:.0f}", in_layout=False, **style)
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 
-from pipeline.figures.picture import GREY, caption, picture
+from pipeline.figures.picture import COLOURS, GREY, caption, picture
 
 POINTS, NAMED, LABEL_WIDTH = 3000, 20, 18
 """Most points to draw, spread evenly over all; most classes in a legend; most characters of a
 name."""
-NO_CLASS = "#c8cdd3"
+NO_CLASS, MARKERS = "#c8cdd3", ("o", "^", "s")
 
 
 def draw_embedding(
@@ -51,12 +51,20 @@ def draw_embedding(
 
 
 def scatter_classes(axes, places: np.ndarray, labels: np.ndarray, names: Sequence[str]):
-    """Plot with one colour per class, grey for none, and a legend if there are few classes."""
-    colours = matplotlib.colormaps["tab10" if len(names) <= 10 else "turbo"]
+    """Plot with a colour and a marker per class, and a legend if there are few classes.
+
+    Many classes are shades of one colour map; members without a class are grey.
+    """
     for label in np.unique(labels):
-        own = places[labels == label]
-        place = int(label) if len(names) <= 10 else label / (len(names) - 1)
-        colour, name = (colours(place), names[label]) if label >= 0 else (NO_CLASS, "no class")
-        axes.scatter(*own.T, s=7, color=colour, linewidths=0, label=caption(name, LABEL_WIDTH))
+        own, name = places[labels == label], names[label] if label >= 0 else "no class"
+        shape, place = divmod(int(label), len(COLOURS))
+        if label < 0:
+            colour, marker = NO_CLASS, "o"
+        elif len(names) <= NAMED:
+            colour, marker = COLOURS[place], MARKERS[shape]
+        else:
+            colour, marker = matplotlib.colormaps["viridis"](label / (len(names) - 1)), "o"
+        style = {"color": colour, "marker": marker, "linewidths": 0}
+        axes.scatter(*own.T, s=7, label=caption(name, LABEL_WIDTH), **style)
     if len(names) <= NAMED:
         axes.legend(fontsize=8, markerscale=2, loc="center left", bbox_to_anchor=(1.0, 0.5))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.figures.picture import BLUE, picture
+from pipeline.figures.picture import BLUE, INK, picture
 
 
 def draw_signal(
@@ -27,7 +27,7 @@ def draw_signal(
         image = image if image.shape[-1] in (1, 3) else image.mean(-1, keepdims=True)
         shades = ((image - low) / max(high - low, 1e-12)).clip(0, 1)
         axes.imshow(shades, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_title(title, fontsize=9, pad=3, color="#333")
+    axes.set_title(title, fontsize=9, pad=3, color=INK)
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():

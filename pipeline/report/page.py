@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Collection, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from pipeline.archive.summary import shown as shown_name
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Config, describe, fingerprint
 from pipeline.errors import InputError
-from pipeline.report.accuracies import ACCURACY, draw_accuracies
+from pipeline.figures.picture import KINDS as PICTURES
+from pipeline.figures.picture import draw_every_kind
+from pipeline.figures.reconstructions import draw_psnr, psnr_of
+from pipeline.figures.zoo import picture_of
 from pipeline.report.curves import draw_curves
 from pipeline.report.markdown import data_uri
 from pipeline.report.models import (
@@ -25,7 +29,6 @@ from pipeline.report.models import (
     over_seeds,
     read_training,
 )
-from pipeline.report.pictures import draw_psnr, draw_reconstructions, psnr_of
 from pipeline.report.sizes import draw_sizes
 from pipeline.tasks import Evaluation, Figure
 from pipeline.training.checkpoint import load_best
@@ -36,7 +39,9 @@ from pipeline.zoos import KINDS
 
 
 def write_report(run: Path, trusted: Collection[str] = ()):
-    """Draw all pictures into `run/report` and write the page, which contains them, last.
+    """Draw all figures into `run/report`, and write the page, which contains them, last.
+
+    Each figure is kept beside the page as PNG and as SVG.
 
     Needs the run's zoo and metrics.json. Baselines and other seeds are included once they have been
     scored, and fitting speed if this run fitted the zoo and left fit.json. If a zoo cannot be
@@ -48,7 +53,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     first = models[0]
     histories = {group[0].title: group[0].history for group in families(models) if group[0].history}
-    draw_curves(histories, folder / "curves.svg")
+    draw_every_kind(partial(draw_curves, histories), folder / "curves.svg")
     kind = KINDS.get(zoo.record.config.kind)
     members = kind.members if kind else "networks"
     template = Environment(
@@ -91,7 +96,7 @@ def task_figures(
     drawn: list[dict[str, Any]] = []
     for part in trained.task.figures(model.metrics, evaluation):
         if isinstance(part, Figure):
-            part.draw(folder / part.file)
+            draw_every_kind(part.draw, folder / part.file)
             drawn.append({"text": part.text, "file": part.file, "table": None})
         elif part.rows:
             drawn.append({"text": part.text, "file": None, "table": part})
@@ -104,10 +109,10 @@ def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
     models = {size: models_of(one) for size, one in sizes_in(run).items()} | {whole: models_of(run)}
     if len(models) < 2:
         return []
-    draw_sizes(
-        {size: [(model.title, model.metrics) for model in some] for size, some in models.items()},
-        folder / "sizes.svg",
-    )
+    metrics = {
+        size: [(model.title, model.metrics) for model in some] for size, some in models.items()
+    }
+    draw_every_kind(partial(draw_sizes, metrics), folder / "sizes.svg")
     text = "Metrics on the test split by the number of members trained on."
     return [{"text": text, "file": "sizes.svg", "table": None}]
 
@@ -124,25 +129,21 @@ def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
     """Pictures of the zoo with the text above each, or the reason why there is none."""
     drawn = [members_picture(zoo, folder)]
     if len(psnr_of(zoo)):
-        draw_psnr(zoo, folder / "psnr.svg")
+        draw_every_kind(partial(draw_psnr, zoo), folder / "psnr.svg")
         text = "How well members render their signals, on the grid they were fitted on."
         drawn.append({"file": "psnr.svg", "text": text, "alt": "Histogram of PSNR"})
     return drawn
 
 
 def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
-    if ACCURACY in zoo.catalog.column_names:
-        draw, file = draw_accuracies, "accuracies.svg"
-        text = "How accurate the members are, and what accuracy depends on."
-    else:
-        draw, file = draw_reconstructions, "reconstructions.png"
-        text = "One signal of each class, and what its INRs render from their stored weights."
+    picture = picture_of(zoo)
     try:
-        draw(zoo, folder / file)
+        draw_every_kind(partial(picture.draw, zoo), folder / picture.file)
     except InputError as error:
-        (folder / file).unlink(missing_ok=True)  # of an earlier report
+        for kind in PICTURES:  # of an earlier report
+            (folder / picture.file).with_suffix(f".{kind}").unlink(missing_ok=True)
         return {"file": None, "text": f"No picture: {error}.", "alt": None}
-    return {"file": file, "text": text, "alt": text}
+    return {"file": picture.file, "text": picture.text, "alt": picture.text}
 
 
 def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> list[dict]:

@@ -98,9 +98,10 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
     source = (report / "index.html").read_text()
     page = Page(source)
     drawn = [path for path in report.iterdir() if path.suffix in (".svg", ".png")]
-    names = ["confusion.svg", "curves.svg", "psnr.svg", "reconstructions.png"]
-    assert sorted(path.name for path in drawn) == names
-    assert sorted(page.links) == sorted(map(data_uri, drawn))
+    shown = ["confusion.svg", "curves.svg", "psnr.svg", "reconstructions.png"]
+    both = {Path(name).with_suffix(suffix).name for name in shown for suffix in (".png", ".svg")}
+    assert {path.name for path in drawn} == both
+    assert sorted(page.links) == sorted(data_uri(report / name) for name in shown)
     assert all(path.stat().st_size > 2000 for path in drawn)
     assert "http" not in re.sub(r'src="data:[^"]*"', "", source)
     metrics = json.loads((smoke_run.folder / "metrics.json").read_text())
@@ -211,4 +212,5 @@ def test_results_are_a_page_of_markdown_too(smoke_run):
     assert dict(zip(names, rows[0], strict=True))["test accuracy"] == f"{100 * accuracy:.1f} %"
     assert (smoke_run.folder / "report" / "index.html").as_uri() in lines[lines.index("") + 1]
     pictures = [line for line in lines if line.startswith("![")]
+    assert [line[:6] for line in pictures] == ["![conf", "![curv", "![psnr", "![reco"]
     assert any(line.startswith("![curves](data:image/svg+xml;base64,") for line in pictures)

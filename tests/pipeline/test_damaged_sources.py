@@ -22,7 +22,7 @@ from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.importing import plan_import
 from pipeline.exchange.pickled import load_file
-from pipeline.report import accuracies
+from pipeline.figures import accuracies
 from pipeline.tasks.classification import Classification
 from tests.pipeline.foreign import (
     Evil,

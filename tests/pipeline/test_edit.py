@@ -10,7 +10,7 @@ from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import ArchiveError, InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
-from pipeline.report.pictures import draw_reconstructions
+from pipeline.figures.reconstructions import draw_reconstructions
 from tests.conftest import contents
 
 

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import safetensors.torch
 import torch
 import webdataset
+import yaml
+from PIL import Image
 
 from flows.cli import main
 from flows.recipes import smoke
@@ -212,6 +215,51 @@ def test_webdataset_readers_find_a_member_a_sample(small_zoo, exported):
     np.testing.assert_array_equal(
         state["layers.1.bias"], state_of(small_zoo, row["key"])["layers.1.bias"]
     )
+
+
+def test_the_code_of_the_card_loads_a_hugging_face_folder(
+    small_zoo, exported, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    folder, loaded = exported["huggingface"], []
+    card = (folder / "README.md").read_text().replace("FOLDER", str(folder))
+    for code in re.findall(r"```python\n(.*?)```", card, re.DOTALL):
+        loaded.append({})
+        exec(code, loaded[-1])
+    by_datasets, by_webdataset = loaded
+    keys = small_zoo.members("train")["key"].to_pylist()
+    catalog, weights = by_datasets["catalog"], by_datasets["weights"]
+    assert catalog["key"] == weights["__key__"] == keys
+    assert catalog.features["label"].names == [*map(str, range(10))]
+    assert catalog.features["seed"].dtype == "uint64"
+    assert by_datasets["row"] == catalog[0]
+    assert by_webdataset["row"]["key"] == keys[-1]
+    for found, key in ((by_datasets, keys[0]), (by_webdataset, keys[-1])):
+        expected = state_of(small_zoo, key)
+        assert found["state"].keys() == expected.keys()
+        for name, tensor in expected.items():
+            np.testing.assert_array_equal(found["state"][name], tensor)
+
+
+def test_the_card_of_a_hugging_face_folder_says_what_is_in_it(small_zoo, exported):
+    folder = exported["huggingface"]
+    front, text = (folder / "README.md").read_text().split("---\n")[1:3]
+    card = yaml.safe_load(front)
+    assert card["license"] == "unknown"
+    assert card["size_categories"] == ["n<1K"]
+    (config,), (info,) = card["configs"], card["dataset_info"]
+    assert [part["split"] for part in config["data_files"]] == ["train", "validation", "test"]
+    tables = [pq.read_table(folder / part["path"]) for part in config["data_files"]]
+    assert [len(table) for table in tables] == [82, 14, 22]
+    assert [column["name"] for column in info["features"]] == tables[0].column_names
+    assert "| train | 82 |" in text
+    assert "| `layers.1.weight` | 6 x 8 |" in text
+    assert "2 networks whose training failed have no weights" in text
+    with Image.open(folder / re.search(r"!\[.*\]\((.*)\)", text)[1]) as picture:
+        assert min(picture.size) > 200
+    texts = [file.read_text() for file in folder.iterdir() if file.suffix in (".md", ".json")]
+    assert not any(str(small_zoo.folder) in text for text in texts)
 
 
 def test_an_export_appears_whole_or_not_at_all(small_zoo, tmp_path):

@@ -13,7 +13,7 @@ from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
-from pipeline.report.pictures import draw_reconstructions
+from pipeline.figures.reconstructions import draw_reconstructions
 from pipeline.signals import Signals, load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
 

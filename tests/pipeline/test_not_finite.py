@@ -27,7 +27,7 @@ from pipeline.config import FitConfig, ResourcesConfig, SignalsConfig, describe
 from pipeline.errors import InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
-from pipeline.report.pictures import picture
+from pipeline.figures.reconstructions import picture
 from pipeline.tasks.classification import Classification
 from pipeline.training.checkpoint import TrainedModel, load_best
 from pipeline.training.config import TrainingConfig

@@ -2,11 +2,14 @@
 
 import re
 import xml.etree.ElementTree as ET
+from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.colors import to_rgb
 from PIL import Image
 
 from flows.cli import main
@@ -15,11 +18,22 @@ from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import InputError
+from pipeline.figures.accuracies import draw_dependence
 from pipeline.figures.confusion import draw_confusion
-from pipeline.figures.picture import caption, picture
-from pipeline.report.accuracies import draw_dependence
+from pipeline.figures.picture import (
+    COLOURS,
+    GREY,
+    INK,
+    caption,
+    contrast,
+    draw_every_kind,
+    picture,
+    text_on,
+)
+from pipeline.figures.reconstructions import choose, draw_reconstructions, render
+from pipeline.figures.weights import filters_of, mosaic
+from pipeline.figures.zoo import picture_of
 from pipeline.report.page import isolated
-from pipeline.report.pictures import choose, draw_reconstructions, render
 from pipeline.signals import load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, mnist_tree
@@ -151,7 +165,7 @@ def test_reconstructions_of_an_imported_zoo_are_drawn_without_originals(built_zo
     assert set(map(str, range(10))) <= set(drawn)
 
 
-def test_an_imported_zoo_that_says_nothing_of_its_activations_is_not_drawn(tmp_path):
+def test_of_an_imported_zoo_that_says_nothing_of_its_activations_weights_are_drawn(tmp_path):
     mnist_tree(tmp_path / "theirs", "training", range(12))
     zoo = bring_in("dwsnets", tmp_path / "theirs", tmp_path / "zoo", splits="drawn")
     with pytest.raises(
@@ -160,6 +174,90 @@ def test_an_imported_zoo_that_says_nothing_of_its_activations_is_not_drawn(tmp_p
     ):
         draw_reconstructions(zoo, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
+    shown = picture_of(zoo)
+    assert re.search("The weights .* does not say what their activations are", shown.text)
+    shown.draw(zoo, tmp_path / "x.svg")
+    drawn = text_of(tmp_path / "x.svg")
+    assert "layers.0.weight 3x2" in drawn
+
+
+def test_kernels_and_rows_that_read_images_are_pictures():
+    kernels = np.arange(2 * 3 * 4 * 5.0).reshape(2, 3, 4, 5)
+    filters = filters_of(kernels, ())
+    np.testing.assert_array_equal(filters, kernels.reshape(6, 4, 5))
+    np.testing.assert_array_equal(filters_of(kernels.reshape(2, 60), (4, 5)), filters)
+    assert filters_of(kernels.reshape(2, 60), ()) is None
+    assert filters_of(kernels.reshape(2, 60), (7, 5)) is None
+    tiles = mosaic(filters)  # three beside each other, two lines
+    assert tiles.shape == (2 * 4 + 1, 3 * 5 + 2)
+    np.testing.assert_array_equal(tiles[5:, 6:11], kernels[1, 1])
+    assert np.isnan(tiles[4]).all()
+
+
+def test_every_figure_of_a_report_has_both_kinds_beside_it(tmp_path):
+    draw_every_kind(lambda path: draw_confusion(np.eye(3), "abc", path), tmp_path / "c.svg")
+    assert ET.parse(tmp_path / "c.svg").getroot().tag == f"{SVG}svg"
+    with Image.open(tmp_path / "c.png") as drawn:
+        assert drawn.format == "PNG"
+
+
+CONES = {
+    "protan": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216],
+               [-0.003882, -0.048116, 1.051998]],
+    "deutan": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413],
+               [-0.011820, 0.042940, 0.968881]],
+    "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
+               [0.004733, 0.691367, 0.303900]],
+}  # fmt: skip
+"""What colour-blind people see of linear RGB (Machado et al. 2009, severity 1)."""
+
+
+@pytest.mark.parametrize("cones", CONES.values(), ids=CONES)
+def test_the_colours_are_distinct_for_the_colour_blind(cones):
+    assert least_difference(COLOURS, cones) > 15
+    assert least_difference(COLOURS[:2], cones) > 40
+    red_and_green = ("#c44e52", "#4f9d69")
+    assert (least_difference(red_and_green, cones) > 40) == (cones is CONES["tritan"])
+
+
+def least_difference(colours, cones) -> float:
+    """The least distance in CIELAB between two of the colours, as seen with these cones."""
+    seen = np.array([linear(to_rgb(colour)) for colour in colours]) @ np.array(cones).T
+    xyz = (
+        seen.clip(0, 1)
+        @ np.array([[0.4339, 0.3762, 0.1899], [0.2126, 0.7152, 0.0722], [0.0177, 0.1095, 0.8728]]).T
+    )  # over the white point
+    x, y, z = np.where(xyz > 0.008856, np.cbrt(xyz), 7.787 * xyz + 16 / 116).T
+    lab = np.stack([116 * y, 500 * (x - y), 200 * (y - z)], 1)
+    return min(np.linalg.norm(one - other) for one, other in combinations(lab, 2))
+
+
+def linear(rgb) -> np.ndarray:
+    rgb = np.array(rgb)
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+
+
+def test_text_can_be_read_on_every_ground():
+    assert min(contrast(INK, "white"), contrast(GREY, "white")) > 4.5
+    assert contrast("black", "white") == pytest.approx(21)
+    assert contrast("#777777", "white") == pytest.approx(4.48, abs=0.01)  # WCAG's example
+    grounds = matplotlib.colormaps["Blues"](np.linspace(0, 1, 50))
+    assert min(contrast(text_on(ground), ground) for ground in grounds) > 4.5
+    assert {text_on(ground) for ground in grounds} == {"black", "white"}
+
+
+PAGE = Path(__file__).parents[2] / "pipeline" / "report" / "page.html"
+
+
+def test_the_text_of_the_page_can_be_read_in_light_and_dark():
+    schemes = re.findall(r":root \{ (.*) \}", PAGE.read_text())
+    assert len(schemes) == 2
+    for scheme in schemes:
+        colours = dict(re.findall(r"--(\w+): (#\w+);", scheme))
+        page = colours.pop("page")
+        line = colours.pop("line")
+        assert min(contrast(colour, page) for colour in colours.values()) > 4.5
+        assert contrast(line, page) < 4.5
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,8 @@ from pipeline.config import (
 from pipeline.errors import InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.importing import import_shard, plan_import
+from pipeline.figures.reconstructions import draw_reconstructions
 from pipeline.progress import no_progress
-from pipeline.report.pictures import draw_reconstructions
 from pipeline.signals import NO_LABEL, Signals
 from pipeline.tasks.classification import Classification
 from pipeline.training.loader import Feed

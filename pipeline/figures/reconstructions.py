@@ -16,6 +16,7 @@ from pipeline.decode import coordinates_of
 from pipeline.errors import InputError
 from pipeline.figures.picture import BLUE, GREY, ORANGE, caption, mark_partial, picture
 from pipeline.figures.signals import draw_signal
+from pipeline.figures.weights import rows_with_weights
 from pipeline.signals import Signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
@@ -44,10 +45,17 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
     only the INRs are, with a line that says why. Raises InputError if `signals`, or those that the
     record names, are not those that the zoo was fitted to, or if there is nothing to draw.
     """
-    columns, grid = choose(zoo), grid_of(zoo)
     why = None if signals is not None else why_not_drawn(zoo)
-    if why is None:
-        signals = zoo.signals(signals)
+    grid_of(zoo)  # raises InputError before signals are read
+    draw_renderings(zoo, path, zoo.signals(signals) if why is None else None, why)
+
+
+def draw_renderings(zoo: Zoo, path: Path, signals: Signals | None = None, note: str | None = None):
+    """Draw what INRs of one signal of each class render, below `signals` if they are given.
+
+    A `note` is written below the picture. Raises InputError if there is nothing to draw.
+    """
+    columns, grid = choose(zoo), grid_of(zoo)
     first = int(signals is not None)
     num_rows = first + max(len(each.rows) for each in columns)
     with picture(path, max(4.0, 1.05 * len(columns) + 0.6), 1.3 * num_rows) as figure:
@@ -69,8 +77,8 @@ def draw_reconstructions(zoo: Zoo, path: Path, signals: Signals | None = None):
         names = ["original"] * first + [f"INR {number + 1}" for number in range(num_rows - first)]
         for row, name in enumerate(names):
             axes[row, 0].set_ylabel(name, fontsize=9)
-        if why is not None:
-            lines = textwrap.fill(why, round(CHARACTERS * figure.get_figwidth()))
+        if note is not None:
+            lines = textwrap.fill(note, round(CHARACTERS * figure.get_figwidth()))
             figure.supxlabel(lines, fontsize=8, color=GREY)
 
 
@@ -82,6 +90,15 @@ def why_not_drawn(zoo: Zoo) -> str | None:
     return f"without originals: {zoo.why_no_signals}{order}"
 
 
+def why_not_rendered(zoo: Zoo) -> str | None:
+    """Why members cannot be drawn by what they render; None if they can."""
+    try:
+        grid_of(zoo), zoo.decoder
+    except InputError as error:
+        return str(error)
+    return None
+
+
 def grid_of(zoo: Zoo) -> tuple[int, ...]:
     """Points along each axis.
 
@@ -90,8 +107,8 @@ def grid_of(zoo: Zoo) -> tuple[int, ...]:
     num_dims = zoo.space.tensors[0].shape[1]
     if zoo.record.decode.image is not None or num_dims not in GRIDS:
         raise InputError(
-            f"cannot draw zoo {zoo.folder}: expected INRs of waves, images or volumes or "
-            f"classifiers with test_accuracy, found networks {zoo.record.architecture}"
+            f"cannot draw what members of zoo {zoo.folder} render: expected INRs of waves, images "
+            f"or volumes, found networks {zoo.record.architecture}"
         )
     grid = zoo.record.signals.grid
     return grid if len(grid) == num_dims else GRIDS[num_dims]
@@ -99,12 +116,9 @@ def grid_of(zoo: Zoo) -> tuple[int, ...]:
 
 def choose(zoo: Zoo) -> list[Column]:
     """For each class, the first signal that has the most INRs with weights."""
-    table = zoo.catalog.filter(pc.field("status") == "ok")
-    if not len(table):
-        raise InputError(
-            f"cannot draw zoo {zoo.folder}: none of its members has weights ({zoo.state})"
-        )
-    rows, sources = zoo.where(pc.field("status") == "ok"), column(table, "source_index")
+    rows = rows_with_weights(zoo)
+    table = zoo.catalog.take(rows)
+    sources = column(table, "source_index")
     labels = table["label"] if "label" in table.column_names else pa.nulls(len(table), pa.int64())
     has_classes = labels.null_count < len(table)
     groups = pc.fill_null(labels, -1).to_numpy(zero_copy_only=False) if has_classes else sources

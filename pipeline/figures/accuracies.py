@@ -36,9 +36,7 @@ def draw_accuracies(zoo: Zoo, path: Path):
     A panel leaves out members that lack a value it needs. A line below says how many members have
     no accuracy, and who measured the others.
     """
-    table = known(zoo.catalog.filter(pc.field("status") == "ok"), ACCURACY)
-    if len(table):
-        table = table.filter((pc.field(ACCURACY) >= 0) & (pc.field(ACCURACY) <= 1))
+    table = with_accuracy(zoo)
     if not len(table):
         raise InputError(
             f"cannot draw zoo {zoo.folder}: none of its members has a {ACCURACY} from 0 to 1 "
@@ -67,6 +65,18 @@ def draw_accuracies(zoo: Zoo, path: Path):
         for axes in panels[num_panels:]:
             axes.set_visible(False)
         figure.supxlabel(provenance(zoo, len(table)), fontsize=8, color=GREY)
+
+
+def has_accuracies(zoo: Zoo) -> bool:
+    return ACCURACY in zoo.record.schema.names and len(with_accuracy(zoo)) > 0
+
+
+def with_accuracy(zoo: Zoo) -> pa.Table:
+    """Catalog rows of the members with weights and an accuracy from 0 to 1."""
+    table = known(zoo.catalog.filter(pc.field("status") == "ok"), ACCURACY)
+    if not len(table):
+        return table
+    return table.filter((pc.field(ACCURACY) >= 0) & (pc.field(ACCURACY) <= 1))
 
 
 def known(table: pa.Table, name: str) -> pa.Table:
