@@ -37,8 +37,8 @@ def find_cluster(address: str) -> str:
         socket.create_connection((host, port), timeout=SECONDS).close()
     except OSError as error:
         raise ConnectionError(
-            f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}): start it, "
-            "correct the address, or unset RAY_ADDRESS to use only this machine"
+            f"no Ray cluster answers at RAY_ADDRESS {address} ({error.strerror or error}): start "
+            "it, correct the address, or unset RAY_ADDRESS to use only this machine"
         ) from error
     # In a process of its own, because Ray's client may write to stderr, hang or abort.
     try:
@@ -56,8 +56,9 @@ def find_cluster(address: str) -> str:
         ) from error
     if "InvalidAuthToken" in probe.stderr:
         raise ConnectionError(
-            f"the Ray cluster at RAY_ADDRESS {address} wants another token: set RAY_AUTH_MODE=token, "
-            "and RAY_AUTH_TOKEN to the cluster's or RAY_AUTH_TOKEN_PATH to a file that has it"
+            f"the Ray cluster at RAY_ADDRESS {address} wants another token: set "
+            "RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN to the cluster's or RAY_AUTH_TOKEN_PATH to a "
+            "file that has it"
         )
     if probe.returncode:
         reason = (probe.stderr.strip().splitlines() or [f"exit code {probe.returncode}"])[-1]
@@ -72,8 +73,8 @@ def parse(address: str) -> tuple[str, int]:
     found = re.fullmatch(r"\[?([^\s/\[\]]+?)\]?:([0-9]{1,5})", address)
     if not found or not 0 < int(found[2]) < 2**16:
         raise RequestError(
-            "RAY_ADDRESS must be HOST:PORT of a Ray cluster's head node, as `ray start --head` prints "
-            f"it, got {address!r}"
+            "RAY_ADDRESS must be HOST:PORT of a Ray cluster's head node, as `ray start --head` "
+            f"prints it, got {address!r}"
         )
     return found[1], int(found[2])
 

@@ -25,7 +25,10 @@ def end_children_with_me():
         return
     mark = f"{os.getpid()}-{uuid.uuid4().hex}"
     # Isolated, with the path of this process: the working directory may have a file of any name.
-    code = f"import sys; sys.path[:] = {sys.path}; from cluster.orphans import watch; watch({os.getpid()}, {mark!r})"
+    code = (
+        f"import sys; sys.path[:] = {sys.path}; from cluster.orphans import watch; "
+        f"watch({os.getpid()}, {mark!r})"
+    )
     subprocess.Popen(
         [sys.executable, "-I", "-c", code],
         start_new_session=True,

@@ -164,8 +164,8 @@ def loopback_interface() -> str:
             socket.create_connection(server.getsockname(), LOOPBACK_SECONDS).close()
     except OSError as error:
         raise ConnectionError(
-            f"the loopback interface of this machine does not work ({error.strerror or error}), but "
-            "workers communicate over it: bring it up, for instance with `ip link set lo up`"
+            f"the loopback interface of this machine does not work ({error.strerror or error}), "
+            "but workers communicate over it: bring it up, for instance with `ip link set lo up`"
         ) from error
     return next(name for _, name in socket.if_nameindex() if name.startswith("lo"))
 
@@ -183,7 +183,7 @@ def connected(**options: Any) -> Iterator[None]:
         "job_config": DriverPath(),
     } | options
     connection, end = Future[Any](), threading.Event()
-    # Ray's processes end with the thread that started them. Waiting for a thread can be interrupted.
+    # Ray's processes end with the thread that started them; waiting for it can be interrupted.
     threading.Thread(target=connect, args=(options, connection, end), daemon=True).start()
     try:
         while not connection.done():
@@ -255,6 +255,6 @@ def require_ray():
     ended = {kind for kind, _ in node.dead_processes()} if node is not None else set[str]()
     if missing := ended & {"raylet", "gcs_server"}:
         raise ConnectionError(
-            f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of memory): "
-            "run the same command again to continue"
+            f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of "
+            "memory): run the same command again to continue"
         )

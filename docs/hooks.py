@@ -20,7 +20,8 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
 def recipes() -> str:
     """Each recipe, with the meaning of its fields."""
     return "\n\n".join(
-        f"## {name}\n\n{recipe.__doc__.strip()}\n\n```toml\n{write_toml(resolve_recipe(name, []), name)}\n```"
+        f"## {name}\n\n{recipe.__doc__.strip()}\n\n"
+        f"```toml\n{write_toml(resolve_recipe(name, []), name)}\n```"
         for name, recipe in RECIPES.items()
     )
 

@@ -212,7 +212,8 @@ NAMES: dict[Rule, str] = {
     linear: "Linear",
     embedding: "Embedding",
     convolution: "Conv1d Conv2d Conv3d ConvTranspose1d ConvTranspose2d ConvTranspose3d",
-    channel_norm: "BatchNorm1d BatchNorm2d BatchNorm3d InstanceNorm1d InstanceNorm2d InstanceNorm3d",
+    channel_norm: "BatchNorm1d BatchNorm2d BatchNorm3d "
+    "InstanceNorm1d InstanceNorm2d InstanceNorm3d",
     group_norm: "GroupNorm",
     layer_norm: "LayerNorm RMSNorm",
     prelu: "PReLU",

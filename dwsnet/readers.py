@@ -25,7 +25,9 @@ Layer = tuple[str, tuple[int, ...], bool]
 """Name, shape of the weight `(out, in, positions...)`, whether it has a bias."""
 
 ELEMENTWISE = re.compile(
-    "relu|relu6|leaky_relu|elu|selu|celu|gelu|silu|mish|hardtanh|hardswish|hardsigmoid|tanh|sigmoid|softplus|softsign|logsigmoid|sin|cos|exp|log|sqrt|abs|neg|square|sign|clamp|pow|mul|add|sub|truediv|div|dropout|dropout[123]d|alpha_dropout|contiguous|clone"
+    "relu|relu6|leaky_relu|elu|selu|celu|gelu|silu|mish|hardtanh|hardswish|hardsigmoid|tanh|sigmoid"
+    "|softplus|softsign|logsigmoid|sin|cos|exp|log|sqrt|abs|neg|square|sign|clamp|pow"
+    "|mul|add|sub|truediv|div|dropout|dropout[123]d|alpha_dropout|contiguous|clone"
 )
 """Names of functions and tensor methods that act on each entry separately."""
 SOFTMAX, REDUCTIONS = {"softmax", "log_softmax", "softmin"}, {"mean", "sum", "amax", "amin"}
@@ -75,7 +77,8 @@ def _trace(module: nn.Module) -> fx.Graph:
     if not isinstance(module, nn.Module):
         raise ValueError(f"a module must be a torch.nn.Module, found a {type(module).__name__}")
     for name, one in module.named_modules():
-        if isinstance(one, LazyModuleMixin) and one.has_uninitialized_params():  # type: ignore[misc]
+        lazy = isinstance(one, LazyModuleMixin)
+        if lazy and one.has_uninitialized_params():
             raise ValueError(
                 f"lazy layer {name!r} must be called once, as its shapes are not known yet"
             )

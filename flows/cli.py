@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with usable_home():
             return options.command(options) or 0
-    except BaseException as error:  # noqa: BLE001 - raised again or reported, unless due to a signal
+    except BaseException as error:  # noqa: BLE001 - reported or raised again
         # After a signal any error is due to it: Ray fails if the signal ended its processes too.
         if not (signal_received() or isinstance(error, KeyboardInterrupt)):
             return failure(error, options.debug)

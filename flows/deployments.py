@@ -72,6 +72,7 @@ def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]
         if not run.out.is_absolute():
             raise InputError(
                 f"{name}: out must be an absolute path for work pool {pool!r}, whose runs are in "
-                f"containers (type {kind}), got {run.out}: name a folder of a volume that they share"
+                f"containers (type {kind}), got {run.out}: name a folder of a volume that they "
+                "share"
             )
     return {}

@@ -88,8 +88,8 @@ def packages() -> str:
             require(requirement)
     if installed(LAYERS) != "none":
         raise InputError(
-            f"the distributions {PACKAGE} and {LAYERS} are both installed and have the same package "
-            f"{LAYERS}: pip uninstall {LAYERS}, then install {PACKAGE} again"
+            f"the distributions {PACKAGE} and {LAYERS} are both installed and have the same "
+            f"package {LAYERS}: pip uninstall {LAYERS}, then install {PACKAGE} again"
         )
     return ", ".join(f"{name} {version}" for name, version in versions().items())
 

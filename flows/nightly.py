@@ -94,8 +94,8 @@ def require_same(recipe: Recipe, zoo: Path):
     first = record.inrs.model_copy(update={"views": views})
     if fields := differences(first.identity(), recipe.zoo.identity()):
         raise InputError(
-            f"{zoo} grows from another zoo than the recipe's, which differs in {'; '.join(fields)}: "
-            "choose another --out or undo the change"
+            f"{zoo} grows from another zoo than the recipe's, which differs in "
+            f"{'; '.join(fields)}: choose another --out or undo the change"
         )
 
 

@@ -53,8 +53,8 @@ def find_recipe(name: str) -> Recipe:
     if Path(name).suffix or os.path.exists(name):
         return read_recipe(Path(name))
     raise InputError(
-        f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}, a .toml or .json file or "
-        f"package.module:function{nearest(name, RECIPES)}"
+        f"there is no recipe {name!r}: expected one of {', '.join(RECIPES)}, a .toml or .json file "
+        f"or package.module:function{nearest(name, RECIPES)}"
     )
 
 

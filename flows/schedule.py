@@ -66,7 +66,8 @@ class ScheduledRun(Config):
         given = [name for name in ("cron", "interval", "rrule") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(
-                f"one of cron, interval and rrule must be set, found {' and '.join(given) or 'none'}"
+                "one of cron, interval and rrule must be set, found "
+                f"{' and '.join(given) or 'none'}"
             )
         return self
 

@@ -111,8 +111,8 @@ def own_url() -> str | None:
             return PREFECT_API_URL.value() or None
     except (ValueError, OSError) as error:
         raise InputError(
-            f"Prefect cannot read its settings ({one_line(error)}): correct the variable PREFECT_..., "
-            "or the profiles.toml, prefect.toml or .env that it comes from"
+            f"Prefect cannot read its settings ({one_line(error)}): correct the variable "
+            "PREFECT_..., or the profiles.toml, prefect.toml or .env that it comes from"
         ) from error
 
 

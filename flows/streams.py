@@ -9,7 +9,8 @@ import sys
 
 def prepare_streams():
     """Discard output to streams that the caller has closed, and make every file name printable."""
-    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115 - for as long as the process lives
+    # Open until the process ends.
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115
     sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     codecs.register_error("as_is_or_escaped", as_is_or_escaped)
     for stream in (sys.stdout, sys.stderr):

@@ -62,7 +62,8 @@ def recipe_of(file: Location, record: ZooRecord) -> Recipe:
     """The zoo whose zoo.json is `file`. Raises InputError if it was not made by a recipe."""
     if record.config.kind not in KINDS:
         raise InputError(
-            f"{file} must be of a zoo that a recipe made, found one that was {record.config.kind}: make it as it was made"
+            f"{file} must be of a zoo that a recipe made, found one that was {record.config.kind}: "
+            "make it as it was made"
         )
     return Recipe(zoo=record.config)
 

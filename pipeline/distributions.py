@@ -43,7 +43,8 @@ def distribution(
         if not numbers or not all(map(within, numbers)):
             raise PydanticCustomError(
                 "distribution",
-                f"input should be a number, a list of numbers, 'uniform(a, b)' or 'loguniform(a, b)', {bounds}",
+                "input should be a number, a list of numbers, 'uniform(a, b)' or 'loguniform(a, "
+                f"b)', {bounds}",
             )
         return value if isinstance(value, str) else numbers
 

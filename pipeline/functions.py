@@ -31,7 +31,8 @@ def find_function(name: str, field: str) -> Callable[..., Any]:
             if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
                 raise  # the user's module exists, something that it imports does not
             raise InputError(
-                f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or installed"
+                f"{field} names {name}: there is no module {error.name!r} in {Path.cwd()} or "
+                "installed"
             ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
@@ -54,7 +55,8 @@ def failures_of(what: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise InputError(
-            f"{what} failed with {type(error).__name__}: {reason(error)}; `dwszoo --debug` shows where"
+            f"{what} failed with {type(error).__name__}: {reason(error)}; `dwszoo --debug` shows "
+            "where"
         ) from error
 
 

@@ -114,7 +114,8 @@ def open_filesystem(root: str) -> tuple["FileSystem", str]:
         return FileSystem.from_uri(root)
     except (ValueError, OSError, NotImplementedError) as error:
         raise InputError(
-            f"cannot open {root} ({error}): expected a local path, file://, s3://, gs:// or another URI of pyarrow.fs"
+            f"cannot open {root} ({error}): expected a local path, file://, s3://, gs:// or "
+            "another URI of pyarrow.fs"
         ) from error
 
 

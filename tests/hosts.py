@@ -30,7 +30,8 @@ LINK = (
     "ip link add {port} type veth peer name eth0 netns {init} && ip link set {port} master eth0 up"
 )
 LISTEN = (
-    "import socket; own = socket.socket(fileno=0); server = socket.create_server(('{address}', 0)); "
+    "import socket; own = socket.socket(fileno=0); "
+    "server = socket.create_server(('{address}', 0)); "
     "socket.send_fds(own, [b'.'], [server.fileno()])"
 )
 

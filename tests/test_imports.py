@@ -139,8 +139,8 @@ def test_the_command_starts_without_heavy_packages(module):
 def test_recipes_load_no_torch():
     """A configuration is read and written at once; what is configured loads where it runs."""
     code = (
-        "import sys; from flows.overrides import resolve_recipe; from flows.recipe_file import write_toml; "
-        "from flows.recipes import RECIPES; "
+        "import sys; from flows.overrides import resolve_recipe; "
+        "from flows.recipe_file import write_toml; from flows.recipes import RECIPES; "
         "[write_toml(resolve_recipe(name, []), name) for name in RECIPES]; "
         "resolve_recipe('digits', ['training.task.kind=editing', 'training.encoder.kind=mlp']); "
         "print({'torch', 'ray', 'prefect', 'pyarrow', 'scipy', 'dwsnet'} & set(sys.modules))"

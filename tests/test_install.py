@@ -87,7 +87,8 @@ def test_the_layers_run_without_what_they_do_not_ask_for(installed, tmp_path):
     code = (
         "import runpy, sys; sys.path.insert(0, sys.argv[1]); import dwsnet; "
         "runpy.run_path(sys.argv[2])['main'](1); "
-        "print(dwsnet.__file__, {'scipy', 'sklearn', 'pydantic', 'pyarrow', 'ray'} & {*sys.modules})"
+        "others = {'scipy', 'sklearn', 'pydantic', 'pyarrow', 'ray'}; "
+        "print(dwsnet.__file__, others & {*sys.modules})"
     )
     example = ROOT / "examples" / "layer_in_a_model.py"
     command = [sys.executable, "-I", "-c", code, str(tmp_path), str(example)]

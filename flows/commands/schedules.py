@@ -48,7 +48,8 @@ def deploy(options: Namespace):
         deploy_runs(runs, options.pool)
     print_runs(runs)
     print(
-        f"deployed on {options.pool} of {url}; `prefect worker start --pool {options.pool}` runs them"
+        f"deployed on {options.pool} of {url}; `prefect worker start --pool {options.pool}` runs "
+        "them"
     )
 
 

@@ -209,6 +209,6 @@ def missing_room(out: Path, size: int) -> Iterator[str]:
     free = shutil.disk_usage(place).free
     if free < size:
         yield (
-            f"the disk of {place} has {free / 1e9:,.1f} GB free, expected at least {size / 1e9:,.1f}: "
-            "make room or choose another --out"
+            f"the disk of {place} has {free / 1e9:,.1f} GB free, expected at least "
+            f"{size / 1e9:,.1f}: make room or choose another --out"
         )

@@ -104,8 +104,9 @@ def fit_zoo(plan: ZooPlan, zoo: Location, resources: ResourcesConfig) -> FitSumm
     if errors:
         name, error = next(iter(errors.items()))
         raise WorkError(
-            f"{len(errors)} of {len(shards)} shards could not be fitted and {len(shards) - len(errors)} are committed; "
-            f"{name}: {reason(error)}; run the same command again to continue"
+            f"{len(errors)} of {len(shards)} shards could not be fitted and "
+            f"{len(shards) - len(errors)} are committed; {name}: {reason(error)}; run the same "
+            "command again to continue"
         ) from error
     return FitSummary(bar.members, bar.failed, time.perf_counter() - start, bar.mean_quality)
 

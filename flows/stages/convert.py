@@ -65,8 +65,8 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
     trained, opened = load_best(run, trusted), Zoo.open(zoo)
     if not isinstance(trained.model, WeightsHead):
         raise InputError(
-            f"{run} must be trained for a task whose outputs are networks, such as editing, to edit a "
-            f"zoo, found {trained.config.task.kind}"
+            f"{run} must be trained for a task whose outputs are networks, such as editing, to "
+            f"edit a zoo, found {trained.config.task.kind}"
         )
     require_space(trained, opened)
     best = read_best(run)

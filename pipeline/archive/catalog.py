@@ -59,8 +59,8 @@ def shard_path(folder: Location, shard: str) -> Location:
 
 def not_committed(folder: Location, shard: str) -> str:
     return (
-        f"shard {shard} is not committed: expected its catalog part {part_path(folder, shard)}, found none; "
-        "`dwszoo zoo build` (or `import`, `merge`) makes what is missing"
+        f"shard {shard} is not committed: expected its catalog part {part_path(folder, shard)}, "
+        "found none; `dwszoo zoo build` (or `import`, `merge`) makes what is missing"
     )
 
 
@@ -122,12 +122,14 @@ def read_part(
     table = with_later_columns(table, schema)
     if not table.schema.equals(schema):
         raise ArchiveError(
-            f"catalog part {path} must have columns {schema.names}, found {table.schema.names}: {REBUILD}"
+            f"catalog part {path} must have columns {schema.names}, found {table.schema.names}: "
+            f"{REBUILD}"
         )
     for name, value in (("shard", shard), ("split", shard.rpartition("-")[0])):
         if others := [other for other in table[name].unique().to_pylist() if other != value]:
             raise ArchiveError(
-                f"catalog part {path} must have {value!r} as {name} in all rows, found {others[0]!r}: {REBUILD}"
+                f"catalog part {path} must have {value!r} as {name} in all rows, found "
+                f"{others[0]!r}: {REBUILD}"
             )
     return CatalogPart(table.replace_schema_metadata(None), mark, digest)
 

@@ -70,7 +70,8 @@ class IterableZoo(IterableDataset):
         is_default = rank is None and world_size is None
         if not is_default and (rank is None or world_size is None or not 0 <= rank < world_size):
             raise InputError(
-                f"rank must be one of world_size ranks, counted from 0, got rank {rank} and world_size {world_size}"
+                f"rank must be one of world_size ranks, counted from 0, got rank {rank} and "
+                f"world_size {world_size}"
             )
         self.zoo, self.split, self.columns = zoo, split, columns
         self.rank, self.world_size = rank, world_size

@@ -57,7 +57,8 @@ def file_kind(path: Path, *kinds: str) -> str:
     kind = path.suffix.lower().lstrip(".")
     if kind not in kinds:
         raise InputError(
-            f"cannot write {path}: expected a name that ends in {' or '.join(f'.{kind}' for kind in kinds)}"
+            f"cannot write {path}: expected a name that ends in "
+            f"{' or '.join(f'.{kind}' for kind in kinds)}"
         )
     if path.is_dir() or not path.parent.is_dir():
         expected = "a file" if path.is_dir() else f"a folder {path.parent}"
@@ -72,7 +73,8 @@ def require_folder_name(path: Location):
     """Raises InputError if a folder would have the extension of a file."""
     if path.name.lower().endswith(FILES):
         raise InputError(
-            f"{path} would be a folder but is named like a file: choose an --out without the extension"
+            f"{path} would be a folder but is named like a file: choose an --out without the "
+            "extension"
         )
 
 
@@ -223,7 +225,8 @@ def hold(folder: Path) -> int | None:
         lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT)
     except OSError as error:
         raise InputError(
-            f"cannot write to {folder} ({error.strerror}): choose another --out or mend its permissions"
+            f"cannot write to {folder} ({error.strerror}): choose another --out or mend its "
+            "permissions"
         ) from error
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -24,12 +24,14 @@ def chosen_rows(index: Any, size: int, folder: Location) -> np.ndarray:
     if rows.dtype == bool and rows.ndim == 1:
         if len(rows) != size:
             raise IndexError(
-                f"a mask must have an entry for each of the {size} members of {folder}, got {len(rows)}"
+                f"a mask must have an entry for each of the {size} members of {folder}, got "
+                f"{len(rows)}"
             )
         return np.flatnonzero(rows)
     if rows.ndim > 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
         raise TypeError(
-            f"members are chosen by an integer, a slice, a list of integers or a mask, got {index!r}"
+            "members are chosen by an integer, a slice, a list of integers or a mask, got "
+            f"{index!r}"
         )
     rows = rows.astype(np.int64)
     outside = rows[(rows < -size) | (rows >= size)]

@@ -120,7 +120,8 @@ def check_alike(zoos: Sequence[Zoo]):
             )
         if (twin := seen.setdefault(record.fingerprint, zoo)) is not zoo:
             raise InputError(
-                f"zoos {twin.folder} and {zoo.folder} are the same, {record.fingerprint}: name each once"
+                f"zoos {twin.folder} and {zoo.folder} are the same, {record.fingerprint}: name "
+                "each once"
             )
         theirs, ours = (
             {"tensors": one.record.tensors} | one.record.decode.model_dump(mode="json")
@@ -129,11 +130,13 @@ def check_alike(zoos: Sequence[Zoo]):
         for field, value in theirs.items():
             if json.dumps(value) != json.dumps(ours[field]):
                 raise InputError(
-                    f"zoo {zoo.folder} must have {field} {ours[field]} to be merged with {first.folder}, found {value}"
+                    f"zoo {zoo.folder} must have {field} {ours[field]} to be merged with "
+                    f"{first.folder}, found {value}"
                 )
         if bool(record.signals.class_names) != bool(first.record.signals.class_names):
             raise InputError(
-                f"zoos {first.folder} and {zoo.folder} must both have names of classes, found them in one"
+                f"zoos {first.folder} and {zoo.folder} must both have names of classes, found them "
+                "in one"
             )
     if len(zoos) < 2:
         raise InputError(f"expected two zoos or more to merge, found {first.folder} alone")
@@ -160,8 +163,9 @@ def check_sides(zoos: Sequence[Zoo]):
             other, twin = sides.setdefault((counted, source), (split, zoo))
             if other != split:
                 raise InputError(
-                    f"source {source} of {zoo.record.signals.name} is in the {other} split of zoo {twin.folder} and in the "
-                    f"{split} split of zoo {zoo.folder}: build them with the same splits (seed and fractions) to merge them"
+                    f"source {source} of {zoo.record.signals.name} is in the {other} split of zoo "
+                    f"{twin.folder} and in the {split} split of zoo {zoo.folder}: build them with "
+                    "the same splits (seed and fractions) to merge them"
                 )
 
 

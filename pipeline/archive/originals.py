@@ -81,16 +81,16 @@ def find_signals(
     if signals.names is None or None in names:
         if len(signals) < count:
             raise InputError(
-                f"the source of zoo {zoo} must still have its {count:,} signals, found {len(signals):,}: "
-                "put back what was there"
+                f"the source of zoo {zoo} must still have its {count:,} signals, found "
+                f"{len(signals):,}: put back what was there"
             )
         return np.arange(count)
     places = {name: place for place, name in enumerate(signals.names)}
     if gone := [name for name in names if name not in places]:
         others = f" and {len(gone) - 1:,} others" if len(gone) > 1 else ""
         raise InputError(
-            f"the source of zoo {zoo} must still have {gone[0]}{others}, found none: put back what was there"
-            + (f"; taken: {signals.taken}" if signals.taken else "")
+            f"the source of zoo {zoo} must still have {gone[0]}{others}, found none: put back what "
+            "was there" + (f"; taken: {signals.taken}" if signals.taken else "")
         )
     return np.array([places[name] for name in names if name], np.int64)
 

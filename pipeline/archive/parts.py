@@ -67,7 +67,8 @@ class Catalog:
         rows = self._consolidated(self._schema.names)
         if rows is not None and not rows.schema.equals(self._schema):
             raise ArchiveError(
-                f"{self._folder / ROWS} must have columns {self._schema.names}, found {rows.column_names}: delete it"
+                f"{self._folder / ROWS} must have columns {self._schema.names}, found "
+                f"{rows.column_names}: delete it"
             )
         return rows
 

@@ -215,7 +215,8 @@ def read_zoo_json(folder: Location) -> bytes:
         return (folder / FILE).read_bytes()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         raise InputError(
-            f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` makes one"
+            f"{folder} is not a zoo: expected a folder with {FILE}, found none; `dwszoo zoo build` "
+            "makes one"
         ) from None
 
 
@@ -235,7 +236,8 @@ def parse_record(folder: Location, data: bytes) -> ZooRecord:
         )
     if version > SCHEMA_VERSION:
         raise InputError(
-            f"zoo {folder} has schema version {version}, this dwszoo reads up to {SCHEMA_VERSION}: install a newer dwszoo"
+            f"zoo {folder} has schema version {version}, this dwszoo reads up to {SCHEMA_VERSION}: "
+            "install a newer dwszoo"
         )
     try:
         record = ZooRecord.model_validate(content)
@@ -246,8 +248,8 @@ def parse_record(folder: Location, data: bytes) -> ZooRecord:
         ) from error
     if record.fingerprint != found:
         raise ArchiveError(
-            f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has {found}; put back a copy or build "
-            "the zoo again"
+            f"{file} is damaged: its fingerprint is {record.fingerprint}, its content has {found}; "
+            "put back a copy or build the zoo again"
         )
     return record
 

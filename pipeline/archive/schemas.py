@@ -201,7 +201,8 @@ def merged_schema(schemas: Sequence[pa.Schema]) -> pa.Schema:
             known = fields.setdefault(field.name, field)
             if known.type != field.type:
                 raise ValueError(
-                    f"column {field.name!r} must be of one type, found {known.type} and {field.type}"
+                    f"column {field.name!r} must be of one type, found {known.type} and "
+                    f"{field.type}"
                 )
             fields[field.name] = known.with_nullable(known.nullable or field.nullable)
     shared = set.intersection(*(set(schema.names) for schema in schemas))

@@ -181,7 +181,8 @@ def stacked_tensors(data: np.ndarray, space: WeightSpace, num_members: int) -> B
         size = 4 * math.prod(expected[tensor])
         if header[tensor]["data_offsets"] != [place, place + size] or place + size > len(values):
             raise ValueError(
-                f"{tensor} must be at {place} of {len(values)} bytes, found {header[tensor]['data_offsets']}"
+                f"{tensor} must be at {place} of {len(values)} bytes, found "
+                f"{header[tensor]['data_offsets']}"
             )
         block[tensor] = torch.from_numpy(
             values[place : place + size].view(np.float32).reshape(expected[tensor])

@@ -102,7 +102,8 @@ def plan_problems(zoo: Zoo) -> list[str]:
     for split, planned in (zoo.record.classes or {}).items():
         found = counts(table.filter(pc.field("split") == split), "label")
         problems += [
-            f"the {split} split must have {number} members of class {name}, found {found.get(label, 0)}"
+            f"the {split} split must have {number} members of class {name}, found "
+            f"{found.get(label, 0)}"
             for label, (name, number) in enumerate(zip(names, planned, strict=True))
             if found.get(label, 0) != number
         ]
@@ -139,6 +140,7 @@ def seal_problems(zoo: Zoo) -> list[str]:
         [f"{FILE} is not as it was when the zoo was finished: put back a copy"] if changed else []
     )
     return problems + [
-        f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`, `merge`)"
+        f"statistics.json is wrong for {name}: delete it and run `dwszoo zoo build` (or `import`, "
+        "`merge`)"
         for name in dict.fromkeys(wrong)
     ]

@@ -59,8 +59,9 @@ def require_same_zoo(folder: Location, record: ZooRecord):
         )
     if fields := differences(old.zoo_identity(), record.zoo_identity()):
         raise InputError(
-            f"{folder} holds zoo {old.fingerprint}, which differs from this one ({record.fingerprint}) in "
-            f"{'; '.join(fields)}: choose another --out or undo the change"
+            f"{folder} holds zoo {old.fingerprint}, which differs from this one "
+            f"({record.fingerprint}) in {'; '.join(fields)}: choose another --out or undo the "
+            "change"
         )
 
 

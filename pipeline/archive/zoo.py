@@ -174,8 +174,8 @@ class Zoo(Dataset[Block]):
             return Seal.model_validate(parse_json(self.seal_bytes))
         except ValueError as error:
             raise ArchiveError(
-                f"{self.folder / SEAL} is damaged ({first_problem(error)}): delete it and run `dwszoo zoo build` "
-                "(or `import`, `merge`)"
+                f"{self.folder / SEAL} is damaged ({first_problem(error)}): delete it and run "
+                "`dwszoo zoo build` (or `import`, `merge`)"
             ) from error
 
     @property
@@ -212,7 +212,8 @@ class Zoo(Dataset[Block]):
         """The shards of a split, in plan order. Raises InputError if there is no such split."""
         if split not in SPLITS:
             raise InputError(
-                f"a zoo has no split {split!r}: expected one of {', '.join(SPLITS)}{nearest(split, SPLITS)}"
+                f"a zoo has no split {split!r}: expected one of "
+                f"{', '.join(SPLITS)}{nearest(split, SPLITS)}"
             )
         return [shard for shard in self.shards if shard.split == split]
 
@@ -265,7 +266,8 @@ class Zoo(Dataset[Block]):
         blocks = read_blocks(shard_path(self.folder, name), name, part.mark, self.space)
         if not are_members(part.table, [keys for _, keys in blocks]):
             raise ArchiveError(
-                f"catalog part of shard {name} must name the members of its blocks in order: {REBUILD}"
+                f"catalog part of shard {name} must name the members of its blocks in order: "
+                f"{REBUILD}"
             )
         return blocks
 

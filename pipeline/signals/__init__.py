@@ -60,7 +60,8 @@ def load_signals(config: SignalsConfig) -> Signals:
     """
     if config.fact_columns and config.source != "parquet":
         raise InputError(
-            f"signals.fact_columns names columns of Parquet files, which source {config.source!r} does not have: set it to []"
+            f"signals.fact_columns names columns of Parquet files, which source {config.source!r} "
+            "does not have: set it to []"
         )
     if config.is_function:
         signals = load_function(config.source, config.size)
@@ -106,6 +107,7 @@ def load_path(config: SignalsConfig) -> Signals:
     if found not in kinds:
         found = f"a {found}" if found else "none"
         raise InputError(
-            f"signals.path must name a {' or '.join(kinds)} for source {config.source!r}, found {found} at {path}"
+            f"signals.path must name a {' or '.join(kinds)} for source {config.source!r}, found "
+            f"{found} at {path}"
         )
     return load(path, config)

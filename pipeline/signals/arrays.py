@@ -51,13 +51,15 @@ def load_idx(path: Path, config: SignalsConfig) -> Signals:
     parts = find_parts(files, taken)
     if not parts:
         raise InputError(
-            f"{path} must hold train-images-idx3-ubyte, gzipped or not, and labels, found none{taken}"
+            f"{path} must hold train-images-idx3-ubyte, gzipped or not, and labels, found "
+            f"none{taken}"
         )
     for file, copy in copies:  # files of Fashion-MNIST have the same names as MNIST's
         if not np.array_equal(read_idx(file), read_idx(copy)):
             raise InputError(
-                f"{path} must hold one file called {file.name.removesuffix('.gz')}, found {name_below(path, file)} and "
-                f"{name_below(path, copy)}, which differ: set signals.path to the folder of one of them"
+                f"{path} must hold one file called {file.name.removesuffix('.gz')}, found "
+                f"{name_below(path, file)} and {name_below(path, copy)}, which differ: set "
+                "signals.path to the folder of one of them"
             )
     arrays = {name: read_idx(files[name]) for part in parts for name in part[1:] if name}
     return array_signals(path.resolve().name, parts, arrays, files, config, taken)
@@ -74,7 +76,8 @@ def read_idx(file: Path) -> np.ndarray:
             magic = content.read(4)
             if len(magic) < 4 or magic[:3] != b"\0\0\x08":
                 raise InputError(
-                    f"{file} must be an IDX file of unsigned bytes, found magic number {magic.hex()}"
+                    f"{file} must be an IDX file of unsigned bytes, found magic number "
+                    f"{magic.hex()}"
                 )
             sizes = content.read(4 * magic[3])
             if len(sizes) < 4 * magic[3]:
@@ -107,7 +110,8 @@ def load_npz(path: Path, config: SignalsConfig) -> Signals:
     parts = find_parts(places, taken)
     if not parts:
         raise InputError(
-            f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found {[*places]}"
+            f"{path} must hold arrays 'images' and 'labels' or 'x_train' and 'y_train', found "
+            f"{[*places]}"
         )
     return array_signals(path.stem, parts, arrays, places, config, taken)
 
@@ -132,8 +136,8 @@ def find_parts(places: Mapping[str, Path], taken: Taken) -> list[Part]:
             taken.leave_out("its name says neither images nor labels", place)
         elif (other := named[split].setdefault(role, name)) != name:
             raise InputError(
-                f"{taken.root} must hold one set of {role} for each split, found {other} and {name}: "
-                "remove one of them"
+                f"{taken.root} must hold one set of {role} for each split, found {other} and "
+                f"{name}: remove one of them"
             )
     complete = (
         {"images", "labels"} if any(len(roles) == 2 for roles in named.values()) else {"images"}
@@ -166,12 +170,13 @@ def array_signals(
         is_image = pixels.ndim == 3 or (pixels.ndim == 4 and pixels.shape[-1] in (1, 3))
         if pixels.dtype != np.uint8 or not is_image or not len(pixels):
             raise InputError(
-                f"{where} of {name} must hold uint8 images (count, height, width) or (count, height, "
-                f"width, 1 or 3), found {pixels.dtype} {pixels.shape}"
+                f"{where} of {name} must hold uint8 images (count, height, width) or (count, "
+                f"height, width, 1 or 3), found {pixels.dtype} {pixels.shape}"
             )
         if config.size is not None and pixels.shape[1:3] != (config.size, config.size):
             raise InputError(
-                f"signals.size must be null or {pixels.shape[1]} for {name}, got {config.size}: arrays are not resized"
+                f"signals.size must be null or {pixels.shape[1]} for {name}, got {config.size}: "
+                "arrays are not resized"
             )
         theirs = pa.nulls(len(pixels))
         if part.labels:

@@ -27,9 +27,9 @@ def find_image_column(file: Path, schema: pa.Schema, wanted: str | None) -> str:
     if len(found) != 1:
         columns = ", ".join(f"{field.name} ({field.type})" for field in schema)
         raise InputError(
-            f"{file} must have one column {f'{wanted!r} ' if wanted else ''}of images (encoded bytes, "
-            f"a struct with 'bytes', or nested lists), found {found or 'none'} in {columns}: "
-            "set signals.image_column"
+            f"{file} must have one column {f'{wanted!r} ' if wanted else ''}of images (encoded "
+            f"bytes, a struct with 'bytes', or nested lists), found {found or 'none'} in "
+            f"{columns}: set signals.image_column"
         )
     return found[0]
 
@@ -43,7 +43,8 @@ def find_label_column(file: Path, schema: pa.Schema, wanted: str | None) -> str 
     if wanted is not None:
         if wanted and wanted not in schema.names:
             raise InputError(
-                f"{file} must have the column {wanted!r} that signals.label_column names, found {schema.names}"
+                f"{file} must have the column {wanted!r} that signals.label_column names, found "
+                f"{schema.names}"
             )
         return wanted or None
     described = [name for name, feature in features(schema).items() if feature.get("names")]

@@ -103,7 +103,8 @@ def with_splits(path: Path, pictures: list[Picture], taken: Taken) -> list[Pictu
     if len(whole) > 1:
         first, second, *_ = ("/".join(folder) for folder in whole)
         raise InputError(
-            f"{path} must hold one set of splits, found them in {first} and in {second}: set signals.path to one of them"
+            f"{path} must hold one set of splits, found them in {first} and in {second}: set "
+            "signals.path to one of them"
         )
     splits = {folder: splits[folder] for folder in whole} or splits
     of_each_class = depth > above and not whole

@@ -28,7 +28,8 @@ def load_function(source: str, size: int | None) -> Signals:
     if not isinstance(made, tuple) or len(made) not in (2, 3):
         found = f"{len(made)} of these" if isinstance(made, tuple) else type(made).__name__
         raise InputError(
-            f"{source} must return Signals or a tuple (values, labels) or (values, labels, facts), found {found}"
+            f"{source} must return Signals or a tuple (values, labels) or (values, labels, facts), "
+            f"found {found}"
         )
     what = f"the labels of {source}"
     try:
@@ -62,23 +63,26 @@ def check_signals(what: str, signals: Signals) -> Signals:
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise InputError(
-            f"{what} must return a whole number as label of each of {len(values)} signals, found {labels.dtype} {labels.shape}"
+            f"{what} must return a whole number as label of each of {len(values)} signals, found "
+            f"{labels.dtype} {labels.shape}"
         )
     if labels.min() < NO_LABEL or labels.max() >= len(signals.class_names):
         raise InputError(
-            f"{what} must return labels 0 to {len(signals.class_names) - 1}, or {NO_LABEL} for none, found {labels.min()} to "
-            f"{labels.max()}"
+            f"{what} must return labels 0 to {len(signals.class_names) - 1}, or {NO_LABEL} for "
+            f"none, found {labels.min()} to {labels.max()}"
         )
     splits = check_splits(what, signals, len(values))
     values = values.astype(np.float32)
     with np.errstate(invalid="ignore"):
         if (values < 0).any() or (values > 1).any():
             raise InputError(
-                f"{what} must return values in [0, 1], found {np.nanmin(values):g} to {np.nanmax(values):g}"
+                f"{what} must return values in [0, 1], found {np.nanmin(values):g} to "
+                f"{np.nanmax(values):g}"
             )
     if signals.names is not None and len(signals.names) != len(values):
         raise InputError(
-            f"{what} must return a name for each of {len(values)} signals or none, found {len(signals.names)}"
+            f"{what} must return a name for each of {len(values)} signals or none, found "
+            f"{len(signals.names)}"
         )
     class_names = tuple(str(name) for name in signals.class_names)
     failures = dict(signals.failures)
@@ -112,7 +116,8 @@ def check_splits(what: str, signals: Signals, count: int) -> dict[str, Any]:
     for name, split in splits.items():
         if split.dtype != bool or split.shape != (count,):
             raise InputError(
-                f"{what} must return {name} as {count} truth values, found {split.dtype} {split.shape}"
+                f"{what} must return {name} as {count} truth values, found {split.dtype} "
+                f"{split.shape}"
             )
     if len(splits) == 2 and (splits["held_out"] & splits["validation"]).any():
         raise InputError(

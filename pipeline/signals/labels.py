@@ -36,7 +36,8 @@ def class_labels(
     distinct = pc.unique(values).drop_null()
     if len(distinct) > MAX_CLASSES:
         raise InputError(
-            f"{what} must have at most {MAX_CLASSES:,} distinct values to be classes, found {len(distinct):,}"
+            f"{what} must have at most {MAX_CLASSES:,} distinct values to be classes, found "
+            f"{len(distinct):,}"
         )
     distinct = pa.array(sorted(distinct.to_pylist()), values.type)
     positions = pc.fill_null(pc.index_in(values, distinct), NO_LABEL)
@@ -47,7 +48,8 @@ def among(what: str, values: pa.Array, num_classes: int) -> np.ndarray:
     labels = pc.fill_null(values, NO_LABEL).to_numpy()
     if len(labels) and not (labels.min() >= NO_LABEL and labels.max() < num_classes):
         raise InputError(
-            f"{what} must be 0 to {num_classes - 1}, or -1 for none, found {labels.min()} to {labels.max()}"
+            f"{what} must be 0 to {num_classes - 1}, or -1 for none, found {labels.min()} to "
+            f"{labels.max()}"
         )
     return labels
 

@@ -78,8 +78,8 @@ def rotate(values: np.ndarray) -> np.ndarray:
     """
     if values.ndim < 4:
         raise InputError(
-            f"operation 'rotate' turns images and volumes, found signals on a grid {values.shape[1:-1]}: "
-            "choose another operation"
+            "operation 'rotate' turns images and volumes, found signals on a grid "
+            f"{values.shape[1:-1]}: choose another operation"
         )
     turned = scipy.ndimage.rotate(
         values, ANGLE, axes=(2, 1), reshape=False, order=1, mode="constant"

@@ -111,7 +111,8 @@ def find_tables(path: Path, taken: Taken) -> list[tuple[Path, str | None]]:
     if len(learned) > 1:
         first, second = (f"{name} train".lstrip() for name in learned[:2])
         raise InputError(
-            f"{path} must hold one train split, found {first!r} and {second!r}: move the files of one elsewhere"
+            f"{path} must hold one train split, found {first!r} and {second!r}: move the files of "
+            "one elsewhere"
         )
     return sorted(splits.items(), key=lambda item: (SPLITS.index(item[1] or "train"), item[0]))
 
@@ -158,7 +159,8 @@ def read_part(file: Path, split: str | None, config: SignalsConfig, taken: Taken
             columns = [name for name in (image, label, *config.fact_columns) if name is not None]
             if missing := [name for name in columns if name not in schema.names]:
                 raise InputError(
-                    f"{file} must have the column {missing[0]!r} that signals.fact_columns names, found {schema.names}"
+                    f"{file} must have the column {missing[0]!r} that signals.fact_columns names, "
+                    f"found {schema.names}"
                 )
             if twice := [name for name in columns if schema.names.count(name) > 1]:
                 raise InputError(f"{file} must have one column {twice[0]!r}, found several")

@@ -67,8 +67,8 @@ def split_folders(root: Path, folders: Iterable[str]) -> dict[str, str]:
     ]
     if len(pairs) > 1:
         raise InputError(
-            f"{root} must hold one set of splits, found {', '.join(pairs[0])} and {', '.join(pairs[1])}: "
-            "move one of them elsewhere"
+            f"{root} must hold one set of splits, found {', '.join(pairs[0])} and "
+            f"{', '.join(pairs[1])}: move one of them elsewhere"
         )
     return pairs[0] if pairs else {}
 

@@ -20,7 +20,8 @@ def require_int64(zoo: Zoo, name: str):
     column = zoo.catalog[name]
     if pa.types.is_uint64(column.type) and (most := pc.max(column).as_py() or 0) > INT64:
         raise InputError(
-            f"column {name!r} of zoo {zoo.folder} must have numbers up to {INT64} to be learned from, found {most}"
+            f"column {name!r} of zoo {zoo.folder} must have numbers up to {INT64} to be learned "
+            f"from, found {most}"
         )
 
 

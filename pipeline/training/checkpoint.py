@@ -62,7 +62,10 @@ def num_epochs(run: Path) -> int:
 
 
 def damage(folder: Location, error: Exception) -> str:
-    return f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another --out"
+    return (
+        f"checkpoint {folder} is damaged ({error}): put back a copy or train again with another "
+        "--out"
+    )
 
 
 @contextmanager
@@ -206,7 +209,8 @@ def read_best(run: Path) -> Checkpoint:
     history = read_history(run)
     if not history:
         raise InputError(
-            f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` makes one"
+            f"{run} has no checkpoint: expected {run / 'checkpoints'}/epoch-NNNN; `dwszoo train` "
+            "makes one"
         )
     folder = checkpoint_folder(run, history.best.epoch)
     with undamaged(folder):

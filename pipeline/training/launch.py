@@ -51,13 +51,14 @@ def check_batches(feed: Feed, config: TrainingConfig, num_workers: int):
             else ""
         )
         raise InputError(
-            f"training.batch_size must be at least resources.workers ({num_workers}){views}, got {config.batch_size}"
+            f"training.batch_size must be at least resources.workers ({num_workers}){views}, got "
+            f"{config.batch_size}"
         )
     if not feed.num_batches(config.batch_size):
         views = f" that have {feed.group} views" if feed.group > 1 else ""
         raise InputError(
-            f"training.batch_size must be at most the {feed.num_members} members of the train split{views}, "
-            f"got {config.batch_size}"
+            f"training.batch_size must be at most the {feed.num_members} members of the train "
+            f"split{views}, got {config.batch_size}"
         )
 
 
@@ -214,8 +215,8 @@ def same_zoo(place: str, fingerprint: str, trusted: Collection[str]) -> Zoo:
     zoo = Zoo.open(place, trusted)
     if zoo.record.fingerprint != fingerprint:
         raise InputError(
-            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, "
-            f"found {zoo.record.fingerprint}: it has grown; train on the larger zoo into another --out"
+            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, found "
+            f"{zoo.record.fingerprint}: it has grown; train on the larger zoo into another --out"
         )
     return zoo
 

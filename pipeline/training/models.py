@@ -39,14 +39,16 @@ def build_encoder(
             )
         if not isinstance(encoder.width, int) or encoder.width < 1:
             raise InputError(
-                f"width of training.encoder {config.kind} must be a whole number from 1 on, found {encoder.width!r}"
+                f"width of training.encoder {config.kind} must be a whole number from 1 on, found "
+                f"{encoder.width!r}"
             )
         return encoder
     try:
         return config.build(space)
     except ValueError as error:
         raise InputError(
-            f"training.encoder {getattr(config, 'kind', '')} cannot read the networks of the zoo: {error}"
+            f"training.encoder {getattr(config, 'kind', '')} cannot read the networks of the zoo: "
+            f"{error}"
         ) from error
 
 
@@ -65,7 +67,8 @@ def try_encoder(config: Own, zoo: Zoo, trusted: Collection[str]):
     found = tuple(getattr(vectors, "shape", ())) or type(vectors).__name__
     if found != expected:
         raise InputError(
-            f"{what} must return vectors {expected} of {expected[0]} networks, as its width says, found {found}"
+            f"{what} must return vectors {expected} of {expected[0]} networks, as its width says, "
+            f"found {found}"
         )
 
 
@@ -141,8 +144,8 @@ def warn_of_wide_axes(
     axis = fixed[min(slim, key=slim.__getitem__)]
     if slim[axis.name] <= size / 2:
         logger.warning(
-            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had a "
-            "single entry instead of %d: layers grow with its square; "
+            "the %s has %s parameters, and would have %s if the fixed axis %r of its networks had "
+            "a single entry instead of %d: layers grow with its square; "
             "dwsnet.downsample.DownsampledLinear maps a wide axis to a narrow one first",
             config.encoder.kind,
             f"{size:,}",

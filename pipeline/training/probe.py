@@ -130,8 +130,8 @@ def target_of(zoo: Zoo, name: str) -> Target:
     for split, found in target.values.items():
         if len(np.unique(found[valid[split]])) < 2:
             raise InputError(
-                f"column {name!r} of zoo {zoo.folder} cannot be probed for: it must have two values "
-                f"or more in each split, found fewer in {split}"
+                f"column {name!r} of zoo {zoo.folder} cannot be probed for: it must have two "
+                f"values or more in each split, found fewer in {split}"
             )
     return target
 
@@ -149,8 +149,9 @@ def features_of(zoo: Zoo, extract: Callable[[Mapping[str, Tensor]], Tensor]) -> 
         parts[split] = torch.cat(vectors).numpy() if vectors else np.zeros((0, 0))
         if not np.isfinite(parts[split]).all():
             raise WorkError(
-                f"vectors of zoo {zoo.folder} cannot be probed: numbers must be finite, found others "
-                f"in split {split!r}; weights, of its members or of the encoder, are too large"
+                f"vectors of zoo {zoo.folder} cannot be probed: numbers must be finite, found "
+                f"others in split {split!r}; weights, of its members or of the encoder, are too "
+                "large"
             )
     mean, std = parts["train"].mean(0), parts["train"].std(0)
     return {split: (vectors - mean) / np.where(std > 0, std, 1) for split, vectors in parts.items()}

@@ -31,8 +31,8 @@ class Streamed:
         self._starts = np.cumsum([0, *(extent.num_members for extent in self.extents)])
         if self._starts[-1] != num_members:
             raise ArchiveError(
-                f"the blocks of the {split} split of zoo {zoo.folder} must hold {num_members} members, "
-                f"found {self._starts[-1]}: {REBUILD}"
+                f"the blocks of the {split} split of zoo {zoo.folder} must hold {num_members} "
+                f"members, found {self._starts[-1]}: {REBUILD}"
             )
         self.places = np.arange(num_members) if places is None else places
         self.bounds = np.searchsorted(self.places, self._starts)

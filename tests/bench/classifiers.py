@@ -152,8 +152,8 @@ def main():
             reference = reference or rate
             compared = 100 * accuracy[: num_runs // 12].mean()
             print(
-                f"{name:15} {batch_size:5}  {contender.__name__:10} {count:5} {rate:9,.0f} {rate / steps:7.2f} "
-                f"{compared:8.2f}% {rate / reference:6.1f}",
+                f"{name:15} {batch_size:5}  {contender.__name__:10} {count:5} {rate:9,.0f} "
+                f"{rate / steps:7.2f} {compared:8.2f}% {rate / reference:6.1f}",
                 flush=True,
             )
 

@@ -40,7 +40,8 @@ def main(name: str, folder: str):
     seconds = time.perf_counter() - start
     psnr = np.concatenate([part.psnr for part in parts])
     print(
-        f"{name}: {len(index):,} INRs in {seconds:.0f} s, {len(index) / seconds:.1f} INRs/s, mean {psnr.mean():.1f} dB"
+        f"{name}: {len(index):,} INRs in {seconds:.0f} s, {len(index) / seconds:.1f} INRs/s, mean "
+        f"{psnr.mean():.1f} dB"
     )
     tensors = unpack(space, torch.cat([part.rows for part in parts]))
     print(f"{'standard deviation':20} {'released':>9} {'here':>9} {'ratio':>7}")
@@ -73,6 +74,7 @@ def fit_parts(zoo, space, signals: Signals, index: np.ndarray) -> list[Fit]:
 if __name__ == "__main__":
     if len(sys.argv) != 3 or sys.argv[1] not in RELEASED:
         sys.exit(
-            f"expected a recipe ({' or '.join(RELEASED)}) and a folder of Parquet files, found {sys.argv[1:]}"
+            f"expected a recipe ({' or '.join(RELEASED)}) and a folder of Parquet files, found "
+            f"{sys.argv[1:]}"
         )
     main(*sys.argv[1:])

@@ -179,7 +179,8 @@ def report(
 
 def main():
     print(
-        f"{CONFIG.max_steps} steps an INR of {'-'.join(map(str, (2, *INR.hidden, 1)))} on {len(GRID)} points"
+        f"{CONFIG.max_steps} steps an INR of {'-'.join(map(str, (2, *INR.hidden, 1)))} on "
+        f"{len(GRID)} points"
     )
     print("contender          processes   INRs/s   steps/s   GFLOP/s  ceiling  PSNR/dB  ratio")
     context = get_context("spawn")

@@ -102,9 +102,11 @@ def aim(folder: str | None, roof: float):
     )
     rate, flop = len(targets) * zoo.fit.max_steps / took, fit.step_operations()[0]
     print(
-        f"dws-mnist, {len(targets):,} INRs of {zoo.fit.max_steps:,} steps, from keys to PSNR (aim: {AIM:,} in {SECONDS:.0f} s)"
+        f"dws-mnist, {len(targets):,} INRs of {zoo.fit.max_steps:,} steps, from keys to PSNR (aim: "
+        f"{AIM:,} in {SECONDS:.0f} s)"
     )
     print(
-        f"{took:.1f} s, {len(targets) / took:,.0f} INRs/s, {rate:,.0f} steps/s, {rate * flop / 1e9:,.0f} GFLOP/s, "
-        f"{rate / roof:.0%} of the ceiling, mean {fitted[0].psnr.mean():.2f} dB"
+        f"{took:.1f} s, {len(targets) / took:,.0f} INRs/s, {rate:,.0f} steps/s, "
+        f"{rate * flop / 1e9:,.0f} GFLOP/s, {rate / roof:.0%} of the ceiling, mean "
+        f"{fitted[0].psnr.mean():.2f} dB"
     )

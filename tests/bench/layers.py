@@ -108,8 +108,10 @@ def compare(batch: int) -> Iterator[str]:
         if kind in REFERENCES:
             reference, ratios = found, ""
         else:
-            ratios = f"  {reference[0] / found[0]:.1f}x faster, {found[1] / max(reference[1], 1):.2f} of the memory"
-        yield f"batch {batch:4d}  {f'{kind} compiled' if compiled else kind:32s} {describe(found)}{ratios}"
+            speed, memory = reference[0] / found[0], found[1] / max(reference[1], 1)
+            ratios = f"  {speed:.1f}x faster, {memory:.2f} of the memory"
+        name = f"{kind} compiled" if compiled else kind
+        yield f"batch {batch:4d}  {name:32s} {describe(found)}{ratios}"
 
 
 def describe(measured: tuple[float, float, int]) -> str:
@@ -124,7 +126,8 @@ def scaling() -> str:
         milliseconds, _, count = in_a_process("linear", ",".join(map(str, widths)), "16", "0")
         per_parameter = milliseconds / WeightSpace.mlp(widths).num_parameters * 1e6 / 16
         rows.append(
-            f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  {count:9d} of ours"
+            f"{depth:2d} layers  {milliseconds:7.1f} ms  {per_parameter:6.1f} us / 1,000 read  "
+            f"{count:9d} of ours"
         )
     return "\n".join(rows)
 

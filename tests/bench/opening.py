@@ -45,7 +45,8 @@ RANK = OPEN + (
 )
 MEASURE = """
 import sys, time
-import torch, pyarrow.parquet, pipeline.archive.zoo, pipeline.training.loader, pipeline.training.sources
+import torch, pyarrow.parquet, pipeline.archive.zoo
+import pipeline.training.loader, pipeline.training.sources
 pipeline.training.sources.STAGED_SHARE = 0
 
 def most_memory():

@@ -227,8 +227,8 @@ def show_modelled(cluster: Cluster, local: Local):
     for values in (cluster, local):
         print(", ".join(f"{name} {value:,.6g}" for name, value in asdict(values).items()))
     print(
-        "         INRs  GPUs  members  compute      sum     read  checkpoint  M models/s  efficiency"
-        "     epoch     open  plan  node memory  breaks first"
+        "         INRs  GPUs  members  compute      sum     read  checkpoint"
+        "  M models/s  efficiency     epoch     open  plan  node memory  breaks first"
     )
     for num_members in SIZES:
         for num_gpus in GPUS:
@@ -249,9 +249,10 @@ def line(case: Case) -> str:
     worst = max(over, key=over.get)
     terms = "".join(f"{1e3 * value:6.2f} ms" for value in (compute, reduce, read))
     return (
-        f"{case.num_members:13,d}{case.num_gpus:6d}{'staged' if case.is_staged else 'streamed':>9s}{terms}"
-        f"{1e6 * saved:9.1f} us{batch / step / 1e6:12.2f}{compute / step:12.0%}{epoch:8.1f} s{case.open():7.1f} s{plan:4.1f} s"
-        f"{memory / 1e9:10.0f} GB  {worst} ({over[worst]:.0%})"
+        f"{case.num_members:13,d}{case.num_gpus:6d}{'staged' if case.is_staged else 'streamed':>9s}"
+        f"{terms}{1e6 * saved:9.1f} us{batch / step / 1e6:12.2f}{compute / step:12.0%}"
+        f"{epoch:8.1f} s{case.open():7.1f} s{plan:4.1f} s{memory / 1e9:10.0f} GB"
+        f"  {worst} ({over[worst]:.0%})"
     )
 
 

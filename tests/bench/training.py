@@ -106,7 +106,8 @@ def compare(batch: int) -> Iterator[str]:
     time_before, memory_before, _ = found["official scheme"]
     for kind, (milliseconds, memory, loss) in found.items():
         yield (
-            f"batch {batch}: {kind:<31} {milliseconds:6,.0f} ms ({time_before / milliseconds:4.1f}x), "
+            f"batch {batch}: {kind:<31} "
+            f"{milliseconds:6,.0f} ms ({time_before / milliseconds:4.1f}x), "
             f"{memory:6,.0f} MiB ({memory / memory_before:.2f}), loss {loss:.4f}"
         )
 

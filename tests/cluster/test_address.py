@@ -30,7 +30,10 @@ def test_host_and_port(text, parts):
 @pytest.mark.fast
 @pytest.mark.parametrize(
     "text",
-    ["head", "head:", ":6379", "head:port", "head:0", "head:65536", "ray://head:10001", "http://head:8265", "a b:1", "h:-1"],
+    [
+        "head", "head:", ":6379", "head:port", "head:0", "head:65536", "ray://head:10001",
+        "http://head:8265", "a b:1", "h:-1",
+    ],
 )  # fmt: skip
 def test_what_cannot_be_an_address_is_refused(text):
     with pytest.raises(RequestError, match="must be HOST:PORT of a Ray cluster's head node"):
@@ -94,7 +97,10 @@ def test_a_token_in_its_file_is_enough_and_another_one_is_said(tmp_path):
     token.write_text("0123456789abcdef" * 4)
     home, where = {"HOME": str(tmp_path)}, {"RAY_ADDRESS": f"127.0.0.1:{port}"}
     with scratch_folder() as folder:
-        options = f"--head --port={port} --num-cpus=1 --include-dashboard=false --block --temp-dir={folder}"
+        options = (
+            f"--head --port={port} --num-cpus=1 --include-dashboard=false --block "
+            f"--temp-dir={folder}"
+        )
         head = subprocess.Popen(
             [Path(sys.executable).with_name("ray"), "start", *options.split()],
             env=os.environ | home | {"RAY_AUTH_MODE": "token"},

@@ -133,8 +133,9 @@ def test_what_cannot_be_told_does_not_stop_the_work(ray, monkeypatch):
 
 def test_nothing_outlives_a_command_that_is_killed():
     code = (
-        "import os, subprocess, sys; from cluster.orphans import MARK, end_children_with_me; end_children_with_me();"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True);"
+        "import os, subprocess, sys; from cluster.orphans import MARK, end_children_with_me; "
+        "end_children_with_me(); sleep = [sys.executable, '-c', 'import time; time.sleep(600)']; "
+        "subprocess.Popen(sleep, start_new_session=True); "
         "print(os.environ[MARK], flush=True); sys.stdin.read()"
     )
     process = subprocess.Popen(

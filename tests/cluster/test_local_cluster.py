@@ -31,7 +31,8 @@ def look(number):
     return sys.executable, os.getcwd(), [os.path.realpath(module.__file__) for module in ours]
 
 def listening(process):
-    return [c.laddr.ip for c in psutil.Process(process).net_connections("inet") if c.status in ("LISTEN", "NONE")]
+    connections = psutil.Process(process).net_connections("inet")
+    return [c.laddr.ip for c in connections if c.status in ("LISTEN", "NONE")]
 
 handler = signal.getsignal(signal.SIGTERM)
 with ray_session(2):
@@ -46,10 +47,13 @@ with ray_session(2):
     assert signal.getsignal(signal.SIGTERM) is handler
     probe = [sys.executable, "-I", "-c", PROBE, ray.get_runtime_context().gcs_address]
     own = {name: os.environ[name] for name in os.environ if not name.startswith("RAY_AUTH_TOKEN")}
-    answers = [subprocess.run(probe, env=env, capture_output=True, text=True) for env in (os.environ, own)]
+    answers = [
+        subprocess.run(probe, env=env, capture_output=True, text=True) for env in (os.environ, own)
+    ]
 print(json.dumps({
     "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
-    "known": answers[0].returncode, "stranger": answers[1].stderr, "group": os.getpgrp(), "groups": groups,
+    "known": answers[0].returncode, "stranger": answers[1].stderr,
+    "group": os.getpgrp(), "groups": groups,
     "left": [marked(CLUSTER, folder), writers(Path(folder)), os.path.exists(folder)],
 }))
 """
@@ -130,12 +134,16 @@ def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
     for name in COMMON_NAMES:
         (tmp_path / f"{name}.py").write_text("raise RuntimeError")
     code = (
-        "import os, sys, time; from cluster.orphans import MARK, end_children_with_me; from cluster.scratch import *\n"
+        "import os, sys, time\n"
+        "from cluster.orphans import MARK, end_children_with_me\n"
+        "from cluster.scratch import *\n"
         "import subprocess; end_children_with_me()\n"
-        "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'], start_new_session=True)\n"
+        "sleep = [sys.executable, '-c', 'import time; time.sleep(600)']\n"
+        "subprocess.Popen(sleep, start_new_session=True)\n"
         "with scratch_folder() as folder:\n"
         "    sleep, log = ['sleep', '600'], open(folder / 'log', 'w')\n"
-        "    print(os.environ[MARK], folder, subprocess.Popen(sleep, env={}, stdout=log).pid, flush=True)\n"
+        "    other = subprocess.Popen(sleep, env={}, stdout=log)\n"
+        "    print(os.environ[MARK], folder, other.pid, flush=True)\n"
         "    time.sleep(600)"
     )
     process = subprocess.Popen(

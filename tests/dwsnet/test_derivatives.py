@@ -265,7 +265,8 @@ def test_baselines_have_every_derivative_too(encoder, head):
     def loss(parameters, networks):
         return functional_call(model, parameters, (networks,)).square().sum()
 
-    # Of each member, and second ones along the parameters themselves: forward over reverse, and reverse over reverse.
+    # Per member, and second derivatives in the parameters themselves: forward over reverse, and
+    # reverse over reverse.
     each = vmap(torch.func.grad(loss), (None, 0))(
         parameters, {name: x.unsqueeze(1) for name, x in state.items()}
     )

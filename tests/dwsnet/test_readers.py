@@ -369,7 +369,8 @@ REFUSED = {
     ),
     "convolution of a linear layer": (
         nn.Sequential(fc(4, 4), conv(4, 4, 1)),
-        "'1' must take a batch of channels with 2 dimensions of positions, found neurons of .*layer1",
+        "'1' must take a batch of channels with 2 dimensions of positions, found neurons of "
+        ".*layer1",
     ),
     "another rank": (
         nn.Sequential(conv(1, 4, 3), nn.Conv1d(4, 4, 1)),

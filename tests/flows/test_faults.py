@@ -119,10 +119,8 @@ def test_a_driver_whose_raylet_is_killed_says_so(built_zoo, tmp_path):
     driver.send_signal(signal.SIGCONT)
     _, err = driver.communicate(timeout=120)
     assert driver.returncode == 1
-    assert (
-        "dwszoo: Ray's raylet on this machine ended (killed, or out of memory): run the same command again"
-        in err
-    )
+    ended = "dwszoo: Ray's raylet on this machine ended (killed, or out of memory)"
+    assert f"{ended}: run the same command again" in err
     assert "Traceback" not in err
     finish_here(tmp_path)
     assert contents(tmp_path) == contents(built_zoo)
@@ -159,8 +157,8 @@ def test_a_full_disk_is_said_and_nothing_committed_is_lost(built_zoo, tmp_path):
     """On a tmpfs of 128 kB, which holds some of the shards."""
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     result = in_a_namespace(
-        f"mkdir {disk} && mount -t tmpfs -o size=128k none {disk} && dwszoo {' '.join(BUILD)} {disk}; code=$?; "
-        f"cp -r {disk} {kept}; exit $code"
+        f"mkdir {disk} && mount -t tmpfs -o size=128k none {disk} && "
+        f"dwszoo {' '.join(BUILD)} {disk}; code=$?; cp -r {disk} {kept}; exit $code"
     )
     assert result.returncode == 1, result.stderr
     assert "No space left on device" in result.stderr

@@ -108,7 +108,8 @@ def work(options):
     signal.signal(signal.SIGTERM, library)
     os.kill(os.getpid(), signal.SIGTERM)
 
-cli.parser = lambda: SimpleNamespace(parse_args=lambda _: SimpleNamespace(command=work, debug=False))
+options = SimpleNamespace(command=work, debug=False)
+cli.parser = lambda: SimpleNamespace(parse_args=lambda _: options)
 cli.command()
 """
 

@@ -84,7 +84,8 @@ class Quality:
         return {"psnr predicted": outputs[:, 0].numpy()}
 
     def figures(self, metrics, evaluation):
-        return [Table("Errors of quality:", ("metric", "dB"), [("error", f"{metrics['error']:.2f}")])]
+        cells = [("error", f"{metrics['error']:.2f}")]
+        return [Table("Errors of quality:", ("metric", "dB"), cells)]
 '''
 
 

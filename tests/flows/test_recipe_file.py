@@ -109,46 +109,51 @@ def test_a_file_may_have_a_byte_order_mark_windows_lines_and_any_layout(file, co
     assert resolve_recipe(file(content), []).zoo.views == 3
 
 
+TOML_MISTAKES = [
+    ("[zoo]\n\nview = 3", "mine.toml: line 3: there is no field 'zoo.view': the fields of"),
+    ("[zoo]\nview = 3", "; did you mean 'zoo.views'?"),
+    ("[zo]\nviews = 3", "mine.toml: line 1: there is no field 'zo.views': the fields are zoo, tr"),
+    ("views = 3", "line 1: there is no field 'views'"),
+    ("zoo.views = 'x'", "line 1: zoo.views: input should be a valid integer"),
+    ("[zoo]\nviews = 0\nseed = -1", "line 2: zoo.views: input should be greater than 0, got 0"),
+    ("[zoo]\nseed = -1\nviews = 0", "got -1; line 3: zoo.views: input"),
+    ("[zoo]\nfit = 3", "line 2: 'zoo.fit' is a group of fields, set one of them: zoo.fit.l"),
+    ("[zoo.views]\nx = 3", "line 1: 'zoo.views' is a single value, not a group of fields"),
+    ("[zoo]\nviews = 2026-01-01", "line 2: zoo.views: input should be"),
+    ("[zoo.inr]\ninit = 2026-01-01", "line 2: zoo.inr.init: input should be 'dws' or 'siren', got"),
+    ("[zoo.fit]\ntarget_psnr = inf", "zoo.fit.target_psnr: input should be a finite number, got"),
+    ("[zoo.inr]\nhidden = []", "line 2: zoo.inr.hidden: tuple should have at least 1 item"),
+    ("[training.task]\nkind = 'regresion'", "line 2: training.task.kind: there is no kind"),
+    ("[training.encoder]\nkind = 'a:b'\nchannels = 3", "line 3: training.encoder.channels is "),
+    ("[training.task]\nkind = 'a:b'\noptions = {a = 2026-01-01}", "3: training.task.options: in"),
+    ("[zoo]\nnum_runs = 3", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that"),
+    ("[zoo]\nkind = 'classifiers'\nviews = 3", "line 3: zoo.views is a field of kind 'inrs': c"),
+    ("[[zoo]]\nviews = 3", "'zoo' is a group of fields"),
+    ("[zoo]\nviews = 3\nviews = 4", "mine.toml is not valid TOML: Cannot overwrite"),
+    ("[zoo]\nlimit = null", "(at line 2, column 9); TOML has no null: leave such a field out"),
+    ("zoo views", "mine.toml is not valid TOML: "),
+    ('{"zoo": {}}', "mine.toml is not valid TOML: "),
+    ("x = " + 5000 * "[", "mine.toml is not valid TOML: "),
+    (b"\x89PNG\r\n\x1a\n\x00", "must be text in UTF-8 to be a recipe: invalid start byte"),
+    ("[zoo]".encode("utf-16"), "mine.toml must be text in UTF-8 to be a recipe"),
+    (b"[zoo]\nviews = 3\x00", "mine.toml is not valid TOML: "),
+]  # fmt: skip
+OTHER_MISTAKES = [
+    ('{"zoo": {"views": 3, "views": 3}}', "mine.json", "not valid JSON: 'views' is set twice"),
+    ('{"zoo": {"views": 3}', "mine.json", "mine.json is not valid JSON: Expecting ',' delimiter"),
+    ("", "mine.json", "mine.json is not valid JSON: Expecting value"),
+    (99999 * "[", "mine.json", "mine.json is not valid JSON: "),
+    ("[1, 2]", "mine.json", "mine.json must hold groups of fields, found list"),
+    ('{"zoo": {"fit": {"max_steps": NaN}}}', "mine.json", "zoo.fit.max_steps: input should be"),
+    ("zoo: 3", "mine.yaml", "mine.yaml must be a .toml or .json file to be a recipe"),
+    ("zoo = 3", "mine", "mine must be a .toml or .json file to be a recipe"),
+]  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("content", "name", "message"),
-    [
-        ("[zoo]\n\nview = 3", "mine.toml", "mine.toml: line 3: there is no field 'zoo.view': the fields of"),
-        ("[zoo]\nview = 3", "mine.toml", "; did you mean 'zoo.views'?"),
-        ("[zo]\nviews = 3", "mine.toml", "mine.toml: line 1: there is no field 'zo.views': the fields are zoo, tr"),
-        ("views = 3", "mine.toml", "line 1: there is no field 'views'"),
-        ("zoo.views = 'x'", "mine.toml", "line 1: zoo.views: input should be a valid integer"),
-        ("[zoo]\nviews = 0\nseed = -1", "mine.toml", "line 2: zoo.views: input should be greater than 0, got 0"),
-        ("[zoo]\nseed = -1\nviews = 0", "mine.toml", "got -1; line 3: zoo.views: input"),
-        ("[zoo]\nfit = 3", "mine.toml", "line 2: 'zoo.fit' is a group of fields, set one of them: zoo.fit.l"),
-        ("[zoo.views]\nx = 3", "mine.toml", "line 1: 'zoo.views' is a single value, not a group of fields"),
-        ("[zoo]\nviews = 2026-01-01", "mine.toml", "line 2: zoo.views: input should be"),
-        ("[zoo.inr]\ninit = 2026-01-01", "mine.toml", "line 2: zoo.inr.init: input should be 'dws' or 'siren', got"),
-        ("[zoo.fit]\ntarget_psnr = inf", "mine.toml", "zoo.fit.target_psnr: input should be a finite number, got"),
-        ("[zoo.inr]\nhidden = []", "mine.toml", "line 2: zoo.inr.hidden: tuple should have at least 1 item"),
-        ("[training.task]\nkind = 'regresion'", "mine.toml", "line 2: training.task.kind: there is no kind 'regresion': exp"),
-        ("[training.encoder]\nkind = 'a:b'\nchannels = 3", "mine.toml", "line 3: training.encoder.channels is a field of kind"),
-        ("[training.task]\nkind = 'a:b'\noptions = {day = 2026-01-01}", "mine.toml", "line 3: training.task.options: input"),
-        ("[zoo]\nnum_runs = 3", "mine.toml", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that by zoo.kind,"),
-        ("[zoo]\nkind = 'classifiers'\nviews = 3", "mine.toml", "line 3: zoo.views is a field of kind 'inrs': choose"),
-        ("[[zoo]]\nviews = 3", "mine.toml", "'zoo' is a group of fields"),
-        ("[zoo]\nviews = 3\nviews = 4", "mine.toml", "mine.toml is not valid TOML: Cannot overwrite"),
-        ("[zoo]\nlimit = null", "mine.toml", "(at line 2, column 9); TOML has no null: leave such a field out"),
-        ("zoo views", "mine.toml", "mine.toml is not valid TOML: "),
-        ('{"zoo": {}}', "mine.toml", "mine.toml is not valid TOML: "),
-        ("x = " + 5000 * "[", "mine.toml", "mine.toml is not valid TOML: "),
-        ('{"zoo": {"views": 3, "views": 3}}', "mine.json", "not valid JSON: 'views' is set twice in one"),
-        ('{"zoo": {"views": 3}', "mine.json", "mine.json is not valid JSON: Expecting ',' delimiter"),
-        ("", "mine.json", "mine.json is not valid JSON: Expecting value"),
-        (99999 * "[", "mine.json", "mine.json is not valid JSON: "),
-        ("[1, 2]", "mine.json", "mine.json must hold groups of fields, found list"),
-        ('{"zoo": {"fit": {"max_steps": NaN}}}', "mine.json", "zoo.fit.max_steps: input should be a finite"),
-        (b"\x89PNG\r\n\x1a\n\x00", "mine.toml", "mine.toml must be text in UTF-8 to be a recipe: invalid start byte"),
-        ("[zoo]".encode("utf-16"), "mine.toml", "mine.toml must be text in UTF-8 to be a recipe"),
-        (b"[zoo]\nviews = 3\x00", "mine.toml", "mine.toml is not valid TOML: "),
-        ("zoo: 3", "mine.yaml", "mine.yaml must be a .toml or .json file to be a recipe"),
-        ("zoo = 3", "mine", "mine must be a .toml or .json file to be a recipe"),
-    ],
-)  # fmt: skip
+    [(content, "mine.toml", message) for content, message in TOML_MISTAKES] + OTHER_MISTAKES,
+)
 def test_a_mistake_in_a_file_is_one_sentence(file, content, name, message, capsys):
     assert main(["recipes", file(content, name)]) == 2
     told = capsys.readouterr().err
@@ -174,7 +179,8 @@ def test_a_function_of_the_users_makes_a_recipe(file, monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     file(
         "from flows.recipes import smoke\n\n\ndef four():\n"
-        "    return smoke().model_copy(update={'zoo': smoke().zoo.model_copy(update={'views': 4})})\n\n\n"
+        "    zoo = smoke().zoo.model_copy(update={'views': 4})\n"
+        "    return smoke().model_copy(update={'zoo': zoo})\n\n\n"
         "nothing = dict\n",
         "kitchen.py",
     )

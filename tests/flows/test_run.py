@@ -182,7 +182,8 @@ def test_a_baseline_that_diverges_alone_leaves_a_report_of_the_rest(
         flow.run_stages(smoke(), folder)
     page = folder / "report" / "index.html"
     assert str(caught.value) == (
-        f"training of {folder / 'baselines' / 'mlp'} diverged; {page} reports what was trained beside it"
+        f"training of {folder / 'baselines' / 'mlp'} diverged; {page} reports what was trained "
+        "beside it"
     )
     assert "DWSNet: accuracy on the test split" in page.read_text()
     assert ", same budget" not in page.read_text()

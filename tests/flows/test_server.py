@@ -134,7 +134,10 @@ def test_work_does_not_end_with_the_server(tmp_path):
 )
 def test_where_the_users_server_is(settings, profile, found, tmp_path):
     (tmp_path / "profiles.toml").write_text(f'active = "odd"\n[profiles.odd]\n{profile}\n')
-    code = "from flows.server import *\ntry:\n    print(own_url())\nexcept InputError as error: print(error)"
+    code = (
+        "from flows.server import *\n"
+        "try:\n    print(own_url())\nexcept InputError as error: print(error)"
+    )
     result = subprocess.run(
         [sys.executable, "-c", code],
         env=os.environ | {"PREFECT_HOME": str(tmp_path)} | settings,

@@ -82,10 +82,18 @@ def test_the_gradient_is_that_of_double_precision(case):
     moved, steps = rows.clone(), torch.zeros(len(rows), dtype=torch.int64)
     # So large an epsilon makes Adam's first step the gradient itself, times 2^20.
     triton_kernel.fit_members(
-        (points.shape[1], *inr.hidden, targets.shape[1]), points, targets, moved, steps, omega=inr.omega,
-        rates=torch.tensor([2.0**20 * 1e20], dtype=torch.float64), target_psnr=None, check_every=10, betas=(0.9, 0.999),
+        (points.shape[1], *inr.hidden, targets.shape[1]),
+        points,
+        targets,
+        moved,
+        steps,
+        omega=inr.omega,
+        rates=torch.tensor([2.0**20 * 1e20], dtype=torch.float64),
+        target_psnr=None,
+        check_every=10,
+        betas=(0.9, 0.999),
         epsilon=1e20,
-    )  # fmt: skip
+    )
     gradient = (rows - moved) / 2**20
     error = (gradient - wanted).norm(dim=1) / wanted.norm(dim=1)
     assert error.max() < (1e-3 if len(inr.hidden) > 1 else 1e-5)

@@ -320,10 +320,8 @@ def edit(folder: Path, **changes):
 
 def test_a_newer_schema_is_refused_by_name(zoo_copy):
     edit(zoo_copy, schema_version=SCHEMA_VERSION + 1)
-    with pytest.raises(
-        InputError,
-        match=rf"schema version {SCHEMA_VERSION + 1}, this dwszoo reads up to {SCHEMA_VERSION}: install a newer",
-    ):
+    message = f"version {SCHEMA_VERSION + 1}, this dwszoo reads up to {SCHEMA_VERSION}: install a"
+    with pytest.raises(InputError, match=message):
         Zoo.open(zoo_copy)
 
 

@@ -217,7 +217,7 @@ def test_no_change_of_any_byte_breaks_the_reader(sources, name, data):
     file = data.draw(st.sampled_from(files))
     before = file.read_bytes()
     place = data.draw(st.integers(0, len(before) - 1))
-    # The HDF5 library hangs on some files with changed bytes: it only refuses those that are cut short.
+    # The HDF5 library hangs on some files with changed bytes; truncated files it refuses.
     change = data.draw(st.sampled_from(["cut"] if name == "fit-a-nef" else ["cut", "flip", "fill"]))
     new = {
         "cut": b"",

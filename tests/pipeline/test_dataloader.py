@@ -262,5 +262,6 @@ def test_a_rank_that_is_none_is_refused(zoo, ranks):
 
 def test_a_zoo_shows_what_it_holds(zoo):
     assert repr(zoo) == (
-        f"<Zoo {zoo.folder}: 400 members (train 282, validation 38, test 80), 2-8-6-1, 85 parameters, finished>"
+        f"<Zoo {zoo.folder}: 400 members (train 282, validation 38, test 80), 2-8-6-1, 85 "
+        "parameters, finished>"
     )

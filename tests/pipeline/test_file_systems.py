@@ -34,7 +34,8 @@ def test_a_file_system_without_locks_is_used_with_a_warning(number, tmp_path, mo
         write_atomic(tmp_path / "zoo.json", b"{}")
     (record,) = caplog.records
     assert record.message == (
-        f"{tmp_path} cannot be locked ({os.strerror(number)}): start no other command that writes there"
+        f"{tmp_path} cannot be locked ({os.strerror(number)}): start no other command that writes "
+        "there"
     )
     assert (tmp_path / ".another.tmp").exists()  # of a command that may be running
     with scratch_folder() as one, scratch_folder() as other:

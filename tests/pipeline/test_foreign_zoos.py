@@ -132,7 +132,8 @@ def test_a_ray_tree_comes_in_with_runs_on_one_side_and_layers_in_order(tmp_path)
     assert "node_ip" not in table
     assert "config" not in table
     assert table[table.status == "failed"]["run"].tolist() == ["NN_tune_trainable_00012"]
-    # Conv, conv, flattened linear (positions of a channel stay together), linear: whether dropout shifts the numbers or not.
+    # Conv, conv, flattened linear (positions of a channel stay together), linear: the numbers of
+    # layers shift where there is dropout.
     assert {name: shape for name, shape in zoo.record.tensors.items() if "weight" in name} == {
         "layers.0.weight": (3, 1, 3, 3),
         "layers.1.weight": (2, 3, 2, 2),

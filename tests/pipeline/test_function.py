@@ -35,7 +35,8 @@ def signals(size):
 
 texts = lambda size: (VALUES, ["hi", None] * 20)
 unlabelled = lambda size: (VALUES, None)
-both = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), LABELS > 1, validation=LABELS > 0)
+NAMES = ("a", "b", "c")
+both = lambda size: Signals("steps", VALUES, LABELS, NAMES, LABELS > 1, validation=LABELS > 0)
 validation = lambda size: Signals("steps", VALUES, LABELS - 1, ("a", "b"), validation=LABELS > 1)
 a_list = lambda size: [VALUES, LABELS]
 flat = lambda size: (VALUES[..., 0], LABELS)
@@ -45,7 +46,8 @@ bright = lambda size: (2 * VALUES, LABELS)
 few = lambda size: (VALUES, LABELS[:-1])
 floating = lambda size: (VALUES, LABELS / 2)
 nameless = lambda size: Signals("steps", VALUES, LABELS, ("low", "middle"))
-NUMBERS = {"size": np.arange(40), "height": np.where(LABELS == 1, np.nan, LABELS / 2), "of_few": [None, 1] * 20}
+HEIGHTS = np.where(LABELS == 1, np.nan, LABELS / 2)
+NUMBERS = {"size": np.arange(40), "height": HEIGHTS, "of_few": [None, 1] * 20}
 facts = lambda size: (VALUES, LABELS, NUMBERS)
 more = lambda size: (VALUES, LABELS, NUMBERS, NUMBERS)
 listed = lambda size: (VALUES, LABELS, [1, 2])
@@ -54,9 +56,10 @@ spaced = lambda size: (VALUES, LABELS, {"a size": np.arange(40)})
 short = lambda size: (VALUES, LABELS, {"size": np.arange(39)})
 endless = lambda size: (VALUES, LABELS, {"size": np.append(np.zeros(39), np.inf)})
 too_large = lambda size: (VALUES, LABELS, {"size": np.full(40, 2**63, np.uint64)})
-masked = lambda size: (VALUES, np.ma.array(LABELS, mask=LABELS == 2), {"size": np.ma.array(LABELS, mask=LABELS > 0)})
+MASKED = np.ma.array(LABELS, mask=LABELS == 2)
+masked = lambda size: (VALUES, MASKED, {"size": np.ma.array(LABELS, mask=LABELS > 0)})
 fails = lambda size: VALUES["size"]
-half = lambda size: Signals("steps", VALUES, LABELS, ("a", "b", "c"), np.ones(3, bool))
+half = lambda size: Signals("steps", VALUES, LABELS, NAMES, np.ones(3, bool))
 """
 
 

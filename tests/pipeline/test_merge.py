@@ -231,7 +231,8 @@ def test_a_merge_goes_on_where_it_stopped_and_mends_just_what_is_damaged(zoos, t
         (["one", "wide"], r"zoo .*/wide must have tensors .*\(8, 2\).*found .*\(9, 2\)"),
         (
             ["one", "other splits"],
-            "source [0-9]+ of digits is in the .* split of zoo .*/one and in the .* split of .*/other",
+            "source [0-9]+ of digits is in the .* split of zoo .*/one and in the .* split of "
+            ".*/other",
         ),
     ],
 )

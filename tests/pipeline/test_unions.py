@@ -167,7 +167,8 @@ def test_a_function_is_called_with_its_options_only_where_it_is_trusted(module):
         (
             "sky:star",
             {},
-            "sky:star must return something with points, colour for shape, found Star without colour",
+            "sky:star must return something with points, colour for shape, found Star without "
+            "colour",
         ),
     ],
 )
