@@ -77,7 +77,9 @@ class Handler(BaseHTTPRequestHandler):
             upload = uuid.uuid4().hex
             self.uploads[upload] = {}
             self.xml(
-                f"<InitiateMultipartUploadResult><UploadId>{upload}</UploadId></InitiateMultipartUploadResult>"
+                "<InitiateMultipartUploadResult>"
+                f"<UploadId>{upload}</UploadId>"
+                "</InitiateMultipartUploadResult>"
             )
         else:
             parts = self.uploads.pop(self.query["uploadId"])
@@ -119,7 +121,8 @@ class Handler(BaseHTTPRequestHandler):
         }
         flat = [key for key in keys if not delimiter or "/" not in key[len(prefix) :]]
         contents = [
-            f"<Contents><Key>{escape(key)}</Key><Size>{len(self.objects[root + key])}</Size></Contents>"
+            f"<Contents><Key>{escape(key)}</Key>"
+            f"<Size>{len(self.objects[root + key])}</Size></Contents>"
             for key in flat
         ]
         prefixes = [

@@ -29,8 +29,8 @@ INRS = pa.schema(
             "source_name",
             pa.string(),
             metadata={
-                "doc": "where the signal lies: path of its file below the source, with ':ROW' where "
-                "a file holds many; null where signals are made and do not lie anywhere",
+                "doc": "where the signal lies: path of its file below the source, with ':ROW' "
+                "where a file holds many; null where signals are made and do not lie anywhere",
                 "since": "3",
             },
         ),

@@ -56,10 +56,10 @@ def split_sources(
     for split, part in sources.items():
         if not len(part):
             raise InputError(
-                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} classes "
-                f"with signals.validation_fraction {config.signals.validation_fraction} and "
-                f"signals.test_fraction {config.signals.test_fraction}; change the fractions or add "
-                "signals" + (f"; taken: {signals.taken}" if signals.taken else "")
+                f"the {split} split would be empty: {len(signals)} signals in {len(labels)} "
+                f"classes with signals.validation_fraction {config.signals.validation_fraction} "
+                f"and signals.test_fraction {config.signals.test_fraction}; change the fractions "
+                "or add signals" + (f"; taken: {signals.taken}" if signals.taken else "")
             )
     return sources
 

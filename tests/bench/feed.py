@@ -140,7 +140,8 @@ def main():
                 if how == "S3":
                     first = then = served[0] / 2e6
                 print(
-                    f"{how:8s}{world_size:10d}{rate:15,.0f}{per_cpu:14,.0f}{first:10,.0f}{then:9,.0f}",
+                    f"{how:8s}{world_size:10d}{rate:15,.0f}{per_cpu:14,.0f}"
+                    f"{first:10,.0f}{then:9,.0f}",
                     flush=True,
                 )
 

@@ -25,17 +25,19 @@ def test_a_setting_replaces_one_field():
         (
             "digit",
             "zoo.views=3",
-            r"there is no recipe 'digit': expected one of digits, images, .*; did you mean 'digits'\?",
+            r"there is no recipe 'digit': expected one of digits, .*; did you mean 'digits'\?",
         ),
         (
             "digits",
             "zoo.view=3",
-            r"there is no field 'zoo\.view': the fields of 'zoo' are kind, seed, signals, .*; did you mean 'zoo\.views'\?",
+            r"there is no field 'zoo\.view': the fields of 'zoo' are kind, seed, signals, .*; "
+            r"did you mean 'zoo\.views'\?",
         ),
         (
             "digits",
             "views=3",
-            r"there is no field 'views': the fields are zoo, training, probe, growth, resources; did you mean 'zoo\.views'\?",
+            r"there is no field 'views': the fields are zoo, training, probe, growth, resources; "
+            r"did you mean 'zoo\.views'\?",
         ),
         ("digits", "zoo.views.x=3", r"'zoo\.views' is a single value, not a group"),
         (
@@ -57,7 +59,8 @@ def test_a_setting_replaces_one_field():
         (
             "digits",
             "zoo.signals.source=digit",
-            r"zoo\.signals\.source: input should be one of digits, .*, occupancy or package\.module:function, got \"digit\"",
+            r"zoo\.signals\.source: input should be one of digits, .*, occupancy or "
+            r"package\.module:function, got \"digit\"",
         ),
         ("digits", "zoo.views=true", r"zoo\.views: input should be a number, got true"),
         (

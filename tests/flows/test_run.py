@@ -44,7 +44,8 @@ def test_a_run_shows_progress_in_the_fields_units(smoke_run):
     err = smoke_run.result.err
     assert re.search(r"fit: 400/400 INRs \(100 %\), [\d,]+ INRs/s, mean PSNR \d+\.\d dB", err)
     assert re.search(
-        r"dwsnet: 768/768 models \(100 %\).*epoch 3/3, loss \d\.\d+, validation accuracy \d+\.\d %, [\d,]+ models/s",
+        r"dwsnet: 768/768 models \(100 %\).*epoch 3/3, loss \d\.\d+, "
+        r"validation accuracy \d+\.\d %, [\d,]+ models/s",
         err,
     )
     assert "Traceback" not in err

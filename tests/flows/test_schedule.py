@@ -20,7 +20,8 @@ GOOD = 'recipe = "smoke"\nout = "runs/smoke"\n'
 def test_a_file_has_a_table_for_each_run(tmp_path):
     file = tmp_path / "nightly.toml"
     file.write_text(
-        f'[night]\n{GOOD}cron = "0 3 * * *"\ntimezone = "Europe/Berlin"\nsettings = ["zoo.views=4"]\n'
+        f'[night]\n{GOOD}cron = "0 3 * * *"\ntimezone = "Europe/Berlin"\n'
+        'settings = ["zoo.views=4"]\n'
         '[often]\nrecipe = "digits"\nout = "runs/often"\ninterval = "PT6H"\n'
         '[weekly]\nrecipe = "digits"\nout = "runs/weekly"\nrrule = "FREQ=WEEKLY;BYDAY=SU"\n'
     )

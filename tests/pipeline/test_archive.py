@@ -493,7 +493,7 @@ def moved(table: pa.Table) -> pa.Table:
         ),
         (
             moved,
-            r"all members of source \d+ must be in one split, found them in several: build the zoo anew",
+            r"all members of source \d+ must be in one split, found them in several: build the zoo",
         ),
     ],
 )

@@ -143,7 +143,7 @@ def test_facts_are_of_the_digest_where_there_are_any(module):
         ("made:VALUES", "module 'made' has no function 'VALUES'"),
         (
             "made:a_list",
-            r"made:a_list must return Signals or a tuple \(values, labels\) or \(.*, facts\), found list",
+            r"must return Signals or a tuple \(values, labels\) or \(.*, facts\), found list",
         ),
         ("made:more", r"\(values, labels, facts\), found 4 of these"),
         ("made:flat", r"values \(signals, \*grid, channels\) .*, found float64 \(40, 6\)"),
