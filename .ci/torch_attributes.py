@@ -1,7 +1,7 @@
 """For mypy: submodules, buffers and parameters that a class does not declare are of any type.
 
-PyTorch declares `nn.Module.__getattr__` as Tensor | Module. Code that uses either would have to say which one at each
-use; all else about tensors and modules is checked.
+PyTorch declares `nn.Module.__getattr__` as Tensor | Module, so each use would have to say which of
+them it means. Everything else about tensors and modules is checked.
 """
 
 from collections.abc import Callable

@@ -1,6 +1,8 @@
 """An encoder of your own: DeepSets over the neurons of the first hidden layer.
 
-dwszoo run digits --set training.encoder.kind=custom_encoder:Neurons --out runs/neurons   # in examples/
+In the folder examples/:
+
+dwszoo run digits --set training.encoder.kind=custom_encoder:Neurons --out runs/neurons
 dwszoo evaluate runs/neurons --trust custom_encoder
 """
 

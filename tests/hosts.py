@@ -1,6 +1,6 @@
-"""Hosts on this machine: each has processes, a network and an address of its own, and a link to a switch that can be cut.
+"""Hosts on this machine, with their own processes, network and address, and a link that can be cut.
 
-Nothing of them outlives this process, nor is anything of them seen elsewhere on the machine.
+They end with this process, and the rest of the machine does not see them.
 """
 
 import os

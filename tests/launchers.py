@@ -1,4 +1,4 @@
-"""What launchers of jobs leave in the environment, and where a command that runs in such a job listens."""
+"""Variables that job launchers set, and the addresses on which a command in such a job listens."""
 
 import psutil
 

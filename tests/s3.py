@@ -1,4 +1,4 @@
-"""As much of the S3 protocol as `pyarrow.fs` speaks, over a dictionary: no renames, no folders, whole objects alone."""
+"""The part of S3 that `pyarrow.fs` uses, over a dictionary: no renames, no folders."""
 
 import re
 import socket

@@ -1,4 +1,4 @@
-"""What the documentation says can be done: its links lead somewhere, its code and commands are such."""
+"""The documentation: its links lead somewhere, its code runs, its commands and fields exist."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""The distributions as users install them: what is in them, what they ask for, and whose modules are imported."""
+"""The distributions as users install them: files, requirements, and whose modules are imported."""
 
 import subprocess
 import sys

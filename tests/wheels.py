@@ -1,4 +1,4 @@
-"""Wheels as pip would get them, installed where nothing of ours is but they, in a folder with names like ours."""
+"""Wheels installed where nothing else of ours is, used from a folder with names like ours."""
 
 import os
 import shutil
@@ -39,7 +39,7 @@ def build(folder: Path) -> list[Path]:
 
 
 def install(wheel: Path, folder: Path) -> Path:
-    """A virtual environment with a wheel, beside what this interpreter has installed; returns its bin."""
+    """The bin of a virtual environment with a wheel and all that this interpreter has installed."""
     venv.create(folder, symlinks=True)
     python = folder / "bin" / "python"
     pip = ["-m", "pip", "--disable-pip-version-check", "--python", str(python), "install"]

@@ -172,7 +172,7 @@ class ZooRecord(Frozen):
 
     @property
     def fitted(self) -> AnyZooConfig:
-        """`config`, of a zoo that is known to have been fitted: neither imported, merged nor edited."""
+        """`config` of a zoo that was fitted, that is, neither imported, merged nor edited."""
         assert isinstance(self.config, ZooConfig | ClassifierZooConfig)
         return self.config
 

@@ -109,8 +109,8 @@ def coordinates(grid: tuple[int, ...], low: float = -1.0, high: float = 1.0) -> 
 def cell_centres(values: Any, num_dims: int) -> Any:
     """Interpolate `(signals, *grid, channels)` multilinearly at the centres of the grid's cells.
 
-    Takes an array or a tensor, and returns the same: `(signals, *(grid - 1), channels)`, the mean of
-    the 2^num_dims corners of each cell.
+    Takes an array or a tensor and returns the same kind: `(signals, *(grid - 1), channels)`, the
+    mean of the 2^num_dims corners of each cell.
     """
     for axis in range(1, 1 + num_dims):
         low, high = (

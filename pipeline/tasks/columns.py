@@ -16,7 +16,7 @@ INT64 = 2**63 - 1
 
 
 def require_int64(zoo: Zoo, name: str):
-    """Raises InputError where whole numbers of a column are too large for a batch, as keys of random numbers are."""
+    """Raise InputError if a column has integers too large for int64, such as random keys."""
     column = zoo.catalog[name]
     if pa.types.is_uint64(column.type) and (most := pc.max(column).as_py() or 0) > INT64:
         raise InputError(

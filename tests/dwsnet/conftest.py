@@ -6,5 +6,5 @@ import pytest
 
 @pytest.fixture
 def unchecked(monkeypatch):
-    """As users run dwsnet, without checked annotations: for mistakes that our own sentences name, and for torch.compile."""
+    """Annotations unchecked, as for users: for errors of our own, and for torch.compile."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)

@@ -1,8 +1,9 @@
-"""Makes data/official_*.safetensors with a checkout of the official code: `python official_vectors.py CHECKOUT`.
+"""Make data/official_*.safetensors: `python official_vectors.py CHECKOUT` of the official code.
 
-Every parameter and batch norm buffer is random (the official initialisation would leave biases at 1e-4 and statistics
-at 0 and 1, and hide mistakes). State dicts are stored in float32, outputs were computed in float64 from the same
-numbers, features are stored as dwsnet has them: weights `(batch, out, in, channels)`.
+Every parameter and batch norm buffer is random (the official initialisation would leave biases at
+1e-4 and statistics at 0 and 1, and hide mistakes). State dicts are stored in float32, and outputs
+are computed in float64 from the same numbers. Features are stored as in dwsnet: weights
+`(batch, out, in, channels)`.
 """
 
 import json

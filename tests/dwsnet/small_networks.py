@@ -1,4 +1,4 @@
-"""Real small networks, as stacked tensors of a weight space, and what they compute: for tests of symmetries."""
+"""Small networks as stacked tensors of a weight space, and their outputs, to test symmetries."""
 
 from collections.abc import Callable, Sequence
 

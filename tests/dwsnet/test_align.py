@@ -1,4 +1,4 @@
-"""Weight matching undoes permutations, never does harm, and does not see in what order neurons come."""
+"""Weight matching undoes permutations, does no harm, and ignores the order of neurons."""
 
 from itertools import permutations
 
@@ -102,7 +102,7 @@ def test_axes_in_any_order_and_kernels_are_matched():
 
 
 def test_what_later_layers_tell_is_used_where_earlier_ones_tell_nothing():
-    """The first layer is all zeros: only the second round, which sees the second weight, can match its neurons."""
+    """The first layer is zero: only the second round, which sees the second weight, matches it."""
     space = WeightSpace.mlp((2, 6, 5, 3))
     reference = random_network(space, 1, 0)
     reference[0].zero_(), reference[1].zero_(), reference[4].mul_(100)

@@ -1,4 +1,4 @@
-"""Augmentations do what they say: exact ones by rendering, random ones by their mean and variance."""
+"""Augmentations: exact ones tested by rendering, random ones by their mean and variance."""
 
 import pytest
 import torch
@@ -243,7 +243,7 @@ def test_keyed_numbers_are_uniform_normal_and_independent_of_one_another():
 
 
 def test_keyed_numbers_are_those_of_splitmix64():
-    """Against Python's integers, the algorithm as it is published; keys with the highest bit too."""
+    """Compared with the published algorithm in Python integers, also for keys of 64 bits."""
 
     def scramble(x: int) -> int:
         x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64

@@ -1,4 +1,4 @@
-"""Each mistake in what comes from outside gets one sentence that names the tensor and both shapes, wherever it comes in."""
+"""Any invalid input gets one sentence with the tensor and both shapes, at every entry point."""
 
 from functools import partial
 

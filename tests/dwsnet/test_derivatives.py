@@ -1,4 +1,4 @@
-"""Every layer has every derivative: second ones, forward ones, and what torch.func makes of them."""
+"""Every layer has every derivative: second derivatives, forward mode and torch.func."""
 
 import copy
 
@@ -93,7 +93,7 @@ def as_vectors(call, inputs):
 
 
 def assert_second_derivatives(call, inputs):
-    """They are those of the first derivative, and this is the same whether there will be second ones or not."""
+    """They match the first derivative, which does not depend on `create_graph`."""
     flat, row = as_vectors(call, inputs)
     assert torch.autograd.gradgradcheck(
         flat, row, fast_mode=True, atol=1e-4, check_fwd_over_rev=True

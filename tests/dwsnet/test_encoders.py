@@ -1,4 +1,4 @@
-"""Encoders give vectors and features of every entry, learn, and are invariant and equivariant where they say so."""
+"""Encoders: vectors, features of every entry, learning, and the symmetries that they claim."""
 
 from functools import cache
 
@@ -98,7 +98,7 @@ def test_features_belong_to_the_entries_and_are_equivariant_where_vectors_are_in
 
 
 def test_what_reads_neurons_in_another_order_puts_features_back():
-    """In training the MLP's input is permuted: a linear readout that knows the places tells whether features are too."""
+    """Features are in the order of the input although the MLP reads permuted neurons."""
     encoder = build("mlp-augmented")
     features = encoder.features().double()
     seen = []
@@ -131,7 +131,7 @@ def test_statistics_have_no_features():
 
 
 def test_rows_of_the_last_layer_may_come_in_any_order_in_inr2vec_alone():
-    """A permutation of output neurons moves whole rows: the maximum forgets it, learned positions do not."""
+    """Permuting outputs permutes tokens: a maximum ignores it, learned positions do not."""
     state = networks(SPACE, 10, 0)
     turned = state | {name: state[name].roll(1, 1) for name in ("layers.2.weight", "layers.2.bias")}
     errors = {}
@@ -251,7 +251,7 @@ def test_an_editor_on_canonical_signs_edits_the_function_whatever_the_signs_of_i
 
 @cache
 def digit_inrs():
-    """INRs of scikit-learn's digits 0 and 1: `(state, labels)` of 40 members of widths (2, 12, 10, 1)."""
+    """`(state, labels)` of 40 INRs of scikit-learn's digits 0 and 1, of widths (2, 12, 10, 1)."""
     from pipeline.config import FitConfig, InrConfig, SignalsConfig
     from pipeline.fit.adam import fit
     from pipeline.fit.seeds import member_keys

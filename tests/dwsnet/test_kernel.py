@@ -1,4 +1,4 @@
-"""The layers in compiled code against the same in PyTorch, for spaces and channels of every shape."""
+"""The compiled layers against the same layers in PyTorch, for spaces and channels of all shapes."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The nonlinear layers, norms and the downsampling layer respect the symmetry, and do what they say."""
+"""The nonlinear layers, the norms and the downsampling layer: symmetry and values."""
 
 import pytest
 import torch
@@ -107,7 +107,7 @@ def test_attention_pooling_starts_as_the_mean():
 
 
 def test_attention_makes_neurons_see_each_other_beyond_their_mean():
-    """Two neurons of one layer trade parts of their features such that all means stay: only attention can tell."""
+    """Two neurons exchange parts of their features, all means stay: only attention notices."""
     space = SPACES[0]
     features = random_features(space, 1, 2, torch.Generator().manual_seed(0))
     other = [x.clone() for x in features]

@@ -1,4 +1,4 @@
-"""The equivariant layer spans ALL equivariant affine maps, and nothing else; so does the invariant one."""
+"""The equivariant layer spans all equivariant affine maps and no others; the invariant one too."""
 
 import pytest
 import torch
@@ -52,9 +52,9 @@ def unflatten(space: WeightSpace, rows: torch.Tensor) -> tuple[torch.Tensor, ...
 
 
 def generators(space: WeightSpace) -> list[torch.Tensor]:
-    """Matrices of a transposition and a cycle on each hidden axis: they generate the whole symmetry group.
+    """A transposition and a cycle of each hidden axis as matrices: they generate the group.
 
-    They act on rows from the right, as `unflatten` has members in rows.
+    They act from the right on the flat vectors of members that `unflatten` takes.
     """
     matrices = []
     identity = torch.eye(space.num_parameters, dtype=torch.float64)
@@ -72,7 +72,7 @@ def generators(space: WeightSpace) -> list[torch.Tensor]:
 
 
 def dimension_of_equivariant_maps(space: WeightSpace) -> int:
-    """By brute force: unknowns A minus rank of the equations `P A P^T - A = 0`, for every generator P."""
+    """By brute force: entries of A minus the rank of `P A P^T - A = 0` for all generators P."""
     return nullity([torch.kron(p, p) for p in generators(space)])
 
 
@@ -81,7 +81,7 @@ def dimension_of_invariant_vectors(space: WeightSpace) -> int:
 
 
 def nullity(matrices: list[torch.Tensor]) -> int:
-    """Dimension of all v with `P v = v` for every permutation matrix P: that of the kernel of the sum of (P - 1)^T (P - 1)."""
+    """Dimension of the v with `P v = v` for all P: the kernel of the sum of (P - 1)^T (P - 1)."""
     gram = sum(2 * torch.eye(len(p), dtype=p.dtype) - p - p.t() for p in matrices)
     return len(gram) - rank(gram)
 
@@ -91,7 +91,7 @@ def rank(symmetric: torch.Tensor) -> int:
 
 
 def jacobian_by_parameters(layer: torch.nn.Module, space: WeightSpace, names: str) -> torch.Tensor:
-    """`(parameters, entries of the map's matrix)`: what each parameter alone does to every input direction."""
+    """The matrix of the map for each parameter alone at 1: `(parameters, entries)`."""
     basis = unflatten(space, torch.eye(space.num_parameters, dtype=torch.float64))
     parameters = [parameter for name, parameter in layer.named_parameters() if names in name]
     rows = []
@@ -146,7 +146,7 @@ def test_free_parameters_are_as_the_papers_table_has_them(widths, weights, biase
 
 @pytest.mark.parametrize("sizes", [(2, 32, 32, 3), (5, 7, 9, 11)])
 def test_with_inputs_and_outputs_permuted_too_the_layer_is_that_of_nfn_np(sizes):
-    """Zhou et al. 2023: 62 parameters per pair of channels, whatever the widths, and a bias per tensor."""
+    """Zhou et al. 2023: 62 parameters per pair of channels at any width, and a bias per tensor."""
     space = with_hidden_axes(WeightSpace.mlp(sizes))
     layer = EquivariantLinear(space, 1, 1)
     assert num_free_parameters(space) == 62 == sum(weight.numel() for weight in layer.weights)
@@ -229,7 +229,7 @@ def declared(*axes: tuple[Axis, ...]) -> WeightSpace:
 
 @pytest.mark.parametrize("axes", DECLARED.values(), ids=DECLARED)
 def test_any_tensors_that_share_axes_are_served_by_the_same_rule(axes):
-    """A weight stored as (in, out), a residual stream, a bilinear layer: nothing in the layer knows of MLPs."""
+    """A weight stored as (in, out), a residual stream, a bilinear layer: no MLP is assumed."""
     space = declared(*axes)
     for layer in (
         EquivariantLinear(space, 2, 3),

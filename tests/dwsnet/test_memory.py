@@ -1,4 +1,4 @@
-"""Memory that waits for the next tensors: theirs alone while anything holds them, and used again afterwards."""
+"""Pooled memory belongs to a tensor while anything refers to it, and is reused afterwards."""
 
 import os
 import threading

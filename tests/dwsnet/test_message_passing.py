@@ -1,4 +1,4 @@
-"""Message passing: exactly equivariant on every kind of space, to signs where asked for, and refused where it cannot read."""
+"""Message passing: equivariant on every kind of space, also to signs, or refused."""
 
 import pytest
 import torch
@@ -104,7 +104,7 @@ def test_every_parameter_learns_from_a_vector_and_every_entry_counts():
 
 
 def test_products_of_weights_of_successive_layers_are_seen_at_once():
-    """Second derivatives between weights of two layers, where what stands between them is linear in the weights: none."""
+    """Encoders linear in the weights have no mixed second derivatives; this one does."""
     space = SPACES["mlp"]
     first, second = (
         random_network(space, 1, 0)[0],

@@ -39,7 +39,7 @@ def permuted(space: WeightSpace, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def forward(state: dict[str, Tensor], x: Tensor) -> Tensor:
-    """What the networks of widths (2, ..., 3) with ReLU compute at points `(n, 2)`: `(batch, n, 3)`."""
+    """Outputs `(batch, n, 3)` of ReLU networks of widths (2, ..., 3) at points `(n, 2)`."""
     names = sorted({name.rpartition(".")[0] for name in state})
     for name in names:
         x = x @ state[f"{name}.weight"].transpose(-1, -2) + state[f"{name}.bias"].unsqueeze(1)
@@ -97,7 +97,7 @@ def test_every_model_comes_back_from_disk_the_same(tmp_path, build):
 
 @pytest.mark.parametrize("build", MODELS.values(), ids=MODELS)
 def test_folders_from_before_encoders_and_heads_are_read(tmp_path, build):
-    """Tensors had the names that they have within the encoder now; editors had no learned scales."""
+    """Tensor names had no prefix of the encoder, and editors no learned scales."""
     model = build().eval()
     model.save_pretrained(tmp_path)
     file = tmp_path / "model.safetensors"
@@ -163,7 +163,7 @@ def test_an_editor_starts_as_the_identity_of_functions(expansion):
 
 
 def test_an_editor_widens_residual_bilinear_and_convolutional_networks_alike():
-    """h = a + relu(W a), out = sum over b and c of V h_b h_c, and a CNN: as many copies as hidden axes, the same functions."""
+    """h = a + relu(W a), out = sum over b, c of V h_b h_c, and a CNN keep their functions."""
     a, b, rgb, out = (
         Axis("a", 4, True),
         Axis("b", 3, True),

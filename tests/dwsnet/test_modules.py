@@ -1,4 +1,4 @@
-"""Layers are ordinary modules: on the meta device, with hooks, copied, exported, computed again, for any batch."""
+"""Layers are ordinary modules: meta device, hooks, copies, export, checkpointing, any batch."""
 
 import copy
 import pickle

@@ -1,4 +1,4 @@
-"""Batch norm and GELU in one operation: what PyTorch's two give, forward, back and in running statistics."""
+"""Batch norm and GELU in one operation: outputs, gradients and running statistics of PyTorch's."""
 
 import copy
 

@@ -1,4 +1,4 @@
-"""Norm and GELU inside the compiled layers of a trunk against the same as modules one after the other in PyTorch."""
+"""Norm and GELU inside the compiled layers of a trunk against separate PyTorch modules."""
 
 import copy
 

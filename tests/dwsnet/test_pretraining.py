@@ -1,4 +1,4 @@
-"""Heads without labels: what they return is as symmetric as their encoder, and NT-Xent is what the paper has."""
+"""Heads without labels keep the symmetry of their encoder, and NT-Xent is the paper's."""
 
 import math
 
@@ -108,7 +108,7 @@ def test_what_is_hidden_is_not_seen(canonical):
 
 
 def test_where_signs_are_canonical_the_hidden_entries_are_too():
-    """A SIREN and the same one with units negated are predicted alike: what is seen decides the signs of the truth too."""
+    """Negated units change neither prediction nor target: visible entries decide the signs."""
     model, tensors, hidden = EntriesHead(encoder(True)).double(), NETWORKS, HIDDEN
     flipped = scale_units(SPACE, tensors, random_signs(SPACE, 3, torch.manual_seed(2)))
     one, other = model(as_state(tensors), hidden), model(as_state(flipped), hidden)

@@ -255,7 +255,7 @@ def test_scaling_units_of_a_space_that_was_read_keeps_the_function_or_is_refused
 
 @pytest.mark.parametrize("case", ["lenet by view", "flatten and batch norm", "batch norm"])
 def test_models_take_the_state_dicts_of_modules(case, tmp_path):
-    """Flattened weights and counters of batch norms too; an editor gives back what a module loads."""
+    """Also with flattened weights and batch norm counters; a module loads an editor's output."""
     module, shape = DESCRIBED[case]
     space = WeightSpace.from_module(randomize(module))
     state = {name: x[None].repeat(3, *[1] * x.ndim) for name, x in module.state_dict().items()}

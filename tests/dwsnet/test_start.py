@@ -1,4 +1,4 @@
-"""What untrained layers and models give: unit scale for every pooling, width, depth and weight space."""
+"""Untrained layers and models have unit scale for every pooling, width, depth and space."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Symmetries leave the function that a network computes as it is; canonical forms forget the symmetry and nothing else."""
+"""Symmetries keep a network's function; canonical forms remove the symmetry and nothing else."""
 
 import pytest
 import torch
@@ -160,7 +160,7 @@ def test_a_dead_relu_unit_stays_as_it_is():
 
 
 def test_scales_of_a_convolutional_network_keep_its_function():
-    """Kernels are (out, in, height, width); global average pooling commutes with a scale a channel."""
+    """Kernels are (out, in, height, width); average pooling commutes with scales of channels."""
     space = WeightSpace.cnn(2, (4, 3), 3, 5)
 
     def classify(tensors):
@@ -220,7 +220,7 @@ ZERO_BIASES = {
     ids=["mlp", "cnn"],
 )
 def test_signs_are_canonical_where_the_bias_is_zero(space, change):
-    """Whatever unit is joined to inputs or outputs, in whichever order and with whichever signs it comes."""
+    """For units in any order and with any signs, connected to any inputs or outputs."""
     tensors = change(list(random_network(space, BATCH, 0)))
     form = canonical_signs(space, tensors)
     assert largest_difference(form, tensors) > 1e-3

@@ -1,8 +1,8 @@
 """What no CPU can show: `python -m tests.gpu.check [OUT.json]` on a machine with an NVIDIA GPU.
 
-Correctness first, then speed with its quality beside it. Needs torch with Triton, NumPy, PyArrow,
-pydantic, safetensors, jaxtyping, WebDataset and scikit-learn; neither Ray nor DeepSpeed nor Prefect.
-Prints one table, writes it as JSON; exit code 1 where a check fails.
+Correctness first, then speed beside quality. Needs torch with Triton, NumPy, PyArrow, pydantic,
+safetensors, jaxtyping, WebDataset and scikit-learn, but neither Ray, DeepSpeed nor Prefect. Prints
+one table and writes it as JSON; exit code 1 if a check fails.
 """
 
 import json

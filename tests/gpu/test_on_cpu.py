@@ -1,4 +1,4 @@
-"""As much of the GPU check as a CPU can run: that its rows are right where all is right, and wrong where it is not."""
+"""The part of the GPU check that runs on a CPU: its lines pass and fail when they should."""
 
 import math
 

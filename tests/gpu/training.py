@@ -1,4 +1,4 @@
-"""Training on a GPU: the speed of whole steps, and the digits recipe to its accuracy, without DeepSpeed."""
+"""Training on a GPU without DeepSpeed: the speed of steps, the accuracy of the digits recipe."""
 
 import time
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ def training_steps() -> Iterator[Row]:
 def train_steps(
     model: nn.Module, state: dict[str, Tensor], labels: Tensor, compiled: bool, dtype: torch.dtype
 ) -> tuple[float, float, float]:
-    """Models/s, the loss after `STEPS` steps from the start, and peak MiB that are reserved: of CUDA graphs' memory too."""
+    """Models/s, the loss after `STEPS` steps, and the peak MiB reserved, CUDA graphs included."""
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3, fused=True)

@@ -110,7 +110,7 @@ def ray_run(
 
 
 def small_cnn_zoo(root: Path, kernels: list[np.ndarray], steps: tuple[int, ...] = (0, 86)):
-    """The Small CNN Zoo in small: a convolution, a dense layer, bias before kernel, an index column without a name."""
+    """A tiny Small CNN Zoo: convolution, dense layer, bias before kernel, unnamed index column."""
     root.mkdir()
     names = [
         "sequential/conv2d/bias:0",

@@ -1,7 +1,9 @@
-"""The GPU kernel in Triton's interpreter, where `test_triton_kernel.py` starts these: on a CPU, with TF32's rounding.
+"""The GPU kernel in Triton's interpreter, on a CPU with the rounding of TF32.
 
-Against the gradient in double precision, the eager fit and `kernel.cpp`. TF32 has 11 significant bits: a gradient through
-one product between hidden layers may be off by some 2^-11 = 5e-4 of its norm, and Adam's first steps make more of it.
+`test_triton_kernel.py` starts these tests. They compare the kernel with the gradient in double
+precision, the eager fit and `kernel.cpp`. TF32 has 11 significant bits: a gradient through one
+product between hidden layers may be off by some 2^-11 = 5e-4 of its norm, and Adam's first steps
+amplify that.
 """
 
 import math
@@ -177,7 +179,7 @@ def test_a_member_that_starts_at_its_target_takes_no_step(fit_with, launches):
 
 @pytest.mark.parametrize("omega", [1.0, 30.0, 5000.0])
 def test_sines_and_cosines_are_right_far_from_zero(omega):
-    """As for `kernel.cpp`: one point and a neuron for each phase, so that the gradients are sines and cosines."""
+    """As for `kernel.cpp`: one point, one neuron per phase; gradients are sines and cosines."""
     phase = np.arange(-1024, 1024) / 512
     width = len(phase)
     row = torch.cat(

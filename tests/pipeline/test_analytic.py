@@ -31,7 +31,7 @@ def test_waves_are_their_formula_and_their_class_is_the_band_of_the_frequency(so
 
 
 def test_facts_of_waves_are_what_can_be_measured_on_them():
-    """The amplitude in units of which the values' whole range is 20, the frequency in periods over [-pi, pi]."""
+    """Amplitude in units of 1/20 of the range of values, frequency in periods over [-pi, pi]."""
     signals = load_signals(SignalsConfig(source="waves", size=2000, limit=200))
     facts = signals.facts
     height = np.ptp(signals.values[..., 0], axis=1)

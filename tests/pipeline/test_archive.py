@@ -330,9 +330,9 @@ LATER = [field.name for field in INRS if b"since" in (field.metadata or {})]
 
 @pytest.fixture
 def first_version(zoo_copy) -> Path:
-    """The zoo as schema version 1 had it: without the columns that came later, and with a label that cannot be null.
+    """The zoo in schema version 1: without later columns, and with a label that cannot be null.
 
-    Its configuration did not say of which kind it is.
+    Its configuration has no kind.
     """
     config = json.loads((zoo_copy / "zoo.json").read_text())["config"]
     assert config.pop("kind") == "inrs"

@@ -1,4 +1,4 @@
-"""Augmentation of a task: by each member's key alone, exact where it says so, refused where it cannot be."""
+"""Augmentation in tasks: a function of each member's key, exact where it claims to be."""
 
 from contextlib import nullcontext
 

@@ -1,4 +1,4 @@
-"""Classification: classes by any column, what training makes of a batch, and what is said where there are no classes."""
+"""Classification: classes by any column, batches in training, and errors without classes."""
 
 import numpy as np
 import pyarrow as pa
@@ -91,7 +91,7 @@ def test_sums_add_up_and_members_without_finite_numbers_are_wrong(zoo):
 
 
 def test_any_column_of_texts_or_whole_numbers_has_classes(zoo):
-    """Of smoke's two views each: which view is a network of? There is nothing to learn, but all is in place."""
+    """Which of its signal's two views is a network? It cannot be learned, but it can be asked."""
     task = Classification(column="view")
     task.check(zoo)
     assert task.prepare(zoo) == {"class_names": ["0", "1"], "majority": 0}

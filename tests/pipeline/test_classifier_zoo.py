@@ -94,7 +94,7 @@ def coloured() -> Signals:
 
 @pytest.fixture(scope="module", params=[False, True], ids=["colour", "grey"])
 def pair_zoo(request, tmp_path_factory) -> Zoo:
-    """Twelve CNNs that tell two digits apart; one of the coloured images cannot be read. Read only."""
+    """Twelve CNNs that tell two digits apart; one coloured image is unreadable. Read only."""
     network = ClassifierConfig(kind="cnn", hidden=(5, 4), grey=request.param)
     signals = SignalsConfig(source="tests.pipeline.test_classifier_zoo:coloured")
     config = cifar_binary().zoo.model_copy(

@@ -36,7 +36,7 @@ def rewrite(path, change, metadata=None):
 
 
 def make_old(folder):
-    """The zoo as an older version left it: parts that do not say where blocks lie, no consolidated catalog."""
+    """The zoo of an older version: no consolidated catalog, no positions of blocks in parts."""
     for file in (ROWS, SHARDS, SEAL):
         (folder / file).unlink()
     for part in (folder / "catalog").iterdir():

@@ -1,4 +1,4 @@
-"""Corruptions of images: functions of the image's key, and right where another library says what is right."""
+"""Corruptions of images: functions of the image's key, compared with other libraries."""
 
 import colorsys
 from typing import get_args

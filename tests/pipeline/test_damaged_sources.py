@@ -1,4 +1,4 @@
-"""Zoos of others with damage of every kind: what is sound comes in, all else is listed, with exit code 3."""
+"""Foreign zoos with damage of every kind: the rest is imported, the damage listed, exit code 3."""
 
 import gzip
 import io
@@ -596,7 +596,7 @@ def test_failures_without_a_label_leave_the_others_learnable(tmp_path):
 
 
 def test_rows_come_back_whatever_they_hold(tmp_path):
-    """Texts that look like numbers or nulls, numbers of every size, gaps; twice around through every layout."""
+    """Texts like numbers or nulls, numbers of any size, gaps; exported and imported twice."""
     rows = [
         {
             "run": f"/cns/{i // 2}",
@@ -637,7 +637,7 @@ def test_rows_come_back_whatever_they_hold(tmp_path):
 
 
 def test_only_what_is_known_of_a_member_is_drawn_and_who_says_so(tmp_path, monkeypatch):
-    """One run lost its hyperparameters, one has an accuracy in percent, one has none, lines are out of order."""
+    """Runs without hyperparameters, with accuracy in percent or none, with lines out of order."""
     for number in range(6):
         run = ray_run(tmp_path / "in", number, [5, 10], form="checkpoint_{}")
         rate = math.nan if number == 1 else 10.0**-number

@@ -23,7 +23,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "reference" / "archive.md"
 
 @pytest.fixture(scope="module")
 def with_failures(tmp_path_factory) -> Zoo:
-    """Five shards of 16 members or fewer in blocks of 4; of two of them some or all members have no weights."""
+    """Five shards of up to 16 members in blocks of 4; two have members without weights."""
     folder = tmp_path_factory.mktemp("failures")
     config = ZooConfig(
         signals=SignalsConfig(limit=60),

@@ -1,4 +1,4 @@
-"""Editing: targets from the originals, losses through rendering, equivariance, what is said of k, what is refused."""
+"""Editing: targets from originals, losses by rendering, equivariance, refusals."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Families of encoders as configurations: as many parameters as asked for, and a new family is one file and one line."""
+"""Encoders as configurations: sized by parameter count; a new family is one file and one line."""
 
 from typing import Annotated, ClassVar, Literal, get_args
 

@@ -1,4 +1,4 @@
-"""Zoos that go out in the layouts of other projects and come back, and what those projects see of them."""
+"""Zoos exported in layouts of other projects, read as those projects do, and imported again."""
 
 import csv
 import gzip

@@ -1,4 +1,4 @@
-"""The batched fit against autograd and torch's own Adam, its stop rule, and its independence of who fits what where."""
+"""The batched fit against autograd and torch's Adam, its stop rule, its independence of batches."""
 
 import numpy as np
 import pytest
@@ -67,7 +67,7 @@ class Sine(nn.Module):
 
 
 def test_scaled_outputs_are_fitted_to_the_signal_as_it_is_before_it_is_scaled():
-    """Waves of up to 10 on [-pi, pi], whose signals are in [0, 1]: the INR itself is a network that returns the wave."""
+    """Waves of amplitude up to 10 on [-pi, pi] as signals in [0, 1]: the INR returns the wave."""
     inr = InrConfig(hidden=(7, 5), output_scale=0.05, coordinate_range=(-np.pi, np.pi))
     space, points = inr_space(inr, 1, 1), coordinates_of(decode_contract(inr), (40,))
     assert points[[0, -1], 0].tolist() == pytest.approx([-np.pi, np.pi])

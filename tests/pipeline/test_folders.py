@@ -1,4 +1,4 @@
-"""Folders as cameras, archives and hubs leave them: what is taken as what, and what is left out with a word."""
+"""Image folders from cameras, archives and hubs: what is read as what, and what is left out."""
 
 import os
 import shutil
@@ -20,7 +20,7 @@ PICTURES = (".png", ".bmp", ".gif", ".webp", ".tiff", ".jpeg", ".avif", *FORMATS
 
 
 def tree(root: Path, *files: str) -> Path:
-    """Pictures where a suffix says so, else files of one letter; folders where the name ends in a slash."""
+    """Make pictures by suffix, folders for names with a final slash, else files of one letter."""
     for name in files:
         file = root / name
         if name.endswith("/"):

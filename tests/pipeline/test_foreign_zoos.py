@@ -1,4 +1,4 @@
-"""Zoos as other programs write them, with all that is wrong with them: what comes in, and what is said about the rest."""
+"""Zoos as other programs write them, faults included: what is imported and what is reported."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Signals from a function of the user's: what it may return, and that no archive ever has it called."""
+"""Signals from a user's function: what it may return; opening an archive never calls it."""
 
 import sys
 import textwrap
@@ -65,7 +65,7 @@ half = lambda size: Signals("steps", VALUES, LABELS, NAMES, np.ones(3, bool))
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The module `made`, in the working directory alone, and the mark that it leaves when it is imported."""
+    """The module `made` in the working directory, and the file that it writes when imported."""
     folder = tmp_path / "work"
     folder.mkdir()
     (folder / "made.py").write_text(textwrap.dedent(SOURCE))

@@ -136,7 +136,7 @@ class Killed(BaseException):
 
 
 class Steps:
-    """Each file that is written or removed is a step, before and after which a reader looks at the zoo."""
+    """Each file written or removed is a step; before and after it a reader opens the zoo."""
 
     def __init__(self, monkeypatch, look: Callable[[], None]):
         self.look, self.left = look, 0

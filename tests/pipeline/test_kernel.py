@@ -1,4 +1,4 @@
-"""The compiled fit against the eager one and torch's Adam, for nets and grids of every shape; its build and its fallback."""
+"""The compiled fit against the eager one and torch's Adam for all shapes; build and fallback."""
 
 import logging
 import math
@@ -165,7 +165,7 @@ def test_a_member_is_the_same_to_the_bit_in_any_company():
 @compiled
 @pytest.mark.parametrize("omega", [1.0, 30.0, 5000.0])
 def test_sines_and_cosines_are_right_far_from_zero(omega):
-    """One point and a neuron for each phase: the gradients are the sines and cosines of phases that floats hold exactly."""
+    """One point, one neuron per phase: gradients are sines and cosines of exact floats."""
     phase = np.arange(-2048, 2049) / 1024
     width = len(phase)
     row = torch.cat(

@@ -130,7 +130,7 @@ ARRAYS = PIXELS.tolist()
 
 
 def load(path, images=ARRAYS, features: dict | None = None, **fields) -> Signals:
-    """The signals of a Parquet file with such images, and a column for each field that is no setting."""
+    """Signals of a Parquet file with these images; fields that are no settings are columns."""
     columns = {name: value for name, value in fields.items() if not name.endswith("_column")}
     table = pa.table({"image": images} | columns)
     metadata = {"huggingface": json.dumps({"info": {"features": features or {}}})}

@@ -1,4 +1,4 @@
-"""Zoos that are not on this machine: an object store, spoken to by its own protocol, and other file systems of pyarrow."""
+"""Zoos on an object store, through its own protocol, and on other file systems of pyarrow."""
 
 import json
 import re

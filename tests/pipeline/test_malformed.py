@@ -1,6 +1,6 @@
-"""Archives that are not what they should be: refused in one sentence, whatever they are.
+"""Malformed archives are refused in one sentence.
 
-Nothing of them is run, imported or unpickled, nothing is written, and no size that they state is believed.
+Nothing in them is run, imported or unpickled, nothing is written, and no size in them is trusted.
 """
 
 import io

@@ -1,4 +1,4 @@
-"""Zoos that grow by what their source has more than last time, and are built again from their zoo.json."""
+"""Zoos that grow by the new signals of their source, and zoos built again from zoo.json."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ pytestmark = pytest.mark.fast
 
 CLASSES = ("cat", "dog", "emu")
 FIRST, SECOND, THIRD = range(1, 36, 3), range(2, 20, 3), (0, 99)
-"""Numbers in the names of the images of each class, which say their order: what comes later lies between."""
+"""Numbers in the names of images, which order them: later images are between earlier ones."""
 
 
 def draw(photos: Path, numbers, classes=CLASSES):
@@ -45,7 +45,7 @@ def draw(photos: Path, numbers, classes=CLASSES):
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory) -> Path:
-    """A folder with `photos`, their zoo, and the same zoo after it grew twice, with all photos. Read only."""
+    """A folder with `photos`, `zoo` of the first photos, and `grown`, with all. Read only."""
     folder = tmp_path_factory.mktemp("photos")
     draw(folder / "photos", FIRST)
     signals = SignalsConfig(source="folder", path=folder / "photos")

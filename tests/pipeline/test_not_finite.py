@@ -1,4 +1,4 @@
-"""NaN and infinity, wherever they come from: a sentence, a null or an infinity, never a file that cannot be read."""
+"""NaN and infinity become an error, a null or an infinity, but never an unreadable file."""
 
 import json
 import math
@@ -96,7 +96,7 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
 
 
 class Constant(torch.nn.Module):
-    """Says class 3, but nothing finite of the members that are `too_large` by their place in the split."""
+    """Predicts class 3, and NaN for the members `too_large`, by position in the split."""
 
     def __init__(self, class_names: list[str], too_large: slice):
         super().__init__()

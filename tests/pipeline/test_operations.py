@@ -1,4 +1,4 @@
-"""What can be done to signals: exact values where they are known, and what holds for all of them."""
+"""Operations on signals: known exact values, and properties of all operations."""
 
 from dataclasses import replace
 from typing import get_args
@@ -41,7 +41,7 @@ def test_dilation_spreads_a_point_over_3x3_and_nothing_comes_in_at_the_border():
 
 
 def test_erosion_and_gradient_have_the_anchor_of_opencv():
-    """A 2x2 kernel looks at a point and what lies before it: a dark point spreads down and to the right."""
+    """A 2x2 kernel covers a point and those before it: dark points spread down and right."""
     spread = [(2, 2), (2, 3), (3, 2), (3, 3)]
     assert where(OPERATIONS["erode"](point(0, 1)), 0) == spread
     assert where(OPERATIONS["gradient"](point(0, 1)), 1) == spread

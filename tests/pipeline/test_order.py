@@ -1,4 +1,4 @@
-"""What a step holds is a function of (seed, epoch, step), whatever the number of ranks: order, lanes, views, feeds."""
+"""The members of a step depend on (seed, epoch, step), not on ranks: order, lanes, views, feeds."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor

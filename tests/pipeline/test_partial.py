@@ -1,4 +1,4 @@
-"""A zoo under construction: it can be looked at, says that it is partial, and nothing is made of it."""
+"""A zoo under construction can be inspected, says that it is partial, and cannot be used."""
 
 import multiprocessing
 import os
@@ -33,7 +33,7 @@ def build_here(folder: Path):
 
 @pytest.fixture
 def partial(zoo_copy) -> Path:
-    """Three of eight shards: two of the train split and the validation split; one more is there and not committed."""
+    """Three of eight shards: two for training, one for validation; a fourth is not committed."""
     (zoo_copy / "statistics.json").unlink()
     kept = {"train-000000", "train-000003", "validation-000000"}
     for name in SIZES.keys() - kept:

@@ -1,4 +1,4 @@
-"""Pictures and the page: what is drawn, that every name can be read, and what is said where something cannot be drawn."""
+"""Pictures and the page: contents, legible names, and errors if something cannot be drawn."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -109,7 +109,7 @@ def test_a_caption_keeps_both_ends_of_a_name(name, width, expected):
 
 @pytest.fixture(scope="module")
 def with_failures(tmp_path_factory) -> Zoo:
-    """Two views of 40 digits; of the first signal of each class in the catalog all INRs fail, of the next the first."""
+    """Two views of 40 digits; in each class, all INRs of one signal and one of another failed."""
     folder = tmp_path_factory.mktemp("failures")
     config = ZooConfig(
         signals=SignalsConfig(limit=60),

@@ -1,4 +1,4 @@
-"""Tasks without labels: what they learn from, that they learn, and that no batch, order or rank changes what is hidden."""
+"""Tasks without labels learn; what they hide depends on no batch, order or rank."""
 
 import numpy as np
 import pyarrow.compute as pc
@@ -81,7 +81,7 @@ def test_which_entries_are_hidden_is_the_members_own(zoo):
 
 
 def test_two_copies_of_a_network_are_not_the_same(zoo):
-    """With nothing done to them they are, and the loss is that of telling a network from the others."""
+    """Without augmentation they are the same, and the loss compares a network with the others."""
     task = TASKS["augmented"]
     model, batch = model_for(task, zoo).eval(), next(Feed.of(task, zoo, "train").whole())
     one, other, signal = task.pairs(model, batch, batch.positions)
@@ -172,7 +172,7 @@ def one_rank(rank: int, store: str, out: str):
 
 
 def test_pairs_are_compared_over_all_ranks(tmp_path):
-    """Loss and gradients are those of one process with the whole batch; of half of it they are others."""
+    """Loss and gradients are those of one process with the whole batch, not with half of it."""
     torch.multiprocessing.spawn(one_rank, (f"{tmp_path}/store", f"{tmp_path}/out"), nprocs=2)
     loss, gradient = torch.load(tmp_path / "out")
     weight = torch.eye(6, dtype=torch.float64, requires_grad=True)

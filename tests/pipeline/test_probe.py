@@ -1,4 +1,4 @@
-"""Probes read what is there, from the members that they may know, and choose their penalty on the validation split."""
+"""Probes read the target, use only members they may know, and choose penalties by validation."""
 
 import numpy as np
 import pytest

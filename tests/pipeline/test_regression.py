@@ -174,7 +174,7 @@ def outputs_by_network(activation: str, number: int) -> tuple[dict, torch.Tensor
 
 
 def test_the_activation_as_an_input_helps_where_networks_differ_in_it():
-    """The spread of outputs depends on weights and activation: told, a model explains more of it."""
+    """The spread of outputs depends on the activation too: given it, a model explains more."""
     parts = [outputs_by_network(name, number) for name, number in (("relu", 400), ("sin", 401))]
     state = {name: torch.cat([part[0][name] for part in parts]) for name in parts[0][0]}
     spread = torch.cat([part[1] for part in parts])
@@ -244,7 +244,7 @@ def test_predictions_have_the_truth_only_where_the_zoo_has_it(zoo):
 
 
 def with_column(zoo: Zoo, name: str, change, kind: pa.DataType | None = None) -> Zoo:
-    """The zoo with a column of its catalog put through `change`, a function of its list of values."""
+    """The zoo with `change` applied to the list of values of a catalog column."""
     table = zoo.catalog
     place = table.column_names.index(name)
     values = pa.array(change(table[name].to_pylist()), kind or table.schema.field(name).type)

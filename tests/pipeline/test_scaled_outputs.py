@@ -1,4 +1,4 @@
-"""INRs whose outputs are scaled, over coordinates of their own: the archive says how to run them, and so do its exports."""
+"""INRs with scaled outputs and their own coordinates: archive and exports say how to run them."""
 
 import json
 

@@ -341,7 +341,7 @@ def test_any_bytes_are_an_idx_file_or_an_input_error(tmp_path, data):
     suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 def test_no_change_of_any_byte_breaks_the_reader_of_parquet(tmp_path, place, byte):
-    """A changed file is read as something else, or refused in one sentence; nothing else is ever raised."""
+    """A changed file is read or refused in one sentence; no other error is raised."""
     write_parquet(tmp_path, "train", slice(0, 2))
     file = tmp_path / "train.parquet"
     content = bytearray(file.read_bytes())

@@ -1,4 +1,4 @@
-"""Beginning from another run: which model that is, what is refused, and what a probe of it writes."""
+"""Starting from another run: its best model, what is refused, and what a probe of it writes."""
 
 import json
 from contextlib import nullcontext

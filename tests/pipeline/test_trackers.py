@@ -1,4 +1,4 @@
-"""Trackers: what they are given comes back from their own files, and a run that goes on is the same run."""
+"""Trackers: their own files return what was logged, and a resumed run stays one run."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""The loader's promises, the schedule, checkpoints and evaluation; the engine itself is tested through the command."""
+"""Loader, schedule, checkpoints and evaluation; the engine is tested through the command."""
 
 import errno
 import json
@@ -365,7 +365,7 @@ def test_the_skip_that_the_depth_decides_is_written_down(num_layers):
 
 
 def test_the_warning_comes_before_training_starts(tmp_path, monkeypatch, caplog):
-    """Of an imported zoo of MLPs that take 784 pixels, which says nothing of its activations: none of them is needed."""
+    """For an imported zoo of MLPs of 784 pixels without activations, which are not needed."""
     for i in range(30):
         shapes = {"seq.0.weight": (4, 784), "seq.0.bias": (4,), "seq.1.weight": (3, 4)}
         state = OrderedDict((name, torch.randn(shape)) for name, shape in shapes.items())

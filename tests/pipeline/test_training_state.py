@@ -1,4 +1,4 @@
-"""Checkpoints go on in any world and at any ZeRO stage, are never unpickled, and hold what is good."""
+"""Checkpoints resume in any world and ZeRO stage, are never unpickled, and hold good steps."""
 
 import os
 import pickle
@@ -31,7 +31,7 @@ MIDDLE = "epoch-0001-step-000004"
 
 
 def target_of(stage: int, world: int) -> tuple[int, int]:
-    """What goes on with what a (stage, world) saved: another stage in the other world, each of them once."""
+    """The (stage, world) that resumes what (stage, world) saved: both differ, each occurs once."""
     return (stage + 1 + world // 2) % 4, 4 - world
 
 
@@ -69,7 +69,7 @@ def matrix(worker, barrier, zoo: Path, folder: Path, targets=lambda *source: [ta
 
 
 def spoil(steps: dict[int, str]):
-    """Make something of the last rank's steps not finite, counted from 0; returns the loss as it was.
+    """Make these steps of the last rank, counted from 0, not finite; return the original loss.
 
     With a loss that is infinite, huge inputs move the running statistics of batch norm.
     """
@@ -96,7 +96,7 @@ def spoil(steps: dict[int, str]):
 
 
 def bad_steps(worker, zoo: Path, folder: Path):
-    """Two bad steps of eight, at every stage, of a model with batch norm; and a run of bad steps."""
+    """Two bad steps of eight at every stage, with batch norm; then only bad steps."""
     from pipeline.tasks.classification import Classification
 
     encoder = DWSNetConfig(channels=3, num_layers=2, width=8)
@@ -280,9 +280,9 @@ def test_the_newest_checkpoint_of_a_stage_trains_on_through_the_command(runs, zo
 
 
 def slowly(spec):
-    """What workers run, with a line in `steps` for each step of rank 0: the world's size and the step.
+    """Train as workers do, and write a line to `steps` for each step of rank 0: world size, step.
 
-    One worker alone waits before step 6 for another.
+    A single worker waits before step 6 for another.
     """
     import time
 
@@ -304,7 +304,7 @@ def slowly(spec):
 
 
 def look_often_for_nodes():
-    """Ray Train learns of nodes that come and go from an actor that looks every 20 seconds: here twice a second."""
+    """The actor that tells Ray Train of nodes polls twice a second, not every 20 seconds."""
     import ray
     from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as ray_data
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy

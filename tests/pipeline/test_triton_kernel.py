@@ -1,6 +1,6 @@
-"""The GPU kernel where there is no GPU: interpreted, compiled for one, and what takes over where there is none of it.
+"""The GPU kernel without a GPU: interpreted, compiled for one, and the fallback without Triton.
 
-`pip install triton` brings what these need; CUDA builds of torch have it. Nothing here runs on a GPU.
+They need Triton (`pip install triton`; CUDA builds of torch bring it), and no GPU.
 """
 
 import importlib.util
@@ -30,7 +30,7 @@ HOPPER = 232_448
 
 @has_triton
 def test_it_fits_in_the_interpreter():
-    """In a process of its own: at its first import Triton decides for good whether it interprets."""
+    """In another process: Triton decides once, when it is imported, whether it interprets."""
     cases = Path(__file__).with_name("interpreted_triton.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", str(cases)]
     run = subprocess.run(
@@ -147,7 +147,7 @@ def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot
 
 
 def test_no_tensor_of_the_eager_fit_is_left_on_the_cpu(monkeypatch):
-    """Tensors without values stand in for a GPU's: torch refuses to mix them with those of a CPU."""
+    """Meta tensors replace those of a GPU: torch refuses to mix them with a CPU's."""
     monkeypatch.setitem(adam.CHUNK, "meta", 2)
     inr = InrConfig(hidden=(5, 4))
     space = inr_space(inr, 2, 3)

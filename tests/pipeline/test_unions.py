@@ -51,7 +51,7 @@ def star(points=5):
 
 @pytest.fixture
 def module(tmp_path, monkeypatch):
-    """The module `sky` in the working directory, and the mark that it leaves when it is imported."""
+    """The module `sky` in the working directory, and the file that it writes when imported."""
     (tmp_path / "sky.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])

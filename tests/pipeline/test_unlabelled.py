@@ -1,4 +1,4 @@
-"""Signals without classes: fitted, archived, drawn, merged and exchanged as others are; only classification needs classes."""
+"""Signals without classes are fitted, drawn, merged and exchanged; only classification fails."""
 
 from dataclasses import replace
 

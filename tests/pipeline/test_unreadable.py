@@ -1,4 +1,4 @@
-"""Signals that cannot be read: each fails by itself, with its name and why, in the catalog and in what is said."""
+"""Unreadable signals fail one by one, with name and reason in the catalog and in messages."""
 
 import os
 from dataclasses import replace

@@ -17,7 +17,7 @@ ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFN
 
 @patch.dict(os.environ, ENVIRONMENT)
 def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments: Any):
-    """Call `function(worker, barrier, *arguments)` in each process of each world; all worlds can meet at the barrier."""
+    """Call `function(worker, barrier, *arguments)` in each process of worlds of these sizes."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deepspeed", "pipeline.training.loop"])
     barrier = context.Barrier(sum(sizes), timeout=SECONDS)
@@ -55,8 +55,9 @@ def run(function, rank: int, size: int, folder: Path, barrier, arguments: Sequen
 
 @contextmanager
 def without_ray() -> Iterator[None]:
-    """Commands in this process fit and train without Ray, which takes longer to start than either takes here: the same
-    fits in this process, the same loop on the same engine in processes of their own.
+    """Let commands in this process fit and train without Ray, whose start takes longer than either.
+
+    Fits run in this process; training runs the same loop and engine in processes of its own.
     """
 
     def fit(function, shards, shared, *_, device):
