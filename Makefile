@@ -1,6 +1,8 @@
 # Every command sets .venv up first; PYTHON chooses the interpreter (3.11 to 3.13).
 PYTHON ?= python3
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+FREEZE := .venv-lock/bin/pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//'
 
 .PHONY: demo check test fast lint types docs lock clean
 
@@ -24,25 +26,24 @@ types: .venv/installed
 	$(BIN)/mypy
 
 docs: .venv/installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --constraint requirements.lock --editable '.[docs]'
+	$(PIP) --no-build-isolation --constraint requirements.lock --editable '.[docs]'
 	$(BIN)/python -m mkdocs build --quiet
 
 .venv/installed: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) -r requirements.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Resolve pyproject.toml anew. A local version label (+cpu) is a choice of the machine, not of the project.
+# Resolve pyproject.toml anew. A local version label (+cpu) depends on the machine and is left out.
 # What Ray's dashboard and launchers need beside it is locked for the nodes of clusters alone.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --quiet --upgrade pip setuptools
 	.venv-lock/bin/python -m pip install --quiet . --group dev
-	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//' > requirements.lock
+	$(FREEZE) > requirements.lock
 	.venv-lock/bin/python -m pip install --quiet --constraint requirements.lock 'ray[default]'
-	.venv-lock/bin/python -m pip freeze --all --exclude pip --exclude dwszoo | sed 's/+cpu$$//' \
-		| grep -vxFf requirements.lock > cluster/launch/dashboard.lock
+	$(FREEZE) | grep -vxFf requirements.lock > cluster/launch/dashboard.lock
 	rm -rf .venv-lock build
 
 clean:
