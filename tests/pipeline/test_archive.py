@@ -493,7 +493,8 @@ def moved(table: pa.Table) -> pa.Table:
         ),
         (
             moved,
-            r"all members of source \d+ must be in one split, found them in several: build the zoo",
+            r"all members of source \d+ must be in one split, found them in several: "
+            r"build the zoo anew",
         ),
     ],
 )
