@@ -69,7 +69,7 @@ class BoostedStatistics:
         return self.boosting.predict(self._statistics(state, beside))
 
     def save_pretrained(self, folder: str | Path):
-        """Write `config.json` and `model.safetensors` into `folder`, like the other models."""
+        """Write `config.json`, `model.safetensors` and a card into `folder`, like other models."""
         if self.learnt is None:
             raise ValueError(
                 "boosted statistics have nothing to save before they learn: call fit first"

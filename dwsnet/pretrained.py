@@ -1,4 +1,7 @@
-"""A model in a folder: `config.json` and `model.safetensors`. Nothing is ever unpickled."""
+"""A model in a folder as on the Hugging Face Hub: `config.json`, `model.safetensors` and a card.
+
+Nothing is ever unpickled.
+"""
 
 import json
 from collections.abc import Callable, Mapping
@@ -12,7 +15,31 @@ from torch import Tensor, nn
 from dwsnet.state import load_tensors
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 
-CONFIG, TENSORS = "config.json", "model.safetensors"
+CONFIG, TENSORS, CARD = "config.json", "model.safetensors", "README.md"
+TEMPLATE = """\
+---
+library_name: dwsnet
+license: unknown  # of the model; choose before you publish it
+tags:
+- weight-space-learning
+---
+
+# {name}
+
+A `{name}` of the Python package dwsnet. It reads the weights of networks with these tensors, as
+stacked state dicts:
+
+| tensor | shape |
+| -- | -- |
+{shapes}
+
+```python
+from {module} import {name}
+
+model = {name}.from_pretrained("FOLDER")  # this folder
+```
+"""
+"""Of the card, as the Hub reads it."""
 Model = TypeVar("Model", bound="Pretrained")
 Built = TypeVar("Built")
 
@@ -47,12 +74,22 @@ def write_folder(
     arguments: dict[str, Any],
     tensors: Mapping[str, Tensor],
 ):
-    """Write a model of class `kind`, made from `space` and JSON `arguments`, with its tensors."""
+    """Write a model of class `kind`, made from `space` and JSON `arguments`, with its tensors.
+
+    A card that is already there is kept.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / TENSORS)
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, folder / TENSORS, {"format": "pt"})
     config = {"model": kind.__name__, "arguments": arguments, "space": space_as_json(space)}
     (folder / CONFIG).write_text(json.dumps(config, indent=1))
+    if not (folder / CARD).exists():
+        shapes = "\n".join(
+            f"| `{spec.name}` | {' x '.join(map(str, spec.shape))} |" for spec in space.tensors
+        )
+        text = TEMPLATE.format(name=kind.__name__, module=kind.__module__, shapes=shapes)
+        (folder / CARD).write_text(text, encoding="utf-8")
 
 
 def read_folder(
@@ -115,7 +152,10 @@ class Pretrained(nn.Module):
         return state
 
     def save_pretrained(self, folder: str | Path):
-        """Write `config.json` and `model.safetensors` into `folder`, which is created if needed."""
+        """Write `config.json`, `model.safetensors` and `README.md`, the card, into `folder`.
+
+        The folder is created if needed, and a card that is already there is kept.
+        """
         write_folder(folder, type(self), self.space, self.config, self.state_dict())
 
     @classmethod

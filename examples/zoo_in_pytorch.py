@@ -12,13 +12,13 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from dwsnet import DWSNetClassifier
-from pipeline.archive import Zoo, ZooDataset
+from pipeline.archive import Zoo
 
 
 def main(folder: str, num_epochs: int = 3) -> float:
     """Trains a DWSNet to tell the class of each member; returns its accuracy on the test split."""
     zoo = Zoo.open(folder)
-    train = ZooDataset(zoo, "train", "label")
+    train = zoo.dataset("train", ["label"])
 
     classes = len(zoo.record.class_names)
     model = DWSNetClassifier(zoo.space, classes, channels=16, num_layers=3, head_width=64)
@@ -36,7 +36,7 @@ def main(folder: str, num_epochs: int = 3) -> float:
 @torch.no_grad()
 def accuracy(model: nn.Module, zoo: Zoo) -> float:
     model.eval()
-    test = DataLoader(ZooDataset(zoo, "test", "label"), batch_size=256)
+    test = DataLoader(zoo.dataset("test", ["label"]), batch_size=256)
     right = torch.cat([model(state).argmax(1) == label for state, label in test])
     model.train()
     return right.float().mean().item()

@@ -1,31 +1,26 @@
-"""A split of a zoo as a PyTorch dataset: map-style, or iterable and divided between workers."""
+"""Members of a zoo as a map-style PyTorch dataset, with columns that a DataLoader stacks."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
-import torch.distributed as dist
-from torch.utils.data import Dataset, IterableDataset, get_worker_info
+import pyarrow as pa
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
 
-from pipeline.archive.zoo import Zoo, column
+from pipeline.archive.shard import Block
 from pipeline.errors import InputError
 
 
 class ZooDataset(Dataset):
-    """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
+    """Some members of a zoo, as `(state dict, *columns)`; `Zoo.dataset` makes it of a split."""
 
-    `DataLoader(ZooDataset(zoo, "train", "label"), batch_size=64, shuffle=True)` yields stacked
-    state dicts with the labels of their catalog rows. Raises InputError for a split or a column
-    that the zoo lacks.
-    """
-
-    def __init__(self, zoo: Zoo, split: str, *columns: str):
-        zoo.shards_of(split)
-        zoo.require_columns(columns)
-        self.zoo = zoo
-        self.rows = zoo.where((pc.field("split") == split) & (pc.field("status") == "ok"))
-        self.columns = [column(zoo.catalog, name)[self.rows] for name in columns]
+    def __init__(
+        self, zoo: Dataset[Block], rows: np.ndarray, columns: Sequence[Tensor | list[str]]
+    ):
+        """`rows` of the catalog, and their entries in some of its columns."""
+        self.zoo, self.rows, self.columns = zoo, rows, columns
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,69 +40,34 @@ class ZooDataset(Dataset):
         ]
 
 
-class IterableZoo(IterableDataset):
-    """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
+def collatable(table: pa.Table, name: str) -> Tensor | list[str]:
+    """A column whose entries the collate function of a DataLoader stacks, null or not.
 
-    `DataLoader(IterableZoo(zoo, "train", "label"), batch_size=64, num_workers=2)` yields stacked
-    state dicts with the labels of their catalog rows. Over all ranks and their workers each member
-    comes exactly once: each worker reads a contiguous part of the split, and the sizes of these
-    parts differ by at most one. Rank and world size default to those of torch.distributed, if it is
-    initialized.
-
-    Raises InputError for a split or a column that the zoo lacks and a rank outside `world_size`.
+    Whole numbers and booleans are int64 with -1 for null, other numbers float32 with NaN, texts are
+    texts with '' for null. Raises InputError for numbers above int64, as keys of random numbers are.
     """
+    column = table[name]
+    try:
+        values = as_batch(column)
+    except pa.ArrowInvalid as error:
+        raise InputError(
+            f"column {name!r} must have whole numbers that fit into int64 to be in a batch: {error}"
+        ) from error
+    if isinstance(values, Tensor):
+        return values
+    return ["" if value is None else value for value in values]
 
-    def __init__(
-        self,
-        zoo: Zoo,
-        split: str,
-        *columns: str,
-        rank: int | None = None,
-        world_size: int | None = None,
-    ):
-        zoo.shards_of(split)
-        zoo.require_columns(columns)
-        is_default = rank is None and world_size is None
-        if not is_default and (rank is None or world_size is None or not 0 <= rank < world_size):
-            raise InputError(
-                f"rank must be one of world_size ranks, counted from 0, got rank {rank} and "
-                f"world_size {world_size}"
-            )
-        self.zoo, self.split, self.columns = zoo, split, columns
-        self.rank, self.world_size = rank, world_size
 
-    def __getstate__(self) -> dict[str, Any]:
-        """A spawned worker has no process group: it gets the rank of the process that starts it."""
-        rank, world_size = self._ranks()
-        return self.__dict__ | {"rank": rank, "world_size": world_size}
+def as_batch(column: pa.ChunkedArray) -> Tensor | list[Any]:
+    """`(members,)` int64 with -1 for null, float32 with NaN for null, or a list of other values.
 
-    def __iter__(self) -> Iterator[tuple[Any, ...]]:
-        shards = self.zoo.shards_of(self.split)
-        sizes = [self.zoo.parts[shard.name].table["block"].is_valid() for shard in shards]
-        ends = np.cumsum([0, *(pc.sum(has_weights).as_py() or 0 for has_weights in sizes)])
-        share, num_shares = self._share()
-        start, stop = (int(ends[-1]) * number // num_shares for number in (share, share + 1))
-        first, last = np.searchsorted(ends, start, "right") - 1, np.searchsorted(ends, stop)
-        position = int(ends[first])
-        for block, rows in self.zoo.blocks_of(shards[first:last]):
-            columns = [rows[name].to_pylist() for name in self.columns]
-            for row in range(max(0, start - position), min(len(rows), stop - position)):
-                state = {name: tensor[row].clone() for name, tensor in block.items()}
-                yield state, *(values[row] for values in columns)
-            position += len(rows)
-
-    def _share(self) -> tuple[int, int]:
-        """The number of this worker and of all workers, over all ranks."""
-        rank, world_size = self._ranks()
-        worker = get_worker_info()
-        if worker is None:
-            return rank, world_size
-        return rank * worker.num_workers + worker.id, world_size * worker.num_workers
-
-    def _ranks(self) -> tuple[int, int]:
-        """This rank and the world size."""
-        if self.rank is not None and self.world_size is not None:
-            return self.rank, self.world_size
-        if dist.is_available() and dist.is_initialized():
-            return dist.get_rank(), dist.get_world_size()
-        return 0, 1
+    Raises pa.ArrowInvalid for numbers above int64.
+    """
+    kind = column.type
+    if pa.types.is_integer(kind) or pa.types.is_boolean(kind):
+        values = column.cast(pa.int64()).fill_null(-1).to_numpy()
+    elif pa.types.is_floating(kind):
+        values = column.cast(pa.float32(), safe=False).fill_null(float("nan")).to_numpy()
+    else:
+        return column.to_pylist()
+    return torch.from_numpy(np.ascontiguousarray(values).copy())

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.catalog import CatalogPart, ShardMark, not_committed, part_path, shard_path
+from pipeline.archive.dataset import ZooDataset, collatable
 from pipeline.archive.files import list_files, parse_json
 from pipeline.archive.growing import sealed_zoo_json
 from pipeline.archive.indexing import chosen_rows, rows_where, without_weights
@@ -44,9 +45,9 @@ READ_AHEAD = 2
 class Zoo(Dataset[Block]):
     """A zoo, opened for reading. Every shard is checked against its checksum when first read.
 
-    It is a sequence of members in catalog order, and so a map-style dataset for a PyTorch
-    DataLoader; `IterableZoo` is the iterable one. A zoo under construction has the shards that were
-    committed when it was opened.
+    It is a sequence of members in catalog order, and so a map-style PyTorch dataset; `dataset` is
+    the one of a split, `IterableZoo` the iterable one. A zoo under construction has the shards that
+    were committed when it was opened.
     """
 
     def __init__(
@@ -200,6 +201,19 @@ class Zoo(Dataset[Block]):
         """The catalog rows of the members of `split` that have weights."""
         self.shards_of(split)
         return self.catalog.filter((pc.field("split") == split) & (pc.field("status") == "ok"))
+
+    def dataset(self, split: str, columns: Sequence[str] = ()) -> ZooDataset:
+        """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
+
+        `DataLoader(zoo.dataset("train", ["label"]), batch_size=64, shuffle=True)` yields stacked
+        state dicts, and the columns of the catalog as `collatable` says. Raises InputError for a
+        split or a column that the zoo lacks.
+        """
+        self.shards_of(split)
+        self.require_columns(columns)
+        rows = self.where((pc.field("split") == split) & (pc.field("status") == "ok"))
+        table = self.catalog.take(rows)
+        return ZooDataset(self, rows, [collatable(table, name) for name in columns])
 
     def where(self, condition: pc.Expression) -> np.ndarray:
         """Catalog rows that meet a condition: `zoo[zoo.where(pc.field("psnr") > 30)]`.

@@ -1,6 +1,7 @@
 """Models: invariance, saving and loading, compiling, and networks that come out as networks."""
 
 import pickle
+import re
 
 import pytest
 import torch
@@ -67,6 +68,7 @@ def test_a_saved_classifier_comes_back_the_same(tmp_path, options):
     assert torch.allclose(model(state), model(permuted(SPACE, state)), atol=1e-10)
     model.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
+        "README.md",
         "config.json",
         "model.safetensors",
     ]
@@ -75,6 +77,24 @@ def test_a_saved_classifier_comes_back_the_same(tmp_path, options):
     assert torch.allclose(back(state), model(state), rtol=1e-12, atol=1e-12)
     with pytest.raises(ValueError, match="must hold a DWSNetEditor, found a DWSNetClassifier"):
         DWSNetEditor.from_pretrained(tmp_path / "model")
+
+
+def test_the_card_of_a_model_has_a_licence_and_code_that_loads_it(tmp_path):
+    model, folder = classifier(), tmp_path / "model"
+    model.save_pretrained(folder)
+    card = (folder / "README.md").read_text()
+    front, text = card.split("---\n", 2)[1:]
+    assert {"library_name: dwsnet", "- weight-space-learning"} <= set(front.splitlines())
+    assert "license: unknown" in front
+    shape = " x ".join(map(str, SPACE.tensors[0].shape))
+    assert f"| `{SPACE.tensors[0].name}` | {shape} |" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    names: dict = {}
+    exec(code.replace("FOLDER", str(folder)), names)
+    assert torch.equal(names["model"](random_state()), model.eval()(random_state()))
+    (folder / "README.md").write_text("license: mit")
+    model.save_pretrained(folder)
+    assert (folder / "README.md").read_text() == "license: mit"
 
 
 MODELS = {

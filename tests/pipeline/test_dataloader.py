@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -12,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from pipeline.archive import IterableZoo, Zoo, ZooDataset
+from pipeline.archive import IterableZoo, Zoo
+from pipeline.archive.dataset import collatable
 from pipeline.archive.write import seal_zoo
 from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
@@ -49,7 +51,7 @@ def keys_read(zoo: Zoo, workers: int, ranks: int, context: str | None = None) ->
     """Of the train split, by all workers of all ranks, in the order of the ranks."""
     keys = []
     for rank in range(ranks):
-        dataset = IterableZoo(zoo, "train", "key", rank=rank, world_size=ranks)
+        dataset = IterableZoo(zoo, "train", ["key"], rank=rank, world_size=ranks)
         loader = DataLoader(
             dataset, batch_size=5, num_workers=workers, multiprocessing_context=context
         )
@@ -78,7 +80,7 @@ def test_ranks_read_stretches_of_the_plan_that_differ_by_one_member(with_failure
         [
             key
             for _, key in IterableZoo(
-                with_failures, "train", "key", rank=rank, world_size=world_size
+                with_failures, "train", ["key"], rank=rank, world_size=world_size
             )
         ]
         for rank in range(world_size)
@@ -89,7 +91,7 @@ def test_ranks_read_stretches_of_the_plan_that_differ_by_one_member(with_failure
 
 def test_without_being_told_a_rank_is_that_of_torch_distributed(zoo, monkeypatch):
     """Of the process that pickles it for a worker, where there is no process group."""
-    dataset = IterableZoo(zoo, "train", "key")
+    dataset = IterableZoo(zoo, "train", ["key"])
     with monkeypatch.context() as patch:
         patch.setattr(dist, "is_initialized", lambda: True)
         patch.setattr(dist, "get_rank", lambda: 1)
@@ -111,7 +113,7 @@ def test_a_pickled_zoo_has_neither_catalog_nor_tensors(zoo):
 
 
 def test_members_and_columns_are_those_of_the_catalog(with_failures):
-    for state, label, key in IterableZoo(with_failures, "train", "label", "key"):
+    for state, label, key in IterableZoo(with_failures, "train", ["label", "key"]):
         (row,) = with_failures.where(pc.field("key") == key)
         assert with_failures.catalog["label"][int(row)].as_py() == label
         assert all(torch.equal(with_failures[row][name], tensor) for name, tensor in state.items())
@@ -119,7 +121,7 @@ def test_members_and_columns_are_those_of_the_catalog(with_failures):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_split_is_read_in_any_order(with_failures, workers):
-    dataset = ZooDataset(with_failures, "train", "label", "key")
+    dataset = with_failures.dataset("train", ["label", "key"])
     generator = torch.Generator().manual_seed(0)
     loader = DataLoader(
         dataset, batch_size=5, shuffle=True, num_workers=workers, generator=generator
@@ -139,11 +141,35 @@ def test_a_split_is_read_in_any_order(with_failures, workers):
     assert same(dataset[2][0], read[dataset[2][2]][0])
 
 
+@pytest.mark.parametrize("make", [Zoo.dataset, IterableZoo])
+def test_columns_of_every_type_are_stacked(zoo, make):
+    dataset = make(zoo, "train", ["label", "psnr", "view", "source_name", "stop_reason"])
+    state, label, psnr, view, name, reason = next(iter(DataLoader(dataset, batch_size=5)))
+    table = zoo.members("train").slice(0, 5)
+    assert label.tolist() == table["label"].to_pylist()
+    assert psnr.tolist() == table["psnr"].to_pylist()
+    assert (label.dtype, psnr.dtype, view.dtype) == (torch.int64, torch.float32, torch.int64)
+    assert list(name) == [""] * 5
+    assert list(reason) == table["stop_reason"].to_pylist()
+    assert state["layers.0.weight"].shape == (5, 8, 2)
+    with pytest.raises(InputError, match="'seed' must have whole numbers that fit into int64"):
+        next(iter(make(zoo, "train", ["seed"])))
+
+
+def test_null_in_a_column_is_a_value_of_its_type():
+    table = pa.table({"a": [None, 3], "b": [None, 0.1], "c": [None, "x"], "d": [None, True]})
+    assert collatable(table, "a").tolist() == [-1, 3]
+    assert collatable(table, "b").dtype == torch.float32
+    assert collatable(table, "b").isnan().tolist() == [True, False]
+    assert collatable(table, "c") == ["", "x"]
+    assert collatable(table, "d").tolist() == [-1, 1]
+
+
 def test_a_split_or_column_that_is_not_there_is_named(zoo):
     with pytest.raises(InputError, match="dreams"):
-        ZooDataset(zoo, "train", "dreams")
+        zoo.dataset("train", ["dreams"])
     with pytest.raises(InputError, match="holdout"):
-        ZooDataset(zoo, "holdout")
+        zoo.dataset("holdout")
 
 
 def test_the_example_of_the_documentation_runs(zoo):
@@ -247,7 +273,7 @@ def test_the_nearest_name_is_said(zoo):
     with pytest.raises(InputError, match="did you mean 'test'"):
         zoo.blocks("tset")
     with pytest.raises(InputError, match=r"no column 'labl': .*did you mean 'label'"):
-        IterableZoo(zoo, "train", "labl")
+        IterableZoo(zoo, "train", ["labl"])
     with pytest.raises(InputError, match=r"cannot be asked .*did you mean 'psnr'"):
         zoo.where(pc.field("psrn") > 30)
     with pytest.raises(InputError, match=r"cannot be asked for \(key > 30\)"):
