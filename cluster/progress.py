@@ -77,7 +77,7 @@ class ProgressReader:
     """Reads the progress of the tasks of one fan-out, in the driver."""
 
     def __init__(self, num_tasks: int):
-        """For a fan-out of at most `num_tasks` at a time."""
+        """`num_tasks`: the most tasks of the fan-out that run at the same time."""
         self.name, self.num_reporters, self.due = uuid.uuid4().hex, 0, 0.0
         self.seconds = max(SECONDS, num_tasks / PER_SECOND)
 

@@ -185,7 +185,7 @@ def elementwise(to: Description, name: str, layer: nn.Module, value: Value) -> V
 
 
 def softmax(to: Description, name: str, layer: nn.Module, value: Value) -> Value:
-    """Over neurons or positions: it treats all neurons alike, but none can be scaled."""
+    """Softmax over neurons or positions, which treats all alike, but none can be scaled."""
     return replace(value, scalable=False)
 
 
@@ -231,4 +231,4 @@ NAMES: dict[Rule, str] = {
 RULES: dict[type[nn.Module], Rule] = {
     getattr(nn, name): rule for rule, names in NAMES.items() for name in names.split()
 }
-"""By exact class, as subclasses may behave differently."""
+"""Rules by exact class, as subclasses may behave differently."""

@@ -25,7 +25,7 @@ class TensorSpec:
     name: str
     """The tensor's key in a state dict."""
     axes: tuple[Axis, ...]
-    """In any order: layers and permutations only need to know which axes are permuted together."""
+    """Axes in any order: layers and permutations only need to know which are permuted together."""
     roles: tuple[Role, ...] | None = None
     """What the tensor does with each axis: computes it ("out"), sums over it ("in"), or neither
     ("none": running statistics, slopes, tensors whose scale a later norm removes). A weight of

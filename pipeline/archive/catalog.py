@@ -28,17 +28,17 @@ class BlockMark:
     num_bytes: int
     num_members: int
     sha256: str
-    """Of these bytes, which are a safetensors file."""
+    """Checksum of these bytes, a safetensors file."""
 
 
 @dataclass(frozen=True)
 class ShardMark:
-    """What a catalog part says about its shard."""
+    """The checksum, size and blocks of a shard, as its catalog part has them."""
 
     sha256: str
     num_bytes: int
     blocks: tuple[BlockMark, ...] | None = None
-    """In order; None if an older dwszoo wrote the part."""
+    """All blocks, in order; None if an older dwszoo wrote the part."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class CatalogPart:
     table: pa.Table
     mark: ShardMark
     sha256: str
-    """Of the part itself."""
+    """Checksum of the catalog part."""
 
 
 def part_path(folder: Location, shard: str) -> Location:

@@ -25,11 +25,11 @@ class Editor:
     """A function from networks to networks, and its provenance."""
 
     edit: Callable[[Block], Block]
-    """From stacked state dicts to stacked state dicts, each member independently; deterministic."""
+    """Maps stacked state dicts to stacked state dicts, each member independently; deterministic."""
     sha256: str
-    """Of everything that determines what `edit` does."""
+    """Digest of everything that determines what `edit` does."""
     path: str
-    """Of the run that trained it."""
+    """Folder of the run that trained it."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ class Growth(Frozen):
     """One growth of a zoo: what it was before, and where the new signals were in its source."""
 
     fingerprint: str
-    """Of the zoo before."""
+    """Fingerprint of the zoo before."""
     views: PositiveInt
     """INRs per signal before."""
     num_signals: PositiveInt

@@ -45,7 +45,7 @@ class Source:
 class MergePlan:
     record: ZooRecord
     shards: dict[str, tuple[Source, str]]
-    """By name: the zoo that it comes from, and its name there."""
+    """Per shard: the zoo that it comes from, and its name there."""
 
 
 def plan_merge(places: Sequence[Location], folder: Location) -> MergePlan:

@@ -64,7 +64,7 @@ class ImportRecord(Frozen):
     path: str
     num_files: int
     sha256: str
-    """Of the names and contents of all files that were read."""
+    """Digest of the names and contents of all files that were read."""
     tensors: dict[str, tuple[str, tuple[int, ...]]]
     """Name of each tensor in the source, and its shape in the source's first member."""
     columns: dict[str, str]
@@ -79,7 +79,7 @@ class ZooRecord(Frozen):
     format: str
     schema_version: int
     fingerprint: str
-    """Of config and signals; a folder never holds members of two fingerprints."""
+    """Digest of config and signals; a folder never holds members of two fingerprints."""
     config: AnyOrigin
     """The configuration that built, imported, merged or edited it."""
     signals: SignalsRecord
@@ -95,7 +95,7 @@ class ZooRecord(Frozen):
     merged: tuple["ZooRecord", ...] = ()
     """The records of the zoos that it was merged from."""
     grown: tuple[Growth, ...] = ()
-    """Each time that it grew, in order; all other fields describe what it is now."""
+    """Its growths, in order; all other fields describe the zoo as it is now."""
     edited: "ZooRecord | None" = None
     """The record of the zoo before a model edited its members."""
 

@@ -131,7 +131,7 @@ CLASSIFIERS = pa.schema(
 )
 """Columns of a fitted zoo of classifiers."""
 SCHEMAS = {"inrs": INRS, "classifiers": CLASSIFIERS}
-"""By the kind of zoo configuration."""
+"""Columns by the kind of zoo configuration."""
 MEASURED = (
     "psnr",
     "psnr_off_grid",

@@ -24,7 +24,7 @@ class Model:
     family: str
     """Name of its encoder, the same for models that differ only in their seed."""
     metrics: dict[str, Any]
-    """On the test split."""
+    """Metrics on the test split."""
     history: History | None
     """None for boosting, which has no epochs."""
     seed: int | None = None

@@ -84,7 +84,7 @@ CORRUPTIONS: dict[str, Callable[[Images, np.ndarray], Images]] = {
     corruption.__name__: corruption
     for corruption in (rotation, inversion, noise, blur, jitter, flips)
 }
-"""By name; the order decides what each draws."""
+"""Corruptions by name; their order decides the random numbers of each."""
 
 
 def turned_hue(images: Images, turn: Float[Tensor, "images 1 1 1"]) -> Images:

@@ -113,7 +113,7 @@ class Evaluation:
 
     zoo: Zoo
     model: nn.Module
-    """In evaluation mode, with what `Task.attach` gave it."""
+    """The best model, in evaluation mode, with what `Task.attach` gave it."""
     prepared: Mapping[str, Any]
     table: pa.Table
     """Predictions, one row per member: the catalog's naming columns, then those of

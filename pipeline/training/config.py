@@ -24,7 +24,7 @@ class StartConfig(Config):
     """Folder of the run: training starts from its best checkpoint, whose encoder must have the same
     configuration."""
     sha256: str | None = None
-    """Of the model in that checkpoint; null: of the one found when training begins."""
+    """Digest of the model in that checkpoint; null: of the one found when training begins."""
     freeze: bool = False
     """Train only the head and leave the encoder as it is."""
 

@@ -44,9 +44,9 @@ class Reading:
     num_members: int
     """Size of the training set."""
     metrics: Mapping[str, float]
-    """On the test split: accuracy of classes; r2 and mse of numbers."""
+    """Metrics on the test split: accuracy of classes; r2 and mse of numbers."""
     strength: float | None = None
-    """Of the penalty, chosen on the validation split; None without a penalty."""
+    """Strength of the penalty, chosen on the validation split; None without a penalty."""
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,9 @@ class Status:
     loss: float
     """Mean over the epoch so far."""
     models_per_second: float
-    """Since the previous status."""
+    """Rate since the previous status."""
     skipped_steps: int
-    """In the epoch so far."""
+    """Count over the epoch so far."""
 
 
 def read_status(run: Path) -> Status | None:

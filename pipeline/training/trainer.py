@@ -45,22 +45,22 @@ class Trainer:
     """The training of a model, on one rank."""
 
     engine: Any
-    """Of DeepSpeed."""
+    """DeepSpeed's engine."""
     encoder: nn.Module
     task: Task
     feed: Feed
-    """Of the train split."""
+    """The train split."""
     scored: Feed
-    """Of the validation split."""
+    """The validation split."""
     config: TrainingConfig
     worker: Worker
     run: Path
     writer: checkpoint.Writer
     history: History
     progress: Progress
-    """Up to the last step whose outcome was read."""
+    """Progress up to the last step whose outcome was read."""
     outcome: Outcome | None = None
-    """Of the newest step, not read yet: it is read while a GPU computes the next step."""
+    """Outcome of the newest step, which is read while a GPU computes the next step."""
 
     def __post_init__(self):
         self.steps = self.feed.num_batches(self.config.batch_size)

@@ -23,7 +23,7 @@ class ModelFlops:
 
     @cached_property
     def limit(self) -> float:
-        """In FLOP/s."""
+        """FLOP/s of one large matrix product."""
         return matmul_rate(self.device, self.dtype)
 
     @contextmanager
