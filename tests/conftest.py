@@ -162,7 +162,7 @@ class Run:
     folder: Path
     result: Result
     addresses: set[str]
-    """On which the command and all that it started have listened."""
+    """Addresses on which the command and its children listened."""
 
 
 @pytest.fixture(scope="session")
@@ -254,7 +254,7 @@ def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
 class LongTraining:
     folder: Path
     addresses: set[str]
-    """On which the command and all that it started have listened."""
+    """Addresses on which the command and its children listened."""
 
 
 @pytest.fixture(scope="session")

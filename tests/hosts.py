@@ -18,7 +18,7 @@ import pytest
 NETWORK = "10.77.0"
 OWN_USERS = ("unshare", "--user", "--map-root-user")
 OWN_HOST = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child")
-"""All that is started in it ends with this process, in no order: as when the power fails."""
+"""Everything started in it ends with this process, in no order, as in a power failure."""
 BEGIN = (
     "mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && ip link set lo up && echo ready && "
     "exec sleep infinity"
@@ -38,7 +38,7 @@ LISTEN = (
 
 class Host:
     def __init__(self, address: str, users: Sequence[str] = OWN_USERS):
-        """`users`: what makes or enters the user namespace in which it is root."""
+        """`users`: the command that makes or enters the user namespace in which it is root."""
         self.address = address
         self.process = subprocess.Popen(
             [*users, *OWN_HOST, "sh", "-c", BEGIN],
@@ -51,7 +51,7 @@ class Host:
         self.init = psutil.Process(self.process.pid).children()[0].pid
 
     def inside(self, *namespaces: str) -> list[str]:
-        """What a command begins with that runs in namespaces of this host."""
+        """The beginning of a command that runs in the namespaces of this host."""
         chosen = [f"--{name}" for name in ("user", *namespaces)]
         return ["nsenter", f"--target={self.init}", "--preserve-credentials", *chosen]
 
@@ -71,7 +71,7 @@ class Host:
         assert process.returncode == 0, out + err
 
     def listen(self) -> socket.socket:
-        """A socket of this process that listens on this host, at a port that is free."""
+        """A socket of this process that listens on a free port of this host."""
         ours, theirs = socket.socketpair()
         code = LISTEN.format(address=self.address)
         with ours, theirs:
@@ -81,7 +81,7 @@ class Host:
         return socket.socket(fileno=descriptors[0])
 
     def processes(self) -> dict[int, str]:
-        """Names of what runs here, as Ray's workers give themselves one."""
+        """Names of the processes on this host; Ray's workers set their own."""
         here, found = os.readlink(f"/proc/{self.init}/ns/pid"), {}
         for process in psutil.process_iter():
             try:
@@ -97,7 +97,7 @@ class Host:
 
 
 class Hosts:
-    """Those that are linked to a switch, which is a host too and outlives them."""
+    """Hosts that are linked to a switch, which is a host too and outlives them."""
 
     def __init__(self):
         self.switch, self.linked, self.numbers = Host(f"{NETWORK}.254"), [], count(1)
@@ -118,7 +118,7 @@ class Hosts:
         self.on_switch(f"ip link set {port(host)} up")
 
     def fail(self, host: Host):
-        """Its power fails: nobody is told."""
+        """Kill the host without notice, as in a power failure."""
         self.cut(host)
         host.end()
         self.linked.remove(host)
@@ -141,7 +141,7 @@ def port(host: Host) -> str:
 
 @contextmanager
 def hosts_of(number: int) -> Iterator[Hosts]:
-    """So many. Skips the test where this machine does not permit them."""
+    """This many hosts. Skips the test if this machine does not permit them."""
     hosts = Hosts()
     try:
         for _ in range(number):

@@ -1,4 +1,4 @@
-"""What INRs look like, for tests and benchmarks of fits."""
+"""Rendering INRs, for tests and benchmarks of fits."""
 
 from collections.abc import Mapping
 
@@ -11,6 +11,6 @@ from pipeline.fit.siren import decode_contract
 
 
 def render(state: Mapping[str, Tensor], config: InrConfig, points: Tensor) -> Tensor:
-    """`(members, channels, points)` of stacked state dicts, as fits have their targets."""
+    """`(members, channels, points)` of stacked state dicts, in the layout of fit targets."""
     space = WeightSpace.from_shapes({name: tensor.shape[1:] for name, tensor in state.items()})
     return Decoder(decode_contract(config), space, "a test")(state, points).transpose(1, 2)

@@ -12,14 +12,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 Objects = dict[str, bytes]
-"""By `/bucket/key`."""
+"""Objects by `/bucket/key`."""
 CLIENT = {
     "AWS_ACCESS_KEY_ID": "somebody",
     "AWS_SECRET_ACCESS_KEY": "secret",
     "AWS_EC2_METADATA_DISABLED": "true",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
 }
-"""What the environment of a client must have."""
+"""Environment variables that a client needs."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     put_seconds: float
 
     def log_message(self, *arguments):
-        """Nothing is printed."""
+        """Print nothing."""
 
     @property
     def key(self) -> str:
@@ -137,9 +137,9 @@ class Handler(BaseHTTPRequestHandler):
 def s3_server(
     listener: socket.socket | None = None, put_seconds: float = 0.0
 ) -> Iterator[tuple[str, Objects]]:
-    """What a URI needs after '?' to reach a server, and what the server holds.
+    """The query of URIs that reach a server, and the objects of the server.
 
-    By default it is seen on this machine alone. Each upload takes at least `put_seconds`.
+    By default it listens on this machine only. Each upload takes at least `put_seconds`.
     """
     objects: Objects = {}
     own = {"objects": objects, "uploads": {}, "put_seconds": put_seconds}

@@ -28,7 +28,7 @@ def blocks(page: Path, *languages: str) -> list[str]:
 
 
 def anchors(page: Path) -> set[str]:
-    """Of the headings of a page, as GitHub and MkDocs name them."""
+    """Anchors of the headings of a page, as GitHub and MkDocs name them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

@@ -1,4 +1,4 @@
-"""Each example does what it says, on something small."""
+"""Each example does what it says, on small data."""
 
 import importlib.util
 import sys

@@ -137,7 +137,7 @@ def test_the_command_starts_without_heavy_packages(module):
 
 
 def test_recipes_load_no_torch():
-    """A configuration is read and written at once; what is configured loads where it runs."""
+    """Configurations are read and written fast; what they configure is imported where it runs."""
     code = (
         "import sys; from flows.overrides import resolve_recipe; "
         "from flows.recipe_file import write_toml; from flows.recipes import RECIPES; "

@@ -15,7 +15,7 @@ TRAP = "raise RuntimeError('imported from the working directory')"
 
 
 def build(folder: Path) -> list[Path]:
-    """The wheels of both distributions, built in a copy of what they are made from."""
+    """The wheels of both distributions, built from a copy of the source."""
     source, wheels = folder / "source", folder / "wheels"
     for name in OURS:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
@@ -52,7 +52,7 @@ def install(wheel: Path, folder: Path) -> Path:
 
 
 def folder_of_traps(folder: Path) -> Path:
-    """A working directory as users have them, whose files have the names of our packages."""
+    """Make a working directory whose files have the names of our packages."""
     for name in (
         "cluster.py",
         "pipeline.py",
@@ -69,5 +69,5 @@ def folder_of_traps(folder: Path) -> Path:
 
 
 def environment(**more: str) -> dict[str, str]:
-    """This process's, without where it looks for modules."""
+    """The environment of this process without PYTHONPATH."""
     return {name: text for name, text in os.environ.items() if name != "PYTHONPATH"} | more

@@ -211,8 +211,8 @@ class Decoder:
     def _check_omega(self, activations: Iterable[str]):
         if "sine" in activations and self.contract.omega is None:
             raise self._error(
-                "sine activations need omega_0, its record has none: import it with --set omega=30, "
-                "or whatever it is"
+                "sine activations need omega_0, its record has none: import it with --set "
+                "omega=30, or whatever it is"
             )
 
     def _error(self, problem: str) -> InputError:

@@ -52,7 +52,8 @@ def dataset(content: h5py.File, name: str) -> h5py.Dataset:
     claimed, stored = prod(found.shape or ()) * found.dtype.itemsize, found.id.get_storage_size()
     if claimed > stored * (MAX_RATIO if found.chunks else 1):
         raise InputError(
-            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is truncated or invalid"
+            f"claims {claimed:,} bytes of {name!r} and stores {stored:,}: it is truncated or "
+            "invalid"
         )
     return found
 

@@ -63,6 +63,7 @@ def card(zoo: Zoo, tables: dict[str, pa.Table], what_is_drawn: str) -> str:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     ).get_template("card.md")
+    last_tar = (len(tables[split]) - 1) // webdataset.MEMBERS
     return template.render(
         name=shown(record.signals.name),
         architecture=record.architecture,
@@ -74,7 +75,7 @@ def card(zoo: Zoo, tables: dict[str, pa.Table], what_is_drawn: str) -> str:
         num_failed=len(zoo) - count,
         splits={split: len(table) for split, table in tables.items()},
         split=split,
-        tars=f"{WEIGHTS}/{split}-{{000000..{(len(tables[split]) - 1) // webdataset.MEMBERS:06d}}}.tar",
+        tars=f"{WEIGHTS}/{split}-{{000000..{last_tar:06d}}}.tar",
         types={field.name: TYPES.get(str(field.type), str(field.type)) for field in table.schema},
         meanings={
             field.name: (field.metadata or {}).get(b"doc", b"").decode() for field in record.schema

@@ -198,7 +198,8 @@ def splits_of(
     check_sides(config, groups, splits)
     if not (splits == "train").any():
         raise InputError(
-            f"the train split of {config.path} would be empty: {len(rows)} members; set splits=drawn"
+            f"the train split of {config.path} would be empty: {len(rows)} members; set "
+            "splits=drawn"
         )
     return splits, unknown
 

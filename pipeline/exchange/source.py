@@ -136,7 +136,8 @@ def fitting(layout: Layout, state: Mapping[str, torch.Tensor]) -> Mapping[str, t
         (tensor.name, tensor.shape) for tensor in layout.tensors
     ]:
         expected = {tensor.theirs: tensor.their_shape for tensor in layout.tensors}
-        return f"must have tensors {expected}, found { {name: tuple(tensor.shape) for name, tensor in state.items()} }"
+        found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+        return f"must have tensors {expected}, found {found}"
     return {
         tensor.theirs: state[mine.theirs]
         for tensor, mine in zip(layout.tensors, own.tensors, strict=True)

@@ -153,8 +153,8 @@ def open_matrix(file: Path) -> tuple[np.ndarray, int]:
         return np.memmap(file, dtype, "r", start, (whole, shape[1]), order), shape[0]
     except (*UNREADABLE, SyntaxError, TokenError) as error:
         raise InputError(
-            f"{file} must be a matrix (members, parameters) of floating point numbers in the format "
-            f"of numpy.save ({first_line(error)})"
+            f"{file} must be a matrix (members, parameters) of floating point numbers in the "
+            f"format of numpy.save ({first_line(error)})"
         ) from error
 
 

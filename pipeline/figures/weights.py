@@ -77,7 +77,7 @@ def filters_of(weight: np.ndarray, grid: Sequence[int]) -> np.ndarray | None:
 
 
 def mosaic(filters: np.ndarray) -> np.ndarray:
-    """Filters `(filters, height, width)` in a square of squares, with a line of NaN between them."""
+    """Filters `(filters, height, width)` tiled into a square, with a line of NaN between them."""
     count, height, width = filters.shape
     columns = ceil(count**0.5)
     lines = ceil(count / columns)

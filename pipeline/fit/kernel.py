@@ -82,7 +82,8 @@ def check_tensors(device: str, tensors: dict[torch.dtype, tuple[Tensor, ...]]):
     for dtype, tensor in ((dtype, tensor) for dtype, group in tensors.items() for tensor in group):
         if not tensor.is_contiguous() or tensor.dtype != dtype or tensor.device.type != device:
             raise ValueError(
-                f"the kernel takes contiguous {dtype} tensors on {device}, found {tensor.dtype} on {tensor.device.type}"
+                f"the kernel takes contiguous {dtype} tensors on {device}, found {tensor.dtype} on "
+                f"{tensor.device.type}"
             )
 
 

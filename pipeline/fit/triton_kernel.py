@@ -129,17 +129,19 @@ def fit_members(
             return
         end = min(end, max_steps)
         _fit[(len(active),)](
-            active, coordinates, targets, rows, *state, steps, rate, unbias, end, len(coordinates), threshold, omega,
-            **constants(sizes), CHECK_EVERY=check_every, BETA1=betas[0], BETA2=betas[1], EPSILON=epsilon, **options(sizes),
+            active, coordinates, targets, rows, *state, steps, rate, unbias, end, len(coordinates),
+            threshold, omega, **constants(sizes), CHECK_EVERY=check_every, BETA1=betas[0],
+            BETA2=betas[1], EPSILON=epsilon, **options(sizes),
         )  # fmt: skip
         active = active[steps[active] == end]
 
 
 @triton.jit(do_not_specialize=["end", "num_points"])
 def _fit(
-    active, coordinates, targets, rows, momentum, variance, gradient, steps, rates, unbiases, end, num_points, threshold, omega,
-    SIZES: tl.constexpr, WIDTHS: tl.constexpr, PLACES: tl.constexpr, TILE: tl.constexpr, CHECK_EVERY: tl.constexpr,
-    BETA1: tl.constexpr, BETA2: tl.constexpr, EPSILON: tl.constexpr,
+    active, coordinates, targets, rows, momentum, variance, gradient, steps, rates, unbiases, end,
+    num_points, threshold, omega, SIZES: tl.constexpr, WIDTHS: tl.constexpr, PLACES: tl.constexpr,
+    TILE: tl.constexpr, CHECK_EVERY: tl.constexpr, BETA1: tl.constexpr, BETA2: tl.constexpr,
+    EPSILON: tl.constexpr,
 ):  # fmt: skip
     """Train one of the `active` members to step `end`, or until its error is at the threshold."""
     LAST: tl.constexpr = len(SIZES) - 2

@@ -11,7 +11,7 @@ from tests.conftest import wait_for
 
 
 def gpu_and_process(folder, number):
-    """Once the other task has begun too: two run at a time."""
+    """Wait until the other task has begun too: two run at a time."""
     (folder / str(number)).touch()
     wait_for((folder / str(number ^ 1)).exists, 30)
     return given_gpu(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")

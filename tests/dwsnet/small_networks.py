@@ -32,7 +32,7 @@ def render(
 
 
 def siren(values: Tensor) -> Tensor:
-    """What a SIREN applies to W h + b."""
+    """The activation of a SIREN, applied to W h + b."""
     return torch.sin(OMEGA * values)
 
 

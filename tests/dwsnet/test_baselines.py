@@ -1,4 +1,4 @@
-"""Gradient boosting on statistics learns, and comes back from disk the same."""
+"""Gradient boosting on statistics learns, and is the same after saving and loading."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Where compiled code is kept, and what happens where it cannot be."""
+"""Where compiled code is cached, and what happens if it cannot be."""
 
 import _ctypes
 import logging
@@ -33,7 +33,7 @@ def scratch(tmp_path, monkeypatch) -> Path:
 
 
 def seven(source: Path) -> int | None:
-    """What the library says, which is loaded as if for the first time."""
+    """The answer of the library, loaded as if for the first time."""
     library = load_library.__wrapped__(source, "Seven is guessed")
     if library is None:
         return None

@@ -35,7 +35,7 @@ SPACE = WeightSpace.mlp((2, 4, 3, 1))
 A, B = Axis("a", 3, True), Axis("b", 2, True)
 TWICE = WeightSpace((TensorSpec("x", (A, B)), TensorSpec("y", (B, A)), TensorSpec("z", (A,))))
 ALONE = WeightSpace((TensorSpec("x", (A,)),))
-"""One tensor without fixed axes: of one channel its global features have one dimension."""
+"""One tensor without fixed axes: with one channel, its global features have one dimension."""
 LAYERS = {
     "linear": lambda: EquivariantLinear(SPACE, 2, 3),
     "tensors with the same axes": lambda: EquivariantLinear(TWICE, 2, 3),
@@ -57,7 +57,7 @@ every_layer = pytest.mark.parametrize("build", LAYERS.values(), ids=LAYERS)
 
 
 def as_function(layer: torch.nn.Module):
-    """A function of features and parameters that gives a tuple, and what it takes."""
+    """The layer as a function of features and parameters, with these arguments."""
     generator = torch.Generator().manual_seed(0)
     features = random_features(getattr(layer, "space", SPACE), 3, first_channels(layer), generator)
     names = [name for name, _ in layer.named_parameters()]
@@ -81,7 +81,7 @@ def first_channels(layer: torch.nn.Module) -> int:
 
 
 def as_vectors(call, inputs):
-    """The same function from one vector to one vector, which it takes far fewer steps to check."""
+    """The same function from one vector to one vector, which takes far fewer steps to check."""
     shapes = [x.shape for x in inputs]
 
     def flat(row):
@@ -220,7 +220,7 @@ def random_state(seed: int, batch: int) -> dict[str, torch.Tensor]:
 
 
 class Edited(torch.nn.Module):
-    """All entries of edited networks in one row."""
+    """All entries of edited networks, concatenated."""
 
     def __init__(self, features: torch.nn.Module):
         super().__init__()

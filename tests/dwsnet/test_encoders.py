@@ -49,7 +49,7 @@ INVARIANT = {
     "statistics",
 }
 OF_VECTORS = ("invariant.", "pool.", "slots.")
-"""Parameters that features do without."""
+"""Parameters that features do not use."""
 GIVE_FEATURES = sorted(ENCODERS.keys() - {"statistics"})
 
 

@@ -21,7 +21,7 @@ SPACES = [
 def outputs_and_gradients(
     layer, features: list[torch.Tensor], parameters, seed: int = 1
 ) -> list[torch.Tensor]:
-    """What the layer gives, and the gradients of all that it takes, against a random cotangent."""
+    """Outputs of the layer, and gradients of all its inputs for a random cotangent."""
     outputs = layer(features)
     generator = torch.Generator().manual_seed(seed)
     cotangents = [torch.randn(y.shape, generator=generator) for y in outputs]

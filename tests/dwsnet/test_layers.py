@@ -26,7 +26,7 @@ IDS = ["mlp", "two layers", "cnn"]
 
 
 def scrambled(layer: torch.nn.Module) -> torch.nn.Module:
-    """The layer in float64 with every parameter random, zero-initialised ones too."""
+    """The layer in float64 with random parameters, also those that are initialised to zero."""
     generator = torch.Generator().manual_seed(0)
     for parameter in layer.double().parameters():
         parameter.data = torch.randn(parameter.shape, generator=generator, dtype=torch.float64) / 3

@@ -39,7 +39,7 @@ WIDTHS = st.lists(st.integers(2, 5), min_size=3, max_size=6, unique=True)
 
 
 def flatten(features) -> torch.Tensor:
-    """One row a member."""
+    """The members as flat vectors, `(members, parameters)`."""
     return torch.cat([x.flatten(1) for x in features], 1)
 
 

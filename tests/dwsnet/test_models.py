@@ -1,4 +1,4 @@
-"""Models: invariance, saving and loading, compiling, and networks that come out as networks."""
+"""Models: invariance, saving and loading, compiling, and edited networks."""
 
 import pickle
 import re

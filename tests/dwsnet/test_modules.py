@@ -141,7 +141,7 @@ def test_a_hook_changes_what_comes_out_of_a_layer_among_others():
 
 
 def test_what_is_recorded_is_what_is_computed():
-    """Operations on other values than those that were there while they were recorded."""
+    """A recorded graph computes the layer for other values than those it was recorded with."""
     layer = EquivariantLinear(SPACE, 16, 16)
     graph = make_fx(lambda *x: layer(x))(*features(0))
     assert_close(graph(*features(1)), layer(features(1)))
@@ -177,7 +177,7 @@ def test_models_are_exported_for_every_batch(model):
 
 @pytest.mark.parametrize("options", [{}, {"num_heads": 2}, {"norm": "member"}], ids=str)
 def test_a_recomputed_trunk_is_after_some_steps_what_a_kept_one_is(options):
-    """Parameters, running statistics and their counter, and the random numbers that come next."""
+    """Parameters, running statistics, their counter, and the next random numbers are equal."""
     found = []
     for checkpoint in (False, True):
         torch.manual_seed(0)
@@ -226,7 +226,7 @@ def test_a_recomputed_step_sees_the_parameters_that_it_was_called_with():
     ids=lambda model: type(model).__name__,
 )
 def test_a_batch_of_one_trains_as_it_is_evaluated(model):
-    """One member of one output: the last bias has one value for each channel."""
+    """With one member and one output, the last bias has one value per channel."""
     before = {name: value.clone() for name, value in model.named_parameters()}
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
     for batch in (1, 4, 1):

@@ -20,7 +20,7 @@ EPSILON = 1e-5
 
 
 def case(channels: int, batch: int = 9) -> list[list[Tensor]]:
-    """Features with means far from 0, gains and shifts, as many of each, that want gradients."""
+    """Features with means far from 0, gains and shifts, which require gradients."""
     torch.manual_seed(channels)
     features = [
         torch.randn(batch, *spec.shape, channels) * 3 + 20 * torch.randn(channels)

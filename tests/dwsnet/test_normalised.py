@@ -21,7 +21,7 @@ every_space = pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 
 @pytest.fixture
 def runs(monkeypatch) -> list[int]:
-    """An entry for each call of the fused trunk."""
+    """A list with one entry per call of the fused trunk."""
     found, run = [], normalised.run
     monkeypatch.setattr(normalised, "run", lambda *of: found.append(1) or run(*of))
     return found
@@ -37,7 +37,7 @@ def networks_of(space: WeightSpace, batch: int) -> list[torch.Tensor]:
 
 
 def a_trunk(space: WeightSpace, in_channels: int = 16, num_layers: int = 3, **options) -> DWSNet:
-    """With gains, shifts and running statistics of their own for each channel."""
+    """A trunk whose gains, shifts and running statistics differ between channels."""
     torch.manual_seed(0)
     trunk = DWSNet(space, in_channels, 32, num_layers, skip=False, **options)
     for norm in trunk.norms:
@@ -50,7 +50,7 @@ def a_trunk(space: WeightSpace, in_channels: int = 16, num_layers: int = 3, **op
 
 
 def everything(trunk: DWSNet, features: list[torch.Tensor], dtype: torch.dtype) -> dict:
-    """Outputs, gradients of features and parameters against a random cotangent, and buffers."""
+    """Outputs, gradients of features and parameters for a random cotangent, and buffers."""
     trunk = copy.deepcopy(trunk).to(dtype)
     features = [x.to(dtype, copy=True).requires_grad_(x.shape[-1] > 1) for x in features]
     outputs = trunk(features)
@@ -92,7 +92,7 @@ def test_it_is_the_modules_one_after_the_other(runs, space, in_channels, trainin
 
 
 def test_a_norm_with_other_statistics_is_noticed(monkeypatch):
-    """The comparison fails where statistics are of the wrong number of entries."""
+    """The comparison fails if statistics are divided by a wrong number of entries."""
     trunk, features = a_trunk(SPACES["mlp"]), features_of(SPACES["mlp"], 11, 16)
     expected = everything(trunk, features, torch.float64)
     of = trunk.norms[0].__class__.coefficients
@@ -104,7 +104,7 @@ def test_a_norm_with_other_statistics_is_noticed(monkeypatch):
 
 
 def test_a_mean_far_from_zero_leaves_the_spread(runs):
-    """Sums of squares lose what is small beside the mean; in float64 that is not much."""
+    """Sums of squares lose a spread that is small beside the mean; float64 loses little."""
     trunk, features = a_trunk(SPACES["mlp"]), features_of(SPACES["mlp"], 11, 16)
     for bias in trunk.layers[0].biases:
         torch.nn.init.constant_(bias, 100.0)
@@ -116,7 +116,7 @@ def test_a_mean_far_from_zero_leaves_the_spread(runs):
 
 
 def test_one_member_alone(runs):
-    """The last bias is one value then, which has no spread: running statistics serve."""
+    """The last bias is then one value without a spread, so running statistics are used."""
     trunk, features = a_trunk(SPACES["mlp"]), features_of(SPACES["mlp"], 1, 16)
     found = everything(trunk, features, torch.float32)
     assert runs

@@ -1,5 +1,5 @@
-"""Models read from official state dicts give the outputs that the official code gave
-(official_vectors.py made them)."""
+"""Models read from official state dicts have the outputs of the official code
+(made by official_vectors.py)."""
 
 import json
 import re
@@ -122,14 +122,12 @@ def test_the_columns_that_the_official_code_ties_are_read_tied():
 
 
 OF_OUTPUT = re.compile(r"layers\.3\.\w+_to_(\w+)\.layers\.\d_(\d)\.(?!.*fc_k\.bias)")
-"""Parameters of the last layer by the output that they go into, but shifts of keys, which softmax
-takes away."""
+"""Parameters of the last layer by their output, without shifts of keys, which softmax cancels."""
 
 
 @pytest.mark.parametrize("case", ["mean", "sab"])
 def test_every_official_parameter_is_read(case):
-    """A parameter whose change changes nothing was forgotten. One parameter of each output is
-    changed at once."""
+    """A parameter that was not read would change nothing. One parameter per output is changed."""
     space, options, state, inputs, _ = load(case)
     before, names = read_official(state, space, *options)(inputs), defaultdict(list)
     for name in state:

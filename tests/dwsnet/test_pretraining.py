@@ -55,7 +55,7 @@ def test_nt_xent_is_that_of_the_paper():
 
 
 def test_other_networks_of_a_signal_are_no_negatives():
-    """Two pairs of signal 5: without each other they are as if the other pair were not there."""
+    """For two pairs of signal 5, the logits of each are those without the other pair."""
     one, other = torch.randn(2, 3, 5, dtype=torch.float64, generator=torch.manual_seed(1))
     logits, _ = similarities(one, other, torch.tensor([5, 8, 5]), 0.1)
     alone, _ = similarities(one[:2], other[:2], torch.tensor([5, 8]), 0.1)
@@ -97,7 +97,7 @@ def test_predicted_entries_move_with_the_neurons():
 
 @pytest.mark.parametrize("canonical", [False, True])
 def test_what_is_hidden_is_not_seen(canonical):
-    """Nor in the signs of what is seen: hidden biases do not decide them."""
+    """Hidden biases do not decide the signs of visible entries either."""
     model, tensors, hidden = EntriesHead(encoder(canonical)).double(), NETWORKS, HIDDEN
     changed = [torch.where(mask, x - 9, x) for x, mask in zip(tensors, hidden, strict=True)]
     _, predicted, truth = model(as_state(tensors), hidden)

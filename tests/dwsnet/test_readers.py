@@ -1,4 +1,4 @@
-"""A module or a state dict becomes a weight space, or one sentence says why not."""
+"""A module or a state dict becomes a weight space, or an error of one sentence."""
 
 import pytest
 import torch
@@ -63,7 +63,7 @@ class LeNet(nn.Module):
 
 
 class Waves(nn.Module):
-    """What is made of the input before the first layer is free."""
+    """Any operation may be applied to the input before the first layer."""
 
     def __init__(self):
         super().__init__()
@@ -179,7 +179,7 @@ DESCRIBED = {
 
 
 def randomize(module: nn.Module, seed: int = 0) -> nn.Module:
-    """In float64 and evaluation mode, every parameter and statistic random."""
+    """The module in float64 and evaluation mode, with random parameters and statistics."""
     generator = torch.Generator().manual_seed(seed)
     module.double().eval()
     for name, tensor in module.state_dict().items():
@@ -200,7 +200,7 @@ def inputs_for(module: nn.Module, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 def outputs(module: nn.Module, space: WeightSpace, tensors, inputs) -> torch.Tensor:
-    """What the module gives with other tensors; its own stay."""
+    """The output of the module with other tensors; its own are kept."""
     state = {name: x[0] for name, x in write_state(space, tensors).items()}
     with torch.no_grad():
         return torch.func.functional_call(module, state, inputs)
@@ -346,7 +346,7 @@ def shared_memory() -> nn.Module:
 
 
 def pruned() -> nn.Module:
-    """Its first layer still says that it has five neurons."""
+    """An MLP whose first layer says that it has five neurons, but has four."""
     module = mlp_then(nn.ReLU())
     module[0].weight, module[0].bias = nn.Parameter(torch.ones(4, 2)), nn.Parameter(torch.ones(4))
     module[2].weight = nn.Parameter(torch.ones(4, 4))

@@ -1,4 +1,4 @@
-"""What depends on the roles of axes is right for every order of them, or says what is missing."""
+"""Operations that depend on roles work for every order of axes, or say what is missing."""
 
 from dataclasses import replace
 from itertools import permutations
@@ -45,12 +45,11 @@ TRANSFORMER = WeightSpace(
         TensorSpec("head", (CLASS, STREAM), ("out", "in")),
     )
 )
-"""An embedding, a residual block of ReLU, and a head whose outputs a score of two words weighs."""
+"""An embedding, a residual block with ReLU, and a head weighted by a score of two words."""
 
 
 def transformer(state: dict[str, Tensor]) -> Tensor:
-    """What the network gives for two words, `(batch, classes)`, of tensors in the order of
-    `TRANSFORMER`."""
+    """Outputs for two words, `(batch, classes)`, of tensors in the order of `TRANSFORMER`."""
     stream = state["embedding"][:, [1, 4]]  # (batch, two words, stream)
     inner = torch.relu(
         torch.einsum("bws,bis->bwi", stream, state["up"]) + state["up.bias"][:, None]
@@ -112,8 +111,7 @@ def test_an_editor_widens_a_transformer_whatever_the_order_of_axes(orders):
 
 
 def test_wrong_roles_show():
-    """Torch's order taken for an embedding's, and keys that are not summed over: not the same
-    functions."""
+    """Torch's order for an embedding, or keys that are not summed over, change the function."""
     for name, roles in (("embedding", ("out", "in")), ("key", ("out", "in"))):
         specs = [
             replace(spec, roles=roles) if spec.name == name else spec

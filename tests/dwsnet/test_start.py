@@ -85,7 +85,7 @@ def test_a_classifier_starts_near_chance(space, pooling, options):
 
 
 def test_sums_of_wide_networks_fit_into_half_precision():
-    """2^18 weights whose features have a common mean: their sum is beyond 65,504, no feature is."""
+    """Features of 2^18 weights with a common mean: their sum exceeds 65,504, but no feature."""
     torch.manual_seed(0)
     space = WeightSpace.mlp((2, 512, 512, 1))
     model = DWSNetClassifier(space, 10, 2, 2, 16, pooling="sum", norm="member").half()
@@ -97,7 +97,7 @@ def test_sums_of_wide_networks_fit_into_half_precision():
 
 
 def test_a_sum_is_a_sum():
-    """The weights of means times the numbers of neurons: what a layer of sums does to means."""
+    """A layer of sums is a layer of means with weights times the numbers of neurons."""
     torch.manual_seed(0)
     space = WeightSpace.mlp((2, 5, 4, 3))
     for build in LAYERS.values():
@@ -132,7 +132,7 @@ def test_downsampling_keeps_the_scale():
 
 
 def share_between_neurons(num_layers: int, skip: bool | None) -> float:
-    """Of the variance of the second weight's features, what is within members."""
+    """The share of the variance of the second weight's features that is within members."""
     torch.manual_seed(0)
     space = WeightSpace.mlp((2, 32, 32, 1))
     with torch.no_grad():

@@ -99,7 +99,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
 
 @pytest.fixture
 def notified() -> Iterator[tuple[str, list[dict]]]:
-    """A URL, and the list of what is sent to it."""
+    """A URL, and the list of messages sent to it."""
     messages = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -138,7 +138,7 @@ def notifying_block(server: Server, url: str) -> str:
 
 
 def require_end_of_killed_run(server: Server, deployment: str, folder: Path):
-    """A run that the server takes for running is ended once nobody works in its folder."""
+    """A run that the server believes to be running is ended if no process uses its folder."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     from flows.serve import end_killed_runs

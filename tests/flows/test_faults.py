@@ -86,7 +86,7 @@ def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, command, tmp_p
 
 
 def stopped_on_the_way(zoo: Path) -> subprocess.Popen:
-    """A build that has committed a shard and has more to do."""
+    """A build that has committed one shard, but not all."""
     process = start_dwszoo(*BUILD, zoo)
     deadline = time.monotonic() + 120
     while not list(zoo.glob("catalog/*.parquet")) and time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""Three hosts: what must be the same on all, and work while one is cut off and others die."""
+"""Three hosts: what must be the same on all, and runs while one is cut off and others die."""
 
 import hashlib
 import json

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.fast
 
 class Pen(Config):
     width: PositiveInt = 1
-    """Of its lines."""
+    """The settings of a file, by line."""
 
 
 class Circle(Config):

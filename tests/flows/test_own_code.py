@@ -133,7 +133,7 @@ def test_the_users_own_task_and_encoder_do_all_that_ours_do(folder, built_zoo, z
 
 
 class Right:
-    """Nothing is wrong with it."""
+    """A task without a mistake."""
 
     columns, monitor, layer = ("psnr",), Monitor("error"), nn.Linear(2, 1)
 
@@ -163,7 +163,7 @@ class Right:
 
 
 def call(task: OwnTask, zoo) -> None:
-    """Every part once."""
+    """Call each method once."""
     task.check(zoo)
     model = task.build(None, task.prepare(zoo))
     task.loss(model, None, None)

@@ -1,4 +1,4 @@
-"""`dwszoo run`: what it leaves, that it is not repeated, and that a kill loses nothing."""
+"""`dwszoo run`: its files, that finished work is not repeated, and that a kill loses nothing."""
 
 import json
 import os

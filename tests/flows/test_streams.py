@@ -54,7 +54,7 @@ def test_a_full_disk_behind_the_output_is_a_sentence():
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}, {}])
 def test_every_name_of_a_file_can_be_written(locale, tmp_path):
-    """In an ASCII locale, and with a name that is in no encoding."""
+    """Also in an ASCII locale, and for a name that is not valid in any encoding."""
     code = (
         "import sys; from flows.streams import prepare_streams; prepare_streams(); "
         "print(sys.argv[1])"

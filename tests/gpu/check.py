@@ -32,7 +32,7 @@ CHECKS = (
 
 
 def run(check: Callable[[], Iterator[Row]]) -> Iterator[Row]:
-    """The rows of a check; one that failed where it raised."""
+    """The lines of a check, and a failed one if it raises."""
     try:
         yield from check()
     except Exception as error:  # noqa: BLE001  the other checks are to run all the same

@@ -64,7 +64,7 @@ def decoding() -> Iterator[Row]:
 
 
 def augmentation() -> Iterator[Row]:
-    """What a member becomes is decided by its key, whatever the device."""
+    """Augmentation depends on a member's key, not on the device."""
     keys, state = fold_in(torch.arange(MEMBERS), 0), drawn(SIREN)
     for name, augmentation in AUGMENTATIONS.items():
         here = augmentation.apply(SIREN, state, keys)

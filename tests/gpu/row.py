@@ -9,7 +9,7 @@ GPU = torch.device("cuda")
 
 @dataclass(frozen=True)
 class Row:
-    """What was looked at, what was found, and what it should be."""
+    """What was measured, the value, and the expected value."""
 
     what: str
     found: str

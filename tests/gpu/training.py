@@ -29,11 +29,11 @@ from tests.gpu.row import GPU, Row
 
 BATCH, STEPS = 512, 10
 DIGITS_ACCURACY = 0.83
-"""What the digits recipe reaches on CPUs is 0.85."""
+"""The digits recipe reaches 0.85 on CPUs."""
 
 
 def training_steps() -> Iterator[Row]:
-    """Speed of a whole step on the corpus' net, and the loss after some: four ways, one start."""
+    """Speed of a step on the corpus' network in four modes, and the loss after some steps."""
     space = WeightSpace.mlp((2, 32, 32, 1))
     torch.manual_seed(0)
     model = DWSNetClassifier(space, 10, channels=32, num_layers=5, head_width=256).to(GPU)

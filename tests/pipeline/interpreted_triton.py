@@ -60,7 +60,7 @@ def fit_with(monkeypatch):
 
 @pytest.fixture
 def launches(monkeypatch) -> list[tuple[list[int], int]]:
-    """Who was fitted in each launch, and to which step."""
+    """The members of each launch, and the step to which they were fitted."""
     seen, kernel = [], triton_kernel._fit
 
     class Recorder:

@@ -1,4 +1,4 @@
-"""Domain adaptation: what it learns, that its evaluation is the same twice, and what it refuses."""
+"""Domain adaptation: learning, an evaluation that can be repeated, and refusals."""
 
 import json
 import math
@@ -68,7 +68,7 @@ def batch_of(zoo: Zoo, split: str) -> Batch:
 
 
 def model_of(zoo: Zoo, task: Adaptation = TASK, channels: int = 6) -> WeightsHead:
-    """With the images of the zoo, and not trained."""
+    """An untrained model, with the images of the zoo."""
     torch.manual_seed(0)
     encoder = DWSNetConfig(channels=channels, num_layers=2).build(zoo.space)
     encoder.calibrate(zoo.statistics, zoo[:4])
@@ -78,7 +78,7 @@ def model_of(zoo: Zoo, task: Adaptation = TASK, channels: int = 6) -> WeightsHea
 
 
 def moved(model: WeightsHead) -> WeightsHead:
-    """With a dv that matters."""
+    """The model with a large dv."""
     for head in model.heads:
         torch.nn.init.normal_(head.weight, std=0.3)
     return model

@@ -1,4 +1,4 @@
-"""Waves and shapes are what their formulas say, and every picture of them can be drawn."""
+"""Waves and shapes match their formulas, and every picture of them can be drawn."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def test_facts_of_waves_are_what_can_be_measured_on_them():
 
 
 def test_wide_waves_are_of_all_amplitudes_and_frequencies_from_0_to_10():
-    """As in the experiment, in which the mean has a squared error of 100 / 12 = 8.33 for both."""
+    """As in the paper, where the mean has a squared error of 100 / 12 = 8.33 for both."""
     signals = load_signals(SignalsConfig(source="wide-waves", size=30))
     amplitude, frequency = (signals.facts[name] for name in ("amplitude", "frequency"))
     sine = np.sin(frequency[:, None] * np.linspace(-np.pi, np.pi, 30))

@@ -1,4 +1,4 @@
-"""The archive as a stranger sees it, and as a damaged one looks."""
+"""The archive without our own code, and damaged archives."""
 
 import json
 import re
@@ -185,7 +185,7 @@ def cut_short(path: Path):
 
 
 def cut_between_blocks(path: Path):
-    """What is left is a whole tar of the first block, but for its end."""
+    """Leave the whole first block, without the end of the tar."""
     with tarfile.open(path) as tar:
         place = tar.getmembers()[2].offset
     path.write_bytes(path.read_bytes()[:place])

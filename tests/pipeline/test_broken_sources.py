@@ -1,4 +1,4 @@
-"""Files that are not what their format says: refused in one sentence, whatever they are."""
+"""Files that do not match their format are refused in one sentence."""
 
 import gzip
 import io

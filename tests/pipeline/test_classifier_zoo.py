@@ -409,7 +409,7 @@ def test_classifiers_are_of_no_class_though_their_images_are(mlp_zoo, tmp_path):
 
 @pytest.mark.fast
 def test_the_time_of_a_fit_is_forecast_by_its_steps_and_what_is_scored(monkeypatch):
-    """With a second for each step of a run, and a tenth for each batch that is scored."""
+    """Each step of a run takes a second, and each batch that is scored a tenth."""
     config = resolve_recipe("mlps", SETTINGS).zoo
     kind = Classifiers(config, DIGITS)
     (shard, *_), times = kind.plan_shards(), iter([8.0, 0.8])  # of the 8 runs of a shard

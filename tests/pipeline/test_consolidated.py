@@ -1,4 +1,4 @@
-"""The catalog that the seal writes as one, and the blocks that it says where to find."""
+"""The catalog that sealing writes as one file, with the positions of blocks."""
 
 import json
 import shutil
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.fast
 
 
 def rewrite(path, change, metadata=None):
-    """Replace the rows of a Parquet file, and keep or replace what else it says."""
+    """Replace the rows of a Parquet file, and keep or replace its metadata."""
     table = pq.read_table(path)
     kept = table.schema.metadata if metadata is None else metadata
     pq.write_table(change(table).replace_schema_metadata(kept), path, write_page_checksum=True)

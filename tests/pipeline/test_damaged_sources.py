@@ -104,7 +104,7 @@ def half_a_checkpoint(root: Path):
 
 
 def odd_first_run(root: Path):
-    """The first run is the one that others should not be measured by."""
+    """The first run differs from all others, which must not be compared with it."""
     ray_tree(root)
     for epoch in (1, 5, 10):
         first = root / "NN_tune_trainable_00000" / f"checkpoint_{epoch:06d}" / "checkpoints"
@@ -258,7 +258,7 @@ def a_tar_that_leads_nowhere(root: Path):
 
 
 def rows_that_no_other_has(root: Path):
-    """What one row says, whatever it is, takes nothing from the others."""
+    """A strange row does not affect the others."""
     file, entries = tar_of_models(root), {}
     rows = [{"source_index": 2**63 - 1}, {"\ud800": 1}, {"problem": 2}, {"split": "holdout"}]
     for i, row in enumerate(rows):
@@ -292,7 +292,7 @@ def a_network_that_is_a_folder(root: Path):
 
 
 def bytes_that_are_no_text(root: Path):
-    """In a value of one row, in a file of several gzip members."""
+    """Bytes that are not UTF-8 in one value, in a file of several gzip members."""
     small_cnn_zoo(root, kernels(6))
     cut(root / "weights.npy", (root / "weights.npy").stat().st_size - 50 * 4)
     file = root / "metrics.csv.gz"
@@ -452,7 +452,7 @@ def test_numpys_numbers_beside_the_weights_are_read_and_nothing_else_of_it(tmp_p
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
 def test_weights_of_other_types_become_float32(tmp_path, kind):
-    """Those of half the width exactly, float64 rounded; whole numbers are no weights."""
+    """16-bit types convert exactly, float64 is rounded, and integers are refused."""
     state = {name: (100 * tensor).to(kind) for name, tensor in siren(0).items()}
     for i in range(3):
         save(state if i else siren(0), tmp_path / "pth" / f"model_{i}.pth")

@@ -1,4 +1,4 @@
-"""A zoo under a PyTorch DataLoader: every member once, whatever the processes that read it."""
+"""A zoo in a PyTorch DataLoader: every member once, for any number of processes."""
 
 import pickle
 from pathlib import Path
@@ -48,7 +48,7 @@ def keys_of(zoo: Zoo, split: str) -> list[str]:
 
 
 def keys_read(zoo: Zoo, workers: int, ranks: int, context: str | None = None) -> list[str]:
-    """Of the train split, by all workers of all ranks, in the order of the ranks."""
+    """Keys of the train split read by all workers of all ranks, in the order of the ranks."""
     keys = []
     for rank in range(ranks):
         dataset = IterableZoo(zoo, "train", ["key"], rank=rank, world_size=ranks)
@@ -90,7 +90,7 @@ def test_ranks_read_stretches_of_the_plan_that_differ_by_one_member(with_failure
 
 
 def test_without_being_told_a_rank_is_that_of_torch_distributed(zoo, monkeypatch):
-    """Of the process that pickles it for a worker, where there is no process group."""
+    """A worker without a process group uses the rank of the process that pickled the dataset."""
     dataset = IterableZoo(zoo, "train", ["key"])
     with monkeypatch.context() as patch:
         patch.setattr(dist, "is_initialized", lambda: True)

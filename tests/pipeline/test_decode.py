@@ -104,7 +104,7 @@ def inputs_of(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def in_torch(how: DecodeContract, state: dict[str, Tensor], own: str) -> nn.Module:
-    """One member, as somebody would write it by hand."""
+    """One member as a handwritten torch module."""
     names = [name.removesuffix(".weight") for name in state if name.endswith(".weight")]
     modules: list[nn.Module] = []
     if how.image is not None:

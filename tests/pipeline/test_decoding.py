@@ -1,4 +1,4 @@
-"""What comes out of encoded images of every mode, beside what a viewer shows."""
+"""Decoded images of every mode, compared with what a viewer shows."""
 
 import io
 import re
@@ -215,7 +215,7 @@ TURNS = {
     7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
     8: np.rot90,
 }
-"""From the stored picture to the one that is seen, by EXIF orientation."""
+"""The visible picture for a stored one, by EXIF orientation."""
 
 
 @pytest.mark.parametrize("orientation", TURNS)

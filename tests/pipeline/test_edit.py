@@ -1,4 +1,4 @@
-"""A zoo whose members were edited is a zoo: sound, resumable, and it says what it was made from."""
+"""A zoo of edited members is a zoo: intact, resumable, and with its provenance."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from tests.conftest import contents
 
 
 def inverted(block):
-    """What renders 1 - x where x was rendered."""
+    """Networks that render 1 - x for x."""
     last = [*block][-2:]
     return {name: -tensor if name in last else tensor for name, tensor in block.items()}
 

@@ -66,7 +66,7 @@ def test_nothing_is_drawn_and_nothing_is_smaller_than_one():
 
 
 class Mean(Encoder):
-    """What somebody else would write: the mean of each tensor, mapped."""
+    """A third-party encoder: the mean of each tensor, mapped linearly."""
 
     def __init__(self, space: WeightSpace, width: int):
         super().__init__()
@@ -84,7 +84,7 @@ class MeanConfig(EncoderConfig):
     kind: Literal["mean"] = "mean"
     """The mean of each tensor."""
     width: PositiveInt = 4
-    """Numbers in the vector that a network becomes."""
+    """Size of the vector."""
 
     def build(self, space: WeightSpace) -> Mean:
         return Mean(space, self.width)

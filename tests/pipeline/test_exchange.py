@@ -370,7 +370,7 @@ def test_importing_again_mends_a_damaged_shard(exported, tmp_path):
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_a_shard_of_members_that_all_failed_before_comes_in(exported, tmp_path, name):
-    """One that only the file beside the layout knows of: it has no place in the source."""
+    """Such a shard is known only to dwszoo.json, as none of its members is in the source."""
     folder = shutil.copytree(exported[name], tmp_path / "in")
     beside = json.loads((folder / "dwszoo.json").read_text())
     row = beside["failed"][0]

@@ -1,4 +1,4 @@
-"""Facts on their way from a source to the catalog, and from there to other archives."""
+"""Facts: from a source to the catalog, and from there to other archives."""
 
 import json
 
@@ -31,7 +31,7 @@ IMAGES = np.arange(4 * 6 * 6, dtype=np.uint8).reshape(4, 6, 6).tolist()
 
 
 def load_tables(folder, *tables: dict, **settings):
-    """The signals of Parquet files with such columns beside images."""
+    """The signals of Parquet files with these columns beside images."""
     for number, columns in enumerate(tables):
         pq.write_table(pa.table({"image": IMAGES} | columns), folder / f"{number}.parquet")
     return load_signals(SignalsConfig(source="parquet", path=folder, **settings))
@@ -113,7 +113,7 @@ def build(folder, config=INRS, facts=FACTS, grid=(6,)) -> Zoo:
 
 
 def expected(zoo: Zoo) -> dict[str, list]:
-    """What the catalog must say of each member, from its source_index."""
+    """The expected facts of each member, by its source_index."""
     sources = zoo.catalog["source_index"].to_pylist()
     share = [None if np.isnan(value) else value for value in FACTS["share"]]
     return {"number": sources, "share": [share[source] for source in sources]}
@@ -199,7 +199,7 @@ def test_a_merged_zoo_has_null_where_one_has_no_facts(zoo, tmp_path):
 
 
 def test_a_zoo_that_version_3_began_goes_on_with_facts(tmp_path):
-    """Of signals by formula, whose facts are not of the digest: the fingerprint is the same."""
+    """Facts of generated signals are not part of the digest, so the fingerprint is the same."""
     signals = SignalsConfig(source="waves", size=8, limit=40)
     config, folder = INRS.model_copy(update={"signals": signals}), tmp_path / "zoo"
     plan = plan_zoo(config, folder)

@@ -1,4 +1,4 @@
-"""File systems without locks, and folders whose names the locale or UTF-8 does not know."""
+"""File systems without locks, and folder names that the locale or UTF-8 cannot encode."""
 
 import errno
 import fcntl

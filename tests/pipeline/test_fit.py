@@ -201,7 +201,7 @@ def test_symmetries_leave_the_picture_as_it_is(move):
 
 @pytest.mark.parametrize("budget", [1e9, 0.1])
 def test_the_time_of_a_fit_is_forecast_from_a_part_of_it(monkeypatch, budget):
-    """Where each step of a member takes a hundredth of a second."""
+    """Each step of a member takes a hundredth of a second."""
     config = ZooConfig(
         signals=SignalsConfig(limit=200), fit=FitConfig(max_steps=64), shard_size=100
     )

@@ -42,7 +42,7 @@ def load(path: Path, **fields) -> Signals:
 
 
 def placed(signals: Signals) -> dict[str, str]:
-    """Each signal's name with its class and, where the source has splits, its split."""
+    """Name, class and, if the source has splits, split of each signal."""
     nobody = np.zeros(len(signals), bool)
     test, validation = (
         nobody if own is None else own for own in (signals.held_out, signals.validation)

@@ -1,4 +1,4 @@
-"""Zoos that grow: what stays as it was, what readers see meanwhile, and what is refused."""
+"""Growing zoos: what is kept, what readers see meanwhile, and what is refused."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def copy(small, tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def larger(small, tmp_path_factory) -> Path:
-    """The same with two views more, then one more. Read only."""
+    """The same zoo after two more views, then one more. Read only."""
     folder = tmp_path_factory.mktemp("larger") / "zoo"
     shutil.copytree(small, folder)
     grow(folder, "+2")
@@ -105,7 +105,7 @@ def test_each_signal_has_new_views_on_its_side(larger, small):
 
 
 def test_the_members_are_those_of_a_zoo_that_had_them_at_once(larger, tmp_path):
-    """The order is another: each weight derives from (seed, signal, view) alone."""
+    """Only the order differs: weights depend on (seed, signal, view) alone."""
     config = CONFIG.model_copy(update={"views": 5, "shard_size": 300})
     whole, grown = Zoo.open(built(tmp_path / "zoo", config)), Zoo.open(larger)
     keys = [zoo.catalog["key"].to_pylist() for zoo in (whole, grown)]
@@ -132,7 +132,7 @@ def test_a_zoo_keeps_the_fingerprints_that_it_had(larger, small):
 
 
 class Killed(BaseException):
-    """What ends a process does not wait for it to be caught."""
+    """A kill, which `except Exception` must not catch."""
 
 
 class Steps:
@@ -211,7 +211,7 @@ def test_readers_see_a_whole_zoo_at_every_moment_and_what_is_killed_goes_on(
 
 
 def test_a_reader_in_the_middle_of_the_change_takes_the_record_of_the_seal(larger, copy):
-    """It has read zoo.json, then the seal is another's: zoo.json follows, and growing.json goes."""
+    """The seal changed after zoo.json was read, so the record in growing.json counts."""
     old, new = (copy / "zoo.json").read_bytes(), (larger / "zoo.json").read_bytes()
     seal = (larger / SEAL).read_bytes()
     write_growing(copy, Growing(zoo=Zoo.open(larger).record))

@@ -54,7 +54,7 @@ def fit_eagerly(monkeypatch, space: WeightSpace, inr: InrConfig, config: FitConf
 
 
 def smooth(points: torch.Tensor, count: int) -> torch.Tensor:
-    """`(count, 1, points)`: pictures of rising difficulty."""
+    """`(count, 1, points)`: pictures of increasing difficulty."""
     return torch.stack(
         [0.5 + 0.4 * torch.sin(k * points.sum(1)) for k in range(1, count + 1)]
     ).unsqueeze(1)

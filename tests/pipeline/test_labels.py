@@ -1,4 +1,4 @@
-"""Labels of every type that a source may hold: classes with their names, or one sentence."""
+"""Labels of every type in a source become named classes, or an error of one sentence."""
 
 import datetime
 import decimal

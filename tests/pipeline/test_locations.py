@@ -112,7 +112,7 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
 def test_training_that_is_killed_goes_on_from_checkpoints_in_an_object_store(
     server, built_zoo, long_training, tmp_path
 ):
-    """The second time from another folder: that of the run is lost. It ends the same."""
+    """The second time in another folder, as that of the run is lost; the result is the same."""
     uri, objects = server
     objects.clear()
     place = locate(uri) / "checkpoints"

@@ -44,7 +44,7 @@ CHANGES = {
 }
 CONFIG = smoke().zoo.model_copy(update=CHANGES)
 OVERHEAD = 2**18
-"""Bytes that reading takes beside those of the file."""
+"""Bytes that reading allocates in addition to the file's."""
 EVENTS: list[tuple[str, Any]] | None = None
 FORBIDDEN = (
     "pickle.",
@@ -97,7 +97,7 @@ def read_everything(folder: Path):
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory) -> dict[str, Path]:
-    """A zoo that is finished, and one that is not; each test puts back what it changes."""
+    """A finished zoo and an unfinished one; each test restores what it changes."""
     made = {name: tmp_path_factory.mktemp(name) for name in ("sealed", "open")}
     for folder in made.values():
         plan = plan_zoo(CONFIG, folder)
@@ -130,7 +130,7 @@ def assert_refused_or_sound(folder: Path):
 
 
 def changed(data: st.DataObject, before: bytes) -> bytes:
-    """Cut, flipped, overwritten or with bytes put in, somewhere."""
+    """The bytes truncated, flipped, overwritten or with others inserted, anywhere."""
     place, other = (
         data.draw(st.integers(0, len(before) - 1)),
         data.draw(st.binary(min_size=1, max_size=9)),
@@ -166,7 +166,7 @@ def test_no_change_of_a_shard_that_no_checksum_covers_breaks_the_reader(folders,
 
 
 def read_back(name: str, content: bytes, space):
-    """Decode it, or see that it is refused: nothing is allocated for more than there is."""
+    """Decode it or be refused; no more is allocated than the file holds."""
     array = np.frombuffer(bytearray(content), np.uint8)
     tracemalloc.start()
     try:
@@ -265,7 +265,7 @@ def tensors_of(header: Any, size: int = 85 * 4, length: int | None = None) -> by
 
 
 def good_header() -> dict[str, Any]:
-    """Of one member of the zoo, 85 parameters."""
+    """A safetensors file of one member of the zoo, 85 parameters."""
     shapes = {
         "layers.0.weight": (8, 2),
         "layers.0.bias": (8,),

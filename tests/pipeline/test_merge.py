@@ -1,4 +1,4 @@
-"""Zoos that become one: bits and rows kept, members told apart, leaks and unlike zoos refused."""
+"""Merged zoos: bits and rows kept, members distinguished, leaks and other networks refused."""
 
 import json
 from pathlib import Path
@@ -83,7 +83,7 @@ def members(zoo: Zoo) -> list[tuple[dict, dict[str, torch.Tensor]]]:
 
 
 def assert_kept(merged: Zoo, parts: list[Zoo], changing: set[str]):
-    """Every member of every part is there once, with its bits and, but for `changing`, its row."""
+    """Every member of every part occurs once, with its bits and, except `changing`, its row."""
     found = {row["key"]: (row, state) for row, state in members(merged)}
     assert len(found) == len(merged) == sum(map(len, parts))
     for part in parts:

@@ -1,4 +1,4 @@
-"""The table of a report: a row a family, with mean and spread where there are several seeds."""
+"""The table of a report: one line per family, with mean and spread over several seeds."""
 
 import json
 from math import inf, isnan, nan

@@ -64,7 +64,7 @@ def built(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def copy(built, tmp_path) -> Path:
-    """The first zoo, of photos of its own."""
+    """The first zoo, with its own copy of the photos."""
     draw(tmp_path / "photos", FIRST)
     shutil.copytree(built / "zoo", tmp_path / "zoo")
     content = json.loads((tmp_path / "zoo" / "zoo.json").read_text())
@@ -110,7 +110,7 @@ def test_signals_stay_on_their_side_and_each_split_gets_its_share_of_all(built):
 
 
 def test_signal_by_signal_the_shares_are_what_they_are_at_once():
-    """One night one signal: each by itself would go to the train split."""
+    """One signal is added at a time; alone, each would go to the train split."""
     labels = np.random.default_rng(0).integers(0, 2, 90)
     signals = Signals("one by one", np.zeros((90, 2, 2, 1), np.float32), labels, ("a", "b"))
     config = smoke().zoo

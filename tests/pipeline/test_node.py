@@ -1,4 +1,4 @@
-"""Memory that processes of a node share: filled once, gone with them, and changed by nobody."""
+"""Memory that processes of a node share: filled once, read-only, freed when they end."""
 
 import os
 import signal

@@ -78,7 +78,7 @@ def test_json_for_others_is_json_and_keeps_all_but_nan(value):
 
 
 def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_path):
-    """Weights grow by the decay's factor, at most -29, a step, until no gradient is finite."""
+    """Each step multiplies weights by the decay's factor, up to -29, until gradients overflow."""
     settings = ["training.weight_decay=3000", "training.epochs=6"]
     training, run = override(smoke(), settings).training, tmp_path / "run"
     resources = ResourcesConfig(workers=1)
@@ -173,7 +173,7 @@ def test_figures_of_a_zoo_are_of_its_finite_numbers(tmp_path):
 
 @pytest.fixture(scope="module")
 def failed_zoo(tmp_path_factory):
-    """All its members diverged."""
+    """A zoo whose members all diverged."""
     folder = tmp_path_factory.mktemp("failed") / "zoo"
     changes = {
         "signals": SignalsConfig(limit=60),
@@ -200,7 +200,7 @@ def test_a_zoo_of_failures_has_figures(failed_zoo):
 
 
 def test_a_constant_tensor_has_no_spread_at_all(zoo):
-    """0.1 is not a number of float64: the mean of many of it is not 0.1 either, if it is summed."""
+    """0.1 has no exact float64, so a naive sum over many of it has a mean that is not 0.1."""
     constant = {spec.name: torch.full((1000, *spec.shape), 0.1) for spec in zoo.space.tensors}
     blocks = [(constant, range(1000)), ({n: x[:7] for n, x in constant.items()}, range(7))]
     fake = SimpleNamespace(space=zoo.space, blocks=lambda split: blocks)

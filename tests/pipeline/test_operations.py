@@ -49,7 +49,7 @@ def test_erosion_and_gradient_have_the_anchor_of_opencv():
 
 
 def test_a_rotation_is_counterclockwise():
-    """What lies to the right of the centre comes to lie above it."""
+    """A point to the right of the centre moves above it."""
     right = np.zeros((1, 21, 21, 1), np.float32)
     right[0, 10, 18] = 1
     row, column = np.unravel_index(OPERATIONS["rotate"](right)[0, ..., 0].argmax(), (21, 21))

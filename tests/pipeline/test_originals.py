@@ -1,4 +1,4 @@
-"""The original signals of a zoo: found again, and refused where they are not what was fitted."""
+"""The original signals of a zoo: found again, or refused if they are not what was fitted."""
 
 import sys
 from dataclasses import replace
@@ -35,7 +35,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (40, 6, 6))
 
 @pytest.fixture
 def table_zoo(tmp_path) -> Zoo:
-    """Of a Parquet file with images, classes and a fact."""
+    """A zoo of a Parquet file with images, classes and a fact."""
     write_table(tmp_path / "table.parquet", PIXELS)
     columns = {"image_column": "picture", "fact_columns": ("mass",)}
     signals = config(source="parquet", path=tmp_path / "table.parquet", **columns)

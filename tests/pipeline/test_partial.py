@@ -44,7 +44,7 @@ def partial(zoo_copy) -> Path:
 
 
 def look(folder: Path) -> int:
-    """How many members there are to read; info, the members and what verify says must agree."""
+    """The number of readable members, on which info, blocks and catalog must agree."""
     zoo = Zoo.open(folder)
     summary = summarize(zoo)
     assert summary["members"] == len(zoo) == sum(SIZES[shard.name] for shard in zoo.shards)
@@ -57,7 +57,7 @@ def look(folder: Path) -> int:
 
 
 def test_at_every_moment_of_a_build_what_is_committed_can_be_read(tmp_path, monkeypatch):
-    """Looks before and after each file gets its name: what a kill at any moment leaves."""
+    """Look before and after each file gets its name: a kill can leave any of these states."""
     seen = []
 
     def replace(temporary, path):

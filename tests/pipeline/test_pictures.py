@@ -78,7 +78,7 @@ def test_names_that_would_look_alike_are_numbered(tmp_path):
 
 
 def test_the_names_of_a_hundred_classes_have_room(tmp_path):
-    """One beside the other they need more than the height of their letters each."""
+    """Side by side, each name needs more room than the height of its letters."""
     names = [f"class of things number {i}" for i in range(100)]
     draw_confusion(np.eye(100) * 3, names, tmp_path / "c.svg")
     root = ET.parse(tmp_path / "c.svg").getroot()
@@ -209,7 +209,7 @@ CONES = {
     "tritan": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602],
                [0.004733, 0.691367, 0.303900]],
 }  # fmt: skip
-"""What colour-blind people see of linear RGB (Machado et al. 2009, severity 1)."""
+"""Linear RGB as colour-blind people see it (Machado et al. 2009, severity 1)."""
 
 
 @pytest.mark.parametrize("cones", CONES.values(), ids=CONES)

@@ -39,7 +39,7 @@ def model_for(task, zoo: Zoo) -> torch.nn.Module:
 
 @pytest.mark.parametrize("task", TASKS.values(), ids=TASKS)
 def test_the_loss_falls_below_the_trivial_one(task, zoo):
-    """On the very networks that are learned from: a few dozen steps are no more than that."""
+    """On the training set itself, as a few dozen steps do not generalise."""
     model = model_for(task, zoo)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
     feed = Feed.of(task, zoo, "train")

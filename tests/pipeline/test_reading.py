@@ -1,4 +1,4 @@
-"""A zoo in Python: rows by condition, members as modules, blocks in order."""
+"""Reading a zoo in Python: rows by condition, members as modules, blocks in order."""
 
 import numpy as np
 import pyarrow.compute as pc

@@ -26,7 +26,7 @@ BOTH = Regression(targets=("psnr", "psnr_off_grid"), inputs=("stop_reason", "vie
 
 
 def batches(zoo: Zoo, task: Regression, split: str, changed: dict | None = None) -> list[Batch]:
-    """The blocks of a split; with other columns where some are given, as arrays over the split."""
+    """The blocks of a split; `changed` columns, arrays over the split, replace those of the catalog."""
     found, start = [], 0
     for state, rows in zoo.blocks(split):
         columns = batch_columns(rows, task.columns)
@@ -159,7 +159,7 @@ def test_a_model_without_finite_numbers_scores_as_the_mean_does(zoo):
 
 
 def outputs_by_network(activation: str, number: int) -> tuple[dict, torch.Tensor]:
-    """`number` random networks 2-8-1, and the spread of what each computes on 64 inputs."""
+    """`number` random networks 2-8-1, and the spread of each one's outputs for 64 inputs."""
     torch.manual_seed(number)
     state = {
         "layers.0.weight": 2 * torch.randn(number, 8, 2),
@@ -253,7 +253,7 @@ def with_column(zoo: Zoo, name: str, change, kind: pa.DataType | None = None) ->
 
 
 def in_split(split: str, value):
-    """Puts `value` in place of all of a split's."""
+    """A change that sets all values of a split to `value`."""
     return lambda zoo, values: [
         value if row == split else old
         for row, old in zip(zoo.catalog["split"].to_pylist(), values, strict=True)
@@ -303,7 +303,7 @@ def test_targets_that_teach_nothing_are_refused(zoo, task, column, change, messa
     ],
 )
 def test_targets_that_float32_does_not_tell_apart_are_refused(zoo, change, message):
-    """A batch has numbers in float32: there the model would be right, or nothing finite."""
+    """Batches hold float32, where any model would be right, or nothing would be finite."""
     with_column(zoo, "psnr", change, pa.float64())
     with pytest.raises(InputError, match=message):
         Regression(targets=("psnr",)).check(zoo)
@@ -392,7 +392,7 @@ def test_predictions_are_drawn(tmp_path):
 
 
 def test_boosting_takes_the_place_of_the_model(zoo):
-    """Scored by the same code, from the same batches; what it was fitted on it knows best."""
+    """It is scored by the same code on the same batches, and best on what it was fitted to."""
     prepared, train = BOTH.prepare(zoo), batches(zoo, BOTH, "train")
     model = BOTH.boosted(zoo.space, train, prepared)
     scores = {

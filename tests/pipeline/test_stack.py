@@ -1,4 +1,4 @@
-"""Many classifiers at once against one at a time: autograd, torch.optim, and runs by themselves."""
+"""Many classifiers at once against one at a time: autograd, torch.optim, single runs."""
 
 from dataclasses import replace
 

@@ -38,7 +38,7 @@ def run(zoo, tmp_path) -> Path:
 
 
 def made(folder: Path, zoo: Zoo, training: TrainingConfig) -> Path:
-    """A run as training leaves it, whose weights are random."""
+    """A finished run with random weights."""
     folder.mkdir()
     learn.claim(folder, zoo.record, training)
     link_to(folder / "zoo", zoo.folder)
@@ -98,7 +98,7 @@ def test_a_frozen_encoder_stays_as_it_was_under_zero(run, built_zoo, tmp_path):
 
 
 def test_the_model_that_is_begun_from_is_part_of_a_runs_identity(run, zoo, tmp_path):
-    """Not the place where it lies: wherever that is, the same model gives the same run."""
+    """Its location is not: the same model gives the same run wherever it is."""
     file = checkpoint_folder(run, 1) / "model.json"
     digest, out = json.loads(file.read_text())["sha256"], tmp_path / "finetuned"
     out.mkdir()
@@ -126,7 +126,7 @@ def test_another_encoder_another_space_and_no_checkpoint_are_refused(run, zoo, t
 
 
 def test_what_a_run_never_trained_is_not_frozen(zoo, tmp_path):
-    """An editor has features of entries and no use for vectors."""
+    """An editor uses features of entries, but no vectors."""
     editing = TRAINING.model_copy(update={"task": Editing()})
     run = made(tmp_path / "editor", zoo, editing)
     for freeze in (True, False):

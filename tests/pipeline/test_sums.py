@@ -1,4 +1,4 @@
-"""What a task sums over batches does not depend on which members come together."""
+"""The sums of a task over batches do not depend on how members are batched."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ TASKS = (
     Masked(share=0.4),
     Reconstruction(points=25),
 )
-"""All but contrastive learning, which scores the pairs of a batch against each other."""
+"""All tasks except contrastive learning, which compares the pairs of a batch."""
 
 
 def batch_of(zoo: Zoo, task) -> Batch:

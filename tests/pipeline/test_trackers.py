@@ -23,7 +23,7 @@ def run(tmp_path) -> Path:
 
 
 def log_twice(kind: str, run: Path):
-    """A run that is interrupted after step 2, whose newest checkpoint is of step 1, and goes on."""
+    """A run that is interrupted after step 2 and resumes from its newest checkpoint, of step 1."""
     trackers = Trackers((kind,), run, 0)
     trackers.log({"loss": 3.0, "norm": None}, 1)
     trackers.log({"loss": 2.5, "rate": math.nan}, 2)

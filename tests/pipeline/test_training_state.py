@@ -36,7 +36,7 @@ def target_of(stage: int, world: int) -> tuple[int, int]:
 
 
 def train(zoo: Path, run: Path, worker, **changes) -> str | None:
-    """Of an encoder that computes alike in all worlds: no batch norm."""
+    """Train an encoder without batch norm, which computes the same in all worlds."""
     from pipeline.archive.zoo import Zoo
     from pipeline.tasks.own import task_of
     from pipeline.training.loop import train_loop
@@ -50,7 +50,7 @@ def train(zoo: Path, run: Path, worker, **changes) -> str | None:
 
 
 def matrix(worker, barrier, zoo: Path, folder: Path, targets=lambda *source: [target_of(*source)]):
-    """Train at every stage, then go on from the middle with another stage in another world."""
+    """Train at every stage, then resume from the middle with another stage in another world."""
     import torch.distributed as dist
 
     for stage in STAGES:
@@ -170,7 +170,7 @@ def read_best_tensors(runs: Path, stage: int, world: int):
 
 
 def test_bad_steps_are_skipped_alike_at_every_stage(runs):
-    """Neither weights nor running statistics know of them."""
+    """They affect neither weights nor running statistics."""
     expected = figures(runs / "bad-0")
     assert np.isfinite(expected).all()
     for stage in STAGES:
@@ -202,7 +202,7 @@ def test_bfloat16_trains_to_the_same_loss_with_weights_in_float32(runs):
 
 
 class LeavesAMark:
-    """Unpickled, it makes a file."""
+    """Makes a file when it is unpickled."""
 
     def __init__(self, mark: Path):
         self.mark = mark
@@ -271,7 +271,7 @@ def test_the_newest_checkpoints_and_the_best_are_kept(runs, tmp_path):
 
 
 def test_the_newest_checkpoint_of_a_stage_trains_on_through_the_command(runs, zoo, tmp_path):
-    """The stage is no part of a run's identity."""
+    """The stage is not part of a run's identity."""
     training = smoke().training
     assert learn.claim(tmp_path, zoo.record, training) == training
     (tmp_path / "checkpoints" / MIDDLE).mkdir(parents=True)
@@ -322,7 +322,7 @@ def look_often_for_nodes():
 def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint_and_another_may_come(
     two_nodes, runs, zoo, tmp_path, monkeypatch
 ):
-    """Two workers train, then one, then two, to where a world of one or two comes undisturbed."""
+    """Two workers train, then one, then two, with the result of one or two undisturbed ones."""
     monkeypatch.setattr("pipeline.training.launch.train_worker", slowly)
     monkeypatch.setattr("pipeline.training.launch.RESIZE_SECONDS", 1.0)
     look_often_for_nodes()

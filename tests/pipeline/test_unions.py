@@ -1,4 +1,4 @@
-"""Unions of configurations by kind, with the user's own functions as their open end."""
+"""Unions of configurations by kind, or by the user's own functions."""
 
 import sys
 from typing import Annotated, Literal

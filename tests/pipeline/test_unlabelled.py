@@ -57,7 +57,7 @@ def unlabelled(tmp_path_factory) -> Zoo:
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory) -> Zoo:
-    """Of two of its signals the class is not known."""
+    """A zoo with two signals of unknown class."""
     return build(tmp_path_factory.mktemp("labelled") / "zoo", LABELLED)
 
 

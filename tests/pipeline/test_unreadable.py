@@ -34,7 +34,7 @@ BAD = {
 
 @pytest.fixture
 def photos(tmp_path) -> Path:
-    """Two classes of twelve images, and three files that are none."""
+    """Two classes of twelve images, and three files that are not images."""
     folder, rng = tmp_path / "photos", np.random.default_rng(0)
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)

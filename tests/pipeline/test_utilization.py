@@ -1,4 +1,4 @@
-"""Operations of a step, and the share of the limit that they are."""
+"""Operations of a step, and their share of the limit."""
 
 import pytest
 import torch
