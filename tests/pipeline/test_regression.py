@@ -26,7 +26,7 @@ BOTH = Regression(targets=("psnr", "psnr_off_grid"), inputs=("stop_reason", "vie
 
 
 def batches(zoo: Zoo, task: Regression, split: str, changed: dict | None = None) -> list[Batch]:
-    """The blocks of a split; `changed` columns, arrays over the split, replace those of the catalog."""
+    """The blocks of a split, with columns `changed` to arrays over the split."""
     found, start = [], 0
     for state, rows in zoo.blocks(split):
         columns = batch_columns(rows, task.columns)
