@@ -43,8 +43,8 @@ class ZooDataset(Dataset):
 def collatable(table: pa.Table, name: str) -> Tensor | list[str]:
     """A column whose entries the collate function of a DataLoader stacks, null or not.
 
-    Whole numbers and booleans are int64 with -1 for null, other numbers float32 with NaN, texts are
-    texts with '' for null. Raises InputError for numbers above int64, as keys of random numbers are.
+    Whole numbers and booleans become int64 with -1 for null, other numbers float32 with NaN, texts
+    stay texts with '' for null. Raises InputError for numbers above int64, such as random keys.
     """
     column = table[name]
     try:
