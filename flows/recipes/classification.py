@@ -1,7 +1,7 @@
 """Classification of INRs by their signal's class, and a smoke test of everything."""
 
 from flows.recipe import Recipe
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.encoders import DWSNetConfig
 from pipeline.training.config import TrainingConfig
 
@@ -12,7 +12,7 @@ def digits() -> Recipe:
         zoo=ZooConfig(
             signals=SignalsConfig(source="digits"),
             views=8,
-            inr=InrConfig(hidden=(16, 16)),
+            inr=SirenConfig(hidden=(16, 16)),
             fit=FitConfig(learning_rate=1e-3, max_steps=300, target_psnr=30.0),
             shard_size=1024,
         ),
@@ -33,7 +33,7 @@ def images() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="folder", size=28),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500),
         ),
         training=TrainingConfig(encoder=DWSNetConfig(canonical_signs=True), epochs=30),
@@ -50,7 +50,7 @@ def dws_mnist() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="parquet", validation_fraction=1 / 14),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500),
         ),
         training=TrainingConfig(
@@ -70,7 +70,7 @@ def dws_fashion() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="parquet", validation_fraction=1 / 14),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=5.5e-4, max_steps=10_000),
         ),
         training=dws_mnist().training,
@@ -82,7 +82,7 @@ def waves() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="waves", test_fraction=0.1),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=40.0),
         ),
         training=TrainingConfig(encoder=DWSNetConfig(canonical_signs=True), epochs=20),
@@ -94,7 +94,7 @@ def shapes() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="distances"),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=400, target_psnr=40.0),
             shard_size=1024,
         ),
@@ -108,7 +108,7 @@ def smoke() -> Recipe:
         zoo=ZooConfig(
             signals=SignalsConfig(source="digits", limit=200),
             views=2,
-            inr=InrConfig(hidden=(8, 6)),
+            inr=SirenConfig(hidden=(8, 6)),
             fit=FitConfig(max_steps=60, target_psnr=30.0),
             shard_size=64,
             block_size=32,

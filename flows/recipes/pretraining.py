@@ -4,7 +4,7 @@ from math import pi
 
 from flows.recipe import Recipe
 from flows.recipes.classification import digits
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.encoders import DWSNetConfig
 from pipeline.tasks import Contrastive
 from pipeline.tasks.augmentation import Augmentation
@@ -68,7 +68,7 @@ def dws_waves() -> Recipe:
     return Recipe(
         zoo=ZooConfig(
             signals=SignalsConfig(source="wide-waves", test_fraction=0.1),
-            inr=InrConfig(hidden=(32, 32), output_scale=0.05, coordinate_range=(-pi, pi)),
+            inr=SirenConfig(hidden=(32, 32), output_scale=0.05, coordinate_range=(-pi, pi)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=66.0),
         ),
         training=TrainingConfig(

@@ -6,8 +6,8 @@ from pipeline.config import (
     ClassifierZooConfig,
     FitConfig,
     HyperparametersConfig,
-    InrConfig,
     SignalsConfig,
+    SirenConfig,
     ZooConfig,
 )
 from pipeline.encoders import DWSNetConfig
@@ -22,7 +22,7 @@ def sines_frequency() -> Recipe:
             signals=SignalsConfig(
                 source="sines", size=256, limit=800, validation_fraction=0.25, test_fraction=0.25
             ),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=40.0),
             shard_size=200,
         ),
@@ -49,7 +49,7 @@ def dws_sines() -> Recipe:
             signals=SignalsConfig(
                 source="sines", limit=3000, validation_fraction=1 / 6, test_fraction=1 / 6
             ),
-            inr=InrConfig(hidden=(32, 32)),
+            inr=SirenConfig(hidden=(32, 32)),
             fit=FitConfig(learning_rate=1e-3, max_steps=1500, target_psnr=40.0),
             shard_size=500,
         ),

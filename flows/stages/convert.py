@@ -24,6 +24,8 @@ from pipeline.training.evaluate import require_space
 FUNCTION = {
     "activations",
     "omega",
+    "sigma",
+    "frequencies",
     "output_offset",
     "output_scale",
     "coordinate_range",

@@ -23,11 +23,11 @@ from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.errors import ArchiveError, InputError
 from pipeline.location import Location
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 """2 added the column psnr_off_grid; 3 source_name and failure, an omega per layer, and null labels;
 4 a column per fact of the signals, and edited zoos; 5 the scale of outputs and the range of
-coordinates; 6 the history of zoos that grew. Zoos of older versions are read, and continued as
-version 6."""
+coordinates; 6 the history of zoos that grew; 7 the kinds of INR besides SIREN, with sigma and the
+frequencies of encodings. Zoos of older versions are read, and continued as version 7."""
 FILE = "zoo.json"
 
 

@@ -37,6 +37,7 @@ def summarize(zoo: Zoo) -> dict[str, Any]:
         "signals": f"{record.signals.num_signals:,} of {record.signals.name}{grid}",
         **({"unreadable": len(unreadable)} if (unreadable := record.signals.unreadable) else {}),
         "architecture": record.architecture,
+        "activation": record.decode.activation_in_words,
         "parameters": zoo.space.num_parameters,
         **(
             {"runs": pc.count_distinct(table["run"]).as_py()} if "run" in table.column_names else {}

@@ -1,6 +1,7 @@
 """Configurations of signals, zoos and resources; `pipeline.training.config` has training's."""
 
 from pipeline.config.base import ADDED, LOCATION, Config, Frozen, describe, differences, fingerprint
+from pipeline.config.inrs import AnyInrConfig, Frequencies, InrConfig, SirenConfig
 from pipeline.config.resources import ResourcesConfig
 from pipeline.config.signals import FUNCTION, Operation, SignalsConfig
 from pipeline.config.zoos import (
@@ -13,7 +14,6 @@ from pipeline.config.zoos import (
     FitConfig,
     HyperparametersConfig,
     ImportConfig,
-    InrConfig,
     MergeConfig,
     ZooConfig,
 )
@@ -22,6 +22,7 @@ __all__ = [
     "ADDED",
     "FUNCTION",
     "LOCATION",
+    "AnyInrConfig",
     "AnyOrigin",
     "AnyZooConfig",
     "ClassifierConfig",
@@ -30,6 +31,7 @@ __all__ = [
     "EditConfig",
     "ExchangeFormat",
     "FitConfig",
+    "Frequencies",
     "Frozen",
     "HyperparametersConfig",
     "ImportConfig",
@@ -38,6 +40,7 @@ __all__ = [
     "Operation",
     "ResourcesConfig",
     "SignalsConfig",
+    "SirenConfig",
     "ZooConfig",
     "describe",
     "differences",

@@ -3,17 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    BeforeValidator,
-    Field,
-    NonNegativeInt,
-    PositiveFloat,
-    PositiveInt,
-    field_validator,
-)
-from pydantic_core import PydanticCustomError
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from pipeline.config.base import ADDED, KIND, LOCATION, Config
+from pipeline.config.inrs import AnyInrConfig, SirenConfig
 from pipeline.config.signals import SignalsConfig
 from pipeline.distributions import distribution
 from pipeline.unions import BY_KIND
@@ -22,33 +15,6 @@ ExchangeFormat = Literal[
     "dwsnets", "unterthiner", "modelzoos", "fit-a-nef", "webdataset", "huggingface"
 ]
 """Layouts of other projects that zoos are exported to and imported from: `pipeline.exchange`."""
-
-
-class InrConfig(Config):
-    hidden: tuple[PositiveInt, ...] = Field((32, 32), min_length=1)
-    """Widths of the hidden layers."""
-    omega: PositiveFloat = 30.0
-    """SIREN's omega_0: a hidden layer computes sin(omega (W h + b))."""
-    init: Literal["dws", "siren"] = "dws"
-    """'dws': the initialisation of the DWSNets corpus, which is easier to learn from; 'siren':
-    Sitzmann et al. 2020."""
-    shared_init: bool = False
-    """All INRs of a view start from the same weights, so that their neurons correspond; otherwise
-    each starts from its own."""
-    output_offset: float = 0.5
-    """Added to the output of the last layer."""
-    output_scale: Annotated[PositiveFloat | None, ADDED] = None
-    """Multiplies the output of the last layer before the offset is added; null: 1. With 0.05, the
-    layer returns -10 to 10 for signals from 0 to 1, so that the weights show an amplitude."""
-    coordinate_range: Annotated[tuple[float, float], ADDED] = (-1.0, 1.0)
-    """First and last coordinate of each axis of the grid."""
-
-    @field_validator("coordinate_range")
-    @classmethod
-    def rises(cls, bounds: tuple[float, float]) -> tuple[float, float]:
-        if bounds[0] < bounds[1]:
-            return bounds
-        raise PydanticCustomError("range", "the first should be below the last")
 
 
 class FitConfig(Config):
@@ -71,7 +37,7 @@ class ZooConfig(Config):
     signals: SignalsConfig = SignalsConfig()
     views: PositiveInt = 1
     """Independently initialised INRs of each signal."""
-    inr: InrConfig = InrConfig()
+    inr: AnyInrConfig = SirenConfig()
     fit: FitConfig = FitConfig()
     shard_size: PositiveInt = 4096
     """Members per shard; one Ray task fits one shard."""
@@ -178,6 +144,8 @@ class ImportConfig(Config):
     """Activation of all hidden layers; null: as the source says, if it does."""
     omega: PositiveFloat | tuple[PositiveFloat, ...] | None = None
     """SIREN's omega_0, or one per hidden layer; null: as the source says, if it does."""
+    sigma: Annotated[PositiveFloat | None, ADDED] = None
+    """Width of Gaussians and wavelets; null: as the source says, if it does."""
     output_offset: float | None = None
     """Added to the output of the last layer; null: as the source says, if it does."""
     shard_size: PositiveInt = 4096

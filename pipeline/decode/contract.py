@@ -1,6 +1,9 @@
 """The decode contract: how to run the members of an archive."""
 
-from pipeline.config import Frozen
+from pydantic import field_validator
+
+from dwsnet.weight_space import WeightSpace
+from pipeline.config import Frequencies, Frozen
 
 CATALOG = "catalog"
 """Stands for each member's own activation, from the catalog column `activation`."""
@@ -26,9 +29,15 @@ class DecodeContract(Frozen):
     """How to render a member's signal, or run it on images; null: an import did not say."""
 
     activations: tuple[str, ...] | None
-    """One per layer: 'sine' is sin(omega z), 'linear' is z, with z = W h + b."""
+    """One per layer, of z = W h + b: 'sine' is sin(omega z), 'finer' sin(omega (|z| + 1) z),
+    'gaussian' exp(-(z / sigma)^2 / 2), 'wavelet' cos(omega z) times that, 'linear' z."""
     omega: float | tuple[float, ...] | None
     """One for all layers, or one per hidden layer."""
+    sigma: float | None = None
+    """One for all layers."""
+    frequencies: Frequencies | None = None
+    """B, one row per frequency: the first layer takes (x, sin(2 pi B x), cos(2 pi B x)) of the
+    coordinates x; null: x alone."""
     output_offset: float | None
     """Added to the last layer's output."""
     output_scale: float | None = None
@@ -40,3 +49,22 @@ class DecodeContract(Frozen):
     """Range of the values that INRs return, or of the images that classifiers take."""
     image: ImageContract | None = None
     """Only for classifiers, which take images and return logits."""
+
+    @field_validator("frequencies")
+    @classmethod
+    def are_a_matrix(cls, rows: Frequencies | None) -> Frequencies | None:
+        if rows is not None and (len({len(row) for row in rows}) != 1 or () in rows):
+            raise ValueError("frequencies must be rows of one length")
+        return rows
+
+    def num_dims(self, space: WeightSpace) -> int:
+        """How many coordinates INRs take, whatever their encoding makes of them."""
+        return len(self.frequencies[0]) if self.frequencies else space.tensors[0].shape[1]
+
+    @property
+    def activation_in_words(self) -> str:
+        """Of the hidden layers, with the encoding of what the first one takes."""
+        hidden = dict.fromkeys((self.activations or ("unknown", ""))[:-1])
+        names = ", ".join("each member's own" if name == CATALOG else name for name in hidden)
+        rows = self.frequencies
+        return f"{names}, of coordinates encoded with {len(rows)} frequencies" if rows else names

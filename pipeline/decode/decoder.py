@@ -1,6 +1,6 @@
 """Run many members of a zoo at once, by its decode contract."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from math import prod
 from typing import Any
@@ -11,19 +11,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dwsnet.weight_space import WeightSpace
+from pipeline.decode.activations import ACTIVATIONS
 from pipeline.decode.contract import CATALOG, DecodeContract, ImageContract
+from pipeline.decode.encoding import encoded
 from pipeline.errors import InputError
 from pipeline.signals import coordinates
 
-ACTIVATIONS: dict[str, Callable[[Tensor, float], Tensor]] = {
-    "sine": lambda z, omega: torch.sin(omega * z),
-    "relu": lambda z, omega: z.relu(),
-    "tanh": lambda z, omega: z.tanh(),
-    "sigmoid": lambda z, omega: z.sigmoid(),
-    "gelu": lambda z, omega: F.gelu(z),
-    "linear": lambda z, omega: z,
-}
 KNOWN = {*ACTIVATIONS, CATALOG}
+USUAL = {"omega": 30, "sigma": 0.1}
+"""Values of parameters, for messages."""
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in grey (ITU-R BT.601)."""
 
@@ -61,11 +57,13 @@ class Decoder:
         self.activations = contract.activations or ()
         omega = 1.0 if contract.omega is None else contract.omega
         self.omegas = (*omega, 1.0) if isinstance(omega, tuple) else (omega,) * len(weights)
+        self.sigma = 1.0 if contract.sigma is None else contract.sigma
         self.scale = 1.0 if contract.output_scale is None else contract.output_scale
         self.offset = contract.output_offset or 0.0
         self.contract, self.image, self.what = contract, contract.image, what
-        self.num_inputs = weights[0].shape[1]
+        self.num_inputs = contract.num_dims(space)
         self._check_layers([len(spec.shape) for spec in weights])
+        self._check_encoding(weights[0].shape[1])
 
     def __call__(
         self,
@@ -118,7 +116,7 @@ class Decoder:
                     else torch.baddbmm(bias.unsqueeze(-1), weight, values)
                 )
             activation = own if activation == CATALOG else activation
-            values = ACTIVATIONS[activation](values, self.omegas[i])
+            values = ACTIVATIONS[activation].value(values, self.omegas[i], self.sigma)
         return (self.scale * values + self.offset).transpose(1, 2)
 
     def _first(self, inputs: Tensor) -> Tensor:
@@ -134,7 +132,7 @@ class Decoder:
             if self.num_convolutions:
                 return images if is_shared else images.transpose(0, 1).flatten(1, 2)
             inputs = images.flatten(-3)
-        return inputs.transpose(-1, -2)
+        return encoded(inputs, self.contract.frequencies).transpose(-1, -2)
 
     def _convolve(self, maps: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Convolve with one group per member, except for images that all members share."""
@@ -164,7 +162,7 @@ class Decoder:
                 f"expected an activation of each member out of {', '.join(ACTIVATIONS)}, "
                 f"found {', '.join(unknown)}"
             )
-        self._check_omega(groups)
+        self._check_parameters(groups)
         return groups
 
     def _check_inputs(self, shape: torch.Size):
@@ -201,19 +199,30 @@ class Decoder:
                 f"expected an activation of each of {len(ranks)} layers out of "
                 f"{', '.join(ACTIVATIONS)}, found {self.contract.activations}"
             )
-        self._check_omega(self.activations)
+        self._check_parameters(self.activations)
         if len(self.omegas) != len(ranks):
             raise self._error(
                 f"expected omega_0 of each of {len(ranks) - 1} hidden layers, "
                 f"found {self.contract.omega}"
             )
 
-    def _check_omega(self, activations: Iterable[str]):
-        if "sine" in activations and self.contract.omega is None:
+    def _check_encoding(self, width: int):
+        """Raise InputError unless a first layer of this width takes the encoded coordinates."""
+        frequencies = self.contract.frequencies
+        if frequencies and width != (expected := self.num_inputs + 2 * len(frequencies)):
             raise self._error(
-                "sine activations need omega_0, its record has none: import it with --set "
-                "omega=30, or whatever it is"
+                f"expected a first layer of {expected} inputs, which coordinates are encoded as, "
+                f"found {width}"
             )
+
+    def _check_parameters(self, activations: Iterable[str]):
+        for activation in sorted({*activations} - {CATALOG}):
+            for name in ACTIVATIONS[activation].parameters:
+                if getattr(self.contract, name) is None:
+                    raise self._error(
+                        f"{activation} activations need {name}, its record has none: import it "
+                        f"with --set {name}={USUAL[name]}, or whatever it is"
+                    )
 
     def _error(self, problem: str) -> InputError:
         return InputError(f"cannot run members of {self.what}: {problem}")

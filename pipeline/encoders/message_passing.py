@@ -29,7 +29,7 @@ class MessagePassingConfig(EncoderConfig):
     """Learned frequencies: each weight is read with its sines and cosines at these."""
     signs: bool = False
     """Make the encoder invariant to sign flips of hidden units; needs odd activations (sine,
-    tanh)."""
+    finer, tanh)."""
     width: PositiveInt = 256
     """Width of the vector that a network is encoded as."""
 

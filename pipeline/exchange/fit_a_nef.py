@@ -44,6 +44,7 @@ ACTIVATIONS = {"SIREN": "sine", "MLP": "relu"}
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
+    require_known_network(zoo)
     layout = layout_for(
         zoo.space,
         flax_name(sum(len(spec.shape) > 1 for spec in zoo.space.tensors) - 1),
@@ -75,6 +76,18 @@ def write(zoo: Zoo, out: Path, advance: Advance):
             )
             waiting, start = [(values[end - start :], rows[end - start :])], end
     (out / "nef.json").write_text(json.dumps(network_of(zoo, columns), indent=2))
+
+
+def require_known_network(zoo: Zoo):
+    """Raises InputError for INRs that fit-a-nef would run as other functions."""
+    contract = zoo.record.decode
+    hidden = {*(contract.activations or ())[:-1]}
+    if contract.image is None and (contract.frequencies or hidden - {*ACTIVATIONS.values()}):
+        raise InputError(
+            f"zoo {zoo.folder} must have INRs of sine or relu activations that take coordinates as "
+            f"they are to be exported as fit-a-nef, found {contract.activation_in_words}: choose "
+            "another --format"
+        )
 
 
 def flax_name(last: int):

@@ -158,7 +158,7 @@ def decode_contract(
         stated["activations"] = (*[config.activation] * num_hidden, "linear")
     stated |= {
         name: value
-        for name in ("omega", "output_offset")
+        for name in ("omega", "sigma", "output_offset")
         if (value := getattr(config, name)) is not None
     }
     omega = stated["omega"]

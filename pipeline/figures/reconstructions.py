@@ -104,7 +104,7 @@ def grid_of(zoo: Zoo) -> tuple[int, ...]:
 
     Raises InputError if members are not INRs of waves, images or volumes.
     """
-    num_dims = zoo.space.tensors[0].shape[1]
+    num_dims = zoo.record.decode.num_dims(zoo.space)
     if zoo.record.decode.image is not None or num_dims not in GRIDS:
         raise InputError(
             f"cannot draw what members of zoo {zoo.folder} render: expected INRs of waves, images "

@@ -1,8 +1,9 @@
-"""Full-batch Adam on many SIRENs, each with its own stop rule.
+"""Full-batch Adam on many INRs, each with its own stop rule.
 
-A compiled kernel fits one member after the other, or on a GPU one per program. Without it, PyTorch
-fits a chunk of members at once. The gradient is written by hand: the backward pass of a SIREN needs
-only its activations and their cosines, and without autograd a step is about twenty batched kernels.
+A compiled kernel fits SIRENs, one after the other, or on a GPU one per program. Other INRs, and
+SIRENs without it, are fitted by PyTorch, a chunk at once. The gradient is written by hand: the
+backward pass needs only the activations and their slopes, and without autograd a step of a SIREN is
+about twenty batched kernels.
 """
 
 import math
@@ -15,12 +16,13 @@ from torch import Tensor
 
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
-from pipeline.config import FitConfig, InrConfig
-from pipeline.decode import Decoder
+from pipeline.config import FitConfig, InrConfig, SirenConfig
+from pipeline.decode import Decoder, encoded
 from pipeline.errors import InputError
+from pipeline.fit.activations import ACTIVATIONS
 from pipeline.fit.gpu import load_gpu_kernel
+from pipeline.fit.inr import decode_contract, init_rows, psnr
 from pipeline.fit.kernel import load_kernel
-from pipeline.fit.siren import decode_contract, init_rows, psnr
 from pipeline.progress import Advance, no_progress
 
 CHUNK = {"cpu": 64, "cuda": 1024}
@@ -73,9 +75,10 @@ def fit(
         init_rows(space, inr, keys).to(device),
         torch.zeros(len(keys), dtype=torch.int64, device=device),
     )
-    kernel = find_kernel((coordinates.shape[1], *inr.hidden, targets.shape[1]), device)
+    kernel = find_kernel(inr, (coordinates.shape[1], *inr.hidden, targets.shape[1]), device)
     outputs = ((targets - inr.output_offset) / (inr.output_scale or 1.0)).to(device)
-    problem = space, inr, of_outputs(config, inr), rows, steps, coordinates.to(device), outputs
+    inputs = encoded(coordinates, inr.frequencies(coordinates.shape[1])).to(device)
+    problem = space, inr, for_outputs(config, inr), rows, steps, inputs, outputs
     if kernel is None:
         _fit_eagerly(*problem, advance)
     else:
@@ -97,8 +100,10 @@ def require_device(device: str):
         )
 
 
-def find_kernel(sizes: tuple[int, ...], device: str) -> Callable[..., None] | None:
-    """Compiled code that fits networks of these sizes; None, after a warning, if there is none."""
+def find_kernel(inr: InrConfig, sizes: tuple[int, ...], device: str) -> Callable[..., None] | None:
+    """Compiled code that fits SIRENs of these sizes; None, after a warning, if there is none."""
+    if not isinstance(inr, SirenConfig):
+        return None
     if device == "cuda":
         return load_gpu_kernel(sizes)
     kernel = load_kernel()
@@ -114,7 +119,7 @@ def psnr_at(
     device: str = "cpu",
 ) -> Tensor:
     """`(members,)` PSNR in dB of each row on its own of `targets` `(members, channels, points)`."""
-    decode = Decoder(decode_contract(inr), space, "a zoo of INRs")
+    decode = Decoder(decode_contract(inr, coordinates.shape[1]), space, "a zoo of INRs")
     points, wanted = coordinates.to(device), targets.transpose(1, 2)
     qualities = [
         psnr(decode(unpack(space, part.to(device)), points), target.to(device))
@@ -123,12 +128,14 @@ def psnr_at(
     return torch.cat(qualities).cpu()
 
 
-def of_outputs(config: FitConfig, inr: InrConfig) -> FitConfig:
-    """`config` with the target PSNR of raw outputs (peak 1) that gives signals the target PSNR."""
-    if config.target_psnr is None:
-        return config
-    target = config.target_psnr + 20 * math.log10(inr.output_scale or 1.0)
-    return config.model_copy(update={"target_psnr": target})
+def for_outputs(config: FitConfig, inr: InrConfig) -> FitConfig:
+    """`config` with the learning rate of this kind of INR, and with the target PSNR of raw outputs
+    (peak 1) that gives signals the target PSNR."""
+    target = config.target_psnr
+    if target is not None:
+        target += 20 * math.log10(inr.output_scale or 1.0)
+    rate = config.learning_rate * inr.learning_rate_factor
+    return config.model_copy(update={"learning_rate": rate, "target_psnr": target})
 
 
 def learning_rates(config: FitConfig) -> Tensor:
@@ -149,6 +156,7 @@ def _fit_compiled(
     advance: Advance,
 ):
     """Fit `rows` in place and count `steps` in place."""
+    assert isinstance(inr, SirenConfig)
     rates, grid, size = (
         learning_rates(config),
         coordinates.contiguous(),
@@ -179,7 +187,7 @@ def _fit_eagerly(
     config: FitConfig,
     rows: Tensor,
     steps: Tensor,
-    coordinates: Tensor,
+    inputs: Tensor,
     targets: Tensor,
     advance: Advance,
 ):
@@ -187,7 +195,7 @@ def _fit_eagerly(
     size = CHUNK[rows.device.type]
     for start in range(0, len(rows), size):
         chunk = slice(start, start + size)
-        _fit_chunk(space, inr, config, rows[chunk], steps[chunk], coordinates, targets[chunk])
+        _fit_chunk(space, inr, config, rows[chunk], steps[chunk], inputs, targets[chunk])
         advance(len(rows[chunk]))
 
 
@@ -197,7 +205,7 @@ def _fit_chunk(
     config: FitConfig,
     rows: Tensor,
     steps: Tensor,
-    coordinates: Tensor,
+    inputs: Tensor,
     targets: Tensor,
 ):
     """Fit `rows` in place and count `steps` in place; finished members leave the batch."""
@@ -205,7 +213,7 @@ def _fit_chunk(
     work, target = rows.clone(), targets
     momentum, variance = torch.zeros_like(work), torch.zeros_like(work)
     for step, rate in enumerate(learning_rates(config).tolist(), 1):
-        gradient, error = gradients(space, inr, work, coordinates, target)
+        gradient, error = gradients(space, inr, work, inputs, target)
         if config.target_psnr is not None and step % CHECK_EVERY == 1:
             going = ~(-10 * error.log10() >= config.target_psnr)
             if not going.all():
@@ -224,31 +232,30 @@ def _fit_chunk(
 
 
 def gradients(
-    space: WeightSpace, inr: InrConfig, rows: Tensor, coordinates: Tensor, targets: Tensor
+    space: WeightSpace, inr: InrConfig, rows: Tensor, inputs: Tensor, targets: Tensor
 ) -> tuple[Tensor, Tensor]:
     """`(members, parameters)` gradients of mean squared errors, and these errors `(members,)`.
 
-    The output offset is already subtracted from `targets` `(members, channels, points)`.
+    `inputs` are encoded coordinates `(points, inputs)`. The output offset is already subtracted
+    from `targets` `(members, channels, points)`.
     """
+    activate = ACTIVATIONS[inr.activation]
+    omega, sigma = getattr(inr, "omega", 1.0), getattr(inr, "sigma", 1.0)
     tensors = [*unpack(space, rows).values()]
-    inputs = [coordinates.t().expand(len(rows), -1, -1)]
-    cosines = []
+    values = [inputs.t().expand(len(rows), -1, -1)]
+    slopes = []
     for weight, bias in zip(tensors[:-2:2], tensors[1:-2:2], strict=True):
-        phase = torch.baddbmm(
-            bias.unsqueeze(-1), weight, inputs[-1], beta=inr.omega, alpha=inr.omega
-        )
-        cosines.append(phase.cos())
-        inputs.append(phase.sin_())
-    residual = torch.baddbmm(tensors[-1].unsqueeze(-1), tensors[-2], inputs[-1]).sub_(targets)
+        phase = torch.baddbmm(bias.unsqueeze(-1), weight, values[-1], beta=omega, alpha=omega)
+        slopes.append(torch.empty_like(phase))
+        activate(phase, slopes[-1], omega, sigma)
+        values.append(phase)
+    residual = torch.baddbmm(tensors[-1].unsqueeze(-1), tensors[-2], values[-1]).sub_(targets)
     error = residual.square().mean((1, 2))
     delta = residual.mul_(2 / residual[0].numel())
     parts: list[Tensor] = []
-    for layer in reversed(range(len(inputs))):
-        parts = [torch.bmm(delta, inputs[layer].transpose(1, 2)).flatten(1), delta.sum(-1), *parts]
+    for layer in reversed(range(len(values))):
+        parts = [torch.bmm(delta, values[layer].transpose(1, 2)).flatten(1), delta.sum(-1), *parts]
         if layer:
-            delta = (
-                torch.bmm(tensors[2 * layer].transpose(1, 2), delta)
-                .mul_(cosines[layer - 1])
-                .mul_(inr.omega)
-            )
+            delta = torch.bmm(tensors[2 * layer].transpose(1, 2), delta)
+            delta.mul_(slopes[layer - 1]).mul_(omega)
     return torch.cat(parts, 1), error

@@ -6,7 +6,7 @@ which has too few input channels and is a matrix product of patches. Feature map
 `(batch, members, ...)`, the layout of grouped convolutions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -15,47 +15,11 @@ from torch.nn import functional as F
 
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
+from pipeline.fit.activations import ACTIVATIONS
 
 KERNEL = 3
 Activations = Sequence[tuple[slice, str]]
 """Slices of members with the same activation."""
-
-
-def relu(z: Tensor, slope: Tensor | None):
-    z.relu_()
-    if slope is not None:
-        torch.sign(z, out=slope)
-
-
-def tanh(z: Tensor, slope: Tensor | None):
-    z.tanh_()
-    if slope is not None:
-        torch.mul(z, z, out=slope).neg_().add_(1)
-
-
-def sigmoid(z: Tensor, slope: Tensor | None):
-    z.sigmoid_()
-    if slope is not None:
-        torch.mul(z, z, out=slope).neg_().add_(z)
-
-
-def gelu(z: Tensor, slope: Tensor | None):
-    below = torch.special.ndtr(z)
-    if slope is not None:
-        slope.copy_(below + z * (z.square() / -2).exp_() * (2 * torch.pi) ** -0.5)
-    z.mul_(below)
-
-
-def sine(z: Tensor, slope: Tensor | None):
-    if slope is not None:
-        torch.cos(z, out=slope)
-    z.sin_()
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor, Tensor | None], None]] = {
-    activation.__name__: activation for activation in (relu, tanh, sigmoid, gelu, sine)
-}
-"""They work in place and write the derivative to `slope`, if it is given."""
 
 
 class Linear:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     from pipeline.archive.shard import Block
     from pipeline.archive.zoo import Zoo
 
-ODD = {"sine", "tanh"}
-"""Activations with f(-z) = -f(z)."""
-
 
 class Augmentation(Config):
     """No augmentation by default. The result for a member depends only on its key."""
@@ -31,7 +28,7 @@ class Augmentation(Config):
     """Share of the weights that are set to 0."""
     signs: bool = False
     """Negate hidden units at random, with their outgoing weights: the same function for odd
-    activations (sine, tanh)."""
+    activations (sine, finer, tanh)."""
     shift: NonNegativeFloat = 0.0
     """INRs: shift the signal by up to this much along each axis, exactly; the grid runs from -1 to
     1, or over `zoo.inr.coordinate_range`."""
@@ -48,22 +45,11 @@ class Augmentation(Config):
 
     def check(self, zoo: Zoo):
         """Raise InputError if an augmentation would not be exact for the members of this zoo."""
-        contract = zoo.record.decode
         if self.signs:
             require_odd_activations(zoo, "training.task.augmentation.signs")
-        num_dims = zoo.space.tensors[0].shape[1]
         for name in self.moves:
-            if contract.coordinate_range is None or (name == "rotation" and num_dims != 2):
-                needed = "INRs of images" if name == "rotation" else "INRs"
-                found = (
-                    "networks whose coordinates are not known"
-                    if contract.coordinate_range is None
-                    else f"INRs of {num_dims} coordinates"
-                )
-                raise InputError(
-                    f"training.task.augmentation.{name} needs {needed}, but zoo {zoo.folder} has "
-                    f"{found}: leave it out"
-                )
+            if problem := why_not_moved(zoo, name):
+                raise InputError(f"training.task.augmentation.{name} needs {problem}: leave it out")
 
     def apply(self, space: WeightSpace | None, state: Block, keys: Tensor) -> Block:
         """The augmented networks, each by its own key; `keys` is `(batch,)` int64.
@@ -102,12 +88,31 @@ class Augmentation(Config):
         return write_state(space, tensors)
 
 
+def why_not_moved(zoo: Zoo, name: str) -> str | None:
+    """What the augmentation `name` needs and the zoo does not have, since it moves signals by a
+    linear map of the coordinates that the first layer takes; None if it can."""
+    contract = zoo.record.decode
+    num_dims = contract.num_dims(zoo.space)
+    needed = "INRs of images" if name == "rotation" else "INRs"
+    if contract.coordinate_range is None:
+        found = "networks whose coordinates are not known"
+    elif contract.frequencies:
+        needed, found = "INRs that take coordinates as they are", "INRs that encode them first"
+    elif name == "rotation" and num_dims != 2:
+        found = f"INRs of {num_dims} coordinates"
+    else:
+        return None
+    return f"{needed}, but zoo {zoo.folder} has {found}"
+
+
 def require_odd_activations(zoo: Zoo, field: str):
     """Raise InputError if sign flips of hidden units, set by `field`, would change functions."""
+    from pipeline.decode import ODD
+
     if not (hidden := activations_of(zoo)) <= ODD:
         raise InputError(
-            f"{field} needs networks of odd activations, sine or tanh, but those of zoo "
-            f"{zoo.folder} are {', '.join(sorted(hidden))}: set it to false"
+            f"{field} needs networks of odd activations, such as {', '.join(sorted(ODD))}, but "
+            f"those of zoo {zoo.folder} are {', '.join(sorted(hidden))}: set it to false"
         )
 
 

@@ -43,8 +43,8 @@ class Reconstruction(EmbeddingTask):
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
         """Numbers of coordinates that INRs take and of values that they return."""
-        first, last = zoo.space.tensors[0], zoo.space.tensors[-1]
-        return {"num_dims": first.shape[1], "num_channels": last.shape[0]}
+        num_channels = zoo.space.tensors[-1].shape[0]
+        return {"num_dims": zoo.record.decode.num_dims(zoo.space), "num_channels": num_channels}
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> RenderingHead:
         import torch
@@ -65,7 +65,7 @@ class Reconstruction(EmbeddingTask):
         from pipeline.decode import Decoder, coordinates_of
 
         contract = zoo.record.decode
-        points = coordinates_of(contract, self.grid(zoo.space.tensors[0].shape[1]))
+        points = coordinates_of(contract, self.grid(contract.num_dims(zoo.space)))
         model.decode = Decoder(contract, zoo.space, f"zoo {zoo.folder}")
         model.register_buffer("points", points, persistent=False)
 

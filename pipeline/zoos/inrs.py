@@ -17,8 +17,8 @@ from pipeline.archive.shard import Members
 from pipeline.config import InrConfig, ZooConfig
 from pipeline.decode import DecodeContract, coordinates_of
 from pipeline.fit.adam import find_kernel, fit, psnr_at
+from pipeline.fit.inr import decode_contract, inr_space
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import decode_contract, inr_space
 from pipeline.fit.timing import seconds_of
 from pipeline.progress import Advance, no_progress
 from pipeline.signals import NO_LABEL, Signals, cell_centres
@@ -48,7 +48,7 @@ class Inrs:
         return {name: str(pa.array(fact[:0]).type) for name, fact in self.signals.facts.items()}
 
     def decode_contract(self) -> DecodeContract:
-        return decode_contract(self.config.inr)
+        return decode_contract(self.config.inr, len(self.signals.grid))
 
     def plan_shards(self, grown: Sequence[Growth] = ()) -> list[ShardPlan]:
         """Each view of a split's signals in an order of its own, cut into `shard_size` members.
@@ -84,7 +84,7 @@ class Inrs:
         """Load the kernel before the workers do: it is built once, and warnings appear here."""
         if device == "cpu" or torch.cuda.is_available():
             sizes = (len(self.signals.grid), *self.config.inr.hidden, self.signals.num_channels)
-            find_kernel(sizes, device)
+            find_kernel(self.config.inr, sizes, device)
 
     def fit_members(self, shard: ShardPlan, device: str, advance: Advance) -> Members:
         config, signals, source_index = self.config, self.signals, shard.source_index
@@ -183,7 +183,8 @@ def psnr_off_grid(
     grid, so a member with sharper edges also scores low.
     """
     num_dims = len(signals.grid)
-    grid = coordinates_of(decode_contract(inr), signals.grid).view(1, *signals.grid, num_dims)
+    contract = decode_contract(inr, num_dims)
+    grid = coordinates_of(contract, signals.grid).view(1, *signals.grid, num_dims)
     centres = cell_centres(grid, num_dims).view(-1, num_dims)
     wanted = channels_first(cell_centres(signals.values[source_index], num_dims))
     return psnr_at(space, inr, rows, centres, wanted, device).numpy()

@@ -17,8 +17,8 @@ import torch
 from dwsnet.state import unpack
 from flows.recipes import RECIPES
 from pipeline.fit.adam import Fit, fit
+from pipeline.fit.inr import inr_space
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import inr_space
 from pipeline.signals import Signals, coordinates, load_signals
 
 RELEASED = {

@@ -42,14 +42,14 @@ from torch.nn import functional
 
 from dwsnet.compiled import FLAGS
 from dwsnet.state import unpack
-from pipeline.config import FitConfig, InrConfig
+from pipeline.config import FitConfig, SirenConfig
 from pipeline.fit import adam
+from pipeline.fit.inr import init_rows, inr_space, psnr
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space, psnr
 from pipeline.signals import coordinates
 from tests.rendering import render
 
-INR = InrConfig()
+INR = SirenConfig()
 SPACE = inr_space(INR, 2, 1)
 GRID = torch.from_numpy(coordinates((28, 28)))
 CONFIG = FitConfig(max_steps=200, learning_rate=1e-3)

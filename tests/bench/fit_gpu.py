@@ -18,7 +18,7 @@ from triton.language.extra import libdevice
 from dwsnet.state import unpack
 from flows.recipes import dws_mnist
 from pipeline.fit import adam
-from pipeline.fit.siren import init_rows, psnr
+from pipeline.fit.inr import init_rows, psnr
 from pipeline.signals import load_signals
 from pipeline.zoos.inrs import channels_first
 from tests.bench import fit

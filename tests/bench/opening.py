@@ -28,7 +28,7 @@ from pipeline.archive.schemas import INRS
 from pipeline.archive.seal import SEAL
 from pipeline.archive.shard import Members, encode_shard, mark_of, pack_blocks
 from pipeline.archive.write import claim_zoo
-from pipeline.config import InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import SignalsConfig, SirenConfig, ZooConfig
 from pipeline.signals import Signals
 from pipeline.zoos.build import make_record
 from pipeline.zoos.inrs import Inrs
@@ -90,7 +90,7 @@ def rows_of(names: list[str]) -> pa.Table:
 
 def make_zoo(folder: Path, num_shards: int, with_parts: bool):
     """A finished zoo with catalog parts or, otherwise, sealed; its shards are links to one file."""
-    config = ZooConfig(signals=SignalsConfig(), inr=InrConfig(hidden=(4,)), shard_size=NUM_ROWS)
+    config = ZooConfig(signals=SignalsConfig(), inr=SirenConfig(hidden=(4,)), shard_size=NUM_ROWS)
     labels, names = np.arange(100) % 10, tuple(map(str, range(10)))
     kind = Inrs(config, Signals("none", np.zeros((100, 2, 2, 1), np.float32), labels, names))
     names = [f"train-{number:06d}" for number in range(num_shards)]

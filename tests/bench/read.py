@@ -43,7 +43,7 @@ from pipeline.archive.schemas import INRS
 from pipeline.archive.shard import Members
 from pipeline.archive.write import claim_zoo, commit_shard, seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import SignalsConfig, SirenConfig, ZooConfig
 from pipeline.signals import Signals
 from pipeline.zoos.build import make_record
 from pipeline.zoos.inrs import Inrs
@@ -58,7 +58,7 @@ def make_zoo(folder: Path, rows: Tensor) -> Zoo:
     """A finished zoo with these parameters."""
     config = ZooConfig(
         signals=SignalsConfig(validation_fraction=0.1, test_fraction=0.1),
-        inr=InrConfig(hidden=(32, 32)),
+        inr=SirenConfig(hidden=(32, 32)),
     )
     signals = Signals(
         "none", np.zeros((len(rows), 2, 2, 1), np.float32), np.zeros(len(rows), np.int64), ("one",)

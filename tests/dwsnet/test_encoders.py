@@ -252,15 +252,15 @@ def test_an_editor_on_canonical_signs_edits_the_function_whatever_the_signs_of_i
 @cache
 def digit_inrs():
     """`(state, labels)` of 40 INRs of scikit-learn's digits 0 and 1, of widths (2, 12, 10, 1)."""
-    from pipeline.config import FitConfig, InrConfig, SignalsConfig
+    from pipeline.config import FitConfig, SignalsConfig, SirenConfig
     from pipeline.fit.adam import fit
+    from pipeline.fit.inr import inr_space
     from pipeline.fit.seeds import member_keys
-    from pipeline.fit.siren import inr_space
     from pipeline.signals import coordinates, load_signals
 
     signals = load_signals(SignalsConfig())
     chosen = np.flatnonzero(signals.labels < 2)[:40]
-    config = InrConfig(hidden=(12, 10))
+    config = SirenConfig(hidden=(12, 10))
     space = inr_space(config, 2, 1)
     targets = torch.from_numpy(signals.values[chosen]).flatten(1, 2).transpose(1, 2)
     keys = member_keys(0, chosen, np.zeros_like(chosen))

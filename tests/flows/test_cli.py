@@ -16,7 +16,7 @@ from flows.overrides import resolve_recipe
 from flows.recipes import smoke
 from flows.stages import build
 from pipeline.archive.write import seal_zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.conftest import contents, dwszoo
@@ -250,7 +250,7 @@ def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys
 
 def test_predicting_another_architecture_is_refused(command, smoke_run, tmp_path):
     config = ZooConfig(
-        signals=SignalsConfig(limit=100), inr=InrConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1)
+        signals=SignalsConfig(limit=100), inr=SirenConfig(hidden=(5, 4)), fit=FitConfig(max_steps=1)
     )
     assert config.inr != smoke().zoo.inr
     plan = plan_zoo(config, tmp_path / "zoo")
@@ -271,7 +271,7 @@ def test_a_line_says_what_was_taken_and_only_training_needs_classes(command, tmp
     for number in range(20):
         Image.new("L", (4, 4), number).save(photos / f"{number}.png")
     signals = SignalsConfig(source="folder", path=photos)
-    config = ZooConfig(signals=signals, inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=2))
+    config = ZooConfig(signals=signals, inr=SirenConfig(hidden=(4,)), fit=FitConfig(max_steps=2))
     plan = build.plan(config, zoo)
     line = "signals: 20 images, no classes, no splits of their own; left out: .DS_Store (hidden)\n"
     assert capsys.readouterr().err == line

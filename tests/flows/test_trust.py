@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli import main
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.functions import modules_named
 from tests.pipeline.test_function import build
 from tests.pipeline.worlds import without_ray
@@ -90,7 +90,7 @@ def signals_zoo(tmp_path, monkeypatch):
     (tmp_path / "steps.py").write_text(SIGNALS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
-    signals, inr = SignalsConfig(source="steps:make"), InrConfig(hidden=(4,))
+    signals, inr = SignalsConfig(source="steps:make"), SirenConfig(hidden=(4,))
     zoo = build(ZooConfig(signals=signals, inr=inr, fit=FitConfig(max_steps=3)), tmp_path / "zoo")
     del sys.modules["steps"]
     yield zoo.folder

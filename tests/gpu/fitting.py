@@ -6,11 +6,11 @@ import numpy as np
 import torch
 
 from flows.recipes import digits, dws_mnist
-from pipeline.config import FitConfig, InrConfig
+from pipeline.config import FitConfig, SirenConfig
 from pipeline.fit import adam
 from pipeline.fit.gpu import load_gpu_kernel
+from pipeline.fit.inr import init_rows, inr_space
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space
 from pipeline.signals import coordinates, load_signals
 from tests.bench import fit, fit_gpu
 from tests.gpu.row import GPU, Row, bounded
@@ -27,7 +27,7 @@ NETS = {
 
 def problem(hidden: tuple[int, ...], grid: tuple[int, ...], channels: int, members: int = 64):
     """A fit of noise: weight space, net, initial rows, points and targets."""
-    inr = InrConfig(hidden=hidden)
+    inr = SirenConfig(hidden=hidden)
     space = inr_space(inr, len(grid), channels)
     keys = member_keys(3, np.arange(members), np.zeros(members, int))
     points = torch.from_numpy(coordinates(grid))

@@ -14,11 +14,11 @@ import torch
 import triton
 
 from dwsnet.state import unpack
-from pipeline.config import FitConfig, InrConfig
+from pipeline.config import FitConfig, SirenConfig
 from pipeline.fit import adam, triton_kernel
+from pipeline.fit.inr import init_rows, inr_space
 from pipeline.fit.kernel import load_kernel
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space
 from pipeline.signals import coordinates
 from tests.rendering import render
 
@@ -34,7 +34,7 @@ CASES = {
 
 
 def problem(hidden: tuple[int, ...], grid: tuple[int, ...], channels: int, members: int = 2):
-    inr = InrConfig(hidden=hidden)
+    inr = SirenConfig(hidden=hidden)
     points = torch.from_numpy(coordinates(grid))
     keys = member_keys(3, np.arange(members), np.zeros(members, int))
     targets = torch.rand(members, channels, len(points), generator=torch.Generator().manual_seed(0))

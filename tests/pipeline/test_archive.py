@@ -37,7 +37,7 @@ from pipeline.config import (
     ZooConfig,
 )
 from pipeline.errors import ArchiveError, InputError
-from pipeline.fit.siren import psnr
+from pipeline.fit.inr import psnr
 from pipeline.signals import cell_centres, coordinates, load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.inrs import Inrs

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from pipeline.archive import IterableZoo, Zoo
 from pipeline.archive.dataset import collatable
 from pipeline.archive.write import seal_zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.zoos.build import fit_shard, plan_zoo
 
@@ -29,7 +29,7 @@ def with_failures(tmp_path_factory) -> Zoo:
     folder = tmp_path_factory.mktemp("failures")
     config = ZooConfig(
         signals=SignalsConfig(limit=60),
-        inr=InrConfig(hidden=(3, 2)),
+        inr=SirenConfig(hidden=(3, 2)),
         fit=FitConfig(max_steps=1),
         shard_size=16,
         block_size=4,

@@ -230,7 +230,7 @@ CONVOLUTION_LAST = WeightSpace.chain(
             SIREN,
             r".* of each of 3 layers .*found \('relu', 'linear'\)",
         ),
-        (contract(SINES), SIREN, "sine activations need omega_0, its record has none"),
+        (contract(SINES), SIREN, "sine activations need omega, its record has none"),
         (
             contract(SINES, omega=(1.0, 2.0, 3.0)),
             SIREN,
@@ -255,7 +255,7 @@ def test_what_a_record_leaves_open_is_named(how, space, message):
         (None, "expected an activation of each member out of sine, .*, found None"),
         (("swish", *MIXED[1:]), "expected an activation of each member out of .*, found swish"),
         (MIXED[:-1], "expected an activation of each of 6 members, found 5"),
-        (MIXED, "sine activations need omega_0"),
+        (MIXED, "sine activations need omega"),
     ],
 )
 def test_what_the_catalog_leaves_open_is_named(activations, message):

@@ -12,7 +12,7 @@ from dwsnet.testing import assert_equivariant
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.decode import DecodeContract, Decoder, ImageContract
 from pipeline.errors import InputError
 from pipeline.signals.operations import OPERATIONS
@@ -50,7 +50,7 @@ def keys_of(batch: Batch) -> torch.Tensor:
 def build(folder, **signals) -> Zoo:
     config = ZooConfig(
         signals=SignalsConfig(limit=60, **signals),
-        inr=InrConfig(hidden=(8, 6)),
+        inr=SirenConfig(hidden=(8, 6)),
         fit=FitConfig(max_steps=60),
     )
     plan = plan_zoo(config, folder)

@@ -17,8 +17,8 @@ from pipeline.config import (
     ClassifierZooConfig,
     FitConfig,
     HyperparametersConfig,
-    InrConfig,
     SignalsConfig,
+    SirenConfig,
     ZooConfig,
 )
 from pipeline.errors import ArchiveError, InputError
@@ -94,7 +94,7 @@ FACTS = {
 INRS = ZooConfig(
     signals=SignalsConfig(source="notebook:ramps"),
     views=2,
-    inr=InrConfig(hidden=(3,)),
+    inr=SirenConfig(hidden=(3,)),
     fit=FitConfig(max_steps=2),
     shard_size=16,
 )

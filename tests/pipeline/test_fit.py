@@ -8,19 +8,19 @@ from torch import nn
 from dwsnet.state import unpack, write_state
 from dwsnet.symmetry import canonical_signs, permute, random_permutation
 from dwsnet.weight_space import WeightSpace
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.decode import coordinates_of
 from pipeline.fit import adam
 from pipeline.fit.adam import fit, gradients
+from pipeline.fit.inr import decode_contract, init_rows, inr_space, psnr
 from pipeline.fit.seeds import member_keys, uniform
-from pipeline.fit.siren import decode_contract, init_rows, inr_space, psnr
 from pipeline.signals import coordinates, load_signals
 from pipeline.zoos.inrs import Inrs
 from tests.rendering import render
 
 pytestmark = pytest.mark.fast
 
-INR = InrConfig(hidden=(7, 5))
+INR = SirenConfig(hidden=(7, 5))
 SPACE = inr_space(INR, 2, 3)
 GRID = torch.from_numpy(coordinates((4, 6)))
 
@@ -68,8 +68,8 @@ class Sine(nn.Module):
 
 def test_scaled_outputs_are_fitted_to_the_signal_as_it_is_before_it_is_scaled():
     """Waves of amplitude up to 10 on [-pi, pi] as signals in [0, 1]: the INR returns the wave."""
-    inr = InrConfig(hidden=(7, 5), output_scale=0.05, coordinate_range=(-np.pi, np.pi))
-    space, points = inr_space(inr, 1, 1), coordinates_of(decode_contract(inr), (40,))
+    inr = SirenConfig(hidden=(7, 5), output_scale=0.05, coordinate_range=(-np.pi, np.pi))
+    space, points = inr_space(inr, 1, 1), coordinates_of(decode_contract(inr, 1), (40,))
     assert points[[0, -1], 0].tolist() == pytest.approx([-np.pi, np.pi])
     wave = torch.tensor([[2.0], [6.0], [10.0]]) * torch.sin(2 * points.T)  # (members, points)
     signals = (0.5 + wave / 20).unsqueeze(1)
@@ -87,7 +87,7 @@ def test_scaled_outputs_are_fitted_to_the_signal_as_it_is_before_it_is_scaled():
         torch.testing.assert_close(row, own, rtol=1e-3, atol=1e-4)
 
 
-def unpack_each(space: WeightSpace, keys: np.ndarray, inr: InrConfig) -> list[list[torch.Tensor]]:
+def unpack_each(space: WeightSpace, keys: np.ndarray, inr: SirenConfig) -> list[list[torch.Tensor]]:
     """Initial tensors of each member."""
     tensors = unpack(space, init_rows(space, inr, keys)).values()
     return [list(member) for member in zip(*tensors, strict=True)]
@@ -97,7 +97,7 @@ def unpack_each(space: WeightSpace, keys: np.ndarray, inr: InrConfig) -> list[li
 def test_the_target_is_of_the_signal_whatever_scale_the_outputs_have(monkeypatch, is_compiled):
     if not is_compiled:
         monkeypatch.setattr(adam, "load_kernel", lambda: None)
-    inr = InrConfig(hidden=(16, 16), output_scale=0.05)
+    inr = SirenConfig(hidden=(16, 16), output_scale=0.05)
     space, points = inr_space(inr, 1, 1), torch.from_numpy(coordinates((30,)))
     signals = (0.5 + torch.tensor([[0.1], [0.4]]) * torch.sin(3 * points.T)).unsqueeze(1)
     config = FitConfig(max_steps=900, target_psnr=35.0)
@@ -152,7 +152,7 @@ def test_a_member_does_not_depend_on_its_neighbours():
 
 @pytest.mark.parametrize("init", ["dws", "siren"])
 def test_initial_values_have_the_bounds_of_their_preset(init):
-    inr = InrConfig(hidden=(32, 32), init=init)
+    inr = SirenConfig(hidden=(32, 32), init=init)
     space = inr_space(inr, 2, 1)
     tensors = unpack(space, init_rows(space, inr, keys(400)))
     first = (6 / 2) ** 0.5 / 30 if init == "dws" else 1 / 2

@@ -11,7 +11,7 @@ from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.figures.reconstructions import draw_reconstructions
 from pipeline.signals import Signals, load_signals
@@ -196,7 +196,9 @@ def test_a_module_that_lacks_what_it_needs_says_so_itself(module):
 
 def config(source: str) -> ZooConfig:
     return ZooConfig(
-        signals=SignalsConfig(source=source), inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=3)
+        signals=SignalsConfig(source=source),
+        inr=SirenConfig(hidden=(4,)),
+        fit=FitConfig(max_steps=3),
     )
 
 

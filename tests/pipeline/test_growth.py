@@ -22,7 +22,7 @@ from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards, seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.location import Location, RemotePath
@@ -253,7 +253,7 @@ def test_what_cannot_grow_is_refused(copy, small, tmp_path, command):
         plan_growth(copy, "+1")
     other = built(
         tmp_path / "other",
-        CONFIG.model_copy(update={"inr": InrConfig(hidden=(8, 6), omega=30.0, init="siren")}),
+        CONFIG.model_copy(update={"inr": SirenConfig(hidden=(8, 6), omega=30.0, init="siren")}),
     )
     plan_merge([small, other], tmp_path / "merged")
     with pytest.raises(InputError, match=r"must be a zoo of INRs .* found one that was merged"):

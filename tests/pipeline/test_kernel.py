@@ -13,11 +13,11 @@ import torch
 from dwsnet.compiled import load_library
 from dwsnet.state import unpack
 from dwsnet.weight_space import WeightSpace
-from pipeline.config import FitConfig, InrConfig
+from pipeline.config import FitConfig, SirenConfig
 from pipeline.fit import adam, kernel
 from pipeline.fit.adam import Fit, fit
+from pipeline.fit.inr import init_rows, inr_space
 from pipeline.fit.seeds import member_keys
-from pipeline.fit.siren import init_rows, inr_space
 from pipeline.signals import coordinates
 from tests.rendering import render
 
@@ -34,7 +34,7 @@ CASES = {
 
 
 def problem(hidden: tuple[int, ...], grid: tuple[int, ...], channels: int, members: int = 3, **inr):
-    config = InrConfig(hidden=hidden, **inr)
+    config = SirenConfig(hidden=hidden, **inr)
     generator = torch.Generator().manual_seed(0)
     points = torch.from_numpy(coordinates(grid))
     keys = member_keys(3, np.arange(members), np.zeros(members, int))
@@ -47,7 +47,7 @@ def problem(hidden: tuple[int, ...], grid: tuple[int, ...], channels: int, membe
     )
 
 
-def fit_eagerly(monkeypatch, space: WeightSpace, inr: InrConfig, config: FitConfig, *rest) -> Fit:
+def fit_eagerly(monkeypatch, space: WeightSpace, inr: SirenConfig, config: FitConfig, *rest) -> Fit:
     with monkeypatch.context() as patch:
         patch.setattr(adam, "load_kernel", lambda: None)
         return fit(space, inr, config, *rest)

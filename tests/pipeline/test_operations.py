@@ -6,7 +6,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from pipeline.config import InrConfig, Operation, SignalsConfig, ZooConfig
+from pipeline.config import Operation, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.signals import load_signals, operated
 from pipeline.signals.operations import OPERATIONS
@@ -107,7 +107,7 @@ def test_fields_that_were_added_leave_fingerprints_as_they_were():
     assert ZooConfig().fingerprint() == "f144631e"
     assert "operation" not in SignalsConfig().identity()
     added = {"output_scale": 0.05, "coordinate_range": (0.0, 1.0)}
-    assert not {*added} & {*InrConfig().identity()}
-    changed = [InrConfig(**{name: value}) for name, value in added.items()]
-    assert len({inr.fingerprint() for inr in (InrConfig(), *changed)}) == 3
+    assert not {*added} & {*SirenConfig().identity()}
+    changed = [SirenConfig(**{name: value}) for name, value in added.items()]
+    assert len({inr.fingerprint() for inr in (SirenConfig(), *changed)}) == 3
     assert changed[0].identity()["output_scale"] == 0.05

@@ -10,7 +10,7 @@ import pytest
 
 from flows.cli import main
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.signals import Signals, load_signals
 from tests.pipeline.test_function import build
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.fast
 
 def config(**signals) -> ZooConfig:
     return ZooConfig(
-        signals=SignalsConfig(**signals), inr=InrConfig(hidden=(4,)), fit=FitConfig(max_steps=3)
+        signals=SignalsConfig(**signals), inr=SirenConfig(hidden=(4,)), fit=FitConfig(max_steps=3)
     )
 
 

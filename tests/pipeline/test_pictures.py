@@ -16,7 +16,7 @@ from flows.cli import main
 from pipeline.archive.summary import in_words
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
 from pipeline.figures.accuracies import draw_dependence
 from pipeline.figures.confusion import draw_confusion
@@ -114,7 +114,7 @@ def with_failures(tmp_path_factory) -> Zoo:
     config = ZooConfig(
         signals=SignalsConfig(limit=60),
         views=2,
-        inr=InrConfig(hidden=(3, 2)),
+        inr=SirenConfig(hidden=(3, 2)),
         fit=FitConfig(max_steps=1),
     )
     plan = plan_zoo(config, folder)

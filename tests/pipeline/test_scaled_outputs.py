@@ -10,14 +10,14 @@ from flows.cli import main
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import FitConfig, InrConfig, SignalsConfig, ZooConfig
+from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 pytestmark = pytest.mark.fast
 
 WAVES = ZooConfig(
     signals=SignalsConfig(source="wide-waves", size=40, limit=40),
-    inr=InrConfig(hidden=(16, 16), output_scale=0.05, coordinate_range=(-np.pi, np.pi)),
+    inr=SirenConfig(hidden=(16, 16), output_scale=0.05, coordinate_range=(-np.pi, np.pi)),
     fit=FitConfig(max_steps=1500, target_psnr=60.0),
 )
 
@@ -78,4 +78,4 @@ def test_a_zoo_from_before_outputs_were_scaled_is_read(zoo, built_zoo, tmp_path)
 @pytest.mark.parametrize("bounds", [(1.0, 1.0), (2.0, -2.0)])
 def test_coordinates_rise(bounds):
     with pytest.raises(ValueError, match="the first should be below the last"):
-        InrConfig(coordinate_range=bounds)
+        SirenConfig(coordinate_range=bounds)

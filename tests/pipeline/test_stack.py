@@ -16,7 +16,7 @@ from pipeline.distributions import draw, ends
 from pipeline.fit.classifiers import train_runs
 from pipeline.fit.dataset import ImageDataset, epoch_order, order_keys
 from pipeline.fit.runs import Runs, checkpoint_epochs, draw_runs, initial_rows
-from pipeline.fit.stack import ACTIVATIONS, Stack
+from pipeline.fit.stack import Stack
 
 pytestmark = pytest.mark.fast
 
@@ -96,7 +96,7 @@ def test_gradients_are_those_of_autograd(kind):
     )
     inputs = stack.inputs(stack.prepare(IMAGES.double()), index)
     found = stack.gradients(rows, inputs, targets, activations, None)
-    for member, name in enumerate(ACTIVATIONS):
+    for member, name in enumerate(TORCH):
         row = rows[member : member + 1].clone().requires_grad_()
         wanted = logits(kind, row, IMAGES[index[member]].double(), name)
         F.cross_entropy(wanted, targets[member]).backward()

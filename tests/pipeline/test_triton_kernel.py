@@ -15,10 +15,10 @@ import torch
 
 from flows.recipes import smoke
 from flows.stages import build
-from pipeline.config import FitConfig, InrConfig, ResourcesConfig
+from pipeline.config import FitConfig, ResourcesConfig, SirenConfig
 from pipeline.errors import InputError, WorkError
 from pipeline.fit import adam, gpu
-from pipeline.fit.siren import inr_space
+from pipeline.fit.inr import inr_space
 from pipeline.progress import no_progress
 
 has_triton = pytest.mark.skipif(
@@ -149,7 +149,7 @@ def test_workers_get_their_part_of_a_gpu_and_say_what_to_do_where_pytorch_cannot
 def test_no_tensor_of_the_eager_fit_is_left_on_the_cpu(monkeypatch):
     """Meta tensors replace those of a GPU: torch refuses to mix them with a CPU's."""
     monkeypatch.setitem(adam.CHUNK, "meta", 2)
-    inr = InrConfig(hidden=(5, 4))
+    inr = SirenConfig(hidden=(5, 4))
     space = inr_space(inr, 2, 3)
     rows, steps = (
         torch.empty(3, 5 * 3 + 4 * 6 + 3 * 5, device="meta"),

@@ -14,8 +14,8 @@ from pipeline.config import (
     ClassifierZooConfig,
     FitConfig,
     ImportConfig,
-    InrConfig,
     SignalsConfig,
+    SirenConfig,
     ZooConfig,
 )
 from pipeline.errors import InputError
@@ -41,7 +41,7 @@ def build(folder, signals: Signals, seed: int = 0) -> Zoo:
     config = ZooConfig(
         seed=seed,
         signals=SignalsConfig(source="made:signals"),
-        inr=InrConfig(hidden=(4,)),
+        inr=SirenConfig(hidden=(4,)),
         fit=FitConfig(max_steps=3),
     )
     plan = plan_zoo(config, folder, signals)

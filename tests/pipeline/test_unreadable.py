@@ -15,7 +15,7 @@ from pipeline.archive.summary import summarize
 from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
-from pipeline.config import AnyZooConfig, FitConfig, InrConfig, SignalsConfig
+from pipeline.config import AnyZooConfig, FitConfig, SignalsConfig, SirenConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
 from pipeline.signals.decoding import decode_image
@@ -58,7 +58,7 @@ def signals_of(photos: Path, **changes) -> SignalsConfig:
 
 
 def test_a_zoo_has_a_row_for_each_file_with_its_name_and_what_is_wrong(photos, tmp_path, caplog):
-    quick = {"inr": InrConfig(hidden=(4,)), "fit": FitConfig(max_steps=2), "views": 2}
+    quick = {"inr": SirenConfig(hidden=(4,)), "fit": FitConfig(max_steps=2), "views": 2}
     config = smoke().zoo.model_copy(update=quick | {"signals": signals_of(photos)})
     zoo = build(config, tmp_path / "zoo")
     assert verify_zoo(zoo) == []
@@ -92,7 +92,7 @@ def test_predictions_say_which_file_each_is_of(photos, smoke_run, tmp_path):
 
 
 def test_zoos_of_the_same_signals_are_merged_whatever_their_files_are_called(photos, tmp_path):
-    quick = {"inr": InrConfig(hidden=(4,)), "fit": FitConfig(max_steps=2)}
+    quick = {"inr": SirenConfig(hidden=(4,)), "fit": FitConfig(max_steps=2)}
     config = smoke().zoo.model_copy(update=quick | {"signals": signals_of(photos)})
     build(config, tmp_path / "one")
     for name in "ab":

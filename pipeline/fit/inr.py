@@ -1,4 +1,4 @@
-"""SIREN networks (Sitzmann et al. 2020), many at once: weight space, initialization, PSNR."""
+"""INRs of one kind, many at once: weight space, decode contract, initialization, PSNR."""
 
 from math import prod, sqrt
 
@@ -14,13 +14,17 @@ from pipeline.fit.seeds import uniform
 
 def inr_space(config: InrConfig, num_dims: int, num_channels: int) -> WeightSpace:
     """The weight space of an INR from `num_dims` coordinates to `num_channels` values."""
-    return WeightSpace.mlp((num_dims, *config.hidden, num_channels))
+    inputs = num_dims + 2 * len(config.frequencies(num_dims))
+    return WeightSpace.mlp((inputs, *config.hidden, num_channels))
 
 
-def decode_contract(config: InrConfig) -> DecodeContract:
+def decode_contract(config: InrConfig, num_dims: int) -> DecodeContract:
+    """How to run an INR that takes `num_dims` coordinates."""
     return DecodeContract(
-        activations=(*("sine" for _ in config.hidden), "linear"),
-        omega=config.omega,
+        activations=(*(config.activation for _ in config.hidden), "linear"),
+        omega=getattr(config, "omega", None),
+        sigma=getattr(config, "sigma", None),
+        frequencies=config.frequencies(num_dims) or None,
         output_offset=config.output_offset,
         output_scale=config.output_scale,
         coordinate_range=config.coordinate_range,
@@ -32,26 +36,19 @@ def decode_contract(config: InrConfig) -> DecodeContract:
 def init_rows(space: WeightSpace, config: InrConfig, keys: np.ndarray) -> Tensor:
     """`(members, parameters)` initial values, each member's from its key alone.
 
-    'dws' is that of the released DWSNets dataset: hidden weights U(+-sqrt(6 / inputs) / omega),
-    including the first layer, and hidden biases zero. 'siren' has U(+-1 / inputs) in the first
-    layer and torch's default biases. The last layer has torch's default in both.
+    Hidden layers are uniform within the bounds of their kind, the last one within torch's.
     """
     weights, biases = [*space.tensors[::2]], [*space.tensors[1::2]]
-    bounds = []
+    scales = []
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
         inputs = weight.shape[1]
-        hidden = layer < len(weights) - 1
-        if not hidden:
-            bound = bias_bound = 1 / sqrt(inputs)
-        else:
-            bound = (
-                1 / inputs
-                if config.init == "siren" and layer == 0
-                else sqrt(6 / inputs) / config.omega
-            )
-            bias_bound = 1 / sqrt(inputs) if config.init == "siren" else 0.0
-        bounds += [np.full(prod(weight.shape), bound), np.full(prod(bias.shape), bias_bound)]
-    scale = np.concatenate(bounds).astype(np.float32)
+        is_last = layer == len(weights) - 1
+        bounds = (1 / sqrt(inputs),) * 2 if is_last else config.bounds(inputs, layer == 0)
+        scales += [
+            np.full(prod(spec.shape), bound)
+            for spec, bound in zip((weight, bias), bounds, strict=True)
+        ]
+    scale = np.concatenate(scales).astype(np.float32)
     return torch.from_numpy(uniform(keys, len(scale)) * scale)
 
 
