@@ -1,4 +1,4 @@
-"""Progress for terminals and log files."""
+"""Progress for terminals, notebooks and log files."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ import time
 from collections import deque
 from typing import Any, TextIO
 
-from tqdm import tqdm
+from tqdm.auto import tqdm  # in a notebook with ipywidgets, bars are widgets
 
 from flows.tracker import tracker
 
@@ -64,8 +64,14 @@ class Bar(tqdm):
         return {**super().format_dict, "rate": self.ours.per_second()}
 
 
+def draws_bars(stream: TextIO, bar: type = Bar) -> bool:
+    """Whether this is a terminal that can draw a bar, or a notebook in which bars are widgets."""
+    is_widget = any(base.__module__ == "tqdm.notebook" for base in bar.__mro__)
+    return is_widget or (stream.isatty() and os.environ.get("TERM") != "dumb")
+
+
 class Progress:
-    """A bar if `stream` is a terminal that can draw one, otherwise a line every few seconds."""
+    """A bar where `stream` can draw one, otherwise a line every few seconds."""
 
     def __init__(
         self, title: str, total: int, unit: str, done: int = 0, stream: TextIO | None = None
@@ -78,7 +84,7 @@ class Progress:
         self.rate = Rate(done)
         self.bar = (
             Bar(self.rate, total=total, initial=done, desc=title, unit=unit, file=self.stream)
-            if self.stream.isatty() and os.environ.get("TERM") != "dumb"
+            if draws_bars(self.stream)
             else None
         )
 

@@ -74,7 +74,9 @@ def write_report(run: Path, trusted: Collection[str] = ()):
         + size_figures(run, zoo, folder)
         + probe_tables(run),
         zoo_pictures=zoo_pictures(zoo, folder),
-        zoo={key: in_words(value, isolated) for key, value in summarize(zoo).items()},
+        zoo={
+            key: in_words(value, isolated) for key, value in summarize(zoo).items() if value != {}
+        },
         throughput=throughput(zoo, models, fitted),
         configuration=[
             (name, json.dumps(value, default=str), meaning)

@@ -244,7 +244,7 @@ def test_a_report_of_any_run_can_be_drawn(smoke_run, built_zoo, tmp_path, capsys
     assert "The weights of some members" in page
     assert "cannot run members of" in page
     assert "flat MLP" not in page
-    assert "training.encoder.channels" in page
+    assert "training.<wbr>encoder.<wbr>channels" in page
     assert json.loads((run / "metrics.json").read_text())["split"] == "test"
 
 

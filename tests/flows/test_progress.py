@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from flows.bars import FitBar
-from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, figure
+from flows.progress import LINE_SECONDS, RATE_SECONDS, Progress, draws_bars, figure
 from flows.tracker import Tracker, tracker
 from pipeline.archive.plan import ShardPlan
 from pipeline.zoos.build import ShardSummary
@@ -49,6 +49,14 @@ def test_who_tracks_a_flow_is_told_of_each_move():
         tracker.reset(token)
     bar.update(21, "nobody")
     assert recorder.moves == (("fit", 5, 20, "one"), ("fit", 20, 20, "all"))
+
+
+def test_a_notebook_with_widgets_gets_bars():
+    """There `tqdm.auto` has them; its standard error is no terminal."""
+    widget = type("tqdm_notebook", (), {"__module__": "tqdm.notebook"})
+    assert draws_bars(io.StringIO(), type("Bar", (widget,), {}))
+    assert not draws_bars(io.StringIO())
+    assert draws_bars(Terminal())
 
 
 def test_a_terminal_gets_one_bar_that_moves():
