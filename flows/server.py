@@ -112,7 +112,8 @@ def own_url() -> str | None:
     except (ValueError, OSError) as error:
         raise InputError(
             f"Prefect cannot read its settings ({one_line(error)}): correct the variable "
-            "PREFECT_..., or the profiles.toml, prefect.toml or .env that it comes from"
+            "PREFECT_..., or the file that it comes from: profiles.toml, prefect.toml, "
+            "pyproject.toml or .env"
         ) from error
 
 

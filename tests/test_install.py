@@ -11,7 +11,7 @@ from importlib.metadata import version
 import pytest
 
 from tests.conftest import Installed
-from tests.wheels import ROOT, folder_of_traps
+from tests.wheels import ROOT, TRAP
 
 PROJECTS = [
     tomllib.loads((ROOT / place / "pyproject.toml").read_text())["project"]
@@ -65,6 +65,7 @@ def test_a_wheel_has_all_that_is_read_at_run_time(installed):
     assert sources <= files
     assert {name.split("/")[0] for name in files - sources} <= {
         "cluster",  # its Dockerfile
+        "dwszoo.py",
         f"dwszoo-{metadata['Version']}.dist-info",
     }
     assert metadata["License-Expression"] == "MIT"
@@ -112,15 +113,14 @@ def test_a_wheel_runs_nobody_elses_benchmarks(installed):
         assert refused.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["cluster", "dwsnet", "pipeline"])
+@pytest.mark.parametrize("name", ["cluster", "dwsnet", "flows", "pipeline"])
 def test_one_sentence_says_what_shadows_a_package(installed, tmp_path, name):
-    trap = folder_of_traps(tmp_path) / f"{name}.py"
-    (tmp_path / "alone").mkdir()
-    trap.rename(tmp_path / "alone" / trap.name)
-    told = run(installed, "recipes", PYTHONPATH=str(tmp_path / "alone"))
+    trap = tmp_path / f"{name}.py"
+    trap.write_text(TRAP)
+    told = run(installed, "recipes", PYTHONPATH=str(tmp_path))
     assert told.returncode == 1
     assert told.stderr.startswith(f"dwszoo: the package {name} must be the one in ")
-    assert f"finds {tmp_path / 'alone' / trap.name} first" in told.stderr
+    assert f"finds {trap} first" in told.stderr
     assert told.stderr.count("\n") == 1
 
 

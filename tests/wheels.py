@@ -20,7 +20,7 @@ def build(folder: Path) -> list[Path]:
     for name in OURS:
         ignored = shutil.ignore_patterns("__pycache__", "*.egg-info", "build")
         shutil.copytree(ROOT / name, source / name, ignore=ignored)
-    for name in ("LICENSE", "README.md", "pyproject.toml"):
+    for name in ("LICENSE", "README.md", "dwszoo.py", "pyproject.toml"):
         shutil.copy(ROOT / name, source)
     builds = [
         subprocess.Popen(

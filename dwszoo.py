@@ -1,10 +1,13 @@
-"""The entry point of `dwszoo`, which first checks that no other module shadows our packages."""
+"""The command `dwszoo`, which first checks that no other module shadows one of our packages.
+
+It is not in a package, as that could be shadowed itself.
+"""
 
 from importlib.util import find_spec
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-PACKAGES = ("cluster", "dwsnet", "pipeline")
+ROOT = Path(__file__).parent
+PACKAGES = ("cluster", "dwsnet", "flows", "pipeline")
 
 
 def command():
