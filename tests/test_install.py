@@ -55,12 +55,12 @@ def test_both_distributions_are_of_one_version_and_want_the_same():
 
 def test_a_wheel_has_all_that_is_read_at_run_time(installed):
     files, metadata = contents(installed, "dwszoo")
+    kinds = (".py", ".cpp", ".h", ".html", ".md", ".typed", ".yaml", ".sbatch", ".lock")
     sources = {
         str(file.relative_to(ROOT))
         for package in ("cluster", "dwsnet", "flows", "pipeline")
         for file in (ROOT / package).rglob("*")
-        if file.suffix in (".py", ".cpp", ".h", ".html", ".typed", ".yaml", ".sbatch", ".lock")
-        and "build" not in file.parts
+        if file.suffix in kinds and file.name != "README.md" and "build" not in file.parts
     }
     assert sources <= files
     assert {name.split("/")[0] for name in files - sources} <= {
