@@ -96,7 +96,7 @@ def batched_by_hand(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
 
 def compiled_kernel(config: FitConfig, rows: Tensor, targets: Tensor) -> Tensor:
     """kernel.cpp or, on a GPU, the Triton kernel."""
-    if adam.find_kernel((2, *INR.hidden, 1), rows.device.type) is None:
+    if adam.find_kernel(INR, (2, *INR.hidden, 1), rows.device.type) is None:
         raise SystemExit("no kernel to measure")
     return fitted_rows(config, targets, rows.device.type)
 

@@ -52,7 +52,7 @@ def fit_with(monkeypatch):
 
     def run(name: str, space, inr, config, *rest) -> adam.Fit:
         with monkeypatch.context() as patch:
-            patch.setattr(adam, "find_kernel", lambda sizes, device: kernels[name])
+            patch.setattr(adam, "find_kernel", lambda inr, sizes, device: kernels[name])
             return adam.fit(space, inr, config, *rest)
 
     return run
