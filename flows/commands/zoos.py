@@ -110,7 +110,7 @@ def zoo_render(options: Namespace):
     zoo = Zoo.open(options.zoo, options.trust)
     picture = picture_of(zoo)
     picture.draw(zoo, options.out)
-    print(f"{options.out}: {picture.text}")
+    print(f"{options.out}: {picture.reasoned}")
 
 
 def zoo_export(options: Namespace):

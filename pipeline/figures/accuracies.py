@@ -95,7 +95,7 @@ def provenance(zoo: Zoo, num_drawn: int) -> str:
     """Who measured the accuracies, if not this program, and how many members have none."""
     notes, num_members = [], pc.sum(pc.equal(zoo.catalog["status"], "ok")).as_py()
     records = (zoo.record, *zoo.record.merged)
-    if sources := [record.imported.path for record in records if record.imported]:
+    if sources := [Path(record.imported.path).name for record in records if record.imported]:
         notes.append(f"as stated by {', '.join(sources)}, not measured here")
     if num_drawn < num_members:
         notes.append(f"{num_members - num_drawn:,} of {num_members:,} members have no {ACCURACY}")

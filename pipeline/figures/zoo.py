@@ -17,6 +17,13 @@ class ZooPicture:
     text: str
     """A sentence that says what is drawn."""
     draw: Callable[[Zoo, Path], None]
+    why: str | None = None
+    """Why there is no better picture."""
+
+    @property
+    def reasoned(self) -> str:
+        """The sentence, and why there is no better picture."""
+        return f"{self.text} No renderings: {self.why}." if self.why else self.text
 
 
 def picture_of(zoo: Zoo, with_originals: bool = True) -> ZooPicture:
@@ -25,8 +32,8 @@ def picture_of(zoo: Zoo, with_originals: bool = True) -> ZooPicture:
         text = "How accurate the members are, and what accuracy depends on."
         return ZooPicture("accuracies.svg", text, draw_accuracies)
     if (why := why_not_rendered(zoo)) is not None:
-        text = f"The weights of some members, negative in blue and positive in red ({why})."
-        return ZooPicture("weights.png", text, draw_weights)
+        text = "The weights of some members, negative in blue and positive in red."
+        return ZooPicture("weights.png", text, draw_weights, why)
     if with_originals:
         text = "One signal of each class, and what its INRs render from their stored weights."
         return ZooPicture("reconstructions.png", text, draw_reconstructions)

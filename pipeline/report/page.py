@@ -145,7 +145,7 @@ def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
         for kind in PICTURES:  # of an earlier report
             (folder / picture.file).with_suffix(f".{kind}").unlink(missing_ok=True)
         return {"file": None, "text": f"No picture: {error}.", "alt": None}
-    return {"file": picture.file, "text": picture.text, "alt": picture.text}
+    return {"file": picture.file, "text": picture.reasoned, "alt": picture.text}
 
 
 def headline(zoo: Zoo, models: Sequence[Model], fitted: dict[str, Any] | None) -> list[dict]:

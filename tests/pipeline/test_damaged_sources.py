@@ -663,7 +663,7 @@ def test_only_what_is_known_of_a_member_is_drawn_and_who_says_so(tmp_path, monke
     assert (name, sorted(values.to_pylist())) == ("learning_rate", [1e-5, 1e-4, 1.0])
     assert len(accuracy) == 3
     assert accuracies.provenance(zoo, 8) == (
-        f"as stated by {tmp_path / 'in'}, not measured here; 4 of 12 members have no test_accuracy"
+        "as stated by in, not measured here; 4 of 12 members have no test_accuracy"
     )
 
 

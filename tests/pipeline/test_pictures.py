@@ -18,6 +18,7 @@ from pipeline.archive.write import seal_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import FitConfig, SignalsConfig, SirenConfig, ZooConfig
 from pipeline.errors import InputError
+from pipeline.exchange.exporting import export_zoo
 from pipeline.figures.accuracies import draw_dependence
 from pipeline.figures.confusion import draw_confusion
 from pipeline.figures.picture import (
@@ -33,6 +34,7 @@ from pipeline.figures.picture import (
 from pipeline.figures.reconstructions import choose, draw_reconstructions, render
 from pipeline.figures.weights import filters_of, mosaic
 from pipeline.figures.zoo import picture_of
+from pipeline.progress import no_progress
 from pipeline.report.page import isolated
 from pipeline.signals import load_signals
 from pipeline.zoos.build import fit_shard, plan_zoo
@@ -175,10 +177,14 @@ def test_of_an_imported_zoo_that_says_nothing_of_its_activations_weights_are_dra
         draw_reconstructions(zoo, tmp_path / "x.png")
     assert not (tmp_path / "x.png").exists()
     shown = picture_of(zoo)
-    assert re.search("The weights .* does not say what their activations are", shown.text)
+    assert re.search("The weights .* does not say what their activations are", shown.reasoned)
     shown.draw(zoo, tmp_path / "x.svg")
     drawn = text_of(tmp_path / "x.svg")
     assert "layers.0.weight 3x2" in drawn
+    export_zoo(zoo, "huggingface", tmp_path / "hub", no_progress)
+    card = (tmp_path / "hub" / "README.md").read_text()
+    assert "The weights of some members" in card
+    assert str(tmp_path) not in card  # which others read
 
 
 def test_kernels_and_rows_that_read_images_are_pictures():
