@@ -69,7 +69,7 @@ def card(zoo: Zoo, tables: dict[str, pa.Table], what_is_drawn: str) -> str:
         architecture=record.architecture,
         num_parameters=zoo.space.num_parameters,
         tensors={spec.name: spec.shape for spec in zoo.space.tensors},
-        decode={name: value for name, value in record.decode if value is not None},
+        decode=record.decode.model_dump(mode="json", exclude_none=True),
         size=next((name for limit, name in SIZES if count < limit), "n>1M"),
         num_members=count,
         num_failed=len(zoo) - count,

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -268,6 +269,15 @@ def test_info_and_render_show_accuracies(mlp_zoo, tmp_path, capsys):
     with Image.open(tmp_path / "zoo.png") as picture:
         assert picture.size[0] > 1500
         assert len(np.unique(np.asarray(picture.convert("L")))) > 50
+
+
+def test_the_card_of_a_published_zoo_shows_accuracies(mlp_zoo, tmp_path):
+    export_zoo(mlp_zoo, "huggingface", tmp_path / "out", no_progress)
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "![How accurate the members are, and what accuracy depends on.](members.png)" in card
+    assert "| `test_accuracy` | float64 | on the test images |" in card
+    assert re.search(r"\| image \| `{.*\"mean\": \[", card)
+    assert "class_label" not in card
 
 
 def test_what_cannot_be_learned_is_said_in_a_sentence(mlp_zoo, tmp_path):
