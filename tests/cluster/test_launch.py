@@ -232,7 +232,7 @@ def test_the_image_is_built_from_what_a_build_may_read():
     allowed = (LAUNCH / "Dockerfile.dockerignore").read_text().splitlines()
     copied = [words[1:-1] for words in instructions(DOCKERFILE) if words[0] == "COPY"]
     named = {path for paths in copied for path in paths if not path.startswith(("--", "/"))} - {"."}
-    assert named == {"requirements.lock", "cluster/launch/dashboard.lock", "pyproject.toml",
-                     "README.md", "LICENSE"}  # fmt: skip
+    assert named == {"requirements.lock", "cluster/launch/dashboard.lock", "dwszoo.py",
+                     "pyproject.toml", "README.md", "LICENSE"}  # fmt: skip
     assert {f"!{path.split('/')[0]}" for path in named} <= set(allowed)
     assert all((ROOT / path).exists() for path in named)
