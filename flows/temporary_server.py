@@ -14,6 +14,8 @@ from pathlib import Path
 
 import httpx
 
+from flows.database import cache_database, restore_database
+
 START_SECONDS = 25.0
 """Time limit of a temporary server to start."""
 RESTART_SECONDS = 5.0
@@ -42,6 +44,7 @@ def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         use_defaults(home, url)
+        restore_database(home)
         start = partial(start_server, home, listener.fileno(), serves)
         processes, ends = [start()], threading.Event()
 
@@ -56,7 +59,7 @@ def temporary_server(home: Path, serves: bool) -> Iterator[Callable[[], bool]]:
         else:
             listener.close()  # so that requests to a server that has ended fail at once
         try:
-            yield lambda: is_up(url, home / "server.log")
+            yield lambda: is_up(url, home)
         finally:
             if serves:
                 ends.set()
@@ -107,17 +110,18 @@ def use_defaults(home: Path, url: str):
         refresh_global_settings_context()
 
 
-def is_up(url: str, log: Path) -> bool:
+def is_up(url: str, home: Path) -> bool:
     """Wait until the server answers or has ended."""
     try:
         httpx.get(f"{url}/health", timeout=START_SECONDS, trust_env=False).raise_for_status()
     except httpx.HTTPError as error:
-        lines = log.read_text(errors="replace").split("\n")
+        lines = (home / "server.log").read_text(errors="replace").split("\n")
         reason = next((line for line in reversed(lines) if line.strip()), one_line(error))
         logger.warning(
             "Prefect's temporary server did not start (%s): the run continues without it", reason
         )
         return False
+    cache_database(home)
     return True
 
 

@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -24,13 +25,19 @@ OWNERS = {
 FILES = sorted(path for package in OURS for path in (ROOT / package).rglob("*.py"))
 
 
+@cache
+def import_statements(path: Path) -> list[ast.Import | ast.ImportFrom]:
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+
+
 def imported(path: Path) -> set[str]:
     """Top-level packages that a file imports, anywhere in it."""
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{path} has a relative import"
             names.add(node.module.split(".")[0])
     return names
@@ -51,13 +58,11 @@ def test_imports_point_one_way(path):
 def modules_imported(path: Path) -> set[Path]:
     """Our files and packages that a file imports, anywhere in it."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in import_statements(path):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
-            continue
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         places = (ROOT / name.replace(".", "/") for name in names)
         found |= {
             file
@@ -149,12 +154,23 @@ def test_recipes_load_no_torch():
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"
 
 
-def test_the_library_does_not_load_the_compiler():
-    """torch._dynamo takes longer to import than all of torch that dwsnet needs, in every worker."""
-    code = "import sys, dwsnet; print('torch._dynamo' in sys.modules)"
-    assert (
-        subprocess.run(
-            [sys.executable, "-c", code], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        == "False"
+def test_training_does_not_load_the_compiler():
+    """torch._dynamo takes longer to import than all that a worker needs of torch."""
+    code = (
+        "import sys, torch, dwsnet; from pipeline.training.engine import AdamW; "
+        "x = torch.nn.Parameter(torch.ones(3)); optimizer = AdamW([x], lr=0.1, fused=True); "
+        "x.sum().backward(); optimizer.step(); optimizer.zero_grad(); "
+        "print(x.grad, x.min().item() < 1, 'torch._dynamo' in sys.modules)"
     )
+    command = [sys.executable, "-c", code]
+    expected = "None True False\n"
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == expected
+
+
+def test_the_controller_of_workers_loads_no_torch():
+    code = (
+        "import sys, pipeline.training.worker, pipeline.training.lean_trainer; "
+        "print({'torch', 'deepspeed', 'dwsnet'} & set(sys.modules))"
+    )
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "set()\n"

@@ -38,6 +38,15 @@ def deepspeed_config(config: TrainingConfig, world_size: int) -> dict[str, Any]:
     }
 
 
+class AdamW(torch.optim.AdamW):
+    """torch's, without the decorators that keep it out of compiled graphs: they import the
+    compiler, which takes each rank seconds."""
+
+    add_param_group = torch.optim.AdamW.add_param_group.__wrapped__
+    zero_grad = torch.optim.AdamW.zero_grad.__wrapped__
+    step = torch.no_grad()(torch.optim.AdamW.step.__wrapped__)
+
+
 def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gpu: bool):
     """A DeepSpeed engine around `model`, with AdamW, in the current process group."""
     if not on_gpu:
@@ -51,7 +60,7 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
     deepspeed.init_distributed(
         "nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False
     )
-    optimizer = torch.optim.AdamW(
+    optimizer = AdamW(
         [parameter for parameter in model.parameters() if parameter.requires_grad],
         lr=config.learning_rate,
         weight_decay=config.weight_decay,

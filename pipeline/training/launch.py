@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import chain
@@ -17,6 +17,7 @@ from pipeline.training.checkpoint import num_epochs, read_history
 from pipeline.training.checkpoint_folders import latest
 from pipeline.training.config import FinetuneConfig, TrainingConfig
 from pipeline.training.loader import Feed
+from pipeline.training.worker import train_worker
 
 POLL_SECONDS = 0.5
 HEALTH_CHECK_INTERVAL = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
@@ -139,17 +140,16 @@ def launch_workers(zoo: Zoo, jobs: Sequence[Job], resources: ResourcesConfig) ->
     InputError and ArchiveError of workers."""
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
     from ray.train.v2.api.exceptions import TrainingFailedError
 
-    from pipeline.training.process_group import TorchWorkers
+    from pipeline.training.lean_trainer import LeanTrainer, TorchWorkers
 
     os.environ.setdefault(HEALTH_CHECK_INTERVAL, str(POLL_SECONDS))
     os.environ.setdefault(START_TIMEOUT, str(START_SECONDS))
     on_gpu = resources.gpus_per_worker > 0
     storage = (jobs[0].run / ".ray.tmp").resolve()
     per_worker = {"CPU": 1} | ({"GPU": resources.gpus_per_worker} if on_gpu else {})
-    trainer = DataParallelTrainer(
+    trainer = LeanTrainer(
         train_worker,
         train_loop_config=spec_of(zoo, jobs, on_gpu),
         backend_config=TorchWorkers(),
@@ -210,17 +210,6 @@ def divergence(run: Path, what: str) -> str:
     )
 
 
-def same_zoo(place: str, fingerprint: str, trusted: Collection[str]) -> Zoo:
-    """Open the zoo. Raises InputError if it has changed since training began."""
-    zoo = Zoo.open(place, trusted)
-    if zoo.record.fingerprint != fingerprint:
-        raise InputError(
-            f"zoo {zoo.folder} must be {fingerprint} as it was when training began, found "
-            f"{zoo.record.fingerprint}: it has grown; train on the larger zoo into another --out"
-        )
-    return zoo
-
-
 def spec_of(zoo: Zoo, jobs: Sequence[Job], on_gpu: bool) -> dict[str, Any]:
     """The arguments of the workers, as JSON."""
     return {
@@ -230,37 +219,3 @@ def spec_of(zoo: Zoo, jobs: Sequence[Job], on_gpu: bool) -> dict[str, Any]:
         "jobs": [job.as_json() for job in jobs],
         "on_gpu": on_gpu,
     }
-
-
-def train_worker(spec: dict[str, Any]) -> list[str | None]:
-    """Run in each Ray Train worker; returns the result of `train_jobs`."""
-    import torch
-
-    from pipeline.training.process_group import process_group
-
-    torch.set_num_threads(1)
-    with process_group(spec["on_gpu"]):
-        return train_jobs(spec)
-
-
-def train_jobs(spec: dict[str, Any]) -> list[str | None]:
-    """Run in each process of a process group; returns for each job how it diverged, or None.
-
-    It is not raised as an error, because Ray Train would retry.
-    """
-    import torch.distributed as dist
-
-    from pipeline.training.loop import Worker, train_loop
-
-    zoo = same_zoo(spec["zoo"], spec["fingerprint"], spec["trusted"])
-    worker = Worker(dist.get_rank(), dist.get_world_size(), spec["on_gpu"])
-    return [
-        train_loop(
-            zoo,
-            Path(job["run"]),
-            TrainingConfig(**job["training"]),
-            job["prepared"],
-            worker,
-        )
-        for job in spec["jobs"]
-    ]

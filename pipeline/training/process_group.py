@@ -12,7 +12,6 @@ import ray
 import ray.train
 import torch
 import torch.distributed as dist
-from ray.train.backend import Backend, BackendConfig
 from ray.train.collective import broadcast_from_rank_zero
 
 TIMEOUT = timedelta(minutes=30)
@@ -25,18 +24,6 @@ LAUNCHERS = re.compile(
     "|(TORCHELASTIC|HOROVOD|ACCELERATE|AZ|AZUREML)_.*"
 )
 """Variables with the rank of a process in a job of torchrun, MPI, a batch system or a cloud."""
-
-
-class TorchWorkers(BackendConfig):
-    """A Ray Train backend without a process group; workers see the GPUs of all on their node."""
-
-    @property
-    def backend_cls(self):
-        return SharedGpus
-
-
-class SharedGpus(Backend):
-    share_cuda_visible_devices = True
 
 
 @contextmanager

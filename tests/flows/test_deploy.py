@@ -21,6 +21,7 @@ import httpx
 import pytest
 import yaml
 
+from flows.database import restore_database
 from pipeline.archive.files import exclusive
 from pipeline.archive.seal import SEAL
 from tests.conftest import dwszoo, wait_for
@@ -74,6 +75,7 @@ def server(tmp_path, monkeypatch) -> Iterator[Server]:
     """A permanent Prefect server at PREFECT_API_URL."""
     home = tmp_path / "prefect"
     home.mkdir()
+    restore_database(home)
     with database(home) as place, socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/api"
         for name, value in {

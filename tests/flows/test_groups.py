@@ -40,7 +40,7 @@ def test_there_are_no_more_groups_than_there_is_room_for(wanted, gpus, found, nu
 
 def beside_the_other(spec):
     """Run by workers; waits until those of the other group have started."""
-    from pipeline.training.launch import train_worker
+    from pipeline.training.worker import train_worker
 
     run, both = Path(spec["jobs"][0]["run"]), Path(spec["zoo"]).parent
     (both / f"begun-{run.name}").touch()

@@ -27,10 +27,11 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.history import EpochMetrics, History
-from pipeline.training.launch import Job, check_batches, launch_training, same_zoo
+from pipeline.training.launch import Job, check_batches, launch_training
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate, num_parameters_of, warn_of_wide_axes
 from pipeline.training.variants import Variant
+from pipeline.training.worker import same_zoo
 from tests.pipeline.foreign import bring_in, save
 
 BASELINES = ("mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer", "statistics")

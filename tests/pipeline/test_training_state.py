@@ -286,8 +286,8 @@ def slowly(spec):
     """
     import time
 
-    from pipeline.training.launch import train_worker
     from pipeline.training.loop import Trainer
+    from pipeline.training.worker import train_worker
 
     original = Trainer.step
 

@@ -80,7 +80,7 @@ def without_ray() -> Iterator[None]:
 
 
 def work(worker, barrier, spec, file: Path):
-    from pipeline.training.launch import train_jobs
+    from pipeline.training.worker import train_jobs
 
     diverged = train_jobs(spec)
     if worker.rank == 0:
