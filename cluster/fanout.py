@@ -63,51 +63,87 @@ def run_tasks(
     about twice per second, less often with more than 25 workers. `on_poll` is called at least twice
     per second; an error it raises ends the fan-out.
     """
+    call = remote_call(function, shared, options, gpus_per_worker, on_progress is not None)
+    window = num_workers * WINDOW
+    waiting, fan_out = iter(items), FanOut(call, ProgressReader(window))
+    try:
+        while True:
+            for item in islice(waiting, window - len(fan_out.running)):
+                fan_out.submit(item)
+            if not fan_out.running:
+                return
+            done = fan_out.wait()
+            require_ray()
+            if on_poll:
+                on_poll()
+            if on_progress:
+                fan_out.report(on_progress)
+            yield from fan_out.results(done)
+            fan_out.resubmit_lost()
+    finally:
+        fan_out.reader.clear()
+
+
+def remote_call(
+    function: Callable[..., Any],
+    shared: tuple[Any, ...],
+    options: dict[str, Any],
+    gpus_per_worker: float,
+    takes_advance: bool,
+) -> Callable[[ProgressReporter, Any], Any]:
+    """A function that submits one item to Ray, with its reporter, and returns a reference."""
     import ray
 
     needs: dict[str, Any] = {"num_cpus": 1, "max_retries": 0}
     if gpus_per_worker:
         function, needs = on_given_gpu(function), needs | {"num_gpus": gpus_per_worker} | KEPT
-    remote = ray.remote(**needs)(announced(function, on_progress is not None))
+    remote = ray.remote(**needs)(announced(function, takes_advance))
     references = [ray.put(value) for value in shared]
-    window = num_workers * WINDOW
-    waiting, reader = iter(items), ProgressReader(window)
-    running: dict[Any, Task] = {}
-    nodes = NodeWatch()
+    return lambda reporter, item: remote.remote(reporter, *references, item, **options)
 
-    def submit(item: Item, failures: int = 0, done: int = 0):
-        reporter = reader.reporter(done)
-        task = remote.remote(reporter, *references, item, **options)
-        running[task] = Task(item, reporter, failures)
 
-    try:
-        while True:
-            for item in islice(waiting, window - len(running)):
-                submit(item)
-            if not running:
-                return
-            ray.wait(list(running), num_returns=1, timeout=SECONDS)
-            done, _ = ray.wait(list(running), num_returns=len(running), timeout=0)  # all by now
-            require_ray()
-            if on_poll:
-                on_poll()
-            if on_progress:
-                under_way = ((task.item, task.reporter) for task in running.values())
-                for item, count in reader.read(under_way):
-                    on_progress(item, count)
-            for reference in done:
-                task, result = running.pop(reference), outcome(reference)
-                if isinstance(result, Exception) and task.failures < RETRIES:
-                    submit(task.item, task.failures + 1, task.reporter.done)
-                else:
-                    yield task.item, result
-            if nodes.have_died():
-                for reference in [one for one in running if is_lost(running[one], nodes.living)]:
-                    task = running.pop(reference)
-                    task.reporter.give_up()
-                    submit(task.item, task.failures, task.reporter.done)
-    finally:
-        reader.clear()
+class FanOut:
+    """The running tasks of `run_tasks`."""
+
+    def __init__(self, call: Callable[[ProgressReporter, Any], Any], reader: ProgressReader):
+        self.call, self.reader, self.nodes = call, reader, NodeWatch()
+        self.running: dict[Any, Task] = {}
+
+    def submit(self, item: Any, failures: int = 0, done: int = 0):
+        reporter = self.reader.reporter(done)
+        self.running[self.call(reporter, item)] = Task(item, reporter, failures)
+
+    def wait(self) -> list[Any]:
+        """All tasks that have finished, once one has or `SECONDS` have passed."""
+        import ray
+
+        ray.wait(list(self.running), num_returns=1, timeout=SECONDS)
+        done, _ = ray.wait(list(self.running), num_returns=len(self.running), timeout=0)
+        return done
+
+    def report(self, on_progress: Callable[[Any, int], None]):
+        under_way = ((task.item, task.reporter) for task in self.running.values())
+        for item, count in self.reader.read(under_way):
+            on_progress(item, count)
+
+    def results(self, done: Iterable[Any]) -> Iterator[tuple[Any, Any]]:
+        """Items and results of finished tasks, except those that are tried again."""
+        for reference in done:
+            task, result = self.running.pop(reference), outcome(reference)
+            if isinstance(result, Exception) and task.failures < RETRIES:
+                self.submit(task.item, task.failures + 1, task.reporter.done)
+            else:
+                yield task.item, result
+
+    def resubmit_lost(self):
+        """If nodes have died, give up tasks that may have been there, and submit them again."""
+        if not self.nodes.have_died():
+            return
+        for reference, task in list(self.running.items()):
+            if is_lost(task, self.nodes.living):
+                del self.running[reference]
+                task.reporter.give_up()
+                self.submit(task.item, task.failures, task.reporter.done)
 
 
 def is_lost(task: Task, living: Collection[str]) -> bool:

@@ -20,7 +20,8 @@ from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
 from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
-from tests.conftest import contents, dwszoo, start_dwszoo
+from tests.conftest import contents, start_dwszoo
+from tests.pipeline.worlds import without_ray
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--out"]
 
@@ -185,7 +186,9 @@ def test_a_folder_that_cannot_be_written_is_said_and_can_be_read(zoo_copy):
     )
 
 
-def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(tmp_path):
+def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(
+    command, tmp_path
+):
     images = tmp_path / "images"
     for name in ("a", "b"):
         (images / name).mkdir(parents=True)
@@ -209,7 +212,8 @@ def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_f
     ]
     zoo = tmp_path / "zoo"
     for message in ("40 INRs fitted at", "is complete"):
-        result = dwszoo(*arguments, "--workers", "1", "--out", zoo)
+        with without_ray():
+            result = command(*arguments, "--workers", "1", "--out", zoo)
         assert result.code == 3, result.err
         assert (
             "1 of 20 signals of images cannot be read and are left out: b/3.png cannot be decoded"

@@ -25,7 +25,8 @@ from pipeline.training.checkpoint_folders import folders, latest, link_to, place
 from pipeline.training.evaluate import write_predictions
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
-from tests.conftest import EPOCHS, LONG, dwszoo, metrics_of, start_dwszoo, without_times
+from tests.conftest import EPOCHS, LONG, metrics_of, start_dwszoo, without_times
+from tests.pipeline.worlds import without_ray
 from tests.s3 import CLIENT, Handler, Objects, s3_server
 
 CONFIG = smoke().zoo.model_copy(
@@ -70,10 +71,11 @@ def contents(folder: Path) -> dict[str, bytes]:
     }
 
 
-def test_the_command_builds_the_same_bytes_in_an_object_store(server, built_zoo):
+def test_the_command_builds_the_same_bytes_in_an_object_store(server, built_zoo, command):
     uri, objects = server
     objects.clear()
-    result = dwszoo("zoo", "build", "smoke", "--workers", "1", "--out", uri)
+    with without_ray():
+        result = command("zoo", "build", "smoke", "--workers", "1", "--out", uri)
     assert result.code == 0, result.err
     assert {key: data for key, data in objects.items() if not key.endswith("/")} == {
         f"/bucket/my zoo/{name}": data for name, data in contents(built_zoo).items()
@@ -110,7 +112,7 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
 
 
 def test_training_that_is_killed_goes_on_from_checkpoints_in_an_object_store(
-    server, built_zoo, long_training, tmp_path
+    server, built_zoo, long_training, tmp_path, command
 ):
     """The second time in another folder, as that of the run is lost; the result is the same."""
     uri, objects = server
@@ -125,7 +127,8 @@ def test_training_that_is_killed_goes_on_from_checkpoints_in_an_object_store(
     _, err = process.communicate()
     first = latest(tmp_path / "lost")
     assert first is not None, err
-    result = dwszoo(*arguments, *zoo, "--out", run)
+    with without_ray():
+        result = command(*arguments, *zoo, "--out", run)
     assert result.code == 0, result.err
     assert without_times(metrics_of(run)) == without_times(metrics_of(long_training.folder))
     begun = re.search(rf"epoch (\d+)/{EPOCHS}", result.err)  # a worker may outlive its driver
