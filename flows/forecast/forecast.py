@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from cluster.address import RequestError, require_resources
+from cluster.address import RequestError, num_groups, require_resources
 from cluster.scratch import scratch_folder
 from cluster.session import is_local, ray_session
 from flows.forecast.training import Cost, PlannedModel, cost_of, planned_models
@@ -66,8 +66,19 @@ class Forecast:
         return AROUND if any(part.seconds for part in self.parts) else 0.0
 
     @property
+    def groups(self) -> int:
+        """Models that train at the same time; a cluster is taken to have room for all."""
+        resources = self.resources
+        if not is_local():
+            return resources.groups
+        cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+        size = resources.workers, resources.gpus_per_worker
+        return num_groups(resources.groups, *size, CPU=cores, GPU=gpus)
+
+    @property
     def seconds(self) -> float:
-        return self.around + sum(part.seconds for part in self.parts)
+        zoo, *models = (part.seconds for part in self.parts)
+        return self.around + zoo + max(sum(models) / self.groups, *models, 0.0)
 
     @property
     def bytes(self) -> int:

@@ -32,7 +32,8 @@ def lines(forecast: Forecast) -> Iterator[str]:
         rows.append((part.title, part.what, part.there or "nothing", *numbers))
     rows.append(("the rest", "to start, to score, to report", "", "", time(forecast.around), ""))
     numbers = disk(forecast.bytes), time(forecast.seconds), amount(hours)
-    rows.append(("total", f"by {workers} workers{on}", "", *numbers))
+    models = f", {forecast.groups} models at a time" if forecast.groups > 1 else ""
+    rows.append(("total", f"by {workers} workers{on}{models}", "", *numbers))
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         words = [*map(str.ljust, row[:3], widths[:3]), *map(str.rjust, row[3:], widths[3:])]

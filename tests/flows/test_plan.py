@@ -13,6 +13,7 @@ from flows.forecast.table import disk, time
 from flows.forecast.zoos import PlannedZoo, small_zoo
 from flows.recipes import smoke
 from pipeline.archive.zoo import Zoo
+from pipeline.config import ResourcesConfig
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import plan_members
 
@@ -109,6 +110,23 @@ def test_a_cluster_that_is_too_small_is_lacking_and_its_workers_are_counted(
         zoo, model = found["parts"]
         assert zoo["seconds"] == pytest.approx(zoo["worker_seconds"] / 8)
         assert model["seconds"] == pytest.approx(model["worker_seconds"] / 8)
+
+
+@pytest.mark.parametrize(
+    ("groups", "of_models", "seconds"),
+    [(1, (4.0, 2.0, 2.0), 8.0), (2, (4.0, 2.0, 2.0), 4.0), (2, (5.0, 1.0), 5.0), (2, (), 0.0)],
+)
+def test_models_of_several_groups_train_at_the_same_time(
+    tmp_path, monkeypatch, groups, of_models, seconds
+):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    parts = [forecast.Part("zoo", "", "", seconds=10.0)]
+    parts += [forecast.Part("model", "", "", seconds=one) for one in of_models]
+    found = forecast.Forecast(tmp_path, ResourcesConfig(groups=groups), tuple(parts), ())
+    assert found.seconds == 10 + forecast.AROUND + seconds
+    monkeypatch.delenv("RAY_ADDRESS")
+    here = ResourcesConfig(groups=2, workers=10**6)
+    assert forecast.Forecast(tmp_path, here, tuple(parts), ()).groups == 1
 
 
 @pytest.mark.parametrize(
