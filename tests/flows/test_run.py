@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.recipes import smoke
-from flows.run import run
+from flows.run import run, run_stages
 from pipeline.errors import DivergenceError, InputError
 from pipeline.report.markdown import data_uri
 from tests.conftest import (
@@ -123,7 +123,6 @@ def test_the_report_holds_what_it_should_and_needs_no_network(smoke_run):
 
 
 def test_a_finished_run_is_not_repeated(smoke_run):
-    from flows.run import run_stages
 
     watched = [
         path for path in smoke_run.folder.rglob("*") if path.is_file() and path.name != ".lock"
@@ -136,6 +135,16 @@ def test_a_finished_run_is_not_repeated(smoke_run):
         for folder in ("", "baselines/mlp")
     ]
     assert {path: path.stat().st_mtime_ns for path in watched} == before
+
+
+def test_a_baseline_that_another_run_left_half_done_is_not_reported(smoke_run, tmp_path):
+    folder = Path(shutil.copytree(smoke_run.folder, tmp_path / "run", symlinks=True))
+    (folder / "baselines" / "mlp" / "metrics.json").unlink()
+    recipe = smoke()
+    training = recipe.training.model_copy(update={"baselines": ()})
+    made = run_stages(recipe.model_copy(update={"training": training}), folder)
+    assert len(made["metrics"]) == 1
+    assert made["report"].exists()
 
 
 def test_training_that_is_interrupted_goes_on_and_ends_the_same(
