@@ -3,6 +3,7 @@
 import math
 import os
 from functools import wraps
+from inspect import unwrap
 from typing import Any
 
 import torch
@@ -42,9 +43,9 @@ class AdamW(torch.optim.AdamW):
     """torch's, without the decorators that keep it out of compiled graphs: they import the
     compiler, which takes each rank seconds."""
 
-    add_param_group = torch.optim.AdamW.add_param_group.__wrapped__
-    zero_grad = torch.optim.AdamW.zero_grad.__wrapped__
-    step = torch.no_grad()(torch.optim.AdamW.step.__wrapped__)
+    add_param_group = unwrap(torch.optim.AdamW.add_param_group)
+    zero_grad = unwrap(torch.optim.AdamW.zero_grad)
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
 
 
 def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gpu: bool):
