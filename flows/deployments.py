@@ -13,6 +13,7 @@ from prefect.schedules import Schedule
 
 from flows import flows
 from flows.schedule import ScheduledRun
+from flows.shadows import require_no_shadows
 from pipeline.errors import InputError, WorkError, nearest, reason
 
 ONE = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
@@ -55,7 +56,8 @@ def deploy_runs(runs: Mapping[str, ScheduledRun], pool: str):
 def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]:
     """Start processes in the current folder, so that they find files and functions of the user.
 
-    Containers have their own folders: nothing is set, but runs must have absolute paths.
+    Modules there must not hide others. Containers have their own folders: nothing is set, but runs
+    must have absolute paths.
     """
     with get_client(sync_client=True) as client:
         try:
@@ -67,6 +69,7 @@ def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]
                 f"`prefect work-pool create {pool} --type process` makes one{nearest(pool, known)}"
             ) from error
     if kind == "process":
+        require_no_shadows(Path.cwd())
         return {"working_dir": str(Path.cwd())}
     for name, run in runs.items():
         if not run.out.is_absolute():

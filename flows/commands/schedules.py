@@ -17,8 +17,10 @@ def serve(options: Namespace):
     temporary server does.
     """
     from flows.server import own_url, prefect_server
+    from flows.shadows import require_no_shadows
 
     runs = runs_of(options.schedule)
+    require_no_shadows(Path.cwd())
     with prefect_server(serves=True) as is_up:
         from flows.serve import serve_runs
 
