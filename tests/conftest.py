@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jaxtyping
 import pytest
 from filelock import FileLock
 
@@ -57,6 +58,12 @@ def pytest_collection_modifyitems(items):
         return 0 if item.path == sharing[0] else 2
 
     items.sort(key=place)
+
+
+@pytest.fixture(autouse=True)
+def annotations(monkeypatch):
+    """Annotations of dwsnet are checked in its own tests only: the checks take time."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 HEAVY = {"ray", "prefect", "deepspeed"}

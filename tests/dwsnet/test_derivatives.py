@@ -31,6 +31,8 @@ from dwsnet.encoders import (
 from dwsnet.heads import ValuesHead, WeightsHead
 from dwsnet.testing import random_features
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SPACE = WeightSpace.mlp((2, 4, 3, 1))
 A, B = Axis("a", 3, True), Axis("b", 2, True)
 TWICE = WeightSpace((TensorSpec("x", (A, B)), TensorSpec("y", (B, A)), TensorSpec("z", (A,))))

@@ -27,6 +27,8 @@ from dwsnet.symmetry import canonical_signs, permute, random_permutations, rando
 from dwsnet.weight_space import Axis, TensorSpec, WeightSpace
 from tests.dwsnet.small_networks import largest_difference, random_network, render, siren
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
 ENCODERS = {
     "dwsnet": lambda space: DWSNetEncoder(space, 12, 6, 2),
@@ -151,7 +153,6 @@ def test_augmentation_permutes_in_training_only():
     assert encoder.eval().order(tensors) is None
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_the_augmented_mlp_compiles_with_its_random_permutations():
     compiled = torch.compile(build("mlp-augmented"), fullgraph=True, backend="eager")
     assert not torch.equal(compiled(networks(SPACE, 10, 0)), compiled(networks(SPACE, 10, 0)))

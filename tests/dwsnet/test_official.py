@@ -18,6 +18,8 @@ from dwsnet.official_model import SetAttention
 from dwsnet.testing import assert_equivariant, assert_invariant
 from dwsnet.weight_space import WeightSpace
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 DATA = Path(__file__).parent / "data"
 CASES = sorted(file.stem.removeprefix("official_") for file in DATA.glob("official_*.safetensors"))
 
@@ -215,7 +217,6 @@ def test_a_missing_part_is_not_read_as_zero():
         assert "must have layers at 0," in refused(state, space, *options)
 
 
-@pytest.mark.usefixtures("unchecked")
 def test_tensors_that_do_not_fit_are_refused_by_name_and_shapes():
     space, options, state, _, _ = load("skips")
     name, norm, skip = (

@@ -16,6 +16,8 @@ from dwsnet import (
 )
 from dwsnet.models import DEEP
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 STREAM, INNER, KEYS, WORD = (
     Axis("stream", 24, True),
     Axis("inner", 40, True),

@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_is_said_and_can_be_read(zoo_copy):
 
 
 def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_fitted(
-    command, tmp_path
+    command, caplog, tmp_path
 ):
     images = tmp_path / "images"
     for name in ("a", "b"):
@@ -217,7 +217,7 @@ def test_an_image_that_cannot_be_decoded_is_a_failed_member_and_the_others_are_f
         assert result.code == 3, result.err
         assert (
             "1 of 20 signals of images cannot be read and are left out: b/3.png cannot be decoded"
-            in result.err
+            in caplog.text
         )
         assert message in result.out
         assert "failed      2 members have no weights: 2 unreadable" in result.out

@@ -33,7 +33,6 @@ def started_by(process: int) -> list[int]:
     ("signum", "to_all", "when"),
     [
         (signal.SIGTERM, False, "starting"),
-        (signal.SIGTERM, True, "fitting"),
         (signal.SIGHUP, True, "fitting"),
     ],
 )

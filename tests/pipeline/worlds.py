@@ -22,7 +22,9 @@ def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments
     context.set_forkserver_preload(["deepspeed", "pipeline.training.loop"])
     barrier = context.Barrier(sum(sizes), timeout=SECONDS)
     processes = [
-        context.Process(target=run, args=(function, rank, size, folder, barrier, arguments))
+        context.Process(
+            target=run, args=(function, rank, size, folder, barrier, arguments, dict(os.environ))
+        )
         for size in sizes
         for rank in range(size)
     ]
@@ -39,14 +41,26 @@ def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments
             process.kill()
 
 
-def run(function, rank: int, size: int, folder: Path, barrier, arguments: Sequence[Any]):
+def run(
+    function,
+    rank: int,
+    size: int,
+    folder: Path,
+    barrier,
+    arguments: Sequence[Any],
+    environment: dict[str, str],
+):
     import torch
     import torch.distributed as dist
 
     from pipeline.training.loop import Worker
 
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size)}
+    os.environ |= environment | {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(size),
+    }
     meeting = f"file://{folder}/world-{size}"
     dist.init_process_group("gloo", init_method=meeting, rank=rank, world_size=size)
     function(Worker(rank, size, on_gpu=False), barrier, *arguments)
