@@ -16,7 +16,7 @@ from pipeline.functions import modules_named
 from pipeline.tasks import Batch, Task
 from pipeline.tasks.own import task_of
 from pipeline.training.config import TrainingConfig
-from pipeline.training.engine import train_in_bfloat16
+from pipeline.training.engine import AdamW, train_in_bfloat16
 from pipeline.training.launch import check_batches
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate
@@ -106,7 +106,7 @@ def stepper(
 ):
     """A function that takes one optimiser step like that of `pipeline.training.engine`."""
     learned = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(learned, lr=1e-6, fused=True)
+    optimizer = AdamW(learned, lr=1e-6, fused=True)
     model.train()
 
     def step():

@@ -199,8 +199,11 @@ class Zoo(Dataset[Block]):
 
     def members(self, split: str) -> pa.Table:
         """The catalog rows of the members of `split` that have weights."""
+        return self.catalog.filter(self._are_members(split))
+
+    def _are_members(self, split: str) -> pc.Expression:
         self.shards_of(split)
-        return self.catalog.filter((pc.field("split") == split) & (pc.field("status") == "ok"))
+        return (pc.field("split") == split) & (pc.field("status") == "ok")
 
     def dataset(self, split: str, columns: Sequence[str] = ()) -> ZooDataset:
         """The members of a split that have weights, as `(state dict, *columns)`, in plan order.
@@ -209,10 +212,10 @@ class Zoo(Dataset[Block]):
         state dicts, and the columns of the catalog as `collatable` says. Raises InputError for a
         split or a column that the zoo lacks.
         """
-        self.shards_of(split)
+        are_members = self._are_members(split)
         self.require_columns(columns)
-        rows = self.where((pc.field("split") == split) & (pc.field("status") == "ok"))
-        table = self.catalog.take(rows)
+        rows = self.where(are_members)
+        table = self.catalog.select(columns).take(rows)
         return ZooDataset(self, rows, [collatable(table, name) for name in columns])
 
     def where(self, condition: pc.Expression) -> np.ndarray:

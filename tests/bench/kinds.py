@@ -8,6 +8,7 @@ CPU time. Run again, it continues where it stopped: what is in FOLDER is not rep
 """
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,6 @@ import torch
 from flows.recipe import Recipe
 from flows.recipes import digits
 from flows.run import run_stages
-from pipeline.archive.files import exclusive
 from pipeline.archive.zoo import Zoo
 from pipeline.config import AnyInrConfig, InrConfig
 from pipeline.decode import ODD
@@ -25,6 +25,7 @@ from pipeline.progress import no_progress
 from pipeline.report.models import models_of
 from pipeline.unions import kinds_of, models_in
 from pipeline.zoos.build import plan_members
+from tests.bench.table import print_table
 
 KINDS = {kinds_of(model)[0]: model for model in models_in(AnyInrConfig)}
 HEADER = (
@@ -63,8 +64,8 @@ def rate(recipe: Recipe) -> float:
     return TIMED / min(seconds)
 
 
-def row(kind: str, run: Path) -> tuple[str, ...]:
-    """A row of the table."""
+def rows(kind: str, run: Path) -> Iterator[tuple[str, ...]]:
+    """The row of a kind."""
     recipe = recipe_of(kind)
     run_stages(recipe, run)
     zoo, model = Zoo.open(run / "zoo"), models_of(run)[0]
@@ -72,7 +73,7 @@ def row(kind: str, run: Path) -> tuple[str, ...]:
     psnr, off_grid, steps = (
         zoo.catalog[name].drop_null().to_numpy() for name in ("psnr", "psnr_off_grid", "steps")
     )
-    return (
+    yield (
         f"`{kind}`",
         f"{zoo.space.num_parameters:,}",
         f"{recipe.zoo.fit.learning_rate * inr.learning_rate_factor:g}",
@@ -89,11 +90,7 @@ def row(kind: str, run: Path) -> tuple[str, ...]:
 def main(folder: str, *kinds: str):
     for unknown in set(kinds) - set(KINDS):
         raise SystemExit(f"there is no kind {unknown!r}: expected some of {', '.join(KINDS)}")
-    print(f"| {' | '.join(HEADER)} |\n|{' -- |' * len(HEADER)}", flush=True)
-    for kind in kinds or KINDS:
-        run = Path(folder) / kind
-        with exclusive(run):
-            print(f"| {' | '.join(row(kind, run))} |", flush=True)
+    print_table(HEADER, kinds or tuple(KINDS), rows, folder)
 
 
 if __name__ == "__main__":

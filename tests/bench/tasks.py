@@ -14,7 +14,6 @@ from typing import Any
 from flows.recipe import Recipe
 from flows.recipes import RECIPES
 from flows.run import run_stages
-from pipeline.archive.files import exclusive
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.report.models import models_of
@@ -22,6 +21,7 @@ from pipeline.tasks.own import task_of
 from pipeline.training.config import BASELINES
 from pipeline.training.evaluate import shown, titled
 from pipeline.training.variants import Variant
+from tests.bench.table import print_table
 
 ROWS = ("digits", "mlps", "sines-frequency", "digits-dilate", "digits-adapt", "waves-embedding")
 HEADER = ("recipe", "encoder", "parameters", "training", "metric", "on the test split", "trivial")
@@ -74,12 +74,7 @@ def compared(metrics: Mapping[str, Any]) -> tuple[str, float | None]:
 def main(folder: str, *names: str):
     for unknown in set(names) - set(RECIPES):
         raise SystemExit(f"there is no recipe {unknown!r}: expected some of {', '.join(ROWS)}")
-    print(f"| {' | '.join(HEADER)} |\n|{'---|' * len(HEADER)}", flush=True)
-    for name in names or ROWS:
-        run = Path(folder) / name
-        with exclusive(run):
-            for row in rows(name, run):
-                print(f"| {' | '.join(row)} |", flush=True)
+    print_table(HEADER, names or ROWS, rows, folder)
 
 
 if __name__ == "__main__":
