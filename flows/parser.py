@@ -121,9 +121,9 @@ def add_run_commands(groups: Any) -> None:
         default=[],
         help="column of the catalog, by default the class and facts of signals; may be repeated",
     )
-    run = argument(
-        "run", metavar="RUN", type=local_path, help="a folder that `run` or `train` made"
-    )
+    made = "a folder that `run` or `train` made"
+    run = argument("run", metavar="RUN", type=local_path, help=made)
+    model = argument("run", metavar="RUN", type=local_path, help=f"{made}, or `export`")
     split = argument(
         "--split",
         choices=["train", "validation", "test"],
@@ -135,8 +135,9 @@ def add_run_commands(groups: Any) -> None:
     add(groups, "evaluate", commands.evaluate, run, split, TRUST)
     add(groups, "report", commands.report, run, TRUST)
     add(groups, "probe", commands.probe, run, other, target, TRUST)
-    add(groups, "predict", commands.predict, run, zoo, out("a .parquet or .csv file"), TRUST)
-    add(groups, "edit", commands.edit, run, zoo, ZOO_OUT, TRUST)
+    add(groups, "export", commands.export, run, out("a new folder"), TRUST)
+    add(groups, "predict", commands.predict, model, zoo, out("a .parquet or .csv file"), TRUST)
+    add(groups, "edit", commands.edit, model, zoo, ZOO_OUT, TRUST)
 
 
 def add(groups: Any, name: str, command: Callable, *arguments: Argument) -> None:

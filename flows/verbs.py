@@ -142,7 +142,7 @@ def edit(run: Path, zoo: str, out: str, trust: Modules = ()) -> Zoo:
         out: The folder of the new zoo, or a URI.
         trust: Modules of yours that may be called if the run names them.
     """
-    assess.require_run(run)
+    assess.require_model(run)
     edited = locate(out)
     with exclusive(edited):
         return convert.edit_zoo(run, locate(zoo), edited, trust)

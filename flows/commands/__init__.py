@@ -2,7 +2,7 @@
 
 from flows.commands.benchmarks import bench
 from flows.commands.checks import doctor, plan
-from flows.commands.runs import edit, evaluate, predict, probe, recipes, report, run, train
+from flows.commands.runs import edit, evaluate, export, predict, probe, recipes, report, run, train
 from flows.commands.schedules import deploy, serve
 from flows.commands.zoos import (
     zoo_build,
@@ -21,6 +21,7 @@ __all__ = [
     "doctor",
     "edit",
     "evaluate",
+    "export",
     "plan",
     "predict",
     "probe",

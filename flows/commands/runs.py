@@ -107,6 +107,18 @@ def probe(options: Namespace):
         print("  ".join(map(str.ljust, row, widths)).rstrip())
 
 
+def export(options: Namespace):
+    """Write the best model of a run as a Hugging Face model folder: config, weights and card.
+
+    `predict`, `edit` and training.start.checkpoint take the folder like the run.
+    """
+    from flows.stages import assess
+
+    assess.require_run(options.run)
+    assess.export(options.run, options.out, options.trust)
+    print(f"{options.out}: the best model of {options.run}; choose a licence in its README.md")
+
+
 def predict(options: Namespace):
     """Write predictions for all members of a zoo of the same architecture, as Parquet or CSV."""
     from flows.stages import assess
@@ -114,7 +126,7 @@ def predict(options: Namespace):
     from pipeline.training.checkpoint import load_best
     from pipeline.training.evaluate import write_predictions
 
-    assess.require_run(options.run)
+    assess.require_model(options.run)
     trained = load_best(options.run, options.trust)
     num_members = write_predictions(trained, Zoo.open(options.zoo), options.out)
     print(f"{options.out}: {num_members:,} predictions")

@@ -7,6 +7,7 @@ from typing import Any
 
 from flows.tracker import stage, tracker
 from pipeline.archive.files import read_json, write_json
+from pipeline.archive.new_folder import new_folder
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.location import Location
@@ -14,7 +15,7 @@ from pipeline.report.models import read_training
 from pipeline.training import evaluate as evaluation
 from pipeline.training import probe as probing
 from pipeline.training.boosting import FILE, boosted_metrics
-from pipeline.training.checkpoint import load_best, num_epochs
+from pipeline.training.checkpoint import is_exported, load_best, num_epochs, read_best
 from pipeline.training.loader import Feed
 from pipeline.training.transfer import TRANSFERS
 from pipeline.training.variants import all_folders_in, seeds_in, sizes_in
@@ -103,13 +104,39 @@ def report(run: Path, trusted: Collection[str] = ()) -> Path:
     return run / "report" / "index.html"
 
 
+@stage
+def export(run: Path, out: Path, trusted: Collection[str] = ()):
+    """Write the best model of a trained run as a Hugging Face model folder, with its scores.
+
+    Raises InputError if the run is not fully trained, or `out` is not a new or empty folder.
+    """
+    from pipeline.report.model_folder import write_model_folder  # imports Matplotlib
+
+    best, found, planned = read_best(run), num_epochs(run), read_training(run).epochs
+    if found < planned:
+        raise InputError(
+            f"{run} must be fully trained to be exported: expected {planned} epochs, found "
+            f"{found}; run its command again to continue"
+        )
+    with new_folder(out) as folder:
+        scored(run, trusted)
+        write_model_folder(run, best, load_best(run, trusted), Zoo.open(run / "zoo"), folder)
+
+
 def require_run(folder: Path):
     """Raises InputError if `folder` is not a run."""
-    if not (folder / "config.json").is_file():
+    if is_exported(folder) or not (folder / "config.json").is_file():
+        found = "an exported model" if is_exported(folder) else "none"
         raise InputError(
-            f"{folder} is not a run: expected a folder with config.json; "
-            "`dwszoo train` or `dwszoo run` makes one"
+            f"{folder} is not a run: expected a folder with the config.json of a run, found "
+            f"{found}; `dwszoo train` or `dwszoo run` makes one"
         )
+
+
+def require_model(folder: Path):
+    """Raises InputError if `folder` is neither a run nor an exported model."""
+    if not is_exported(folder):
+        require_run(folder)
 
 
 def is_newer(output: Path, *inputs: Path) -> bool:

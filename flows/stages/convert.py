@@ -8,7 +8,7 @@ from dwsnet.heads import WeightsHead
 from flows.bars import counting
 from flows.stages.build import finish
 from pipeline.archive.edit import Editor, edit_shard, plan_edit
-from pipeline.archive.files import sha256
+from pipeline.archive.files import json_bytes, sha256
 from pipeline.archive.merge import merge_shard, plan_merge
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.write import pending_shards, unseal_zoo
@@ -73,8 +73,8 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
     require_space(trained, opened)
     best = read_best(run)
     require_functions(run, best.card["zoo"]["decode"], opened)
-    card = (best.folder / "model.json").read_bytes()  # it has the sha256 of the weights
-    plan = plan_edit(opened, Editor(trained.model, sha256(card), str(run.resolve())), out)
+    card = sha256(json_bytes(best.card))  # model.json, which has the sha256 of the weights
+    plan = plan_edit(opened, Editor(trained.model, card, str(run.resolve())), out)
     return commit(out, plan.record, lambda name: edit_shard(plan, out, name), "edit", str(run))
 
 

@@ -1,11 +1,10 @@
 """Writes a zoo in another format, all or nothing."""
 
-import os
-import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.archive.files import exclusive, json_text, require_folder_name
+from pipeline.archive.files import json_text
+from pipeline.archive.new_folder import new_folder
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
 from pipeline.errors import InputError
@@ -25,32 +24,12 @@ def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) ->
     if the zoo is not finished.
     """
     zoo.require_finished()
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InputError(f"{out} must be a new or an empty folder: choose another --out")
-    if not num_exported(zoo):
-        raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
-    require_folder_name(out)
-    partial = out.with_name(f".{out.name}.partial")
-    with exclusive(partial):  # perhaps left by a killed export, but of no other process
-        try:
-            clear(partial)
-            FORMATS[format].write(zoo, partial, advance)
-            (partial / SIDECAR).write_text(json_text(sidecar(zoo)))
-            (partial / ".lock").unlink()
-            os.replace(partial, out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
+    with new_folder(out) as folder:
+        if not num_exported(zoo):
+            raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
+        FORMATS[format].write(zoo, folder, advance)
+        (folder / SIDECAR).write_text(json_text(sidecar(zoo)))
     return num_exported(zoo)
-
-
-def clear(folder: Path):
-    """Remove everything but the lock."""
-    for leftover in folder.iterdir():
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        elif leftover.name != ".lock":
-            leftover.unlink()
 
 
 def sidecar(zoo: Zoo) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from pipeline.archive.plan import SPLITS
 from pipeline.archive.summary import shown
@@ -56,15 +56,8 @@ def card(zoo: Zoo, tables: dict[str, pa.Table], what_is_drawn: str) -> str:
     """The dataset card: YAML that the Hub and `datasets` read, then text."""
     table, record, count = pa.concat_tables(tables.values()), zoo.record, num_exported(zoo)
     split = next(iter(tables))
-    template = Environment(
-        loader=PackageLoader("pipeline.exchange", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("card.md")
     last_tar = (len(tables[split]) - 1) // webdataset.MEMBERS
-    return template.render(
+    return card_template("pipeline.exchange").render(
         name=shown(record.signals.name),
         architecture=record.architecture,
         num_parameters=zoo.space.num_parameters,
@@ -84,6 +77,18 @@ def card(zoo: Zoo, tables: dict[str, pa.Table], what_is_drawn: str) -> str:
         picture=PICTURE,
         what_is_drawn=what_is_drawn,
     )
+
+
+def card_template(package: str) -> Template:
+    """The template of a card, `card.md` of a package."""
+    environment = Environment(
+        loader=PackageLoader(package, "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("card.md")
 
 
 def class_names(zoo: Zoo, table: pa.Table) -> list[str]:

@@ -17,6 +17,7 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from dwsnet.pretrained import CONFIG, TENSORS
 from dwsnet.weight_space import WeightSpace
 from pipeline.archive.files import read_json, sha256, write_atomic, write_json
 from pipeline.archive.record import ZooRecord
@@ -201,11 +202,31 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
+def is_exported(folder: Path) -> bool:
+    """Whether this is a model that `dwszoo export` wrote, and not a run."""
+    return (folder / TENSORS).is_file()
+
+
+def read_exported(folder: Path) -> Checkpoint:
+    """The checkpoint that was exported. Raises InputError if there is none or it is damaged."""
+    try:
+        card = read_json(folder / CONFIG)
+        tensors = read_tensors(folder / TENSORS, card["sha256"])
+        return Checkpoint(folder, card.pop("epoch"), card, tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise InputError(
+            f"{folder} must have {CONFIG} and {TENSORS} as `dwszoo export` writes them, found "
+            f"others: {error!r}"
+        ) from error
+
+
 def read_best(run: Path) -> Checkpoint:
-    """The checkpoint of the epoch that was best on the validation split.
+    """The checkpoint of the epoch that was best on the validation split; `run` may be exported.
 
     Raises InputError if `run` has none, ArchiveError if it is damaged.
     """
+    if is_exported(run):
+        return read_exported(run)
     history = read_history(run)
     if not history:
         raise InputError(
@@ -233,14 +254,27 @@ class TrainedModel:
     prepared: dict[str, Any]
     epoch: int
 
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, trusted: Collection[str] = ()) -> "TrainedModel":
+        """The model in a folder that `dwszoo export` wrote.
+
+        Raises InputError if there is none, and as `rebuilt`.
+        """
+        return rebuilt(read_exported(Path(folder)), trusted)
+
 
 def load_best(run: Path, trusted: Collection[str] = ()) -> TrainedModel:
-    """The model of the epoch that was best on the validation split.
+    """The model of the epoch that was best on the validation split. Raises as `read_best` and
+    `rebuilt`."""
+    return rebuilt(read_best(run), trusted)
 
-    Raises InputError if `run` has no checkpoint, or if its task or encoder is the user's own code
-    in a module that is not `trusted`: nothing is called only because a folder names it.
+
+def rebuilt(best: Checkpoint, trusted: Collection[str]) -> TrainedModel:
+    """The model of a checkpoint.
+
+    Raises InputError if its task or encoder is the user's own code in a module that is not
+    `trusted`: nothing is called only because a folder names it.
     """
-    best = read_best(run)
     try:
         config = TrainingConfig(task=best.card["task"], encoder=best.card["encoder"])
         space, prepared = (

@@ -21,8 +21,8 @@ class StartConfig(Config):
     """A run from whose encoder training starts."""
 
     checkpoint: Annotated[Path | None, LOCATION] = None
-    """Folder of the run: training starts from its best checkpoint, whose encoder must have the same
-    configuration."""
+    """Folder of the run, or of a model exported from it: training starts from the best checkpoint,
+    whose encoder must have the same configuration."""
     sha256: str | None = None
     """Digest of the model in that checkpoint; null: of the one found when training begins."""
     freeze: bool = False
