@@ -22,11 +22,13 @@ struct Reading {
     }
 
     // to `(rows, to_step)` = `width` columns of rows, read from `entry` floats after `from`.
-    void apply(const float* from, int64_t entry, float* to, int64_t to_step, int64_t rows, int64_t width) const {
+    void apply(const float* from, int64_t entry, float* to, int64_t to_step, int64_t rows,
+               int64_t width) const {
         if (!first) return copy(from + entry, width, to, to_step, rows, width);
         for (int64_t row = 0; row < rows; row++, entry += width, to += to_step)
             for (int64_t start = 0; start < width; start += channels)
-                for (int64_t c = 0; c < channels; c += LANES) at(to + start + c) = at_entry(from, entry + start + c, c);
+                for (int64_t c = 0; c < channels; c += LANES)
+                    at(to + start + c) = at_entry(from, entry + start + c, c);
     }
 };
 
@@ -61,14 +63,17 @@ struct Writing {
             if (readings) {
                 const Vector a = at(reading.first + c), b = at(reading.second + c);
                 for (int64_t k = c; k < count; k += channels) {
-                    const Vector input = at(x[i] + entry + k), d = at(y + k) * Gelu(a * input + b).slope;
+                    const Vector input = at(x[i] + entry + k),
+                                 d = at(y + k) * Gelu(a * input + b).slope;
                     one += d * input, two += d, at(y + k) = a * d;
                 }
             } else {
-                for (int64_t k = c; k < count; k += channels) one += at(y + k), two += at(y + k) * at(y + k);
+                for (int64_t k = c; k < count; k += channels)
+                    one += at(y + k), two += at(y + k) * at(y + k);
             }
             double* sum = sums + i * channels + c;
-            for (int lane = 0; lane < LANES; lane++) sum[lane] += one[lane], sum[tensors * channels + lane] += two[lane];
+            for (int lane = 0; lane < LANES; lane++)
+                sum[lane] += one[lane], sum[tensors * channels + lane] += two[lane];
         }
     }
 };

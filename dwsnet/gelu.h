@@ -10,8 +10,8 @@ namespace {
 
 typedef int32_t Integers __attribute__((vector_size(4 * LANES), may_alias, aligned(4)));
 
-constexpr int64_t TOGETHER = 512;    // rows summed in float32 before they are added to float64
-constexpr int64_t ALONE = 1 << 15;   // numbers too few to be worth a second thread
+constexpr int64_t TOGETHER = 512;   // rows summed in float32 before they are added to float64
+constexpr int64_t ALONE = 1 << 15;  // numbers too few to be worth a second thread
 
 // 2^p for p from -126 to 126, to a relative error of 1e-7: the integer part goes into the exponent,
 // the rest through a polynomial.
@@ -19,8 +19,10 @@ inline Vector exp2(Vector p) {
     constexpr float WHOLE = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
     const Vector n = p + WHOLE, r = p - (n - WHOLE);
     Vector y = Vector{} + 0.00133908634f;
-    for (const float c : {0.00967603192f, 0.0555035711f, 0.240221075f, 0.693147188f, 1.0f}) y = y * r + c;
-    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(y) + (reinterpret_cast<Integers>(n) << 23));
+    for (const float c : {0.00967603192f, 0.0555035711f, 0.240221075f, 0.693147188f, 1.0f})
+        y = y * r + c;
+    return reinterpret_cast<Vector>(reinterpret_cast<Integers>(y) +
+                                    (reinterpret_cast<Integers>(n) << 23));
 }
 
 // z Phi(z) and its derivative, to 1e-6. log2 Phi(-m) is nearly a parabola: a polynomial fitted on
@@ -29,14 +31,18 @@ struct Gelu {
     Vector value, slope;
 
     explicit Gelu(Vector z) {
-        constexpr float COEFFICIENTS[] = {2.93286511e-07f,  -6.49701368e-06f, 5.76329011e-05f, -2.32880823e-04f, -7.13780205e-05f,
-                                          7.01351028e-03f, -5.24773762e-02f, -4.59210806e-01f, -1.15110526f,     -9.99999984e-01f};
+        constexpr float COEFFICIENTS[] = {2.93286511e-07f,  -6.49701368e-06f, 5.76329011e-05f,
+                                          -2.32880823e-04f, -7.13780205e-05f, 7.01351028e-03f,
+                                          -5.24773762e-02f, -4.59210806e-01f, -1.15110526f,
+                                          -9.99999984e-01f};
         constexpr float FAR = 9.0f, LN2 = 0.693147181f;
         const Vector size = z < 0.0f ? -z : z, m = size > FAR ? Vector{} + FAR : size;
         Vector power{}, derivative{};
 #pragma GCC unroll 10
-        for (const float c : COEFFICIENTS) derivative = derivative * m + power, power = power * m + c;
-        const Vector tail = size > FAR ? Vector{} : exp2(power), phi = tail * derivative * -LN2, whole = z < 0.0f ? tail : 1.0f - tail;
+        for (const float c : COEFFICIENTS)
+            derivative = derivative * m + power, power = power * m + c;
+        const Vector tail = size > FAR ? Vector{} : exp2(power), phi = tail * derivative * -LN2,
+                     whole = z < 0.0f ? tail : 1.0f - tail;
         value = z * whole, slope = whole + z * phi;
     }
 };
@@ -105,7 +111,9 @@ struct Normalized {
         for_threads(threads, [&](int, int64_t first, int64_t end) {
             for (int64_t r = first; r < end; r++)
                 for (int64_t c = 0; c < channels; c += LANES) {
-                    const Vector z = (values(r, c) - at(mean + c)) * at(&inverse[c]) * at(gain + c) + at(shift + c);
+                    const Vector z =
+                        (values(r, c) - at(mean + c)) * at(&inverse[c]) * at(gain + c) +
+                        at(shift + c);
                     at(y + r * channels + c) = Gelu(z).value;
                 }
         });
@@ -113,10 +121,12 @@ struct Normalized {
 
     // Gradients of x, the gain and the shift from that of y. Between the passes `to_x` holds the
     // gradient of z.
-    void backward(const float* to_y, float* to_x, float* to_gain, float* to_shift, int threads) const {
+    void backward(const float* to_y, float* to_x, float* to_gain, float* to_shift,
+                  int threads) const {
         const auto inverse = scale();
         const auto found = sums(threads, [&](int64_t r, int64_t c) {
-            const Vector unit = (values(r, c) - at(mean + c)) * at(&inverse[c]), z = unit * at(gain + c) + at(shift + c);
+            const Vector unit = (values(r, c) - at(mean + c)) * at(&inverse[c]),
+                         z = unit * at(gain + c) + at(shift + c);
             const Vector to_z = at(to_y + r * channels + c) * Gelu(z).slope;
             at(to_x + r * channels + c) = to_z;
             return std::pair(to_z, to_z * unit);
@@ -124,13 +134,15 @@ struct Normalized {
         std::vector<float> constant(channels), slope(channels), factor(channels);
         for (int64_t c = 0; c < channels; c++) {
             to_shift[c] = found[c], to_gain[c] = found[channels + c];
-            constant[c] = found[c] / rows, slope[c] = found[channels + c] / rows * inverse[c], factor[c] = gain[c] * inverse[c];
+            constant[c] = found[c] / rows, slope[c] = found[channels + c] / rows * inverse[c],
+            factor[c] = gain[c] * inverse[c];
         }
         for_threads(threads, [&](int, int64_t first, int64_t end) {
             for (int64_t r = first; r < end; r++)
                 for (int64_t c = 0; c < channels; c += LANES) {
                     Vector& to = at(to_x + r * channels + c);
-                    to = (to - at(&constant[c]) - (values(r, c) - at(mean + c)) * at(&slope[c])) * at(&factor[c]);
+                    to = (to - at(&constant[c]) - (values(r, c) - at(mean + c)) * at(&slope[c])) *
+                         at(&factor[c]);
                 }
         });
     }

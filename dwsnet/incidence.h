@@ -29,19 +29,23 @@ struct Incidence {
     std::vector<int64_t> whole;  // per set: its only tensor, which needs no copy, or -1
     std::vector<int> slot;  // per move: which of its larger set's two terms it is, or -1
 
-    explicit Incidence(const int64_t* program) : num_sets(program[0]), num_tensors(program[1]), num_moves(program[2]) {
+    explicit Incidence(const int64_t* program)
+        : num_sets(program[0]), num_tensors(program[1]), num_moves(program[2]) {
         sets = reinterpret_cast<const Set*>(program + 3);
         tensors = reinterpret_cast<const Carried*>(sets + num_sets);
         moves = reinterpret_cast<const Move*>(tensors + num_tensors);
         whole.assign(num_sets, -1);
         for (int64_t i = 0; i < num_tensors; i++)
-            if (tensors[i].set && tensors[i].fixed == sets[tensors[i].set].fixed) whole[tensors[i].set] = i;
+            if (tensors[i].set && tensors[i].fixed == sets[tensors[i].set].fixed)
+                whole[tensors[i].set] = i;
         for (int64_t m = 0; m < num_moves; m++) {
             const int64_t inner = moves[m].inner, span = inner * moves[m].size;
             origin.emplace_back(sets[moves[m].large].positions);
-            for (size_t p = 0; p < origin[m].size(); p++) origin[m][p] = p / span * inner + p % inner;
+            for (size_t p = 0; p < origin[m].size(); p++)
+                origin[m][p] = p / span * inner + p % inner;
             int taken = 0;
-            for (int64_t n = 0; n < m; n++) taken += moves[n].large == moves[m].large && slot[n] >= 0;
+            for (int64_t n = 0; n < m; n++)
+                taken += moves[n].large == moves[m].large && slot[n] >= 0;
             slot.push_back(taken < 2 && moves[m].width == sets[moves[m].large].fixed ? taken : -1);
         }
     }
@@ -51,7 +55,8 @@ struct Incidence {
         return found;
     }
     bool spread(int64_t s) const {  // whether smaller sets spread to it
-        return std::any_of(moves, moves + num_moves, [s](const Move& move) { return move.large == s; });
+        return std::any_of(moves, moves + num_moves,
+                           [s](const Move& move) { return move.large == s; });
     }
     int64_t numbers(int64_t i) const { return sets[tensors[i].set].positions * tensors[i].fixed; }
 };
@@ -61,8 +66,9 @@ class Scratch {
     static inline thread_local std::vector<std::vector<float>> waiting;
     std::vector<float> memory;
 
-public:
-    static constexpr size_t KEPT = 1 << 22;  // floats; zeroing more is little next to the work on it
+  public:
+    // In floats. Zeroing more is little next to the work on it.
+    static constexpr size_t KEPT = 1 << 22;
 
     explicit Scratch(size_t size) {
         if (!waiting.empty()) memory.swap(waiting.back()), waiting.pop_back();
@@ -91,7 +97,8 @@ struct Features {
         : Features(incidence.columns(channels)) {
         std::vector<int64_t> starts{0};
         for (int64_t s = 0; s < incidence.num_sets; s++) {
-            const int64_t each = incidence.whole[s] < 0 ? incidence.sets[s].positions * columns[s] : 0;
+            const int64_t each =
+                incidence.whole[s] < 0 ? incidence.sets[s].positions * columns[s] : 0;
             starts.push_back(starts.back() + each * (s ? members : top));
         }
         memory.reset(new Scratch(starts.back()));
@@ -102,14 +109,20 @@ struct Features {
     }
 
     // Views from member `first` on of tensors that hold all members, with these columns.
-    Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors, int64_t first)
+    Features(const Incidence& incidence, const std::vector<int64_t>& columns, float* const* tensors,
+             int64_t first)
         : Features(columns) {
         for (int64_t s = 0; s < incidence.num_sets; s++)
-            if (tensors[s]) place[s] = tensors[s] + first * incidence.sets[s].positions * columns[s];
+            if (tensors[s])
+                place[s] = tensors[s] + first * incidence.sets[s].positions * columns[s];
     }
 
     explicit Features(const std::vector<int64_t>& columns)
-        : columns(columns), place(columns.size()), source(columns.size()), reading(columns.size()), copied(columns.size()) {}
+        : columns(columns),
+          place(columns.size()),
+          source(columns.size()),
+          reading(columns.size()),
+          copied(columns.size()) {}
 
     // These features, with the smallest set starting at another member.
     Features& from(int64_t member) {

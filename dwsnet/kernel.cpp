@@ -15,7 +15,7 @@
 namespace {
 
 constexpr int64_t FEW_FLOATS = 65536;  // features of members processed together: 256 KiB
-constexpr int64_t SMALL = 65536;       // entries of a matrix read for every few members, not per group
+constexpr int64_t SMALL = 65536;  // entries of a matrix read for every few members, not per group
 constexpr int64_t GROUP = 16;
 
 // How many members are processed together, and how many share one product for the smallest set,
@@ -25,7 +25,8 @@ struct Together {
 
     Together(const Incidence& incidence, int64_t in, int64_t out) {
         int64_t numbers = 0;
-        for (int64_t s = 0; s < incidence.num_sets; s++) numbers += incidence.sets[s].positions * incidence.sets[s].fixed;
+        for (int64_t s = 0; s < incidence.num_sets; s++)
+            numbers += incidence.sets[s].positions * incidence.sets[s].fixed;
         few = std::max<int64_t>(1, FEW_FLOATS / (numbers * std::max(in, out)));
         const bool small = incidence.columns(in)[0] * incidence.columns(out)[0] <= SMALL;
         group = small ? few : std::max(few, GROUP);
@@ -39,11 +40,14 @@ struct Matrices {
     std::unique_ptr<Scratch> memory;
     std::vector<float*> place;  // thread t, set s: index t * sets + s
 
-    Matrices(const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int threads) : rows(rows), columns(columns) {
-        for (size_t s = 0; s < rows.size(); s++) starts.push_back(starts.back() + rows[s] * columns[s]);
+    Matrices(const std::vector<int64_t>& rows, const std::vector<int64_t>& columns, int threads)
+        : rows(rows), columns(columns) {
+        for (size_t s = 0; s < rows.size(); s++)
+            starts.push_back(starts.back() + rows[s] * columns[s]);
         memory.reset(new Scratch(starts.back() * threads));
         for (int t = 0; t < threads; t++)
-            for (size_t s = 0; s < rows.size(); s++) place.push_back(memory->get() + t * starts.back() + starts[s]);
+            for (size_t s = 0; s < rows.size(); s++)
+                place.push_back(memory->get() + t * starts.back() + starts[s]);
     }
 
     float* const* of(int thread) const { return place.data() + thread * rows.size(); }
@@ -56,7 +60,8 @@ struct Matrices {
 #pragma omp parallel for num_threads(threads) schedule(static)
             for (int64_t row = 0; row < rows[s]; row += LINE)
                 for (int64_t c = 0; c < columns[s]; c += LINE)
-                    work(s, row, c, std::min<int64_t>(LINE, rows[s] - row), std::min<int64_t>(LINE, columns[s] - c));
+                    work(s, row, c, std::min<int64_t>(LINE, rows[s] - row),
+                         std::min<int64_t>(LINE, columns[s] - c));
     }
 
     // Sets these to the transposes of `matrices` `(columns, rows)`.
@@ -81,7 +86,8 @@ struct Matrices {
                 const float* from = of(t)[s] + row * from_step + c;
                 for (int64_t k = 0; k < width; k++)
                     for (int64_t i = 0; i < height; i++)
-                        to[k * to_step + i] = from[i * from_step + k] + (t ? to[k * to_step + i] : 0.0f);
+                        to[k * to_step + i] =
+                            from[i * from_step + k] + (t ? to[k * to_step + i] : 0.0f);
             }
         });
     }
@@ -127,8 +133,9 @@ extern "C" {
 // The layer, from tensors x of `in` channels to tensors y of `out` channels. With `coefficients`
 // `(2, tensors, in)` it is applied to GELU(first * x + second). Unless it is null, `sums`
 // `(2, tensors, out)` receives the sums of y and of y^2.
-void layer(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t in,
-           const float* const* weights, const float* bias, int64_t out, float* const* y, double* sums, int threads) {
+void layer(const int64_t* program, int64_t members, float* const* x, const float* coefficients,
+           int64_t in, const float* const* weights, const float* bias, int64_t out, float* const* y,
+           double* sums, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, in};
@@ -137,17 +144,20 @@ void layer(const int64_t* program, int64_t members, float* const* x, const float
     matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         const Writing writing = totals.writing(t);
-        Features gathered(incidence, in, together.few, together.group), mapped(incidence, out, together.few, together.group);
+        Features gathered(incidence, in, together.few, together.group),
+            mapped(incidence, out, together.few, together.group);
         mine.each(together.group, [&](Members group) {
             const auto gather = [&](Members some) {
                 some.gather(x, readings, in, true, gathered.from(some.first - group.first));
             };
             group.each(together.few, gather);
-            group.map(0, 1, gathered.from(0), matrices.of(0), bias, false, out, mapped.from(0), y, writing);
+            group.map(0, 1, gathered.from(0), matrices.of(0), bias, false, out, mapped.from(0), y,
+                      writing);
             group.each(together.few, [&](Members some) {
                 if (group.count > together.few) gather(some);
                 mapped.from(some.first - group.first);
-                some.map(1, incidence.num_sets, gathered, matrices.of(0), nullptr, false, out, mapped, y, writing);
+                some.map(1, incidence.num_sets, gathered, matrices.of(0), nullptr, false, out,
+                         mapped, y, writing);
             });
         });
     });
@@ -157,15 +167,18 @@ void layer(const int64_t* program, int64_t members, float* const* x, const float
 // Its backward pass: gradients of the weights, the bias and, unless `to_x` is null, x. With
 // `corrections` `(2, tensors, out)` the gradients of y are to_y + first + second * y. With
 // coefficients, `sums_of_x` `(2, tensors, in)` receives their gradients.
-void layer_backward(const int64_t* program, int64_t members, float* const* to_y, const float* corrections, float* const* y,
-                    int64_t out, float* const* x, const float* coefficients, int64_t in, const float* const* weights,
-                    float* const* to_x, float* const* to_weights, float* to_bias, double* sums_of_x, int threads) {
+void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
+                    const float* corrections, float* const* y, int64_t out, float* const* x,
+                    const float* coefficients, int64_t in, const float* const* weights,
+                    float* const* to_x, float* const* to_weights, float* to_bias, double* sums_of_x,
+                    int threads) {
     const Incidence incidence(program);
     const Together together(incidence, in, out);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, in};
     const Readings corrected{corrections, y, incidence.num_tensors, out};
     Sums totals(incidence, in, sums_of_x, threads);
-    Matrices sums(incidence.columns(in), incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
+    Matrices sums(incidence.columns(in), incidence.columns(out), threads),
+        biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         Features gathered(incidence, in, together.few, GROUP * together.group);
         Features back(incidence, out, together.few, GROUP * together.group);
@@ -177,16 +190,21 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
                 const int64_t offset = group.first - many.first;
                 const auto gather = [&](Members some, float* const* to_sums) {
                     const int64_t member = some.first - many.first;
-                    some.gather_both(x, readings, in, gathered.from(member), to_y, corrected, out, back.from(member), to_sums);
+                    some.gather_both(x, readings, in, gathered.from(member), to_y, corrected, out,
+                                     back.from(member), to_sums);
                 };
                 const bool once = group.count <= together.few;
-                group.each(together.few, [&](Members some) { gather(some, once ? sums.of(t) : nullptr); });
-                if (to_x) group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0), to_x, writing);
+                group.each(together.few,
+                           [&](Members some) { gather(some, once ? sums.of(t) : nullptr); });
+                if (to_x)
+                    group.map(0, 1, back.from(offset), weights, nullptr, true, in, mapped.from(0),
+                              to_x, writing);
                 group.each(together.few, [&](Members some) {
                     if (!once) gather(some, sums.of(t));
                     if (!to_x) return;
                     mapped.from(some.first - group.first);
-                    some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x, writing);
+                    some.map(1, incidence.num_sets, back, weights, nullptr, true, in, mapped, to_x,
+                             writing);
                 });
             });
             many.outer(0, 1, gathered.from(0), back.from(0), sums.of(t));
@@ -200,27 +218,31 @@ void layer_backward(const int64_t* program, int64_t members, float* const* to_y,
 
 // Only GELU(first * x + second), and its backward pass: gradients of x and, in `sums`, of the
 // coefficients.
-void activate(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels,
-              float* const* y, int threads) {
+void activate(const int64_t* program, int64_t members, float* const* x, const float* coefficients,
+              int64_t channels, float* const* y, int threads) {
     const Incidence incidence(program);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
     for_threads(incidence, members, threads, [&](int, Members mine) {
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
-            const int64_t count = mine.count * incidence.numbers(i) * channels, entry = mine.part(x, i, channels) - x[i];
-            readings.of(i, 0).apply(x[i], entry, y[i] + entry, channels, count / channels, channels);
+            const int64_t count = mine.count * incidence.numbers(i) * channels,
+                          entry = mine.part(x, i, channels) - x[i];
+            readings.of(i, 0).apply(x[i], entry, y[i] + entry, channels, count / channels,
+                                    channels);
         }
     });
 }
 
-void activate_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* x, const float* coefficients,
-                       int64_t channels, float* const* to_x, double* sums, int threads) {
+void activate_backward(const int64_t* program, int64_t members, float* const* to_y, float* const* x,
+                       const float* coefficients, int64_t channels, float* const* to_x,
+                       double* sums, int threads) {
     const Incidence incidence(program);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
     Sums totals(incidence, channels, sums, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         const Writing writing = totals.writing(t, &readings, x);
         for (int64_t i = 0; i < incidence.num_tensors; i++) {
-            const int64_t first = mine.first * incidence.numbers(i), rows = mine.count * incidence.numbers(i);
+            const int64_t first = mine.first * incidence.numbers(i),
+                          rows = mine.count * incidence.numbers(i);
             Members::for_panels(first, first + rows, [&](int64_t row, int64_t number) {
                 const int64_t entry = row * channels, count = number * channels;
                 std::copy_n(to_y[i] + entry, count, to_x[i] + entry);
@@ -233,8 +255,8 @@ void activate_backward(const int64_t* program, int64_t members, float* const* to
 
 // Only the means over all positions, the smallest set, of tensors or, with coefficients, of their
 // activations; and its backward pass.
-void pool(const int64_t* program, int64_t members, float* const* x, const float* coefficients, int64_t channels, float* pooled,
-          int threads) {
+void pool(const int64_t* program, int64_t members, float* const* x, const float* coefficients,
+          int64_t channels, float* pooled, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
@@ -248,8 +270,9 @@ void pool(const int64_t* program, int64_t members, float* const* x, const float*
     });
 }
 
-void pool_backward(const int64_t* program, int64_t members, float* to_pooled, float* const* x, const float* coefficients,
-                   int64_t channels, float* const* to_x, double* sums, int threads) {
+void pool_backward(const int64_t* program, int64_t members, float* to_pooled, float* const* x,
+                   const float* coefficients, int64_t channels, float* const* to_x, double* sums,
+                   int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     const Readings readings{coefficients, nullptr, incidence.num_tensors, channels};
@@ -260,8 +283,10 @@ void pool_backward(const int64_t* program, int64_t members, float* to_pooled, fl
         const Writing writing = totals.writing(t, &readings, x);
         Features mapped(incidence, channels, together.few, together.few);
         mine.each(together.few, [&](Members some) {
-            const Features features(incidence, incidence.columns(channels), tensors.data(), some.first);
-            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped, to_x, writing);
+            const Features features(incidence, incidence.columns(channels), tensors.data(),
+                                    some.first);
+            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped,
+                     to_x, writing);
         });
     });
     totals.add_up();
@@ -269,7 +294,8 @@ void pool_backward(const int64_t* program, int64_t members, float* to_pooled, fl
 
 // The two halves of a layer that does more in between. Gathered features are separate tensors,
 // except that a set of one tensor is that tensor, for which `gather` takes null.
-void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels, float* const* gathered, int threads) {
+void gather(const int64_t* program, int64_t members, float* const* x, int64_t channels,
+            float* const* gathered, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     for_threads(incidence, members, threads, [&](int, Members mine) {
@@ -280,23 +306,26 @@ void gather(const int64_t* program, int64_t members, float* const* x, int64_t ch
     });
 }
 
-void gather_backward(const int64_t* program, int64_t members, float* const* to_gathered, int64_t channels, float* const* to_x,
-                     int threads) {
+void gather_backward(const int64_t* program, int64_t members, float* const* to_gathered,
+                     int64_t channels, float* const* to_x, int threads) {
     const Incidence incidence(program);
     const Together together(incidence, channels, channels);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, channels, together.few, together.few);
         mine.each(together.few, [&](Members some) {
-            const Features features(incidence, incidence.columns(channels), to_gathered, some.first);
-            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped, to_x);
+            const Features features(incidence, incidence.columns(channels), to_gathered,
+                                    some.first);
+            some.map(0, incidence.num_sets, features, nullptr, nullptr, true, channels, mapped,
+                     to_x);
         });
     });
 }
 
 // `depths` are the columns of gathered features: those of the carriers, and of what was
 // concatenated.
-void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths, const float* const* weights,
-             const float* bias, int64_t out, float* const* y, int threads) {
+void scatter(const int64_t* program, int64_t members, float* const* gathered, const int64_t* depths,
+             const float* const* weights, const float* bias, int64_t out, float* const* y,
+             int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
@@ -304,24 +333,30 @@ void scatter(const int64_t* program, int64_t members, float* const* gathered, co
     matrices.transpose(weights, threads);
     for_threads(incidence, members, threads, [&](int, Members mine) {
         Features mapped(incidence, out, together.few, mine.count);
-        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices.of(0), bias, false, out, mapped, y);
+        mine.map(0, 1, Features(incidence, columns, gathered, mine.first), matrices.of(0), bias,
+                 false, out, mapped, y);
         mine.each(together.few, [&](Members some) {
             const Features features(incidence, columns, gathered, some.first);
-            some.map(1, incidence.num_sets, features, matrices.of(0), nullptr, false, out, mapped.from(some.first - mine.first), y);
+            some.map(1, incidence.num_sets, features, matrices.of(0), nullptr, false, out,
+                     mapped.from(some.first - mine.first), y);
         });
     });
 }
 
 void scatter_backward(const int64_t* program, int64_t members, float* const* to_y, int64_t out,
-                      float* const* gathered, const int64_t* depths, const float* const* weights, float* const* to_gathered,
-                      float* const* to_weights, float* to_bias, int threads) {
+                      float* const* gathered, const int64_t* depths, const float* const* weights,
+                      float* const* to_gathered, float* const* to_weights, float* to_bias,
+                      int threads) {
     const Incidence incidence(program);
     const Together together(incidence, out, out);
     const std::vector<int64_t> columns(depths, depths + incidence.num_sets);
-    Matrices sums(columns, incidence.columns(out), threads), biases({1}, {incidence.columns(out)[0]}, threads);
+    Matrices sums(columns, incidence.columns(out), threads),
+        biases({1}, {incidence.columns(out)[0]}, threads);
     for_threads(incidence, members, threads, [&](int t, Members mine) {
         Features back(incidence, out, together.few, mine.count);
-        const auto place = [&](float* const* tensors, Members some) { return Features(incidence, columns, tensors, some.first); };
+        const auto place = [&](float* const* tensors, Members some) {
+            return Features(incidence, columns, tensors, some.first);
+        };
         sums.clear(t), biases.clear(t);
         mine.each(together.few, [&](Members some) {
             some.gather(to_y, {}, out, false, back.from(some.first - mine.first));
@@ -340,20 +375,25 @@ void scatter_backward(const int64_t* program, int64_t members, float* const* to_
 
 // GELU of batch-normalised tensors `(rows, channels)`; also writes mean and variance of each
 // channel.
-void norm_gelu(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x, float* const* gains, float* const* shifts,
-               float epsilon, float* const* means, float* const* variances, float* const* y, int threads) {
+void norm_gelu(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x,
+               float* const* gains, float* const* shifts, float epsilon, float* const* means,
+               float* const* variances, float* const* y, int threads) {
     for (int64_t i = 0; i < tensors; i++) {
-        const Normalized tensor{x[i], rows[i], channels, gains[i], shifts[i], means[i], variances[i], epsilon};
+        const Normalized tensor{x[i],      rows[i],  channels,     gains[i],
+                                shifts[i], means[i], variances[i], epsilon};
         tensor.moments(means[i], variances[i], threads);
         tensor.apply(y[i], threads);
     }
 }
 
-void norm_gelu_backward(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x, float* const* gains,
-                        float* const* shifts, float epsilon, float* const* means, float* const* variances, float* const* to_y,
-                        float* const* to_x, float* const* to_gains, float* const* to_shifts, int threads) {
+void norm_gelu_backward(int64_t tensors, const int64_t* rows, int64_t channels, float* const* x,
+                        float* const* gains, float* const* shifts, float epsilon,
+                        float* const* means, float* const* variances, float* const* to_y,
+                        float* const* to_x, float* const* to_gains, float* const* to_shifts,
+                        int threads) {
     for (int64_t i = 0; i < tensors; i++) {
-        const Normalized tensor{x[i], rows[i], channels, gains[i], shifts[i], means[i], variances[i], epsilon};
+        const Normalized tensor{x[i],      rows[i],  channels,     gains[i],
+                                shifts[i], means[i], variances[i], epsilon};
         tensor.backward(to_y[i], to_x[i], to_gains[i], to_shifts[i], threads);
     }
 }

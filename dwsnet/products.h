@@ -34,7 +34,7 @@ class Ahead {
     std::vector<Range> ranges;
     int64_t left = MOST;
 
-public:
+  public:
     static constexpr int64_t EVERY = 4, MOST = 1 << 17;  // floats that stay in the L2 cache
 
     void clear() { ranges.clear(), left = MOST; }
@@ -75,8 +75,8 @@ inline void for_blocks(int64_t count, const Work& work) {
 // ROWS rows of the result are `start(row, v)` plus the sum of `factor(row, k) * right[k]` over all
 // k below `count`. Without the pragmas GCC keeps the sums in memory.
 template <int ROWS, int VECTORS, typename Start, typename Factor>
-inline void block(int64_t count, const float* right, int64_t right_step, const Start& start, const Factor& factor,
-                  float* result, int64_t step, Ahead& ahead) {
+inline void block(int64_t count, const float* right, int64_t right_step, const Start& start,
+                  const Factor& factor, float* result, int64_t step, Ahead& ahead) {
     Vector sums[ROWS][VECTORS];
 #pragma GCC unroll 8
     for (int r = 0; r < ROWS; r++)
@@ -120,37 +120,43 @@ struct Terms {
 
     Terms from(int64_t row) const { return {first.from(row), second.from(row)}; }
     Vector at_start(int64_t row, int64_t column) const {
-        return at(first.row(row) + column) * first.factor + at(second.row(row) + column) * second.factor;
+        return at(first.row(row) + column) * first.factor +
+               at(second.row(row) + column) * second.factor;
     }
 };
 
 // result `(rows, width)` = terms + left `(rows, depth)` times right `(depth, width)`. A `fresh`
 // result is in no cache, so its memory is prefetched.
-void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right, int64_t width,
-             float* result, bool fresh, Ahead& ahead) {
+void product(const Terms& terms, const float* left, int64_t rows, int64_t depth, const float* right,
+             int64_t width, float* result, bool fresh, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(rows, [&]<int ROWS>(int64_t row) {
             const float* a = left + row * depth;
             float* room = result + (row + DISTANCE) * width;
-            for (int64_t k = 0; fresh && k < ROWS * width; k += LINE) __builtin_prefetch(room + k, 1, 3);
+            for (int64_t k = 0; fresh && k < ROWS * width; k += LINE)
+                __builtin_prefetch(room + k, 1, 3);
             const auto start = [&](int r, int v) { return terms.at_start(row + r, s + v * LANES); };
             const auto factor = [=](int r, int64_t k) { return a[r * depth + k]; };
-            block<ROWS, VECTORS>(depth, right + s, width, start, factor, result + row * width + s, width, ahead);
+            block<ROWS, VECTORS>(depth, right + s, width, start, factor, result + row * width + s,
+                                 width, ahead);
         });
     });
 }
 
 // result `(rows, width)` = terms + features `(rows, step)`.
-void add(const Terms& terms, const float* features, int64_t step, int64_t rows, int64_t width, float* result) {
+void add(const Terms& terms, const float* features, int64_t step, int64_t rows, int64_t width,
+         float* result) {
     for (int64_t row = 0; row < rows; row++)
         for_strips(width, [&]<int VECTORS>(int64_t s) {
             for (int64_t c = s; c < s + VECTORS * LANES; c += LANES)
-                at(result + row * width + c) = terms.at_start(row, c) + at(features + row * step + c);
+                at(result + row * width + c) =
+                    terms.at_start(row, c) + at(features + row * step + c);
         });
 }
 
 // sums `(depth, width)` += left `(rows, depth)` transposed times right `(rows, width)`.
-void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows, float* sums, Ahead& ahead) {
+void add_outer(const float* left, int64_t depth, const float* right, int64_t width, int64_t rows,
+               float* sums, Ahead& ahead) {
     for_strips(width, [&]<int VECTORS>(int64_t s) {
         for_blocks(depth, [&]<int ROWS>(int64_t k) {
             float* result = sums + k * width + s;
@@ -162,7 +168,8 @@ void add_outer(const float* left, int64_t depth, const float* right, int64_t wid
 }
 
 // to += the sum of `count` rows times the factor.
-void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, float factor, float* to) {
+void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, float factor,
+              float* to) {
     const int64_t done = for_strips(width, [&]<int VECTORS>(int64_t c) {
         Vector sums[VECTORS] = {};
         const float* row = rows + c;
@@ -170,7 +177,8 @@ void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, flo
         for (; k + 4 <= count; k += 4, row += 4 * step)
             for (int v = 0; v < VECTORS; v++) {
                 const float* a = row + v * LANES;
-                sums[v] += (at(a) + at(a + step)) + (at(a + 2 * step) + at(a + 3 * step));  // short chains
+                sums[v] +=
+                    (at(a) + at(a + step)) + (at(a + 2 * step) + at(a + 3 * step));  // short chains
             }
         for (; k < count; k++, row += step)
             for (int v = 0; v < VECTORS; v++) sums[v] += at(row + v * LANES);
@@ -181,8 +189,10 @@ void add_rows(const float* rows, int64_t step, int64_t count, int64_t width, flo
 }
 
 // to `(rows, to_step)` = `width` columns of from `(rows, from_step)`.
-void copy(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows, int64_t width) {
-    for (int64_t row = 0; row < rows; row++) std::copy_n(from + row * from_step, width, to + row * to_step);
+void copy(const float* from, int64_t from_step, float* to, int64_t to_step, int64_t rows,
+          int64_t width) {
+    for (int64_t row = 0; row < rows; row++)
+        std::copy_n(from + row * from_step, width, to + row * to_step);
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-"""Imports point one way, heavy packages stay where they belong, and importing does no work."""
+"""Imports point one way, heavy packages stay where they belong, and importing does no work; lines
+are short."""
 
 import ast
 import subprocess
@@ -127,6 +128,23 @@ def test_the_rules_see_every_package():
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(OURS)
     assert "ray" in imported(ROOT / "cluster" / "fanout.py")
     assert "prefect" in imported(ROOT / "flows" / "flows.py")
+
+
+LINE = 100
+"""Characters of a line; in Python files ruff checks them."""
+
+
+def test_lines_of_other_languages_are_as_short():
+    kinds = {".cpp", ".h", ".html", ".css", ".js"}
+    files = [path for package in (*OURS, "tests") for path in (ROOT / package).rglob("*.*")]
+    lines = {
+        f"{path}:{number}": line
+        for path in files
+        if path.suffix in kinds
+        for number, line in enumerate(path.read_text().splitlines(), start=1)
+    }
+    assert len(lines) > 1500
+    assert [place for place, line in lines.items() if len(line) > LINE] == []
 
 
 @pytest.mark.parametrize("module", ["flows.cli", "flows.commands"])

@@ -15,7 +15,7 @@
 namespace {
 
 #if defined(__AVX512F__)
-constexpr int LANES = 16, ROWS = 8;  // 16 accumulators: enough to hide the latency of two multipliers
+constexpr int LANES = 16, ROWS = 8;  // 16 sums: enough to hide the latency of two multipliers
 #elif defined(__AVX__)
 constexpr int LANES = 8, ROWS = 4;
 #else
@@ -55,8 +55,11 @@ inline void sine_cosine(Vector x, Vector& sine, Vector& cosine) {
     const Vector high = x - n * 3.1415927410125732f;
     const Vector r = high + n * 8.742278e-8f;
     const Vector q = r * r;
-    const Vector s = ((2.60005414e-6f * q - 1.98066149e-4f) * q + 8.33301729e-3f) * q - 1.66666571e-1f;
-    const Vector c = (((-2.60771023e-7f * q + 2.47618861e-5f) * q - 1.38884035e-3f) * q + 4.16666407e-2f) * q - 0.499999995f;
+    const Vector s =
+        ((2.60005414e-6f * q - 1.98066149e-4f) * q + 8.33301729e-3f) * q - 1.66666571e-1f;
+    const Vector c =
+        (((-2.60771023e-7f * q + 2.47618861e-5f) * q - 1.38884035e-3f) * q + 4.16666407e-2f) * q -
+        0.499999995f;
     sine = (Vector)((Integers)(s * (q * r) + r) ^ sign);
     cosine = (Vector)((Integers)(c * q + 1.0f) ^ sign);
 }
@@ -70,7 +73,8 @@ struct Left {
 // M rows and N vectors of columns of start(column) + left * right, passed to
 // finish(row, column, M vectors).
 template <int M, int N, class Start, class Finish>
-inline void block(int row, int column, int depth, Left left, const float* right, int64_t width, Start start, Finish finish) {
+inline void block(int row, int column, int depth, Left left, const float* right, int64_t width,
+                  Start start, Finish finish) {
     Vector sum[N][M];
     for (int n = 0; n < N; n++) {
         const Vector first = start(column + n * LANES);
@@ -85,19 +89,24 @@ inline void block(int row, int column, int depth, Left left, const float* right,
 }
 
 template <int N, class Start, class Finish>
-inline void strip(int column, int rows, int depth, Left left, const float* right, int64_t width, Start start, Finish finish) {
+inline void strip(int column, int rows, int depth, Left left, const float* right, int64_t width,
+                  Start start, Finish finish) {
     int row = 0;
-    for (; row + ROWS <= rows; row += ROWS) block<ROWS, N>(row, column, depth, left, right, width, start, finish);
-    for (; row + 2 <= rows; row += 2) block<2, N>(row, column, depth, left, right, width, start, finish);
+    for (; row + ROWS <= rows; row += ROWS)
+        block<ROWS, N>(row, column, depth, left, right, width, start, finish);
+    for (; row + 2 <= rows; row += 2)
+        block<2, N>(row, column, depth, left, right, width, start, finish);
     for (; row < rows; row++) block<1, N>(row, column, depth, left, right, width, start, finish);
 }
 
 // start + left * right for `rows` rows and `width` columns, a multiple of LANES; right is
 // (depth, width).
 template <class Start, class Finish>
-inline void product(int rows, int depth, int width, Left left, const float* right, Start start, Finish finish) {
+inline void product(int rows, int depth, int width, Left left, const float* right, Start start,
+                    Finish finish) {
     int column = 0;
-    for (; column + 2 * LANES <= width; column += 2 * LANES) strip<2>(column, rows, depth, left, right, width, start, finish);
+    for (; column + 2 * LANES <= width; column += 2 * LANES)
+        strip<2>(column, rows, depth, left, right, width, start, finish);
     if (column < width) strip<1>(column, rows, depth, left, right, width, start, finish);
 }
 
@@ -105,9 +114,11 @@ Vector zeros(int) { return Vector{}; }
 
 // Adds left * right to `result`.
 void add_product(int rows, int depth, int width, Left left, const float* right, float* result) {
-    product(rows, depth, width, left, right, zeros, [=]<int M>(int row, int column, Vector(&sum)[M]) {
-        for (int m = 0; m < M; m++) at(result + int64_t(row + m) * width + column) += sum[m];
-    });
+    product(rows, depth, width, left, right, zeros,
+            [=]<int M>(int row, int column, Vector(&sum)[M]) {
+                for (int m = 0; m < M; m++)
+                    at(result + int64_t(row + m) * width + column) += sum[m];
+            });
 }
 
 float total(Vector x) {
@@ -131,7 +142,8 @@ Vector halves(Vector a, Vector b, std::integer_sequence<int, J...>) {
 // bit.
 template <int BIT = 1>
 inline void fold(Vector (&x)[LANES]) {
-    for (int i = 0; i < LANES; i += 2 * BIT) x[i] = halves<BIT>(x[i], x[i + BIT], std::make_integer_sequence<int, LANES>());
+    for (int i = 0; i < LANES; i += 2 * BIT)
+        x[i] = halves<BIT>(x[i], x[i + BIT], std::make_integer_sequence<int, LANES>());
     if constexpr (2 * BIT < LANES) fold<2 * BIT>(x);
 }
 
@@ -151,7 +163,8 @@ struct Siren {
     Floats parameters{0}, gradient{0}, momentum{0}, variance{0};
     Floats coordinates{0}, targets{0}, inside{0}, delta{0};
 
-    Siren(int num_layers, const int64_t* sizes, int num_points, float omega) : num_points(num_points), omega(omega) {
+    Siren(int num_layers, const int64_t* sizes, int num_points, float omega)
+        : num_points(num_points), omega(omega) {
         int64_t floats = 0;
         for (int l = 0; l + 1 < num_layers; l++) floats += 2 * padded(sizes[l + 1]);
         while (tile < 64 && (tile + LANES) * floats <= TILE_FLOATS) tile += LANES;
@@ -161,10 +174,12 @@ struct Siren {
             const int width = padded(last ? in : out);
             const int64_t weight = num_parameters, bias = weight + int64_t(last ? out : in) * width;
             const int64_t activations = last ? 0 : int64_t(tile) * width;
-            layers.push_back({in, out, width, weight, bias, Floats(int64_t(out) * padded(in)), Floats(activations), Floats(activations)});
+            layers.push_back({in, out, width, weight, bias, Floats(int64_t(out) * padded(in)),
+                              Floats(activations), Floats(activations)});
             num_parameters = bias + padded(out);
         }
-        for (Floats* each : {&parameters, &gradient, &momentum, &variance}) *each = Floats(num_parameters);
+        for (Floats* each : {&parameters, &gradient, &momentum, &variance})
+            *each = Floats(num_parameters);
         const int points = padded(num_points);
         coordinates = Floats(int64_t(points) * layers[0].in);
         targets = Floats(int64_t(points) * layers.back().out);
@@ -175,7 +190,8 @@ struct Siren {
     void set_signal(const float* grid, const float* values) {
         std::copy(grid, grid + int64_t(num_points) * layers[0].in, (float*)coordinates);
         for (int c = 0; c < layers.back().out; c++)
-            std::copy_n(values + int64_t(c) * num_points, num_points, targets + int64_t(c) * padded(num_points));
+            std::copy_n(values + int64_t(c) * num_points, num_points,
+                        targets + int64_t(c) * padded(num_points));
         std::fill_n((float*)inside, num_points, 1.0f);
     }
 
@@ -187,7 +203,8 @@ struct Siren {
             const bool last = &layer == &layers.back();
             for (int o = 0; o < layer.out; o++)
                 for (int k = 0; k < layer.in; k++)
-                    visit(i++, layer.weight + (last ? int64_t(o) * layer.width + k : int64_t(k) * layer.width + o));
+                    visit(i++, layer.weight + (last ? int64_t(o) * layer.width + k
+                                                    : int64_t(k) * layer.width + o));
             for (int o = 0; o < layer.out; o++) visit(i++, layer.bias + o);
         }
     }
@@ -200,7 +217,8 @@ struct Siren {
             const int64_t row = padded(layer.in);
             const float* weight = parameters + layer.weight;
             for (int o = 0; o < layer.out; o++)
-                for (int k = 0; k < layer.in; k++) layer.back[o * row + k] = omega * weight[o * o_step + k * k_step];
+                for (int k = 0; k < layer.in; k++)
+                    layer.back[o * row + k] = omega * weight[o * o_step + k * k_step];
         }
     }
 
@@ -242,9 +260,11 @@ struct Siren {
             for (int p = 0; p < count; p += LANES) {
                 Vector sum[LANES] = {};
                 for (int k = 0; k < layer.width; k += LANES)
-                    for (int j = 0; j < LANES; j++) sum[j] += at(weight + k) * at(input + int64_t(p + j) * layer.width + k);
+                    for (int j = 0; j < LANES; j++)
+                        sum[j] += at(weight + k) * at(input + int64_t(p + j) * layer.width + k);
                 fold(sum);
-                const Vector error = (sum[0] + parameters[layer.bias + c] - at(target + p)) * at(inside + start + p);
+                const Vector error =
+                    (sum[0] + parameters[layer.bias + c] - at(target + p)) * at(inside + start + p);
                 squares += error * error;
                 deltas += at(delta + int64_t(c) * tile + p) = error * scale;
             }
@@ -255,22 +275,25 @@ struct Siren {
 
     void backward(int start, int count) {
         const Layer& last = layers.back();
-        add_product(last.out, count, last.width, {delta, tile, 1}, layers[layers.size() - 2].sine, gradient + last.weight);
+        add_product(last.out, count, last.width, {delta, tile, 1}, layers[layers.size() - 2].sine,
+                    gradient + last.weight);
         Left deltas{delta, 1, tile};
         for (size_t l = layers.size() - 1; l > 0; l--) {
             Layer& layer = layers[l - 1];
             const int width = layer.width;
             float *slope = layer.slope, *bias = gradient + layer.bias;
-            product(count, layers[l].out, width, deltas, layers[l].back, zeros, [=]<int M>(int row, int column, Vector(&sum)[M]) {
-                Vector points{};
-                for (int m = 0; m < M; m++) {
-                    Vector& place = at(slope + int64_t(row + m) * width + column);
-                    points += place = place * sum[m];
-                }
-                at(bias + column) += points;
-            });
+            product(count, layers[l].out, width, deltas, layers[l].back, zeros,
+                    [=]<int M>(int row, int column, Vector(&sum)[M]) {
+                        Vector points{};
+                        for (int m = 0; m < M; m++) {
+                            Vector& place = at(slope + int64_t(row + m) * width + column);
+                            points += place = place * sum[m];
+                        }
+                        at(bias + column) += points;
+                    });
             const Left in = input(l - 1, start);
-            add_product(layer.in, count, width, {in.data, in.k_step, in.row_step}, slope, gradient + layer.weight);
+            add_product(layer.in, count, width, {in.data, in.k_step, in.row_step}, slope,
+                        gradient + layer.weight);
             deltas = {slope, width, 1};
         }
     }
@@ -291,7 +314,8 @@ struct Siren {
 
     void adam(int64_t step, double rate, double beta1, double beta2, double epsilon) {
         const float one = 1 - beta1, keep = beta2, two = 1 - beta2, tiny = epsilon;
-        const float size = rate / (1 - std::pow(beta1, step)), unbias = 1 / (1 - std::pow(beta2, step));
+        const float size = rate / (1 - std::pow(beta1, step)),
+                    unbias = 1 / (1 - std::pow(beta2, step));
         float *__restrict w = parameters, *__restrict m = momentum, *__restrict v = variance;
         const float* __restrict g = gradient;
         for (int64_t i = 0; i < num_parameters; i++) {
@@ -307,15 +331,19 @@ struct Siren {
 // Fits rows of parameters, in state dict order, in place, each to its own targets, and counts the
 // steps of each. The stop rule compares the error with the target every `check_every` steps; a NaN
 // target is never reached.
-extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_t* sizes, int64_t num_points,
-                           const float* coordinates, const float* targets, float* rows, int64_t* steps, double omega,
-                           int64_t max_steps, const double* rates, float target_psnr, int64_t check_every, double beta1,
-                           double beta2, double epsilon) {
+extern "C" void dwszoo_fit(int64_t num_members, int64_t num_layers, const int64_t* sizes,
+                           int64_t num_points, const float* coordinates, const float* targets,
+                           float* rows, int64_t* steps, double omega, int64_t max_steps,
+                           const double* rates, float target_psnr, int64_t check_every,
+                           double beta1, double beta2, double epsilon) {
     for (int64_t member = 0; member < num_members; member++) {
         Siren siren(num_layers, sizes, num_points, omega);
         siren.set_signal(coordinates, targets + member * num_points * sizes[num_layers]);
         int64_t count = 0;
-        siren.walk([&](int64_t i, int64_t place) { siren.parameters[place] = rows[i]; count = i + 1; });
+        siren.walk([&](int64_t i, int64_t place) {
+            siren.parameters[place] = rows[i];
+            count = i + 1;
+        });
         int64_t step = 1;
         for (; step <= max_steps; step++) {
             const float error = siren.gradients();

@@ -1,4 +1,5 @@
-// The floating-point ceiling of one core: twelve independent chains of multiply-adds on full vectors.
+// The floating-point ceiling of one core: twelve independent chains of multiply-adds on full
+// vectors.
 #include <cstdint>
 
 #if defined(__AVX512F__)
