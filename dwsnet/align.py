@@ -117,7 +117,7 @@ def _similarity(
 ) -> Float[Tensor, "batch size size"]:
     """Inner products of each slice of the reference along `axis` with each slice of the tensor."""
     dim = 1 + spec.position(axis)
-    one, other = (
+    one, other = (  # (references or batch, size, entries)
         x.movedim(dim, 1).flatten(2) if x.ndim > 2 else x.unsqueeze(2) for x in (reference, tensor)
     )
     return one @ other.transpose(1, 2)

@@ -69,7 +69,7 @@ def add_noise(
     _check_number("scale", scale)
     noisy = []
     for i, x in enumerate(tensors):
-        size = x.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))
+        size = x.flatten(1).square().mean(1).sqrt().view(-1, *[1] * (x.ndim - 1))  # (batch, 1...)
         noisy.append(x + scale * size * normal(fold_in(keys, i), *x.shape[1:]).to(x))
     return tuple(noisy)
 

@@ -53,7 +53,7 @@ class FixedAxisMap(nn.Module):
         nn.init.zeros_(self.entry.bias)
 
     def forward(self, x: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ..."]:
-        mapped = self.entry(x.movedim(self.dim, -1))
+        mapped = self.entry(x.movedim(self.dim, -1))  # (batch, ..., channels, size)
         if self.mean is not None:
             mapped = mapped + self.mean(x.mean(self.others, keepdim=True).movedim(self.dim, -1))
         return mapped.movedim(-1, self.dim)

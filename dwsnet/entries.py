@@ -60,7 +60,7 @@ class EntryFeatures(nn.Module):
         check_tensors(self.outer, tensors)
         features = []
         for i, (spec, x) in enumerate(zip(self.outer.tensors, tensors, strict=True)):
-            parts = [x.unsqueeze(-1)]
+            parts = [x.unsqueeze(-1)]  # (batch, *spec.shape, 1)
             if self.frequencies is not None:
                 phase = parts[0] * self.frequencies
                 parts += [phase.sin(), phase.cos()]

@@ -23,8 +23,8 @@ class Embedding(nn.Module):
         self.linear = nn.Linear(positions * width, channels, bias=not odd)
 
     def waves(self, x: Float[Tensor, "..."]) -> Float[Tensor, "... width"]:
-        x = x.unsqueeze(-1)
-        phase = x * self.frequencies
+        x = x.unsqueeze(-1)  # (..., 1)
+        phase = x * self.frequencies  # (..., frequencies)
         return torch.cat([x, phase.sin()] if self.odd else [x, phase.sin(), phase.cos()], -1)
 
     def forward(self, x: Float[Tensor, "... positions"]) -> Float[Tensor, "... channels"]:
@@ -77,8 +77,8 @@ class Sweep(nn.Module):
     ) -> Float[Tensor, "batch rows columns"]:
         """Edges as `forward` takes them: the matrices of all maps beside or below each other."""
         if self.at_senders:
-            return values.flatten(2)
-        return values.transpose(2, 3).flatten(1, 2)
+            return values.flatten(2)  # (batch, receivers, senders * maps)
+        return values.transpose(2, 3).flatten(1, 2)  # (batch, receivers * maps, senders)
 
     def forward(
         self,

@@ -26,7 +26,7 @@ class Edges(NamedTuple):
 
     def of(self, tensor: Float[Tensor, "batch ..."]) -> Float[Tensor, "batch ... positions"]:
         """`(batch, out, in, positions)`, or `(batch, out, positions)` if there is one axis."""
-        moved = tensor.permute(self.order)
+        moved = tensor.permute(self.order)  # (batch, *axes, *others)
         first = 1 + len(self.axes)
         return moved.flatten(first) if moved.ndim > first else moved.unsqueeze(first)
 
@@ -36,7 +36,7 @@ class Edges(NamedTuple):
         """The inverse of `of` on features: `(batch, *spec.shape, channels)`."""
         sizes = [spec.shape[dim - 1] for dim in self.order[1:]]
         x = features.unflatten(-2, sizes[len(self.axes) :] or (1,))
-        x = x if sizes[len(self.axes) :] else x.squeeze(-2)
+        x = x if sizes[len(self.axes) :] else x.squeeze(-2)  # (batch, *axes, *others, channels)
         inverse = sorted(range(len(self.order)), key=self.order.__getitem__)
         return x.permute(*inverse, x.ndim - 1)
 

@@ -38,9 +38,9 @@ def plain_layer(plan: Plan, coefficients: Tensor | None, *tensors: Tensor) -> li
     if coefficients is not None:
         features = tuple(plain_activate(coefficients, *features))
     outputs = plan.plain(*features, *tensors[count:])
-    rows = [y.double().reshape(-1, plan.out_channels) for y in outputs]
+    rows = [y.double().reshape(-1, plan.out_channels) for y in outputs]  # (positions, channels)
     sums = [torch.stack([y.sum(0) for y in rows]), torch.stack([y.square().sum(0) for y in rows])]
-    return [*outputs, torch.stack(sums)]
+    return [*outputs, torch.stack(sums)]  # (2, tensors, channels)
 
 
 class NormalisedLayer(torch.autograd.Function):

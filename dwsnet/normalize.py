@@ -118,11 +118,11 @@ class BatchNorm(nn.Module):
         batch statistics come from them and update the running ones, as in a call of the norm.
         """
         norms, first = self.norms, self.norms[0]
-        mean = torch.stack([norm.running_mean for norm in norms]).double()
+        mean = torch.stack([norm.running_mean for norm in norms]).double()  # (tensors, channels)
         variance = torch.stack([norm.running_var for norm in norms]).double()
         if self.training:
             counts = [members * prod(spec.shape) for spec in self.space.tensors]
-            count = sums.new_tensor(counts).unsqueeze(1)
+            count = sums.new_tensor(counts).unsqueeze(1)  # (tensors, 1)
             several = count > 1
             batch_mean = sums[0] / count
             batch_variance = (sums[1] / count - batch_mean.square()).clamp(min=0)

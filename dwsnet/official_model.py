@@ -43,12 +43,12 @@ class SetAttention(nn.Module):
         self.fc_o = nn.Linear(outputs, outputs)
 
     def forward(self, x: Float[Tensor, "batch set inputs"]) -> Float[Tensor, "batch set outputs"]:
-        query, key, value = (
+        query, key, value = (  # each (batch, heads, set, head_width)
             linear(x).unflatten(-1, (-1, self.head_width)).transpose(1, 2)
             for linear in (self.fc_q, self.fc_k, self.fc_v)
         )
         heads = query + attend(query, key, value, self.fc_o.in_features)
-        joined = heads.transpose(1, 2).flatten(2)
+        joined = heads.transpose(1, 2).flatten(2)  # (batch, set, outputs)
         return joined + F.relu(self.fc_o(joined))
 
 

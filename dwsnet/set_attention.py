@@ -53,7 +53,7 @@ class NeuronAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch neurons inputs"]
     ) -> Float[Tensor, "batch neurons heads"]:
-        query, key, value = (
+        query, key, value = (  # each (batch, heads, neurons, head_width)
             self.project(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         )
         return attend(query, key, value, query.shape[-1]).transpose(1, 2).flatten(2)

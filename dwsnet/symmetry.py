@@ -214,7 +214,7 @@ def _sign_of_weights(
     For every weight w, both w and w |w| are summed, over hidden axes only; a sum within rounding
     error counts as 0.
     """
-    signs = [torch.zeros_like(decided[axis]).unsqueeze(2)]
+    signs = [torch.zeros_like(decided[axis]).unsqueeze(2)]  # (batch, size, 1)
     for spec, tensor in zip(space.tensors, tensors, strict=True):
         if spec.role(axis) in (None, "none") or is_bias(spec):
             continue
@@ -230,7 +230,7 @@ def _sign_of_weights(
             total = terms.sum(others, keepdim=True) if others else terms
             largest = terms.abs().sum(others, keepdim=True) if others else terms.abs()
             sign = torch.where(total.abs() > rounding * largest, total.sign(), 0)
-            signs.append(sign.movedim(own, 1).flatten(2))
+            signs.append(sign.movedim(own, 1).flatten(2))  # (batch, size, fixed entries)
     found = torch.cat(signs, 2)
     return found.gather(2, found.abs().argmax(2, keepdim=True)).squeeze(2)
 

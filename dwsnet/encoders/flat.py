@@ -45,7 +45,7 @@ class FlatMLPEncoder(ReadingEncoder):
     ) -> Float[Tensor, "batch width"]:
         """The encoding of standardised tensors with their neurons in this order."""
         tensors = tensors if order is None else permute(self.space, tensors, order)
-        return self.layers(torch.cat([x.flatten(1) for x in tensors], 1))
+        return self.layers(torch.cat([x.flatten(1) for x in tensors], 1))  # of (batch, parameters)
 
     def order(self, tensors: Sequence[Float[Tensor, "batch ..."]]) -> HiddenPermutation | None:
         """The order of each member's neurons for the MLP; None: as given."""

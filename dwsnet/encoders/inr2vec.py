@@ -36,7 +36,7 @@ class INR2VecEncoder(RowEncoder):
         self.layers = nn.Sequential(*modules, nn.Linear(self.width, self.width))
 
     def rows(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch rows {self.width}"]:
-        rows = to_rows(self.space, self.read(state))
+        rows = to_rows(self.space, self.read(state))  # (batch, rows, entries)
         return self.layers(rows.flatten(0, 1)).unflatten(0, rows.shape[:2])
 
     def tokens(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch rows {self.token_width}"]:

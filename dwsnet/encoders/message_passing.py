@@ -121,7 +121,7 @@ class MessagePassingEncoder(Encoder):
                 self.start[str(i)].expand(shape) if known else tensors[0].new_zeros(shape)
             )
         for edges, embed in zip(graph.edges, self.embeddings, strict=True):
-            values = embed(edges.of(tensors[edges.tensor]))
+            values = embed(edges.of(tensors[edges.tensor]))  # (batch, nodes..., maps or channels)
             if len(edges.axes) == 2:
                 joined.append((*edges.axes, values))
             else:
@@ -150,7 +150,7 @@ class MessagePassingEncoder(Encoder):
                 x = x.abs() if self.signs else x
                 parts += [x.mean(1), x.amax(1)]
             else:
-                parts.append(slots(x.transpose(1, 2)).flatten(1))
+                parts.append(slots(x.transpose(1, 2)).flatten(1))  # (batch, channels * slots)
         return self.pool(torch.cat(parts, 1))
 
 
@@ -202,7 +202,7 @@ class MessagePassingFeatures(EncoderFeatures):
             encoder.graph.edges, encoder.embeddings, self.own, self.ends, self.mixers, strict=True
         ):
             values = edges.of(tensors[edges.tensor])
-            x = own(embedding.waves(values))  # batch, nodes..., positions, channels
+            x = own(embedding.waves(values))  # (batch, nodes..., positions, channels)
             parts = [
                 end(nodes[axis]).unflatten(-1, (edges.num_positions, self.channels))
                 for axis, end in zip(edges.axes, ends, strict=True)

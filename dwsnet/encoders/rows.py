@@ -41,7 +41,7 @@ def to_rows(
         parts = []
         for i in members:
             x = tensors[i].movedim(1 + space.tensors[i].computed, 1)
-            parts.append(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2))
+            parts.append(x.flatten(2) if x.ndim > 2 else x.unsqueeze(2))  # (batch, size, entries)
         row = torch.cat(parts, 2)
         rows.append(F.pad(row, (0, width - row.shape[2])))
     return torch.cat(rows, 1)
@@ -62,7 +62,7 @@ def from_rows(
             part = layer[:, :, start : start + prod(others)]
             start += prod(others)
             found[i] = part.unflatten(2, others or (1,)) if others else part.squeeze(2)
-            found[i] = found[i].movedim(1, 1 + out)
+            found[i] = found[i].movedim(1, 1 + out)  # (batch, *spec.shape, channels)
     return tuple(found[i] for i in range(len(space.tensors)))
 
 

@@ -26,13 +26,13 @@ def tensor_statistics(
     """
     columns = []
     for tensor in tensors:
-        entries = tensor.flatten(1)
+        entries = tensor.flatten(1)  # (batch, entries)
         places = (entries.shape[1] - 1) * torch.tensor(QUANTILES, dtype=torch.float64)
         low = places.floor().long()
         between = (places - low).to(entries)
         ordered = entries.sort(1).values
-        quantiles = ordered[:, low].lerp(ordered[:, places.ceil().long()], between)
-        moments = torch.stack([entries.mean(1), entries.var(1, correction=0)], 1)
+        quantiles = ordered[:, low].lerp(ordered[:, places.ceil().long()], between)  # (batch, 5)
+        moments = torch.stack([entries.mean(1), entries.var(1, correction=0)], 1)  # (batch, 2)
         columns += [moments, quantiles]
     return torch.cat(columns, 1)
 

@@ -57,7 +57,7 @@ class TransformerEncoder(RowEncoder):
     def all_tokens(self, state: Mapping[str, Tensor]) -> Float[Tensor, "batch tokens {self.width}"]:
         """The class token, then one token per row."""
         rows = to_rows(self.space, self.read(state))
-        token = self.token.expand(rows.shape[0], 1, -1)
+        token = self.token.expand(rows.shape[0], 1, -1)  # (batch, 1, width)
         tokens = torch.cat([token, self.embed(rows) + self.position], 1)
         with sdpa_kernel(SDPBackend.MATH):  # fused kernels have only a first derivative
             return self.norm(self.blocks(tokens))

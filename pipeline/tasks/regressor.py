@@ -70,10 +70,10 @@ class Regressor(nn.Module):
         self.head = nn.Sequential(nn.GELU(), nn.Linear(encoder.width, len(targets.names)))
 
     def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
-        vector = self.encoder(state)  # batch, width
+        vector = self.encoder(state)  # (batch, width)
         if self.move is not None:
             vector = vector + self.move(encode(self.inputs, columns, vector))
-        return self.head(vector)  # batch, targets
+        return self.head(vector)  # (batch, targets)
 
 
 class BoostedRegressor(nn.Module):
@@ -103,4 +103,4 @@ class BoostedRegressor(nn.Module):
     def forward(self, state: Mapping[str, Tensor], columns: Columns) -> Tensor:
         beside = encode(self.inputs, columns, next(iter(state.values()))).numpy()
         values = [torch.from_numpy(one.predict(state, beside)).float() for one in self.boosted]
-        return self.targets.outputs(torch.stack(values, 1))  # batch, targets
+        return self.targets.outputs(torch.stack(values, 1))  # (batch, targets)
