@@ -123,7 +123,7 @@ def answer_of(task: Any) -> Any:
 
 @contextmanager
 def marked(folder: Path | None) -> Iterator[Path | None]:
-    """A new file in a folder, which is removed after the block."""
+    """A new file in a folder; it is removed when the block ends."""
     if folder is None:
         yield None
         return

@@ -79,7 +79,7 @@ HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_p
 
 
 def hooked(module: nn.Module) -> bool:
-    """Whether the module has hooks, so that it must be called."""
+    """Whether the module has hooks, which only run if it is called."""
     everywhere = (getattr(nn.modules.module, f"_global{name}") for name in HOOKS)
     return any(getattr(module, name) for name in HOOKS) or any(everywhere)
 

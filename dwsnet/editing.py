@@ -52,7 +52,7 @@ class DWSNetEditor(Pretrained, WeightsHead):
 
     @classmethod
     def renamed(cls, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Add the scales, all 1, to folders older than them."""
+        """Add the scales, all 1, which older folders lack."""
         state = under("features", ("read", "trunk"), state)
         count = sum(name.startswith("heads.") and name.endswith(".weight") for name in state)
         return {"scale": torch.ones(count)} | state

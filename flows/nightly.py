@@ -88,7 +88,7 @@ def is_new(run: Path, planned: ZooPlan) -> bool:
 
 
 def require_same(recipe: Recipe, zoo: Path):
-    """Raises InputError if a zoo did not start as the recipe's."""
+    """Raises InputError if a zoo was not begun with this recipe."""
     record = Zoo.open(zoo).record
     views = record.grown[0].views if record.grown else record.inrs.views
     first = record.inrs.model_copy(update={"views": views})

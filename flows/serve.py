@@ -99,7 +99,7 @@ async def end_killed_runs(deployments: Sequence[UUID]):
 
 
 def is_free(folder: Path) -> bool:
-    """Whether no process works in the folder."""
+    """Whether no process is using the folder."""
     try:
         with exclusive(folder):
             return True

@@ -124,7 +124,7 @@ def read_table(
         table.validate(full=True)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise ArchiveError(
-            f"{path} is damaged ({' '.join(str(error).split())}): delete it, the catalog parts "
-            "have all that it says"
+            f"{path} is damaged ({' '.join(str(error).split())}): delete it; the catalog parts "
+            "hold everything in it"
         ) from error
     return table.replace_schema_metadata(None)

@@ -38,7 +38,7 @@ def write_atomic(path: Location, data: bytes):
     if isinstance(path, RemotePath):
         path.write_bytes(data)
         return
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # not longer than names may be
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")  # a short name, whatever that of path
     try:
         with open(temporary, "wb") as file:
             file.write(data)

@@ -1,8 +1,8 @@
 """Merging zoos of one architecture: each shard becomes one of the same split with the same tensors.
 
 What identifies members must remain unique. Keys and names of runs get the zoo's fingerprint as a
-prefix. Zoos made from the same sources keep the numbers of their sources, and the views of a source
-are numbered on; all other sources get new numbers.
+prefix. Zoos made from the same sources keep the numbers of their sources, and number the views of a
+source consecutively; all other sources get new numbers.
 """
 
 import json
@@ -115,7 +115,7 @@ def check_alike(zoos: Sequence[Zoo]):
         record, _ = zoo.record, zoo.seal
         if record.merged:
             raise InputError(
-                f"zoo {zoo.folder} is itself merged: merge what it was made from, "
+                f"zoo {zoo.folder} is itself merged: merge the zoos it was made from, "
                 f"{', '.join(getattr(record.config, 'paths', ()))}"
             )
         if (twin := seen.setdefault(record.fingerprint, zoo)) is not zoo:

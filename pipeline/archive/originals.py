@@ -98,7 +98,7 @@ def find_signals(
 def why_unknown(record: ZooRecord, trusted: Collection[str]) -> str | None:
     """Why signals cannot be read: zoo.json has no source, or untrusted code as one; else None."""
     if record.origin.merged:
-        return "the zoo was merged; the zoos that it was merged from know theirs"
+        return "the zoo was merged; only the zoos it was merged from record them"
     if record.origin.imported:
         return "the zoo was imported"
     signals = record.origin.fitted.signals

@@ -141,7 +141,7 @@ def find_splits(path: Path, pictures: Sequence[Picture], above: int) -> tuple[in
 def with_train_classes(
     pictures: Sequence[Picture], depth: int, splits: Splits
 ) -> list[tuple[str, ...]]:
-    """The sets of splits whose train split has classes: data sets rather than classes of one."""
+    """The sets of splits whose train split has classes: they are data sets, not classes of one."""
     classes: dict[tuple, set[str]] = defaultdict(set)
     for picture in pictures:
         folder, inner = picture.folders[:depth], picture.folders[depth:]

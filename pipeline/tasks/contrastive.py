@@ -104,7 +104,7 @@ class Contrastive(EmbeddingTask):
 
 
 def largest_group(zoo: Zoo) -> int:
-    """The most members of one signal in the train split, as planned if none is fitted yet."""
+    """The most members of one signal in the train split; planned ones if none is fitted yet."""
     import numpy as np
 
     from pipeline.archive.zoo import column

@@ -15,7 +15,7 @@ FILE, TITLE = "boosted.json", "gradient boosting on statistics"
 def boosted_metrics(
     trained: TrainedModel, zoo: Zoo, members: int | None, seed: int
 ) -> dict[str, Any] | None:
-    """The content of boosted.json: as metrics.json, for boosting on the model's training members.
+    """The content of boosted.json: like metrics.json, for boosting on the model's training members.
 
     In addition, `validation` is the monitored metric on the validation split, and `seconds` the
     time to compute the statistics and fit the trees. None if the task has no boosted baseline.

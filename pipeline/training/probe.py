@@ -101,8 +101,8 @@ def known_of(zoo: Zoo) -> list[str]:
     found = [name for name in names if zoo.catalog[name].null_count < len(zoo)]
     if not found:
         raise InputError(
-            f"nothing is known of the signals of zoo {zoo.folder}, neither classes nor facts: name "
-            f"columns of its catalog with --target, such as {zoo.record.schema.names[-1]}"
+            f"nothing is known about the signals of zoo {zoo.folder}, neither classes nor facts: "
+            f"name columns of its catalog with --target, such as {zoo.record.schema.names[-1]}"
         )
     return found
 

@@ -413,7 +413,7 @@ def test_classifiers_are_of_no_class_though_their_images_are(mlp_zoo, tmp_path):
     (figure,) = Masked().figures({"split": "test"}, evaluation)
     figure.draw(tmp_path / figure.file)
     assert (tmp_path / figure.file).stat().st_size
-    with pytest.raises(InputError, match=r"nothing is known of the signals of zoo .* --target"):
+    with pytest.raises(InputError, match=r"nothing is known about the signals of zoo .* --target"):
         known_of(mlp_zoo)
 
 

@@ -268,4 +268,4 @@ def test_the_command_merges(zoos, tmp_path, capsys):
         )
         == 2
     )
-    assert "is itself merged: merge what it was made from, " in capsys.readouterr().err
+    assert "is itself merged: merge the zoos it was made from, " in capsys.readouterr().err
