@@ -13,17 +13,18 @@ OWN = "DejaVu Sans"
 logger = logging.getLogger(__name__)
 
 
-def set_fonts(figure: Figure):
+def set_fonts(figure: Figure) -> bool:
     """Set the text of a figure in installed fonts that have its characters.
 
     A character that no font has is replaced by its code, such as \\u732b, after one warning.
+    Returns whether matplotlib's own font lacked any.
     """
     own = FT2Font(font_manager.findfont(OWN))
     texts = figure.findobj(Text)
     used = set("".join(text.get_text() for text in texts)) - {"\n"}
     foreign = {character for character in used if not own.get_char_index(ord(character))}
     if not foreign:
-        return
+        return False
     families, lost = installed_for(foreign)
     if lost:
         logger.warning(
@@ -35,6 +36,7 @@ def set_fonts(figure: Figure):
     for text in texts:
         text.set_fontfamily([OWN, *families, "sans-serif"])
         text.set_text(text.get_text().translate(codes))
+    return True
 
 
 def installed_for(characters: set[str]) -> tuple[list[str], set[str]]:

@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,26 +44,29 @@ KINDS = ("png", "svg")
 def picture(path: Path, width: float, height: float):
     """Yield a matplotlib figure of this size in inches, saved to `path` when the block ends.
 
-    The suffix of `path` chooses PNG or SVG.
+    The suffix of `path` chooses PNG or SVG; without one, the figure is saved as both.
     """
-    kind = file_kind(path, *KINDS)
-    content = io.BytesIO()
+    files = {kind: path.with_suffix(f".{kind}") for kind in KINDS}
+    if path.suffix:
+        files = {file_kind(path, *KINDS): path}
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
+        for kind, file in reversed(files.items()):  # SVG first: a PNG's text may be changed
+            write_atomic(file, content_of(figure, kind))
+
+
+def content_of(figure: Figure, kind: str) -> bytes:
+    """The file of a figure as PNG or SVG. Its layout is kept for the next one."""
+    content = io.BytesIO()
+    if kind == "png" and set_fonts(figure):
+        figure.set_layout_engine("constrained")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # browsers have it, or there was a warning
         metadata = {"Date": None} if kind == "svg" else None
-        if kind != "svg":
-            set_fonts(figure)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # browsers have it, or there was a warning
-            figure.savefig(content, format=kind, dpi=160, metadata=metadata)
-    write_atomic(path, content.getvalue())
-
-
-def draw_every_kind(draw: Callable[[Path], None], path: Path):
-    """Draw a figure as PNG and as SVG: call `draw` with `path` in either suffix."""
-    for kind in KINDS:
-        draw(path.with_suffix(f".{kind}"))
+        figure.savefig(content, format=kind, dpi=160, metadata=metadata)
+    figure.set_layout_engine("none")
+    return content.getvalue()
 
 
 def caption(name: str, width: int) -> str:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Collection, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Config, describe, fingerprint
 from pipeline.errors import InputError
 from pipeline.figures.picture import KINDS as PICTURES
-from pipeline.figures.picture import draw_every_kind
 from pipeline.figures.reconstructions import draw_psnr, psnr_of
 from pipeline.figures.zoo import picture_of
 from pipeline.report.curves import draw_curves
@@ -53,7 +51,7 @@ def write_report(run: Path, trusted: Collection[str] = ()):
     fitted = read_json(run / "fit.json") if (run / "fit.json").exists() else None
     first = models[0]
     histories = {group[0].title: group[0].history for group in families(models) if group[0].history}
-    draw_every_kind(partial(draw_curves, histories), folder / "curves.svg")
+    draw_curves(histories, folder / "curves")
     kind = KINDS.get(zoo.record.config.kind)
     members = kind.members if kind else "networks"
     template = Environment(
@@ -98,7 +96,7 @@ def task_figures(
     drawn: list[dict[str, Any]] = []
     for part in trained.task.figures(model.metrics, evaluation):
         if isinstance(part, Figure):
-            draw_every_kind(part.draw, folder / part.file)
+            part.draw((folder / part.file).with_suffix(""))
             drawn.append({"text": part.text, "file": part.file, "table": None})
         elif part.rows:
             drawn.append({"text": part.text, "file": None, "table": part})
@@ -114,7 +112,7 @@ def size_figures(run: Path, zoo: Zoo, folder: Path) -> list[dict[str, Any]]:
     metrics = {
         size: [(model.title, model.metrics) for model in some] for size, some in models.items()
     }
-    draw_every_kind(partial(draw_sizes, metrics), folder / "sizes.svg")
+    draw_sizes(metrics, folder / "sizes")
     text = "Metrics on the test split by the number of members trained on."
     return [{"text": text, "file": "sizes.svg", "table": None}]
 
@@ -131,7 +129,7 @@ def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
     """Pictures of the zoo with the text above each, or the reason why there is none."""
     drawn = [members_picture(zoo, folder)]
     if len(psnr_of(zoo)):
-        draw_every_kind(partial(draw_psnr, zoo), folder / "psnr.svg")
+        draw_psnr(zoo, folder / "psnr")
         text = "How well members render their signals, on the grid they were fitted on."
         drawn.append({"file": "psnr.svg", "text": text, "alt": "Histogram of PSNR"})
     return drawn
@@ -140,7 +138,7 @@ def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
 def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
     picture = picture_of(zoo)
     try:
-        draw_every_kind(partial(picture.draw, zoo), folder / picture.file)
+        picture.draw(zoo, (folder / picture.file).with_suffix(""))
     except InputError as error:
         for kind in PICTURES:  # of an earlier report
             (folder / picture.file).with_suffix(f".{kind}").unlink(missing_ok=True)

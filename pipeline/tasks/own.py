@@ -139,7 +139,11 @@ class OwnTask:
 
     def _guarded(self, figure: Figure) -> Figure:
         def draw(path: Path):
-            with failures_of(f"figure {figure.file} of {self._title}"):
-                figure.draw(path)
+            from pipeline.figures.picture import KINDS
+
+            files = [path] if path.suffix else [path.with_suffix(f".{kind}") for kind in KINDS]
+            for file in files:
+                with failures_of(f"figure {figure.file} of {self._title}"):
+                    figure.draw(file)
 
         return replace(figure, draw=draw)

@@ -93,7 +93,7 @@ class Figure:
     text: str
     """The sentence above it."""
     draw: Callable[[Path], None]
-    """Draws the picture into a file."""
+    """Draws the picture into a file; into a PNG and an SVG if the path has no suffix."""
 
 
 @dataclass(frozen=True)

@@ -181,6 +181,15 @@ def test_a_task_of_the_users_has_the_parts_that_it_leaves_out(zoo):
     assert task.metrics(task.sums(None, None)) == {"error": 1.0}
 
 
+def test_a_figure_of_the_users_is_drawn_into_a_file_of_each_kind():
+    drawn: list[Path] = []
+    task = Right()
+    task.figures = lambda *_: [Figure("a.svg", "A picture.", drawn.append)]
+    for path in ("a.svg", "a"):
+        OwnTask(task).figures({}, None)[0].draw(Path(path))
+    assert drawn == [Path("a.svg"), Path("a.png"), Path("a.svg")]
+
+
 def oops(self, *arguments):
     raise KeyError("oops")
 

@@ -27,7 +27,6 @@ from pipeline.figures.picture import (
     INK,
     caption,
     contrast,
-    draw_every_kind,
     picture,
     text_on,
 )
@@ -201,7 +200,7 @@ def test_kernels_and_rows_that_read_images_are_pictures():
 
 
 def test_every_figure_of_a_report_has_both_kinds_beside_it(tmp_path):
-    draw_every_kind(lambda path: draw_confusion(np.eye(3), "abc", path), tmp_path / "c.svg")
+    draw_confusion(np.eye(3), "abc", tmp_path / "c")
     assert ET.parse(tmp_path / "c.svg").getroot().tag == f"{SVG}svg"
     with Image.open(tmp_path / "c.png") as drawn:
         assert drawn.format == "PNG"
