@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest.mock import patch
 
 import jaxtyping
 import pytest
@@ -22,6 +23,7 @@ from flows.cli import main
 from flows.recipes import smoke
 from tests import wheels
 from tests.launchers import JOB, listening
+from tests.pipeline.worlds import without_ray
 
 if TYPE_CHECKING:
     from pipeline.archive.zoo import Zoo
@@ -40,7 +42,8 @@ QUIET = {
 @pytest.fixture(scope="session", autouse=True)
 def quiet_environment(tmp_path_factory):
     os.environ.update(QUIET, PREFECT_HOME=str(tmp_path_factory.mktemp("prefect")))
-    for name in ("RAY_ADDRESS", "PREFECT_API_URL"):
+    # The last makes every command that tests start compile the code again.
+    for name in ("RAY_ADDRESS", "PREFECT_API_URL", "PYTHONDONTWRITEBYTECODE"):
         os.environ.pop(name, None)
 
 
@@ -217,13 +220,15 @@ def installed(once) -> Installed:
 @pytest.fixture(scope="session")
 def smoke_run(once, installed) -> Run:
     """One complete `dwszoo run smoke` with real Ray, Prefect and DeepSpeed, run from the installed
-    wheel in a folder whose files have the names of our packages. Read only.
+    wheel in a folder whose files have the names of our packages, with the environment of all
+    launchers at once. Read only.
     """
 
     def make(folder: Path) -> dict[str, Any]:
         umask = os.umask(0)
         there = {"command": (installed.command,), "folder": installed.work}
-        process = start_dwszoo("run", "smoke", "--out", folder, **there)
+        with patch.dict(os.environ, JOB | {"GLOO_SOCKET_IFNAME": "eth7"}):
+            process = start_dwszoo("run", "smoke", "--out", folder, **there)
         os.umask(umask)
         result, addresses = watched(process)
         assert result.code == 0, result.err
@@ -257,28 +262,16 @@ def without_times(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: line[key] for key in line if "second" not in key} for line in history]
 
 
-@dataclass(frozen=True)
-class LongTraining:
-    folder: Path
-    addresses: set[str]
-    """Addresses on which the command and its children listened."""
-
-
 @pytest.fixture(scope="session")
-def long_training(built_zoo, once) -> LongTraining:
-    """An uninterrupted training, with the environment of all launchers at once. Read only."""
+def long_training(built_zoo, once) -> Path:
+    """The folder of an uninterrupted training. Read only."""
 
-    def make(folder: Path) -> list[str]:
-        with pytest.MonkeyPatch.context() as patch:
-            for name, value in (JOB | {"GLOO_SOCKET_IFNAME": "eth7"}).items():
-                patch.setenv(name, value)
-            process = start_dwszoo("train", "smoke", *LONG, "--zoo", built_zoo, "--out", folder)
-            result, addresses = watched(process)
-        assert result.code == 0, result.err
-        return sorted(addresses)
+    def make(folder: Path):
+        with without_ray():
+            code = main(["train", "smoke", *LONG, "--zoo", str(built_zoo), "--out", str(folder)])
+        assert code == 0
 
-    folder, addresses = once("long-training", make)
-    return LongTraining(folder, set(addresses))
+    return once("long-training", make)[0]
 
 
 @pytest.fixture

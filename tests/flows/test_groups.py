@@ -49,15 +49,17 @@ def beside_the_other(spec):
 
 
 def test_models_that_train_at_the_same_time_become_what_they_become_one_after_the_other(
-    smoke_run, zoo_copy, tmp_path, monkeypatch
+    zoo_copy, tmp_path, monkeypatch
 ):
     models, run = list(variants(smoke().training)), tmp_path / "run"
     monkeypatch.setattr("pipeline.training.launch.train_worker", beside_the_other)
-    with ray_session(4):
-        resources = ResourcesConfig(workers=2, groups=2)
+    resources = ResourcesConfig(workers=1, groups=2)
+    with ray_session(2):
         assert learn.train(zoo_copy, run, smoke().training, resources, models)
+    with without_ray():
+        learn.train(zoo_copy, tmp_path / "alone", smoke().training, resources, models)
     for model in models:
-        alone = metrics_of(smoke_run.folder / model.folder)
+        alone = metrics_of(tmp_path / "alone" / model.folder)
         assert without_times(metrics_of(run / model.folder)) == without_times(alone)
     assert not list(run.rglob(".ray.tmp"))
 

@@ -151,4 +151,4 @@ def test_work_outlasts_the_death_of_hosts_and_a_cut_link_with_the_same_outcome(
     cluster.hosts.fail(host)
     assert num_epochs(tmp_path) < EPOCHS
     succeed(train)
-    assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(long_training.folder))
+    assert without_times(metrics_of(tmp_path)) == without_times(metrics_of(long_training))

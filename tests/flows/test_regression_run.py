@@ -48,7 +48,7 @@ def test_a_run_learns_accuracies_and_scores_boosting_beside_it(command, tmp_path
     train = ("train", "mlps", "--workers", "1", *chosen, "--zoo", folder / "zoo", "--out", folder)
     with without_ray():
         assert command(*train).code == 0
-    run_stages(recipe, folder)
+        run_stages(recipe, folder)
     assert "r2" in command("evaluate", folder).out
     for model in (folder, folder / "sizes" / "8"):
         metrics, boosted = (

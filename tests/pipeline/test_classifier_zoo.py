@@ -43,8 +43,8 @@ from pipeline.zoos import classifiers
 from pipeline.zoos.build import fit_shard, plan_zoo
 from pipeline.zoos.classifiers import Classifiers
 from pipeline.zoos.splits import split_sources
-from tests.conftest import dwszoo
 from tests.pipeline.foreign import bring_in
+from tests.pipeline.worlds import without_ray
 
 SETTINGS = [
     "zoo.num_runs=24",
@@ -209,7 +209,7 @@ def test_the_split_of_runs_is_not_that_of_images(mlp_zoo):
     )
 
 
-def test_the_command_makes_the_same_bytes_with_two_workers_and_goes_on(mlp_zoo, tmp_path):
+def test_the_command_makes_the_same_bytes_and_goes_on(command, mlp_zoo, tmp_path):
     arguments = [
         "zoo",
         "build",
@@ -218,7 +218,8 @@ def test_the_command_makes_the_same_bytes_with_two_workers_and_goes_on(mlp_zoo, 
         tmp_path,
         *(part for setting in SETTINGS for part in ("--set", setting)),
     ]
-    result = dwszoo(*arguments)
+    with without_ray():
+        result = command(*arguments)
     assert result.code == 0, result.err
     assert "classifiers fitted at" in result.out
     assert "mean test accuracy" in result.err

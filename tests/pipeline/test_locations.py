@@ -1,10 +1,14 @@
 """Zoos on an object store, through its own protocol, and on other file systems of pyarrow."""
 
 import json
+import os
 import re
 import shutil
+import signal
+import threading
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -25,8 +29,9 @@ from pipeline.training.checkpoint_folders import folders, latest, link_to, place
 from pipeline.training.evaluate import write_predictions
 from pipeline.training.loader import Feed
 from pipeline.zoos.build import fit_shard, plan_zoo
-from tests.conftest import EPOCHS, LONG, metrics_of, start_dwszoo, without_times
-from tests.pipeline.worlds import without_ray
+from tests.conftest import EPOCHS, LONG, metrics_of, without_times
+from tests.pipeline import worlds
+from tests.pipeline.worlds import ProcessError, without_ray
 from tests.s3 import CLIENT, Handler, Objects, s3_server
 
 CONFIG = smoke().zoo.model_copy(
@@ -37,9 +42,9 @@ SHARD = "/bucket/my zoo/shards/train-000001.tar"
 
 @pytest.fixture(scope="module")
 def server():
-    with pytest.MonkeyPatch.context() as patch, s3_server() as (query, objects):
+    with pytest.MonkeyPatch.context() as environment, s3_server() as (query, objects):
         for name, value in CLIENT.items():
-            patch.setenv(name, value)
+            environment.setenv(name, value)
         yield f"s3://bucket/my%20zoo?{query}", objects
 
 
@@ -111,6 +116,18 @@ def test_a_run_on_a_zoo_in_an_object_store_is_evaluated_and_predicts(store, smok
     assert main(["zoo", "render", str(run / "zoo"), "--out", str(tmp_path / "x.png")]) == 0
 
 
+def die_at_work(worker, barrier, spec, file: Path):
+    """Train, and die without notice soon after the first checkpoint."""
+
+    def die():
+        while latest(Path(spec["jobs"][0]["run"])) is None:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=die, daemon=True).start()
+    worlds.work(worker, barrier, spec, file)
+
+
 def test_training_that_is_killed_goes_on_from_checkpoints_in_an_object_store(
     server, built_zoo, long_training, tmp_path, command
 ):
@@ -120,17 +137,13 @@ def test_training_that_is_killed_goes_on_from_checkpoints_in_an_object_store(
     place = locate(uri) / "checkpoints"
     arguments = ("train", "smoke", *LONG, "--set", f"training.checkpoints={place}")
     run, zoo = tmp_path / "run", ("--zoo", built_zoo)
-    process = start_dwszoo(*arguments, *zoo, "--out", tmp_path / "lost")
-    while process.poll() is None and latest(tmp_path / "lost") is None:
-        time.sleep(0.05)
-    process.kill()
-    _, err = process.communicate()
+    with patch.object(worlds, "work", die_at_work), without_ray(), pytest.raises(ProcessError):
+        command(*arguments, *zoo, "--out", tmp_path / "lost")
     first = latest(tmp_path / "lost")
-    assert first is not None, err
     with without_ray():
         result = command(*arguments, *zoo, "--out", run)
     assert result.code == 0, result.err
-    assert without_times(metrics_of(run)) == without_times(metrics_of(long_training.folder))
+    assert without_times(metrics_of(run)) == without_times(metrics_of(long_training))
     begun = re.search(rf"epoch (\d+)/{EPOCHS}", result.err)  # a worker may outlive its driver
     assert int(begun[1]) >= int(first.name[-4:])
     assert {folder.name for folder in folders(run)} <= {

@@ -15,9 +15,16 @@ SECONDS = 200
 ENVIRONMENT = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
+class ProcessError(Exception):
+    pass
+
+
 @patch.dict(os.environ, ENVIRONMENT)
 def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments: Any):
-    """Call `function(worker, barrier, *arguments)` in each process of worlds of these sizes."""
+    """Call `function(worker, barrier, *arguments)` in each process of worlds of these sizes.
+
+    Raises ProcessError if one of them fails or takes too long.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["deepspeed", "pipeline.training.loop"])
     barrier = context.Barrier(sum(sizes), timeout=SECONDS)
@@ -34,8 +41,8 @@ def in_worlds(function: Callable, sizes: Sequence[int], folder: Path, *arguments
     try:
         while running:
             ended = wait(list(running), SECONDS)
-            assert ended
-            assert all(running.pop(sentinel).exitcode == 0 for sentinel in ended)
+            if not ended or any(running.pop(sentinel).exitcode for sentinel in ended):
+                raise ProcessError
     finally:
         for process in processes:
             process.kill()
