@@ -249,7 +249,7 @@ def watched(process: subprocess.Popen) -> tuple[Result, set[str]]:
     return Result(process.returncode, *ending.result()), addresses
 
 
-EPOCHS = 48
+EPOCHS = 32
 LONG = ("--set", f"training.epochs={EPOCHS}")
 """Some seconds of training: enough to be stopped twice on any machine."""
 

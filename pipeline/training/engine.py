@@ -57,6 +57,8 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
 
     # An optional kernel for inference on one host, which takes DeepSpeed a minute to compile.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if config.zero_stage:
+        import_muon()
     deepspeed.utils.logger.setLevel("WARNING")
     deepspeed.init_distributed(
         "nccl" if on_gpu else "gloo", auto_mpi_discovery=False, verbose=False
@@ -73,6 +75,20 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
         model=model, optimizer=optimizer, config=deepspeed_config(config, world_size)
     )
     return engine
+
+
+def import_muon():
+    """Import the Muon optimizer without its decorators, which import the compiler like AdamW's.
+
+    ZeRO imports it to check that the optimizer is another.
+    """
+    from deepspeed.runtime import compiler
+
+    compile, compiler.compile = compiler.compile, lambda: lambda function: function
+    try:
+        import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
+    finally:
+        compiler.compile = compile
 
 
 def train_in_bfloat16(model: nn.Module, device: str):

@@ -31,16 +31,20 @@ from flows.server import perform, prefect_server
 from flows.tracker import stage
 
 with prefect_server() as is_up:
+    from prefect.client.orchestration import get_client
+
     from flows import flows
 
     if sys.argv[1] == "at the start":
         psutil.Process().children()[-1].kill()
-    work = []
+    work, states = [], []
 
     @stage
     def step(name):
         work.append(name)
-        if sys.argv[1] == name:
+        if sys.argv[1] == name and not states:
+            with get_client(sync_client=True) as client:
+                states.extend(found.state.name for found in client.read_flow_runs())
             psutil.Process().children()[-1].kill()
 
     def trial(folder):
@@ -52,12 +56,7 @@ with prefect_server() as is_up:
 
     flows.trial = flows.flow_of(trial, "folder")
     tracked = is_up()
-    print(tracked, perform(trial, lambda: tracked, "here"))
-    if sys.argv[1] == "never":
-        from prefect.client.orchestration import get_client
-
-        with get_client(sync_client=True) as client:
-            print([found.state.name for found in client.read_flow_runs()])
+    print(tracked, perform(trial, lambda: tracked, "here"), states)
     sys.stdout.flush()
 import os
 import socket
@@ -96,7 +95,9 @@ HOSTILE = {
 }
 
 
-def test_a_temporary_server_needs_nothing_of_what_is_set_for_others(tmp_path):
+def test_a_temporary_server_needs_nothing_of_what_is_set_for_others_and_no_work_ends_with_it(
+    tmp_path,
+):
     database = tmp_path / "home" / "prefect.db"
     database.parent.mkdir()
     database.write_bytes(b"of another version")
@@ -105,20 +106,17 @@ def test_a_temporary_server_needs_nothing_of_what_is_set_for_others(tmp_path):
     )
     (database.parent / "profiles.toml").write_text(f'active = "odd"\n{profile}')
     (tmp_path / "prefect.toml").write_text('[client]\nmax_retries = 9\n[api]\nkey = "odd"\n')
-    result = trial("never", tmp_path, HOSTILE | {"PREFECT_HOME": str(database.parent)})
-    assert result.stdout == "True ['first', 'second', 'third']\n['Completed']\n", result.stderr
-    assert result.stderr == ""
+    result = trial("third", tmp_path, HOSTILE | {"PREFECT_HOME": str(database.parent)})
+    assert result.stdout == "True ['first', 'second', 'third'] ['Running']\n", result.stderr
+    assert "does not answer any more" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
     assert database.read_bytes() == b"of another version"
 
 
-def test_work_does_not_end_with_the_server(tmp_path):
+def test_work_does_not_need_the_server(tmp_path):
     result = trial("at the start", tmp_path, {})
-    assert result.stdout == "False ['first', 'second', 'third']\n", result.stderr
+    assert result.stdout == "False ['first', 'second', 'third'] []\n", result.stderr
     assert "Prefect's temporary server did not start" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
-    result = trial("second", tmp_path, {})
-    assert result.stdout == "True ['first', 'second', 'third']\n", result.stderr
-    assert "does not answer any more" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
