@@ -16,11 +16,8 @@ COMMAND = [sys.executable, "-m", "flows.cli"]
     "arguments",
     [
         ["recipes"],
-        ["recipes", "digits"],
         ["bench"],
         ["zoo", "info", "{zoo}"],
-        ["zoo", "info", "{zoo}", "--json"],
-        ["zoo", "verify", "{zoo}"],
     ],
     ids=" ".join,
 )
