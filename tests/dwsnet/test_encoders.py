@@ -274,8 +274,8 @@ def digit_inrs():
 def test_two_digits_are_told_apart_on_the_networks_that_were_seen(name):
     space, state, labels = digit_inrs()
     model = ValuesHead(build(name, space, {n: x.double() for n, x in state.items()}), 2).float()
-    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
-    for _ in range(600 if name == "mlp-augmented" else 100):
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(300 if name == "mlp-augmented" else 60):
         loss = nn.functional.cross_entropy(model(state), labels)
         optimizer.zero_grad()
         loss.backward()

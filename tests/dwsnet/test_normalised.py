@@ -203,8 +203,6 @@ def test_the_trunk_compiles_to_one_graph(training):
     space = SPACES["wide ends"]
     trunk, features = a_trunk(space, num_layers=2).train(training), features_of(space, 5, 16)
     compiled = copy.deepcopy(trunk)
-    count = torch._dynamo.explain(copy.deepcopy(trunk))(features)
-    assert (count.graph_count, count.graph_break_count) == (1, 0)
     call = torch.compile(compiled, fullgraph=True, backend="aot_eager")
     for one, other in zip(call(features), trunk(features), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

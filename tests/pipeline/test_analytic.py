@@ -64,8 +64,8 @@ def test_wide_waves_are_of_all_amplitudes_and_frequencies_from_0_to_10():
 
 
 def test_facts_of_shapes_say_where_they_are_and_how_large():
-    signals = load_signals(SignalsConfig(source="occupancy", size=24, limit=60))
-    inside = signals.values.reshape(60, -1)
+    signals = load_signals(SignalsConfig(source="occupancy", size=24, limit=30))
+    inside = signals.values.reshape(30, -1)
     centre = inside @ coordinates((24,) * 3) / inside.sum(1, keepdims=True)
     found = np.stack([signals.facts[f"centre_{axis}"] for axis in "xyz"], 1)
     np.testing.assert_allclose(found, centre, atol=0.05)

@@ -26,7 +26,7 @@ SPACE = WeightSpace.mlp((2, 7, 5, 3))
 @pytest.mark.parametrize(
     "widths", [(2, 7, 5, 3), (1, 12, 1), (2, 32, 32, 1), (3, 9, 6, 8, 10)], ids=str
 )
-@pytest.mark.parametrize("limit", [8_000, 60_000, 550_000])
+@pytest.mark.parametrize("limit", [8_000, 550_000])
 def test_a_model_has_as_many_parameters_as_asked_for(family, widths, limit):
     space = WeightSpace.mlp(widths)
 

@@ -374,8 +374,10 @@ def test_a_shard_of_members_that_all_failed_before_comes_in(exported, tmp_path, 
     folder = shutil.copytree(exported[name], tmp_path / "in")
     beside = json.loads((folder / "dwszoo.json").read_text())
     row = beside["failed"][0]
-    beside["failed"] = [row | {"key": f"9-{i}", "view": 2 + i} for i in range(3)]
+    beside["failed"] = [row | {"key": f"9-{i}", "view": 2 + i} for i in range(5)]
     (folder / "dwszoo.json").write_text(json.dumps(beside))
-    zoo = bring_in(name, folder, tmp_path / "zoo", shard_size=1)
+    zoo = bring_in(name, folder, tmp_path / "zoo", shard_size=3)
     assert verify_zoo(zoo) == []
-    assert zoo.catalog["status"].to_pylist().count("failed") == 3
+    statuses = zoo.catalog.to_pandas().groupby("shard")["status"].agg(list)
+    assert ["failed"] * 3 in statuses.to_list()
+    assert statuses.sum().count("failed") == 5
