@@ -18,7 +18,6 @@ from pipeline.archive.zoo import Zoo
 from pipeline.exchange import webdataset
 from pipeline.exchange.outgoing import exported_columns, num_exported
 from pipeline.exchange.source import Source
-from pipeline.figures.zoo import picture_of
 from pipeline.progress import Advance
 
 CARD, PICTURE, WEIGHTS, CATALOG = "README.md", "members.png", "weights", "catalog"
@@ -29,6 +28,8 @@ SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (10**6,
 
 
 def write(zoo: Zoo, out: Path, advance: Advance):
+    from pipeline.figures.zoo import picture_of  # slow to import, and needed only here
+
     for folder in (WEIGHTS, CATALOG):
         (out / folder).mkdir()
     # `datasets` infers types from the first samples' .json, and has none for all of uint64.
