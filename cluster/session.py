@@ -123,7 +123,7 @@ def local_cluster(num_workers: int, gpus_per_worker: float, groups: int) -> Iter
         # Workers that Ray starts before it knows their environment, and never uses.
         os.environ.setdefault("RAY_prestart_worker_first_driver", "0")
         if "RAY_AUTH_TOKEN_PATH" not in os.environ:
-            os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # not a file at home
+            os.environ.setdefault("RAY_AUTH_TOKEN", uuid.uuid4().hex)  # or Ray keeps one at home
         from ray._private.accelerators import NvidiaGPUAcceleratorManager as Nvidia
 
         num_gpus = Nvidia.get_current_node_num_accelerators()

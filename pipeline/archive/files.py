@@ -186,7 +186,7 @@ def sha256(data: bytes | np.ndarray) -> str:
 
 @contextmanager
 def exclusive(folder: Location) -> Iterator[None]:
-    """Create `folder` and lock it for this process, until that ends in whatever way.
+    """Create `folder` and lock it for this process until the block ends or the process is killed.
 
     Half-written files of a killed process are removed on entry, those of this one on exit, and so
     are folders that were created here and stayed empty.
