@@ -53,11 +53,11 @@ def test_models_that_train_at_the_same_time_become_what_they_become_one_after_th
 ):
     models, run = list(variants(smoke().training)), tmp_path / "run"
     monkeypatch.setattr("pipeline.training.launch.train_worker", beside_the_other)
-    resources = ResourcesConfig(workers=1, groups=2)
+    one, two = ResourcesConfig(workers=1), ResourcesConfig(workers=1, groups=2)
     with ray_session(2):
-        assert learn.train(zoo_copy, run, smoke().training, resources, models)
+        assert learn.train(zoo_copy, run, smoke().training, two, models)
     with without_ray():
-        learn.train(zoo_copy, tmp_path / "alone", smoke().training, resources, models)
+        learn.train(zoo_copy, tmp_path / "alone", smoke().training, one, models)
     for model in models:
         alone = metrics_of(tmp_path / "alone" / model.folder)
         assert without_times(metrics_of(run / model.folder)) == without_times(alone)

@@ -268,7 +268,8 @@ def test_the_newest_checkpoints_and_the_best_are_kept(runs, tmp_path):
     for step in range(1, 4):
         snapshot.progress.step = step
         write(run, snapshot, {}, 2)
-    kept = {"epoch-0013-step-000002", "epoch-0013-step-000003", best}
+    epoch = f"epoch-{snapshot.progress.epoch:04d}"
+    kept = {f"{epoch}-step-000002", f"{epoch}-step-000003", best}
     assert {folder.name for folder in checkpoints(run)} == kept
 
 
