@@ -21,8 +21,9 @@ OWN_HOST = ("unshare", "--net", "--mount", "--pid", "--mount-proc", "--fork", "-
 """Everything started in it ends with this process, in no order, as in a power failure."""
 BEGIN = (
     "mkdir -p /tmp/ray && mount -t tmpfs none /tmp/ray && ip link set lo up && echo ready && "
-    "exec sleep infinity"
+    "while sleep 0.5; do :; done"
 )
+"""The shell collects processes whose parents have ended, as an init does."""
 OF_A_SESSION = ("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER",)
 """Variables that a local cluster of this process has left: they keep Ray from other hosts."""
 SWITCH = "ip link add eth0 type bridge && ip addr add {address}/24 dev eth0 && ip link set eth0 up"
