@@ -272,30 +272,3 @@ def long_training(built_zoo, once) -> Path:
         assert code == 0
 
     return once("long-training", make)[0]
-
-
-@pytest.fixture
-def two_nodes(monkeypatch):
-    """A Ray cluster of two nodes, each with one CPU and a fictitious GPU; this is its driver."""
-    from ray.cluster_utils import Cluster
-
-    from cluster.session import ray_session
-
-    health = {"health_check_period_ms": 500, "health_check_timeout_ms": 2000}
-    nodes = Cluster(
-        initialize_head=True,
-        head_node_args={
-            "num_cpus": 1,
-            "num_gpus": 1,
-            "include_dashboard": False,
-            "_system_config": health,
-        },
-    )
-    try:
-        nodes.second = nodes.add_node(num_cpus=1, num_gpus=1)
-        nodes.wait_for_nodes()
-        monkeypatch.setenv("RAY_ADDRESS", nodes.address)
-        with ray_session(2):
-            yield nodes
-    finally:
-        nodes.shutdown()

@@ -1,29 +1,10 @@
-"""Tasks on a cluster of two nodes, and what nodes must have in common."""
+"""What the nodes of a cluster must have in common."""
 
-import os
 from dataclasses import replace
 
 import pytest
 
-from cluster.fanout import given_gpu, run_tasks
 from cluster.nodes import Look, differences, look, marked, trouble, versions, wrong_clocks
-from tests.conftest import wait_for
-
-
-def gpu_and_process(folder, number):
-    """Wait until the other task has begun too: two run at a time."""
-    (folder / str(number)).touch()
-    wait_for((folder / str(number ^ 1)).exists, 30)
-    return given_gpu(), os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
-
-
-def test_tasks_on_gpus_are_run_by_the_processes_of_those_before_them(two_nodes, tmp_path):
-    results = dict(run_tasks(gpu_and_process, range(6), (tmp_path,), 2, 1))
-    gpus, processes, visible = zip(*results.values(), strict=True)
-    assert {*gpus} == {0}  # of its node
-    assert len({*processes}) == 2
-    assert {*visible} == {None}  # a process may be given another GPU later
-
 
 WANTED = {"dwszoo": "1 with code aa", "torch": "2"}
 LOOK = Look("10.0.0.2", WANTED, "", 100.0)

@@ -4,8 +4,6 @@ import os
 import pickle
 import shutil
 import sys
-from itertools import groupby
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +12,11 @@ import torch
 
 from flows.recipes import smoke
 from flows.stages import learn
-from pipeline.config import ResourcesConfig
 from pipeline.encoders.dwsnet import DWSNetConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.errors import ArchiveError, InputError
-from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import load_best, read_newest, require_resumable, write
-from pipeline.training.checkpoint_folders import checkpoints, latest
-from pipeline.training.launch import Job, launch_training
+from pipeline.training.checkpoint_folders import checkpoints
 from tests.conftest import metrics_of
 from tests.pipeline.worlds import in_worlds
 
@@ -280,85 +275,3 @@ def test_the_newest_checkpoint_of_a_stage_trains_on_through_the_command(runs, zo
     (tmp_path / "checkpoints" / MIDDLE).mkdir(parents=True)
     (tmp_path / "checkpoints" / MIDDLE / "training.json").touch()
     learn.claim(tmp_path, zoo.record, training.model_copy(update={"zero_stage": 3}))
-
-
-def slowly(spec):
-    """Train as workers do, and write a line to `steps` for each step of rank 0: world size, step.
-
-    A single worker waits before step 6 for another.
-    """
-    import time
-
-    from pipeline.training.loop import Trainer
-    from pipeline.training.worker import train_worker
-
-    original = Trainer.step
-
-    def step(trainer, batch):
-        world, number = trainer.worker.world_size, trainer.step_number
-        time.sleep(300 if (world, number) == (1, 6) else 0.3)
-        if trainer.worker.rank == 0:
-            with open(trainer.run / "steps", "a") as file:
-                file.write(f"{world} {number}\n")
-        return original(trainer, batch)
-
-    Trainer.step = step
-    return train_worker(spec)
-
-
-def look_often_for_nodes():
-    """The actor that tells Ray Train of nodes polls twice a second, not every 20 seconds."""
-    import ray
-    from ray.data._internal.cluster_autoscaler import default_autoscaling_coordinator as ray_data
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    class Coordinator(ray_data._AutoscalingCoordinatorActor):
-        TICK_INTERVAL_S = 0.5
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    name = {key: "AutoscalingCoordinator" for key in ("name", "namespace")}
-    actor = ray.remote(num_cpus=0, scheduling_strategy=here, lifetime="detached")(Coordinator)
-    actor.options(**name).remote()
-
-
-def saved(steps: int) -> tuple[int, int]:
-    """The steps of the newest checkpoint after this many, and of the one before, while the newest
-    is being written."""
-    newest = steps // 2 * 2
-    return newest, newest - 2
-
-
-@pytest.mark.timeout(420)  # it is up to Ray when it learns of a node
-def test_a_node_that_dies_costs_the_steps_since_the_newest_checkpoint_and_another_may_come(
-    two_nodes, runs, zoo, tmp_path, monkeypatch
-):
-    """Two workers train, then one, then two, with the result of one or two undisturbed ones."""
-    monkeypatch.setattr("pipeline.training.launch.train_worker", slowly)
-    monkeypatch.setattr("pipeline.training.launch.RESIZE_SECONDS", 1.0)
-    look_often_for_nodes()
-    changes = {"encoder": TransformerConfig(head_dim=2), "epochs": 1, "checkpoint_steps": 2}
-    training = smoke().training.model_copy(update=changes)
-    job = Job("dwsnet", tmp_path, training, task_of(training.task, ()).prepare(zoo), 256)
-    removed, added = [], []
-
-    def steps() -> list[tuple[int, int]]:
-        lines = (tmp_path / "steps").read_text().splitlines()
-        return [tuple(map(int, line.split())) for line in lines]
-
-    def change_nodes():
-        if not removed and latest(tmp_path) is not None:
-            two_nodes.remove_node(two_nodes.second, allow_graceful=False)
-            removed.extend(steps())
-        elif removed and not added and steps()[-1][0] == 1:
-            added.append(two_nodes.add_node(num_cpus=1))
-
-    launch_training(zoo, [[job]], ResourcesConfig(workers="1:2"), change_nodes)
-    worlds = [(world, [step for _, step in own]) for world, own in groupby(steps(), itemgetter(0))]
-    (two, first), (one, alone), (again, last) = worlds
-    assert (two, one, again) == (2, 1, 2)
-    assert first == list(range(len(first)))
-    assert alone == list(range(alone[0], alone[-1] + 1))
-    assert alone[0] in saved(len(first))
-    assert last == list(range(last[0], 8))
-    assert last[0] in saved(alone[-1] + 1)
-    assert figures(tmp_path) == pytest.approx(figures(runs / "matrix" / "0-1"), rel=1e-5)
