@@ -16,6 +16,8 @@ from pipeline.training.config import TrainingConfig
 from pipeline.training.start import resolve_start
 from tests.pipeline.test_start import TRAINING, made, starting
 
+pytestmark = pytest.mark.fast
+
 CLASSIFIER = TrainingConfig(encoder=TRAINING.encoder, epochs=1)
 
 
