@@ -197,6 +197,7 @@ def connected(**options: Any) -> Iterator[None]:
                 yield
         finally:
             ray.shutdown()
+            keep_handler(signal.SIGTERM)
     finally:
         end.set()
 
@@ -239,7 +240,10 @@ def leave_group():
 
 
 def keep_handler(signum: int):
-    """Reinstall Python's handler: Ray replaces it by one that aborts the process."""
+    """Reinstall Python's handler.
+
+    Ray replaces it by one that aborts the process and, when it is shut down, by the system's.
+    """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signum, signal.getsignal(signum))
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,8 @@ def listening(process):
     connections = psutil.Process(process).net_connections("inet")
     return [c.laddr.ip for c in connections if c.status in ("LISTEN", "NONE")]
 
-handler = signal.getsignal(signal.SIGTERM)
+received = []
+signal.signal(signal.SIGTERM, lambda signum, frame: received.append(signum))
 with ray_session(2):
     import ray
     seen = ray.get(ray.remote(look).remote(0))
@@ -44,13 +46,15 @@ with ray_session(2):
     processes = {*marked(CLUSTER, folder), *writers(Path(folder))}
     groups = [os.getpgid(process) for process in processes]
     sockets = [listening(process) for process in [os.getpid(), *processes]]
-    assert signal.getsignal(signal.SIGTERM) is handler
+    os.kill(os.getpid(), signal.SIGTERM)
     probe = [sys.executable, "-I", "-c", PROBE, ray.get_runtime_context().gcs_address]
     own = {name: os.environ[name] for name in os.environ if not name.startswith("RAY_AUTH_TOKEN")}
     answers = [
         subprocess.run(probe, env=env, capture_output=True, text=True) for env in (os.environ, own)
     ]
+os.kill(os.getpid(), signal.SIGTERM)
 print(json.dumps({
+    "received": received,
     "worker": seen, "driver": look(0), "sockets": sockets, "mode": mode,
     "known": answers[0].returncode, "stranger": answers[1].stderr,
     "group": os.getpgrp(), "groups": groups,
@@ -120,6 +124,10 @@ def test_who_has_no_token_is_let_in_by_nobody(session):
 def test_a_signal_to_the_group_of_the_command_reaches_none_of_rays_processes(session):
     assert len(session["groups"]) >= 7, "GCS, raylet, agents, workers"
     assert session["group"] not in session["groups"]
+
+
+def test_a_signal_in_a_session_and_after_it_reaches_the_handler_of_the_command(session):
+    assert session["received"] == [signal.SIGTERM] * 2
 
 
 def test_nothing_is_left_of_a_session_and_others_saw_nothing_of_it(session):
