@@ -45,9 +45,10 @@ def rows_where(condition: pc.Expression, catalog: pa.Table, folder: Location) ->
 
     Raises InputError if the condition cannot be evaluated on the catalog of the zoo in `folder`.
     """
-    numbered = catalog.append_column("index", pa.array(np.arange(len(catalog))))
+    number = max(catalog.column_names, key=len) + "+"  # no column has this name
+    numbered = catalog.append_column(number, pa.array(np.arange(len(catalog))))
     try:
-        return numbered.filter(condition)["index"].to_numpy()
+        return numbered.filter(condition)[number].to_numpy()
     except (pa.ArrowException, TypeError) as error:
         names = catalog.column_names
         unknown = re.search(r"FieldRef\.Name\((.*?)\)", str(error))

@@ -61,12 +61,12 @@ class Feed:
         seed: int = 0,
         passes: int = 1,
     ):
-        return cls(zoo, split, tuple(task.columns), task.group, members, seed, passes)
+        columns = tuple(dict.fromkeys(task.columns))
+        return cls(zoo, split, columns, task.group, members, seed, passes)
 
     def rows(self) -> pa.Table:
-        """Catalog rows of the members, with their `position` in the catalog."""
-        position = pa.array(self._positions)
-        return self.zoo.catalog.take(position).append_column("position", position)
+        """Catalog rows of the members."""
+        return self.zoo.catalog.take(pa.array(self.positions))
 
     @cached_property
     def _with_weights(self) -> np.ndarray:
@@ -90,7 +90,7 @@ class Feed:
         return np.sort(np.lexsort((view, rank))[: self.members])
 
     @cached_property
-    def _positions(self) -> np.ndarray:
+    def positions(self) -> np.ndarray:
         """`(members,)` int64: catalog positions of the members, ascending."""
         places = self._places
         return self._with_weights if places is None else self._with_weights[places]
@@ -104,11 +104,11 @@ class Feed:
     @cached_property
     def _table(self) -> pa.Table:
         """The columns of the members."""
-        return self._catalog.select(self.columns).take(self._positions).combine_chunks()
+        return self._catalog.select(self.columns).take(self.positions).combine_chunks()
 
     @cached_property
     def _views(self) -> Views:
-        rows = self._positions
+        rows = self.positions
         source, view = (self._catalog[name].to_numpy()[rows] for name in ("source_index", "view"))
         return Views(source, view, self.group)
 
@@ -124,7 +124,7 @@ class Feed:
     @property
     def num_members(self) -> int:
         """Number of members in an epoch, for one pass."""
-        return len(self._positions) if self.group == 1 else len(self._views) * self.group
+        return len(self.positions) if self.group == 1 else len(self._views) * self.group
 
     def num_batches(self, batch_size: int) -> int:
         """Number of batches of `epoch`, which drops an incomplete last batch."""
@@ -217,7 +217,7 @@ class Feed:
         batch = Batch(
             state=state,
             columns=batch_columns(self._table.take(pa.array(members)), self.columns),
-            positions=torch.from_numpy(self._positions[members]),
+            positions=torch.from_numpy(self.positions[members]),
             class_names=self.zoo.record.class_names,
         )
         return batch.pin_memory() if torch.cuda.is_initialized() else batch

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -23,6 +24,7 @@ from pipeline.config import (
 )
 from pipeline.errors import ArchiveError, InputError
 from pipeline.signals import Signals, load_signals
+from pipeline.training.loader import Feed, LearnedFrom
 from pipeline.zoos.build import fit_shard, plan_zoo
 
 pytestmark = pytest.mark.fast
@@ -150,6 +152,15 @@ def test_a_zoo_of_other_facts_is_another_zoo(zoo, tmp_path):
     other = FACTS | {"number": FACTS["number"] + 1}
     with pytest.raises(InputError, match=r"differs from this one .* in signals digest"):
         plan_zoo(INRS, zoo.folder, ramps(other))
+
+
+def test_a_fact_may_be_called_position_or_index(tmp_path):
+    zoo = build(tmp_path / "zoo", facts={name: FACTS["number"] for name in ("position", "index")})
+    found = zoo.where(pc.field("index") < 5)
+    assert zoo.catalog["index"].to_numpy()[found].max() == 4
+    feed = Feed(zoo, "train", ("position",), members=7)
+    truth = zoo.catalog["position"].to_numpy()[feed.positions].tolist()
+    assert LearnedFrom(feed).members("train")["position"].to_pylist() == truth
 
 
 @pytest.mark.parametrize("name", ["psnr", "label", "run", "source", "epoch"])
