@@ -125,7 +125,7 @@ def explain(model: type[BaseModel], content: dict[str, Any], problem: Any) -> tu
         return field, f"{field} must be set: it has no default"
     if problem["type"] == "value_error":  # from a validator of several fields
         return field, f"{field}: {problem['ctx']['error']}".removeprefix(": ")
-    message = problem["msg"][0].lower() + problem["msg"][1:]
+    message = problem["msg"][0].lower() + problem["msg"][1:].replace("valid tuple", "list")
     return field, f"{field}: {message}, got {json.dumps(problem['input'], default=str)}"
 
 

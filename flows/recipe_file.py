@@ -5,6 +5,7 @@ import re
 import textwrap
 import tomllib
 from collections.abc import Callable, Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from pipeline.unions import in_words, models_in
 
 WIDTH = 100
 """Columns of comments."""
+KEY = r"[\w.\"'-]+"
+"""A dotted key, whose parts may be quoted."""
 NULL = re.compile(r"^\s*[\w.-]+\s*=\s*null\b", re.MULTILINE)
 
 
@@ -54,18 +57,24 @@ def without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def line_of(text: str, field: str) -> int | None:
-    """The number of the TOML line that sets the dotted `field` or opens it as a group, if any."""
-    table = ""
+    """The number of the TOML line that sets the dotted `field` or opens it as a group.
+
+    If there is none, that of the nearest group around it, such as an inline table; None if that has
+    none either.
+    """
+    table, lines = "", dict[str, int]()
     for number, line in enumerate(text.splitlines(), 1):
-        if header := re.match(r"\s*\[\s*([\w.-]+)\s*\]", line):
+        if header := re.match(rf"\s*\[\[?\s*({KEY})\s*\]", line):
             name = table = header[1]
-        elif key := re.match(r"\s*([\w.-]+)\s*=", line):
+        elif key := re.match(rf"\s*({KEY})\s*=", line):
             name = f"{table}.{key[1]}".lstrip(".")
         else:
             continue
-        if f"{name}.".startswith(f"{field}."):
-            return number
-    return None
+        for group in accumulate(re.sub("[\"']", "", name).split("."), "{}.{}".format):
+            lines.setdefault(group, number)
+    while field and field not in lines:
+        field = field.rpartition(".")[0]
+    return lines.get(field)
 
 
 def write_toml(config: Config, title: str) -> str:

@@ -141,7 +141,7 @@ def test_options_of_own_code_are_free():
         (["facts=3"], "facts: input should be a valid dictionary, got 3"),
         (
             ["shape.kind=square", "shape.side=1", "shape.corners=x"],
-            'shape.corners: input should be a valid tuple, got "x"',
+            'shape.corners: input should be a list, got "x"',
         ),
         (
             ["shape.kind=sky:star", "shape.options.size.a=NaN"],

@@ -128,7 +128,9 @@ TOML_MISTAKES = [
     ("[training.task]\nkind = 'a:b'\noptions = {a = 2026-01-01}", "3: training.task.options: in"),
     ("[zoo]\nnum_runs = 3", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that"),
     ("[zoo]\nkind = 'classifiers'\nviews = 3", "line 3: zoo.views is a field of kind 'inrs': c"),
-    ("[[zoo]]\nviews = 3", "'zoo' is a group of fields"),
+    ("[[zoo]]\nviews = 3", "line 1: 'zoo' is a group of fields"),
+    ("training = {epochs = 0}", "line 1: training.epochs: input should be greater than 0, got 0"),
+    ("[training]\nbaselines = 'mlp'", "line 2: training.baselines: input should be a list, got"),
     ("[zoo]\nviews = 3\nviews = 4", "mine.toml is not valid TOML: Cannot overwrite"),
     ("[zoo]\nlimit = null", "(at line 2, column 9); TOML has no null: leave such a field out"),
     ("zoo views", "mine.toml is not valid TOML: "),
@@ -205,6 +207,12 @@ def test_lines_are_found_where_they_are_plain():
     text = "# a = 1\na = 1\n[b.c]\n d = 2\n[ e ]\nf.g = 3\n"
     found = {field: line_of(text, field) for field in ("a", "b", "b.c.d", "e", "e.f", "e.f.g", "d")}
     assert found == {"a": 2, "b": 3, "b.c.d": 4, "e": 5, "e.f": 6, "e.f.g": 6, "d": None}
+
+
+def test_the_line_of_a_field_in_an_array_of_tables_an_inline_table_or_quotes_is_found():
+    text = 'a.b = {c = 1}\n[[d.e]]\nf = 2\n[\'g\'."h"]\n"i" = 3\n[g.j]\n'
+    fields = ("a.b.c", "d.e", "d.e.f", "g.h.i", "g.j.k", "l.m")
+    assert [line_of(text, field) for field in fields] == [1, 2, 3, 5, 6, None]
 
 
 def test_fields_that_may_be_null_are_null_by_default():
