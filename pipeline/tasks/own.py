@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError
 from pipeline.functions import Own, failures_of
+from pipeline.tasks.columns import require_int64
 from pipeline.tasks.task import Evaluation, Figure, Monitor, Table, Task, TaskConfig
 
 NEEDED = (
@@ -78,6 +79,8 @@ class OwnTask:
 
     def check(self, zoo: Zoo) -> None:
         zoo.require_columns(self.columns, " to learn from")
+        for name in self.columns if zoo.is_sealed else ():
+            require_int64(zoo, name)
         self._own("check", zoo)
 
     def prepare(self, zoo: Zoo) -> dict[str, Any]:
@@ -91,7 +94,8 @@ class OwnTask:
             ) from error
 
     def build(self, encoder: nn.Module, prepared: Mapping[str, Any]) -> nn.Module:
-        model = self._own("build", encoder, prepared)
+        with torch.device("cpu"):  # models are counted on the meta device, which has no numbers
+            model = self._own("build", encoder, prepared)
         if not isinstance(model, nn.Module):
             raise self._error("build", "return a torch module", model)
         return model

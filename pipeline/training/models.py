@@ -31,7 +31,8 @@ def build_encoder(
     Raises as `task_of`, and InputError if the encoder cannot read these networks.
     """
     if isinstance(config, Own):
-        encoder = config.make("training.encoder", trusted, "width", arguments=(space,))
+        with torch.device("cpu"):  # models are counted on the meta device, which has no numbers
+            encoder = config.make("training.encoder", trusted, "width", arguments=(space,))
         if not isinstance(encoder, nn.Module):
             raise InputError(
                 f"{config.kind} must return a torch module for training.encoder, "

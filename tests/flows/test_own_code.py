@@ -19,7 +19,7 @@ from pipeline.tasks.own import OwnTask, task_of
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import as_column
 from pipeline.training.loader import Feed
-from pipeline.training.models import build_model, try_encoder
+from pipeline.training.models import build_model, num_parameters_of, try_encoder
 from tests.conftest import dwszoo
 
 CODE = '''
@@ -289,6 +289,39 @@ class Double(Mean):
         super().__init__(space)
         self.double()
 """
+
+
+DRAWN = """
+
+class Drawn(Mean):
+    \"\"\"Computes with numbers as it is made.\"\"\"
+
+    def __init__(self, space):
+        super().__init__(space)
+        self.scale = self.layer.weight.abs().max().item()
+
+
+class Centred(Quality):
+    def build(self, encoder, prepared):
+        model = super().build(encoder, prepared)
+        model.first = model[1].bias.tolist()
+        return model
+"""
+
+
+def test_code_of_the_users_may_compute_while_it_makes_a_model(folder, zoo):
+    (folder / "mine.py").write_text(CODE + DRAWN)
+    training = TrainingConfig(task=Own(kind="mine:Centred"), encoder=Own(kind="mine:Drawn"))
+    assert num_parameters_of(training, zoo.space, {"mean": 1.0}, {"mine"}) == 8 * 7 + 9
+
+
+def test_columns_of_a_task_may_be_named_twice_but_must_fit_into_a_batch(zoo):
+    task = type("Wrong", (Right,), {"columns": ("psnr", "view", "psnr")})()
+    batch = next(Feed.of(OwnTask(task), zoo, "test").whole())
+    assert list(batch.columns) == ["psnr", "view"]
+    task = type("Wrong", (Right,), {"columns": ("seed",)})()
+    with pytest.raises(InputError, match=r"column 'seed' of zoo .* numbers up to 9223372036854775"):
+        OwnTask(task).check(zoo)
 
 
 @pytest.mark.parametrize(
