@@ -18,7 +18,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.errors import InputError, WorkError
 from pipeline.tasks import Table
 from pipeline.training.checkpoint import TrainedModel
-from pipeline.training.evaluate import require_space
+from pipeline.training.evaluate import require_space, shown, titled
 from pipeline.training.loader import Feed
 from pipeline.training.models import shared_names
 
@@ -161,7 +161,7 @@ def drawn(zoo: Zoo, share: float, seed: int) -> np.ndarray:
     """`(members,)` bool: the members of the train split that are used at a share."""
     every = Feed(zoo, "train", ())
     some = replace(every, members=num_known(every.num_members, share), seed=seed)
-    return np.isin(*(feed.rows()["position"].to_numpy() for feed in (every, some)))
+    return np.isin(every.positions, some.positions)
 
 
 def num_known(num_members: int, share: float) -> int:
@@ -253,7 +253,10 @@ def probe_table(readings: Sequence[Reading]) -> Table:
 
 
 def in_words(metrics: Mapping[str, float]) -> str:
+    """Accuracy or R² as the table says, other metrics with their names."""
     if "accuracy" in metrics:
         return f"{100 * metrics['accuracy']:.1f} %"
-    error = f" ({metrics['mse']:.3g})" if "mse" in metrics else ""
-    return f"{metrics['r2']:.3f}{error}"
+    if "r2" in metrics:
+        error = f" ({metrics['mse']:.3g})" if "mse" in metrics else ""
+        return f"{metrics['r2']:.3f}{error}"
+    return ", ".join(f"{titled(name)} {shown(name, value)}" for name, value in metrics.items())

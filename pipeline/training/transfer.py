@@ -47,8 +47,9 @@ class Transfer:
         return training.model_copy(update=changed)
 
     def reading(self, scores: Mapping[str, Any], num_members: int) -> Reading:
-        """Its metrics on the test split that a probe also has."""
-        metrics = {name: scores[name] for name in ("accuracy", "r2", "mse") if name in scores}
+        """Its metrics on the test split that a probe also has, or else the monitored one."""
+        shared = [name for name in ("accuracy", "r2", "mse") if name in scores]
+        metrics = {name: scores[name] for name in shared or [scores["monitor"]]}
         known = num_known(num_members, self.share)
         return Reading(scores["task"], self.title, self.share, known, metrics)
 

@@ -60,8 +60,8 @@ def test_members_of_a_share_are_those_that_training_takes(zoo):
     from pipeline.training.loader import Feed
 
     mask = drawn(zoo, 0.1, seed=3)
-    chosen = Feed(zoo, "train", (), members=mask.sum(), seed=3).rows()["position"].to_numpy()
-    every = Feed(zoo, "train", ()).rows()["position"].to_numpy()
+    chosen = Feed(zoo, "train", (), members=mask.sum(), seed=3).positions
+    every = Feed(zoo, "train", ()).positions
     assert np.array_equal(every[mask], chosen)
     assert mask.sum() == round(0.1 * len(every))
     assert not np.array_equal(mask, drawn(zoo, 0.1, seed=4))
@@ -99,3 +99,18 @@ def test_one_table_has_all(parts):
     assert [*table.columns] == ["target", "read by", "1 % (3)", "100 % (300)"]
     assert [row[1] for row in table.rows] == ["most frequent class", "vectors, softmax regression"]
     assert all(cell.endswith(" %") for row in table.rows for cell in row[2:])
+
+
+@pytest.mark.parametrize(
+    ("scores", "cell"),
+    [
+        ({"accuracy": 0.5, "loss": 2.0}, "50.0 %"),
+        ({"r2": 0.5, "mse": 2.0}, "0.500 (2)"),
+        ({"mse": 2.0, "trivial_mse": 3.0}, "mse 2"),
+        ({"quality_of_rank": 0.25, "loss": 2.0}, "quality of rank 0.25"),
+    ],
+)
+def test_the_table_shows_a_transfer_to_any_task(scores, cell):
+    scores = {"task": "any", "monitor": next(iter(scores))} | scores
+    table = probe_table([TRANSFERS[0].reading(scores, 300)])
+    assert [*table.rows] == [["any", "fine-tuned", cell]]
