@@ -37,7 +37,8 @@ class TrainingConfig(Config):
     encoder: AnyEncoder = DWSNetConfig()
     """The model that reads the weights."""
     baselines: Annotated[tuple[str, ...], LOCATION] = ("mlp",)
-    """Kinds of encoder to train for comparison, with as many parameters and the same budget."""
+    """Kinds of encoder to train for comparison, with as many parameters and the same budget; the
+    encoder's own kind is left out."""
     seeds: Annotated[PositiveInt, LOCATION] = 1
     """Number of times that each model is trained, with this seed and the following ones; reports
     show the spread."""

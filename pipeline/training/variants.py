@@ -62,7 +62,8 @@ OWN = Variant()
 
 def variants(training: TrainingConfig) -> Iterator[Variant]:
     """The run's own model and baselines, each with all seeds; then the same on fewer members."""
-    kinds, seeds = (None, *training.baselines), range(training.seeds)
+    others = (kind for kind in training.baselines if kind != training.encoder.kind)
+    kinds, seeds = (None, *others), range(training.seeds)
     for members, baseline, seed in product((None, *training.sizes), kinds, seeds):
         yield Variant(baseline, seed, members)
 

@@ -30,7 +30,7 @@ from pipeline.training.history import EpochMetrics, History
 from pipeline.training.launch import Job, check_batches, launch_training
 from pipeline.training.loader import Feed
 from pipeline.training.models import build_model, calibrate, num_parameters_of, warn_of_wide_axes
-from pipeline.training.variants import Variant
+from pipeline.training.variants import Variant, variants
 from pipeline.training.worker import same_zoo
 from tests.pipeline.foreign import bring_in, save
 
@@ -401,3 +401,9 @@ def test_baselines_are_kinds_of_encoder_each_once(baselines):
         ValueError, match="each should be a different one of dwsnet, message-passing, mlp, "
     ):
         TrainingConfig(baselines=baselines)
+
+
+def test_the_model_of_a_run_is_not_its_own_baseline():
+    training = TrainingConfig(encoder=FlatMLPConfig(), baselines=("mlp", "statistics"), seeds=2)
+    models = [(variant.baseline, variant.seed) for variant in variants(training)]
+    assert models == [(None, 0), (None, 1), ("statistics", 0), ("statistics", 1)]
