@@ -43,6 +43,12 @@ class EpochMetrics:
         return {f"epoch/{name}": value for name, value in own.items()} | scores
 
 
+def are_finite(train_loss: float, validation: Mapping[str, float], monitor: Monitor) -> bool:
+    """Whether training can go on; metrics other than loss and monitored one may be undefined."""
+    decisive = train_loss, validation.get("loss", 0.0), validation[monitor.metric]
+    return all(map(math.isfinite, decisive))
+
+
 @dataclass
 class Totals:
     """Sums over the steps of an epoch."""

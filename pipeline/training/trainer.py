@@ -1,6 +1,5 @@
 """Training a model, step by step and epoch by epoch."""
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -18,7 +17,7 @@ from pipeline.tasks.task import Batch
 from pipeline.training import checkpoint
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import Outcome, learning_rate_factor, take_step
-from pipeline.training.history import EpochMetrics, History, Progress
+from pipeline.training.history import EpochMetrics, History, Progress, are_finite
 from pipeline.training.loader import Feed
 from pipeline.training.running_statistics import RunningStatistics
 from pipeline.training.scoring import add_up, sums_over
@@ -176,7 +175,7 @@ class Trainer:
         if progress.epoch < self.config.epochs:
             self.coming = self.batches_from(progress.next_epoch())
         train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
-        if not all(map(math.isfinite, (train_loss, *validation.values()))):
+        if not are_finite(train_loss, validation, self.task.monitor):
             return f"in epoch {progress.epoch} the loss is no longer finite"
         step_seconds = totals.seconds / self.steps
         metrics = EpochMetrics(

@@ -28,10 +28,12 @@ from pipeline.errors import InputError, WorkError
 from pipeline.exchange.exporting import export_zoo
 from pipeline.exchange.formats import FORMATS
 from pipeline.figures.reconstructions import picture
+from pipeline.tasks import Monitor
 from pipeline.tasks.classification import Classification
 from pipeline.training.checkpoint import TrainedModel, load_best
 from pipeline.training.config import TrainingConfig
 from pipeline.training.evaluate import evaluate, write_predictions
+from pipeline.training.history import are_finite
 from pipeline.zoos.build import fit_shard, plan_zoo
 from tests.pipeline.foreign import bring_in, ray_run
 from tests.pipeline.worlds import without_ray
@@ -93,6 +95,14 @@ def test_training_that_diverges_says_so_and_keeps_what_is_good(built_zoo, tmp_pa
     metrics = assess.evaluate(run, "test")
     assert (metrics["epoch"], metrics["num_members"]) == (1, 80)
     assert load_best(run).epoch == 1
+
+
+def test_only_the_loss_and_the_monitored_metric_must_be_finite():
+    monitor, undefined = Monitor("tau"), {"tau": 0.5, "other": math.nan}
+    assert are_finite(1.0, undefined, monitor)
+    assert not are_finite(math.nan, undefined, monitor)
+    assert not are_finite(1.0, undefined | {"loss": math.inf}, monitor)
+    assert not are_finite(1.0, undefined | {"tau": math.nan}, monitor)
 
 
 class Constant(torch.nn.Module):
