@@ -44,7 +44,7 @@ class EmbeddingTask(TaskConfig):
         names = [name for name in table.column_names if name.startswith(EMBEDDING)]
         vectors = np.stack([table[name].to_numpy() for name in names], 1)
         finite = np.isfinite(vectors).all(1)
-        if finite.sum() < 2:
+        if finite.sum() < 2 or len(names) < 2:  # nothing to project
             return ()
         rows = zoo.members(metrics["split"]).filter(pa.array(finite))
         class_names = zoo.record.class_names

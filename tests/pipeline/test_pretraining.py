@@ -1,6 +1,7 @@
 """Tasks without labels learn; what they hide depends on no batch, order or rank."""
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 import torch
@@ -13,6 +14,7 @@ from dwsnet.pretraining import of_all_ranks, similarities
 from pipeline.archive.zoo import Zoo
 from pipeline.decode import ImageContract
 from pipeline.errors import InputError
+from pipeline.tasks import Evaluation
 from pipeline.tasks.augmentation import Augmentation
 from pipeline.tasks.contrastive import Contrastive
 from pipeline.tasks.masked import Masked
@@ -118,6 +120,12 @@ def test_predictions_are_the_encoders_vectors(zoo):
         vectors = model.encoder(batch.state).numpy()
     assert [*columns] == [f"embedding_{i}" for i in range(8)]
     np.testing.assert_allclose(np.stack([*columns.values()], 1), vectors, atol=1e-5)
+
+
+def test_vectors_of_one_number_are_not_projected_to_a_plane(zoo):
+    table = pa.table({"embedding_0": [1.0, 2.0, 3.0]})
+    evaluation = Evaluation(zoo, torch.nn.Identity(), {}, table)
+    assert TASKS["masked"].figures({"split": "test"}, evaluation) == ()
 
 
 def test_views_need_two_networks_of_a_signal(zoo, monkeypatch):
