@@ -37,6 +37,7 @@ from pipeline.training.checkpoint_folders import (
 from pipeline.training.config import TrainingConfig
 from pipeline.training.history import History, Progress
 from pipeline.training.models import build_model, shared_names
+from pipeline.training.state import weights_of
 from pipeline.training.status import write_epochs
 
 
@@ -87,7 +88,13 @@ class Snapshot:
     model: Mapping[str, Tensor]
     """The model's state dict."""
     moments: Mapping[str, Tensor]
-    """Adam's moments, named as in `pipeline.training.state`."""
+    """Adam's moments and, if the model is an average, the weights, named as in
+    `pipeline.training.state`."""
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The state dict that training continues from."""
+        return weights_of(self.moments) or self.model
 
     def folder_in(self, run: Path) -> Location:
         """Its folder. Before the first step of an epoch it is that of the previous epoch's end."""

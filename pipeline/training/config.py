@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from pipeline.config import ADDED, LOCATION, Config
@@ -67,6 +67,9 @@ class TrainingConfig(Config):
     precision: Annotated[Literal["float32", "bf16"], ADDED] = "float32"
     """Precision of the model in training; 'bf16' is autocast: weights, optimiser and metrics stay
     float32."""
+    ema_decay: Annotated[float, ADDED] = Field(0.0, ge=0, lt=1)
+    """Decay per step of an exponential moving average of the weights, which becomes the model that
+    is scored and saved; 0: the last weights."""
     max_skipped_steps: Annotated[PositiveInt, LOCATION] = 10
     """A step whose loss or gradient is not finite is skipped; after this many in a row training
     ends."""
@@ -88,6 +91,16 @@ class TrainingConfig(Config):
     def identity(self) -> dict[str, Any]:
         """The ZeRO stage was once part of the identity; keeping it there keeps fingerprints."""
         return super().identity() | {"zero_stage": 0}
+
+    @field_validator("zero_stage")
+    @classmethod
+    def average_whole_weights(cls, stage: int, info: ValidationInfo) -> int:
+        if stage == 3 and info.data.get("ema_decay"):
+            raise PydanticCustomError(
+                "zero_stage",
+                "should be at most 2 with training.ema_decay, which needs whole weights",
+            )
+        return stage
 
     @field_validator("baselines")
     @classmethod

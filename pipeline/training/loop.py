@@ -9,6 +9,7 @@ from pipeline.archive.zoo import Zoo
 from pipeline.functions import modules_named
 from pipeline.tasks.own import task_of
 from pipeline.training import checkpoint
+from pipeline.training.average import WeightAverage
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import make_engine
 from pipeline.training.history import History, Progress
@@ -52,12 +53,15 @@ def make_trainer(
     if config.start is not None:
         begin_from(config.start, encoder, is_new=newest is None)
     if newest is not None:
-        model.load_state_dict(newest.model)
+        model.load_state_dict(newest.weights)
     task.attach(model, zoo)
     card = checkpoint.model_card(config, zoo.record, prepared, encoder, model)
     engine = make_engine(model, config, worker.world_size, worker.on_gpu)
     if newest is not None:
         set_moments(engine, newest.moments, newest.progress.updates)
+    average = WeightAverage(engine.module, config.ema_decay) if config.ema_decay else None
+    if average is not None and newest is not None:
+        average.load(newest.model)
     return Trainer(
         engine=engine,
         encoder=encoder,
@@ -70,4 +74,5 @@ def make_trainer(
         writer=checkpoint.Writer(run, card, config.checkpoints_kept),
         history=newest.history if newest else History(task.monitor),
         progress=newest.progress if newest else Progress(),
+        average=average,
     )

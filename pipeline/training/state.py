@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """Names of a parameter's moments in torch's Adam."""
+WEIGHTS = "weights."
+"""Beginning of the names of weights that are saved beside their average."""
 
 
 def gather_model(model: nn.Module) -> dict[str, Tensor]:
@@ -28,6 +30,12 @@ def gather_model(model: nn.Module) -> dict[str, Tensor]:
         with GatheredParameters(tensor):
             keep(copies, name, tensor)
     return copies
+
+
+def weights_of(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights that were saved beside their average, empty if there are none."""
+    names = (name for name in tensors if name.startswith(WEIGHTS))
+    return {name.removeprefix(WEIGHTS): tensors[name] for name in names}
 
 
 def gather_moments(engine) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from pipeline.tasks import Task
 from pipeline.tasks.task import Batch
 from pipeline.training import checkpoint
+from pipeline.training.average import WeightAverage
 from pipeline.training.config import TrainingConfig
 from pipeline.training.engine import Outcome, learning_rate_factor, take_step
 from pipeline.training.history import EpochMetrics, History, Progress, are_finite
 from pipeline.training.loader import Feed
 from pipeline.training.running_statistics import RunningStatistics
 from pipeline.training.scoring import add_up, sums_over
-from pipeline.training.state import gather_model, gather_moments, whole
+from pipeline.training.state import WEIGHTS, gather_model, gather_moments, whole
 from pipeline.training.status import StatusWriter
 from pipeline.training.trackers import Trackers
 from pipeline.training.utilization import ModelFlops
@@ -58,6 +59,8 @@ class Trainer:
     history: History
     progress: Progress
     """Progress up to the last step whose outcome was read."""
+    average: WeightAverage | None = None
+    """The average of the weights, if it is what is scored and saved."""
     outcome: Outcome | None = None
     """Outcome of the newest step, which is read while a GPU computes the next step."""
 
@@ -119,7 +122,7 @@ class Trainer:
                     self.steps_done,
                 )
             if self.is_checkpoint_due():
-                self.statistics.average()
+                self.average_statistics()
                 self.save()
             before = time.perf_counter()
         self.catch_up()
@@ -160,6 +163,8 @@ class Trainer:
             loss = self.task.loss(self.engine, batch.to(self.engine.device), keys)
             norm = take_step(self.engine, loss, weight, self.learning_rate(), config.gradient_clip)
         self.statistics.put_back(~norm.isfinite())
+        if self.average is not None:
+            self.average.update(self.steps_done, norm.isfinite())
         return Outcome(weight * loss, norm)
 
     def learning_rate(self) -> float:
@@ -171,7 +176,7 @@ class Trainer:
     def finish_epoch(self) -> str | None:
         """Score the model and write a checkpoint; returns how training diverged, if it did."""
         progress, totals = self.progress, self.progress.totals
-        self.statistics.average()
+        self.average_statistics()
         if progress.epoch < self.config.epochs:
             self.coming = self.batches_from(progress.next_epoch())
         train_loss, validation = progress.mean(self.over_ranks(totals.loss)), self.score()
@@ -208,11 +213,22 @@ class Trainer:
         """The task's metrics on the validation split, over all ranks."""
         worker, device = self.worker, self.engine.device
         batches = (batch.to(device) for batch in self.scored.whole(worker.rank, worker.world_size))
-        with whole(self.engine) as model:
+        with whole(self.engine) as model, self.averaged():
             own = sums_over(self.task, model.eval(), batches)
         of_ranks: list[dict[str, Tensor]] = [{}] * worker.world_size
         dist.all_gather_object(of_ranks, own)
         return self.task.metrics(add_up(of_ranks))
+
+    def averaged(self) -> AbstractContextManager:
+        """In the block, the model is the one to score and save."""
+        return nullcontext() if self.average is None else self.average.in_place()
+
+    def average_statistics(self):
+        """Average the running statistics over the ranks, and those of the averaged model."""
+        self.statistics.average()
+        if self.average is not None:
+            with self.averaged():
+                self.statistics.average()
 
     def is_checkpoint_due(self) -> bool:
         """Whether to write one now; the same on all ranks, and false while steps are skipped."""
@@ -233,13 +249,14 @@ class Trainer:
     def save(self):
         """Copy the state, with statistics already averaged, and write it in the background."""
         loss = self.over_ranks(self.progress.totals.loss)
-        totals = replace(self.progress.totals, loss=loss)
-        snapshot = checkpoint.Snapshot(
-            self.history,
-            replace(self.progress, totals=totals),
-            gather_model(self.engine.module),
-            gather_moments(self.engine),
-        )
+        totals, moments = replace(self.progress.totals, loss=loss), gather_moments(self.engine)
+        if self.average is not None:
+            weights = gather_model(self.engine.module)
+            moments |= {f"{WEIGHTS}{name}": tensor for name, tensor in weights.items()}
+        with self.averaged():
+            model = gather_model(self.engine.module)
+        progress = replace(self.progress, totals=totals)
+        snapshot = checkpoint.Snapshot(self.history, progress, model, moments)
         if self.worker.rank == 0:
             self.writer.write(snapshot)
         self.saved = time.monotonic()

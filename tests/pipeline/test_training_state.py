@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from flows.recipes import smoke
 from flows.stages import learn
@@ -17,6 +18,7 @@ from pipeline.encoders.transformer import TransformerConfig
 from pipeline.errors import ArchiveError, InputError
 from pipeline.training.checkpoint import load_best, read_newest, require_resumable, write
 from pipeline.training.checkpoint_folders import checkpoints
+from pipeline.training.config import TrainingConfig
 from tests.conftest import metrics_of
 from tests.pipeline.worlds import in_worlds
 
@@ -114,8 +116,24 @@ def precisions(worker, zoo: Path, folder: Path):
         train(zoo, folder / precision, worker, encoder=encoder, epochs=8, precision=precision)
 
 
+def averages(worker, barrier, zoo: Path, folder: Path):
+    """Average the weights of training, then of what resumes the other world from the middle."""
+    import torch.distributed as dist
+
+    options = {"ema_decay": 0.9, "zero_stage": 0 if worker.world_size == 1 else 2}
+    run, other = (folder / str(world) for world in (worker.world_size, 4 - worker.world_size))
+    train(zoo, run, worker, checkpoint_steps=4, checkpoints_kept=9, **options)
+    barrier.wait()
+    resumed = folder / f"{worker.world_size} resumed"
+    if worker.rank == 0:
+        shutil.copytree(other / "checkpoints" / MIDDLE, resumed / "checkpoints" / MIDDLE)
+    dist.barrier()
+    train(zoo, resumed, worker, **options)
+
+
 def everything(worker, barrier, zoo: Path, folder: Path):
     matrix(worker, barrier, zoo, folder / "matrix")
+    averages(worker, barrier, zoo, folder / "averages")
     if worker.world_size == 3:
         bad_steps(worker, zoo, folder)
     else:
@@ -141,6 +159,27 @@ def test_every_stage_and_world_goes_on_with_what_every_other_saved(runs):
     assert len(found) == len(SOURCES) * 2
     for run in found:
         assert figures(run) == pytest.approx(expected, rel=1e-5), run.name
+
+
+def test_averages_of_weights_resume_at_any_stage_and_in_any_world(runs):
+    (expected, *others) = [figures(run) for run in sorted((runs / "averages").iterdir())]
+    assert len(others) == 3
+    for found in others:
+        assert found == pytest.approx(expected, rel=1e-5)
+    plain, newest = figures(runs / "matrix" / "0-1"), read_newest(runs / "averages" / "1")
+    assert expected[0] == pytest.approx(plain[0], rel=1e-5)  # the loss of training is the same
+    assert expected[1] != pytest.approx(plain[1], rel=1e-4)
+    last = read_newest(runs / "matrix" / "0-1").model
+    distances = [
+        sum(float((tensor - last[name]).abs().sum()) for name, tensor in state.items())
+        for state in (newest.weights, newest.model)
+    ]
+    assert 10 * distances[0] < distances[1], distances
+
+
+def test_a_zero_stage_that_splits_the_weights_cannot_average_them():
+    with pytest.raises(ValidationError, match=r"at most 2 with training.ema_decay"):
+        TrainingConfig(ema_decay=0.9, zero_stage=3)
 
 
 def test_moments_are_saved_alike_by_every_stage_and_world(runs):
