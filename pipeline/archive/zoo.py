@@ -160,6 +160,8 @@ class Zoo(Dataset[Block]):
 
     def require_columns(self, names: Sequence[str], purpose: str = ""):
         """Raises InputError if the catalog, written or not, lacks a column; `purpose` says why."""
+        if isinstance(names, str):
+            raise InputError(f"columns must be a list of names, got {names!r}: pass [{names!r}]")
         known = self.record.schema.names
         for name in names:
             if name not in known:
@@ -215,7 +217,7 @@ class Zoo(Dataset[Block]):
         are_members = self._are_members(split)
         self.require_columns(columns)
         rows = self.where(are_members)
-        table = self.catalog.select(columns).take(rows)
+        table = self.catalog.select(list(dict.fromkeys(columns))).take(rows)
         return ZooDataset(self, rows, [collatable(table, name) for name in columns])
 
     def where(self, condition: pc.Expression) -> np.ndarray:

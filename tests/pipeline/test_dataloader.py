@@ -156,6 +156,14 @@ def test_columns_of_every_type_are_stacked(zoo, make):
         next(iter(make(zoo, "train", ["seed"])))
 
 
+@pytest.mark.parametrize("make", [Zoo.dataset, IterableZoo])
+def test_columns_are_a_list_that_may_name_one_twice(zoo, make):
+    with pytest.raises(InputError, match=r"a list of names, got 'label': pass \['label'\]"):
+        make(zoo, "train", "label")
+    _, first, second = next(iter(make(zoo, "train", ["label", "label"])))
+    assert first == second == zoo.members("train")["label"][0].as_py()
+
+
 def test_null_in_a_column_is_a_value_of_its_type():
     table = pa.table({"a": [None, 3], "b": [None, 0.1], "c": [None, "x"], "d": [None, True]})
     assert collatable(table, "a").tolist() == [-1, 3]
