@@ -7,6 +7,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 
 from flows.overrides import resolve_recipe
 from flows.parser import parser
@@ -72,3 +73,10 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert str(page.relative_to(ROOT / "docs")) in navigation
+
+
+def test_the_site_has_its_own_script_for_search_without_a_server():
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    (script,) = settings["extra"]["polyfills"]
+    assert "iframe-worker" in script  # the name by which the plugin `offline` knows it
+    assert (ROOT / "docs" / script).is_file()
