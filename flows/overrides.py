@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from flows.merging import AnyConfig, FieldError, joined, with_changes
 from flows.recipe import Recipe
 from flows.recipe_file import line_of, read_file
@@ -46,7 +48,12 @@ def find_recipe(name: str) -> Recipe:
     if FUNCTION.fullmatch(name):
         function = find_function(name, "RECIPE")
         with failures_of(f"recipe {name}"):
-            made = function()
+            try:
+                made = function()
+            except ValidationError as error:
+                from pipeline.archive.record import first_problem  # loads torch
+
+                raise InputError(f"recipe {name}: {first_problem(error)}") from error
         if not isinstance(made, Recipe):
             raise InputError(f"{name} must return a Recipe, found {type(made).__name__}")
         return made

@@ -183,13 +183,16 @@ def test_a_function_of_the_users_makes_a_recipe(file, monkeypatch, tmp_path):
         "from flows.recipes import smoke\n\n\ndef four():\n"
         "    zoo = smoke().zoo.model_copy(update={'views': 4})\n"
         "    return smoke().model_copy(update={'zoo': zoo})\n\n\n"
-        "nothing = dict\n",
+        "nothing = dict\n\n\ndef none():\n"
+        "    return smoke().model_validate({'zoo': {'views': 0}})\n",
         "kitchen.py",
     )
     recipe = resolve_recipe("kitchen:four", ["zoo.fit.max_steps=3"])
     assert (recipe.zoo.views, recipe.zoo.fit.max_steps) == (4, 3)
     with pytest.raises(InputError, match="kitchen:nothing must return a Recipe, found dict"):
         resolve_recipe("kitchen:nothing", [])
+    with pytest.raises(InputError, match=r"recipe kitchen:none: zoo\.views: Input should be gr"):
+        resolve_recipe("kitchen:none", [])
     with pytest.raises(InputError, match="RECIPE names kitchen:five: module 'kitchen' has no func"):
         resolve_recipe("kitchen:five", [])
 
