@@ -32,7 +32,7 @@ class Look:
     versions: dict[str, str]
     """Versions of Python, of this package with a digest of its code, and of other packages."""
     folder: str
-    """What is wrong with the folder of a run there; empty: nothing."""
+    """What is wrong with the folder of a run there; empty if nothing is."""
     clock: float
     """The time of the report by its clock, in seconds since 1970."""
 
@@ -68,7 +68,7 @@ def look(address: str, mark: Path | None) -> Look:
 
 
 def trouble(mark: Path) -> str:
-    """Why this process cannot see a file of another node, or write next to it; empty: it can."""
+    """Why this process cannot see a file of another node or write next to it; empty if it can."""
     if not mark.exists():
         where = "is another folder" if mark.parent.exists() else "does not exist"
         return f"{where} there: --out must be on a disk that all nodes share"

@@ -171,7 +171,7 @@ def check_counts(**counts: int):
     """Raise ValueError for a count that is not an integer of at least 1."""
     for name, count in counts.items():
         if not isinstance(count, int) or count < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {count!r}")
+            raise ValueError(f"{name} must be an integer of at least 1, got {count!r}")
 
 
 def load_tensors(module: nn.Module, state: Mapping[str, Tensor], source: str, assign: bool = False):

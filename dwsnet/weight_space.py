@@ -53,8 +53,8 @@ class WeightSpace:
             for axis in spec.axes:
                 if not isinstance(axis.size, Integral) or axis.size < 1:
                     raise ValueError(
-                        f"axis {axis.name!r} of {spec.name!r} must have at least one entry, a "
-                        f"whole number, got {axis.size!r}"
+                        f"axis {axis.name!r} of {spec.name!r} must have an integer size of at "
+                        f"least 1, got {axis.size!r}"
                     )
                 if known.setdefault(axis.name, axis) != axis:
                     raise ValueError(

@@ -79,7 +79,7 @@ def edit_zoo(run: Path, zoo: Location, out: Location, trusted: Collection[str] =
 
 
 def require_functions(run: Path, decode: Mapping[str, Any], zoo: Zoo):
-    """Raises InputError if the same weights are different functions in a zoo than in a run's.
+    """Raises InputError if weights mean different functions in the zoo and in that of the run.
 
     Fields that the zoo's record leaves open are not compared.
     """

@@ -43,15 +43,15 @@ class ZooDataset(Dataset):
 def collatable(table: pa.Table, name: str) -> Tensor | list[str]:
     """A column whose entries the collate function of a DataLoader stacks, null or not.
 
-    Whole numbers and booleans become int64 with -1 for null, other numbers float32 with NaN, texts
-    stay texts with '' for null. Raises InputError for numbers above int64, such as random keys.
+    Integers and booleans become int64 with -1 for null, other numbers float32 with NaN, and strings
+    stay strings with '' for null. Raises InputError for integers above int64, such as seeds.
     """
     column = table[name]
     try:
         values = as_batch(column)
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"column {name!r} must have whole numbers that fit into int64 to be in a batch: {error}"
+            f"column {name!r} must have integers that fit int64 to be in a batch: {error}"
         ) from error
     if isinstance(values, Tensor):
         return values

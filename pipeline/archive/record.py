@@ -53,7 +53,7 @@ class ShardRecord(Frozen):
     def is_named_by_its_split(self) -> "ShardRecord":
         if self.split != self.name.rpartition("-")[0]:
             raise ValueError(
-                f"shard {self.name} must be of the split that it is named by, found {self.split!r}"
+                f"shard {self.name} must be in the split in its name, found {self.split!r}"
             )
         return self
 

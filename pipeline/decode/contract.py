@@ -58,12 +58,12 @@ class DecodeContract(Frozen):
         return rows
 
     def num_dims(self, space: WeightSpace) -> int:
-        """How many coordinates INRs take, whatever their encoding makes of them."""
+        """The number of coordinates that INRs take, before they are encoded."""
         return len(self.frequencies[0]) if self.frequencies else space.tensors[0].shape[1]
 
     @property
     def activation_in_words(self) -> str:
-        """Of the hidden layers, with the encoding of what the first one takes."""
+        """Activations of the hidden layers, and how coordinates are encoded."""
         hidden = dict.fromkeys((self.activations or ("unknown", ""))[:-1])
         names = ", ".join("each member's own" if name == CATALOG else name for name in hidden)
         rows = self.frequencies

@@ -201,7 +201,7 @@ def read_params(wanted: np.ndarray, content: h5py.File) -> np.ndarray:
 def read_config(content: h5py.File) -> Any:
     entry = dataset(content, "param_config")
     if entry.shape != (1,) or entry.id.get_storage_size() > MAX_TEXT:
-        raise InputError(f"must hold param_config as one text, found shape {entry.shape}")
+        raise InputError(f"must hold param_config as one string, found shape {entry.shape}")
     return json.loads(entry[0])
 
 

@@ -41,7 +41,7 @@ def read_file(file: Path, act: Callable[[h5py.File], Result]) -> Result:
 
 
 def dataset(content: h5py.File, name: str) -> h5py.Dataset:
-    """Raises InputError if a data set is missing, in another file, or larger than it can be."""
+    """Raises InputError if a data set is missing, in another file, or too large."""
     found = (
         content.get(name) if isinstance(content.get(name, getlink=True), h5py.HardLink) else None
     )
@@ -75,7 +75,7 @@ def write_column(content: h5py.File, name: str, column: pa.ChunkedArray):
 
 
 def read_column(name: str, values: h5py.Dataset) -> pa.Array:
-    """Read a column: empty texts, NaN and the declared fill value become null."""
+    """Read a column: empty strings, NaN and the declared fill value become null."""
     if h5py.check_string_dtype(values.dtype) is not None:
         texts = values.asstr(errors="backslashreplace")[:].ravel()
         array = pa.array([value or None for value in texts], pa.string())

@@ -93,7 +93,7 @@ def texts(rows: pa.Table, name: str) -> pa.Array:
 
 
 def simple(column: pa.Array) -> pa.Array:
-    """Numbers, truth values and texts unchanged, anything else as text."""
+    """Numbers, booleans and strings unchanged, anything else as a string."""
     kind = column.type
     keep = (
         pa.types.is_integer(kind)

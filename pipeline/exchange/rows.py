@@ -30,9 +30,9 @@ def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def column_of(values: list[Any]) -> pa.Array:
-    """A column of numbers, truth values or texts; anything else, and mixtures, as text or JSON.
+    """A column of numbers, booleans or strings; anything else, and mixtures, as strings or JSON.
 
-    Invalid Unicode in texts, as in file names, becomes `\\udcff`.
+    Invalid Unicode in strings, as in file names, becomes `\\udcff`.
     """
     values = [readable(value) if isinstance(value, str) else value for value in values]
     try:

@@ -100,7 +100,7 @@ def common_layout(where: Path, states: Iterable[Mapping[str, torch.Tensor] | str
 
 
 def load_matrix(layout: Layout, tensors: Mapping[str, np.ndarray]) -> Loaded:
-    """Members from stacked tensors of the other format; those that are not finite failed."""
+    """Members from stacked tensors of another format; those that are not finite count as failed."""
     return refuse_nonfinite(Loaded(layout.rows(tensors), {}))
 
 

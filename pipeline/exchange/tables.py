@@ -66,7 +66,7 @@ def is_text(name: str) -> bool:
 
 
 def in_numbers(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Texts as numbers or truth values if all of them are; `007` is a text."""
+    """Strings as numbers or booleans if all of them are; `007` is a string."""
     if column.null_count == len(column):
         return column
     if pc.any(pc.match_substring_regex(column, r"^-?0\d")).as_py():

@@ -190,7 +190,7 @@ def whole(file: Path, row: dict[str, str], name: str) -> int:
     text = row.get(name) or ""
     if not text.strip().isdecimal():
         raise InputError(
-            f"{file} must have columns {', '.join(HEADER)} with whole numbers in {name!r}, found "
+            f"{file} must have columns {', '.join(HEADER)} with integers in {name!r}, found "
             f"{text!r}"
         )
     return int(text)

@@ -169,7 +169,7 @@ def is_split(folders: tuple[str, ...]) -> bool:
 def with_classes(pictures: list[Picture], taken: Taken) -> list[Picture]:
     """The pictures in folders of classes; all pictures, without class, if there are fewer than two.
 
-    `test/unknown` next to `train/CLASS` is no class: it is the only folder of its split, and the
+    `test/unknown` next to `train/CLASS` is not a class: it is the only folder of its split, and the
     train split has several, all with other names.
     """
     names = defaultdict(set)

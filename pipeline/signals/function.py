@@ -16,7 +16,7 @@ def load_function(source: str, size: int | None) -> Signals:
     """Call the function once with `size`; its module may be in the working directory.
 
     It returns `Signals`, or a tuple of values `(signals, *grid, channels)`, labels `(signals,)`
-    (class names as texts or integers, or None) and optionally facts (a dict of numeric columns
+    (class names as strings or integers, or None) and optionally facts (a dict of numeric columns
     `(signals,)`), and must return the same each time. Raises InputError if there is no such
     function, or if it fails or returns anything else.
     """
@@ -63,7 +63,7 @@ def check_signals(what: str, signals: Signals) -> Signals:
         )
     if labels.dtype.kind not in "iu" or labels.shape != values.shape[:1]:
         raise InputError(
-            f"{what} must return a whole number as label of each of {len(values)} signals, found "
+            f"{what} must return an integer as label of each of {len(values)} signals, found "
             f"{labels.dtype} {labels.shape}"
         )
     if labels.min() < NO_LABEL or labels.max() >= len(signals.class_names):
@@ -116,8 +116,7 @@ def check_splits(what: str, signals: Signals, count: int) -> dict[str, Any]:
     for name, split in splits.items():
         if split.dtype != bool or split.shape != (count,):
             raise InputError(
-                f"{what} must return {name} as {count} truth values, found {split.dtype} "
-                f"{split.shape}"
+                f"{what} must return {name} as {count} booleans, found {split.dtype} {split.shape}"
             )
     if len(splits) == 2 and (splits["held_out"] & splits["validation"]).any():
         raise InputError(

@@ -18,7 +18,7 @@ def class_labels(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """`(rows,)` int64 positions in the class names, or NO_LABEL; and the class names.
 
-    Texts, truth values and integers of any type are classes in sorted order, named like themselves.
+    Strings, booleans and integers of any type are classes in sorted order, named like themselves.
     With `names`, integers are positions in these, and -1 is no class, as on the Hugging Face hub.
     The names are empty if no row has a label. Raises InputError, starting with `what`, for labels
     that cannot be classes.
@@ -55,7 +55,7 @@ def among(what: str, values: pa.Array, num_classes: int) -> np.ndarray:
 
 
 def plain(what: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Labels as texts in composed Unicode (NFC) or as int64; null stays null, NaN becomes null."""
+    """Labels as strings in composed Unicode (NFC) or int64; null stays null, NaN becomes null."""
     if isinstance(values, pa.ChunkedArray):
         values = values.combine_chunks()
     if pa.types.is_dictionary(values.type):
@@ -72,13 +72,13 @@ def plain(what: str, values: pa.Array | pa.ChunkedArray) -> pa.Array:
         values = pc.if_else(pc.is_nan(values), None, values)
     elif not (pa.types.is_integer(kind) or pa.types.is_decimal(kind)):
         raise InputError(
-            f"{what} must be texts, truth values or whole numbers, one class per row, found {kind}"
+            f"{what} must be strings, booleans or integers, one class per row, found {kind}"
         )
     try:
         return values.cast(pa.int64())
     except pa.ArrowInvalid as error:
         raise InputError(
-            f"{what} must be whole numbers to be classes, found others ({str(error)[:80]})"
+            f"{what} must be integers to be classes, found others ({str(error)[:80]})"
         ) from error
 
 
@@ -97,5 +97,5 @@ def array_labels(what: str, labels: np.ndarray, count: int) -> pa.Array:
         return pa.array(labels.astype(labels.dtype.newbyteorder("=")), from_pandas=True)
     except (pa.ArrowException, UnicodeError, TypeError, ValueError, OverflowError) as error:
         raise InputError(
-            f"{what} must be texts, truth values or whole numbers, found {labels.dtype} ({error})"
+            f"{what} must be strings, booleans or integers, found {labels.dtype} ({error})"
         ) from error

@@ -1,4 +1,4 @@
-"""Classes: labels of the signals, or the texts, integers or booleans of another catalog column."""
+"""Classes: labels of signals, or the strings, integers or booleans of another catalog column."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def is_of_classes(kind: pa.DataType) -> bool:
 
 
 def class_names(zoo: Zoo, name: str) -> list[str]:
-    """The classes of all members that have weights, sorted as numbers or as texts."""
+    """The classes of all members that have weights, sorted as numbers or as strings."""
     if name == LABEL:
         return list(zoo.record.class_names)
     found = with_weights(zoo)[name]
@@ -61,7 +61,7 @@ def check_classes(zoo: Zoo, name: str):
         kind = zoo.record.schema.field(name).type
         if not is_of_classes(kind):
             raise InputError(
-                f"{start}: column {name!r} must hold texts, integers or booleans, found {kind}; "
+                f"{start}: column {name!r} must hold strings, integers or booleans, found {kind}; "
                 "training.task.kind=regression learns numbers"
             )
         if not len(members):

@@ -37,8 +37,8 @@ class Classification(TaskConfig):
     kind: Literal["classification"] = "classification"
     """Predict the class of the signal."""
     column: str = LABEL
-    """Catalog column with the classes: the label of the signal, or any column of texts, integers or
-    booleans."""
+    """Catalog column with the classes: the label of the signal, or any column of strings, integers
+    or booleans."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout in the head."""
     label_smoothing: float = Field(0.0, ge=0, lt=1)

@@ -17,14 +17,14 @@ from pipeline.tasks.columns import require_int64
 def check_inputs(zoo: Zoo, names: Sequence[str]):
     """Raise InputError for a column that cannot be an input of a model.
 
-    It must hold texts or numbers, known for every member, and no text that the train split does not
-    have, which a model could not know.
+    It must hold strings or numbers, known for every member, and no string that is not in the train
+    split, as a model could not know it.
     """
     for name in names:
         kind = zoo.record.schema.field(name).type
         if not (pa.types.is_string(kind) or is_number(kind) or pa.types.is_boolean(kind)):
             raise InputError(
-                f"column {name!r} of zoo {zoo.folder} must hold texts or numbers to be an input, "
+                f"column {name!r} of zoo {zoo.folder} must hold strings or numbers to be an input, "
                 f"found {kind}"
             )
         if not zoo.is_sealed:
@@ -69,7 +69,7 @@ def check_texts(name: str, found: Sequence[str], known: Sequence[str]):
 
 
 def describe_inputs(zoo: Zoo, names: Sequence[str]) -> list[dict[str, Any]]:
-    """For each input, its texts in the train split, or its mean and standard deviation there."""
+    """For each input, its values in the train split, or its mean and standard deviation there."""
     described: list[dict[str, Any]] = []
     for name in names:
         if pa.types.is_string(zoo.record.schema.field(name).type):
@@ -99,7 +99,7 @@ def encode(
 ) -> Tensor:
     """Texts one-hot and numbers standardised: `(batch, width)`, with device and dtype of `like`.
 
-    Raises InputError for a missing column, and for a text that the train split does not have.
+    Raises InputError for a missing column, and for a string that is not in the train split.
     """
     parts = [torch.zeros(len(like), 0).to(like)]
     for one in described:

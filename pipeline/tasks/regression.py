@@ -44,7 +44,7 @@ class Regression(TaskConfig):
     """Catalog columns to predict. Members whose target is null are left out of losses and
     metrics."""
     inputs: tuple[str, ...] = ()
-    """Catalog columns that the model reads beside the weights, such as the activation: texts
+    """Catalog columns that the model reads beside the weights, such as the activation: strings
     one-hot, numbers standardised."""
     objective: Literal["mse", "bce"] = "mse"
     """'mse': squared error of targets standardised over the train split; 'bce': cross-entropy of a

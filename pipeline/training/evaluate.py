@@ -74,7 +74,7 @@ def as_table(task: Task, model: torch.nn.Module, batch: Batch) -> pa.Table:
 def as_column(name: str, values: Any, num_members: int) -> pa.Array:
     """Predictions as a column. Raises InputError if they are not one, or named as in `NAMING`."""
     if not isinstance(name, str):
-        raise InputError(f"predictions must be named by texts, found {name!r}")
+        raise InputError(f"predictions must be named by strings, found {name!r}")
     if name in NAMING:
         raise InputError(
             f"predictions must not be named like a column of the catalog, found {name!r}"

@@ -40,7 +40,7 @@ def build_encoder(
             )
         if not isinstance(encoder.width, int) or encoder.width < 1:
             raise InputError(
-                f"width of training.encoder {config.kind} must be a whole number from 1 on, found "
+                f"width of training.encoder {config.kind} must be an integer from 1 on, found "
                 f"{encoder.width!r}"
             )
         return encoder

@@ -148,7 +148,7 @@ def test_a_folder_that_was_changed_is_refused_in_one_sentence(tmp_path):
         ),
         (
             text.replace('"num_layers": 2', '"num_layers": 0'),
-            "num_layers must be a whole number of at least 1, got 0",
+            "num_layers must be an integer of at least 1, got 0",
         ),
         (
             text.replace('"channels": 4', '"channels": 5'),

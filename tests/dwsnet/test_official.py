@@ -197,7 +197,7 @@ def test_heads_are_asked_for_and_must_fit():
     assert message == "num_heads must split 4 features into heads of equal width, got 8"
     with pytest.raises(ValueError, match="must split 18 features into heads of equal width, got 4"):
         SetAttention(5, 18, 4)
-    assert "num_heads must be a whole number" in refused(state, space, pooling, 0)
+    assert "num_heads must be an integer" in refused(state, space, pooling, 0)
 
 
 def test_a_missing_part_is_not_read_as_zero():

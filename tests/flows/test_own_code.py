@@ -240,7 +240,7 @@ def test_what_a_task_of_the_users_does_wrong_is_a_sentence(zoo, part, wrong, mes
     ("name", "values", "message"),
     [
         ("key", [1.0], "predictions must not be named like a column of the catalog, found 'key'"),
-        (7, [1.0], "predictions must be named by texts, found 7"),
+        (7, [1.0], "predictions must be named by strings, found 7"),
         ("a", [[1.0]], r"predictions must be columns, found 'a' that is none: its shape is \(1"),
         ("a", [object()], "predictions must be columns, found 'a' that is none: Could not convert"),
         ("a", torch.ones(1).bfloat16(), "found 'a' that is none: Got unsupported ScalarType"),
@@ -335,7 +335,7 @@ def test_columns_of_a_task_may_be_named_twice_but_must_fit_into_a_batch(zoo):
         ("mine:fails", "training.encoder mine:fails failed with ZeroDivisionError: division by"),
         (
             "mine:Listed",
-            "width of training.encoder mine:Listed must be a whole number .* found '5'",
+            "width of training.encoder mine:Listed must be an integer .* found '5'",
         ),
         (
             "mine:Bare",

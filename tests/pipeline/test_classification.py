@@ -123,7 +123,7 @@ def test_signals_are_right_by_the_mean_over_their_members():
     ("changes", "message"),
     [
         ({"column": "lable"}, "has no column 'lable' to learn from: .*did you mean 'label'"),
-        ({"column": "psnr"}, "column 'psnr' must hold texts, integers or booleans, found"),
+        ({"column": "psnr"}, "column 'psnr' must hold strings, integers or booleans, found"),
         ({"column": "failure"}, "members have no 'failure'"),
     ],
     ids=["unknown", "numbers", "nulls"],

@@ -152,7 +152,7 @@ def test_columns_of_every_type_are_stacked(zoo, make):
     assert list(name) == [""] * 5
     assert list(reason) == table["stop_reason"].to_pylist()
     assert state["layers.0.weight"].shape == (5, 8, 2)
-    with pytest.raises(InputError, match="'seed' must have whole numbers that fit into int64"):
+    with pytest.raises(InputError, match="'seed' must have integers that fit int64"):
         next(iter(make(zoo, "train", ["seed"])))
 
 

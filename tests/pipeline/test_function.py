@@ -159,7 +159,7 @@ def test_facts_are_of_the_digest_where_there_are_any(module):
         ),
         (
             "made:floating",
-            r"made:floating must be whole numbers to be classes, found others \(Float value 0\.5",
+            r"made:floating must be integers to be classes, found others \(Float value 0\.5",
         ),
         ("made:nameless", "must return labels 0 to 1, or -1 for none, found 0 to 2"),
         ("made:both", "held_out and validation that have no signal in common"),
@@ -173,7 +173,7 @@ def test_facts_are_of_the_digest_where_there_are_any(module):
             "made:fails",
             "signals.source made:fails failed with [A-Z].*; `dwszoo --debug` shows where",
         ),
-        ("made:half", r"held_out as 40 truth values, found bool \(3,\)"),
+        ("made:half", r"held_out as 40 booleans, found bool \(3,\)"),
     ],
 )
 def test_what_a_function_must_not_return_is_named(module, source, message):
