@@ -96,7 +96,7 @@ def unknown(
     others = [kind for other in models if name in other.model_fields for kind in kinds_of(other)]
     if others:
         return (
-            f"{path}{name} is a field of kind {' or '.join(map(repr, others))}: choose that by "
+            f"{path}{name} is a field of kind {' or '.join(map(repr, others))}: choose one with "
             f"{path}kind, or leave the field out"
         )
     while isinstance(value, dict) and len(value) == 1:  # restore the whole key as given

@@ -29,4 +29,5 @@ class ReadingConfig(EncoderConfig):
     """A family whose encoders start with `dwsnet.models.ReadState`."""
 
     canonical_signs: bool = False
-    """First negate hidden sine units so that no bias is negative; INRs stay the same functions."""
+    """First negate hidden units so that no bias is negative, which leaves the functions of networks
+    with odd activations (sine, finer, tanh) unchanged."""

@@ -99,12 +99,12 @@ def test_options_of_own_code_are_free():
     [
         (
             ["shape.side=3"],
-            "shape.side is a field of kind 'square' or 'rectangle': choose that by shape.kind, or "
+            "shape.side is a field of kind 'square' or 'rectangle': choose one with shape.kind, or "
             "leave the field out",
         ),
         (
             ["shape.kind=square", "shape.side=3", "shape.radius=3"],
-            "shape.radius is a field of kind 'circle' or 'disc': choose that by shape.kind, or "
+            "shape.radius is a field of kind 'circle' or 'disc': choose one with shape.kind, or "
             "leave the field out",
         ),
         (

@@ -126,7 +126,7 @@ TOML_MISTAKES = [
     ("[training.task]\nkind = 'regresion'", "line 2: training.task.kind: there is no kind"),
     ("[training.encoder]\nkind = 'a:b'\nchannels = 3", "line 3: training.encoder.channels is "),
     ("[training.task]\nkind = 'a:b'\noptions = {a = 2026-01-01}", "3: training.task.options: in"),
-    ("[zoo]\nnum_runs = 3", "line 2: zoo.num_runs is a field of kind 'classifiers': choose that"),
+    ("[zoo]\nnum_runs = 3", "line 2: zoo.num_runs is a field of kind 'classifiers': choose one"),
     ("[zoo]\nkind = 'classifiers'\nviews = 3", "line 3: zoo.views is a field of kind 'inrs': c"),
     ("[[zoo]]\nviews = 3", "line 1: 'zoo' is a group of fields"),
     ("training = {epochs = 0}", "line 1: training.epochs: input should be greater than 0, got 0"),

@@ -338,8 +338,11 @@ def test_a_plain_relu_mlp_can_be_exported_as_fit_a_nef(tmp_path):
     ("settings", "message"),
     [
         (["kind=fuorier"], r"there is no kind 'fuorier': .* wire, finer; did you mean 'fourier'\?"),
-        (["bandwidth=2"], "zoo.inr.bandwidth is a field of kind 'fourier': choose that by zoo.inr"),
-        (["kind=gaussian", "omega=2"], "field of kind 'siren' or 'wire' or 'finer': choose that"),
+        (
+            ["bandwidth=2"],
+            "zoo.inr.bandwidth is a field of kind 'fourier': choose one with zoo.inr",
+        ),
+        (["kind=gaussian", "omega=2"], "field of kind 'siren' or 'wire' or 'finer': choose one"),
         (["kind=gaussian", "sigma=0"], "zoo.inr.sigma: input should be greater than 0, got 0"),
         (["kind=positional", "num_frequencies=-1"], "should be greater than or equal to 0, got -1"),
     ],
