@@ -20,7 +20,7 @@ from pipeline.figures.weights import rows_with_weights
 from pipeline.signals import Signals
 
 MAX_COLUMNS, MAX_MEMBERS = 10, 3
-COLUMN_WIDTH = 12
+COLUMN_WIDTH = 13
 """Most characters of a column's title."""
 CHARACTERS = 15
 """Characters per inch of the line at the foot."""

@@ -30,7 +30,7 @@ from pipeline.figures.picture import (
     picture,
     text_on,
 )
-from pipeline.figures.reconstructions import choose, draw_reconstructions, render
+from pipeline.figures.reconstructions import COLUMN_WIDTH, choose, draw_reconstructions, render
 from pipeline.figures.weights import filters_of, mosaic
 from pipeline.figures.zoo import picture_of
 from pipeline.progress import no_progress
@@ -106,6 +106,12 @@ def test_the_names_of_a_hundred_classes_have_room(tmp_path):
 )
 def test_a_caption_keeps_both_ends_of_a_name(name, width, expected):
     assert caption(name, width) == expected
+
+
+def test_classes_of_built_in_signals_are_above_their_columns_in_full():
+    for source in ("waves", "wide-waves", "distances"):
+        for name in load_signals(SignalsConfig(source=source, size=4)).class_names:
+            assert caption(name, COLUMN_WIDTH) == name
 
 
 @pytest.fixture(scope="module")
