@@ -134,9 +134,8 @@ def test_work_outlasts_the_death_of_hosts_and_a_cut_link_with_the_same_outcome(
     digests = {name: hashlib.sha256(data).hexdigest() for name, data in cluster.objects.items()}
     assert digests == {f"/zoos/smoke/{name}": one for name, one in contents(built_zoo).items()}
 
+    succeed(cluster.start_node(cluster.hosts.add()))
     train = cluster.start(*COMMAND, "train", "smoke", *LONG, "--zoo", zoo, "--out", tmp_path)
-    joins = cluster.start_node(cluster.hosts.add())
-    succeed(joins)
     wait_for(lambda: read_status(tmp_path), train)
     host = cluster.worker()
     began = workers(host)
