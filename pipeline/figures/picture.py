@@ -40,19 +40,22 @@ KINDS = ("png", "svg")
 """Kinds of pictures, by the suffix of their files."""
 
 
+def files_of(path: Path) -> list[Path]:
+    """The files that a picture is saved to: a PNG and an SVG if `path` has no suffix."""
+    return [path] if path.suffix else [path.with_suffix(f".{kind}") for kind in KINDS]
+
+
 @contextmanager
 def picture(path: Path, width: float, height: float):
     """Yield a matplotlib figure of this size in inches, saved to `path` when the block ends.
 
     The suffix of `path` chooses PNG or SVG; without one, the figure is saved as both.
     """
-    files = {kind: path.with_suffix(f".{kind}") for kind in KINDS}
-    if path.suffix:
-        files = {file_kind(path, *KINDS): path}
+    files = [(file_kind(file, *KINDS), file) for file in files_of(path)]
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         yield figure
-        for kind, file in reversed(files.items()):  # SVG first: a PNG's text may be changed
+        for kind, file in reversed(files):  # SVG first: a PNG's text may be changed
             write_atomic(file, content_of(figure, kind))
 
 

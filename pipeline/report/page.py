@@ -14,7 +14,7 @@ from pipeline.archive.summary import shown as shown_name
 from pipeline.archive.zoo import Zoo, column
 from pipeline.config import Config, describe, fingerprint
 from pipeline.errors import InputError
-from pipeline.figures.picture import KINDS as PICTURES
+from pipeline.figures.picture import files_of
 from pipeline.figures.reconstructions import draw_psnr, psnr_of
 from pipeline.figures.zoo import picture_of
 from pipeline.report.curves import draw_curves
@@ -137,11 +137,12 @@ def zoo_pictures(zoo: Zoo, folder: Path) -> list[dict[str, str | None]]:
 
 def members_picture(zoo: Zoo, folder: Path) -> dict[str, str | None]:
     picture = picture_of(zoo)
+    path = (folder / picture.file).with_suffix("")
     try:
-        picture.draw(zoo, (folder / picture.file).with_suffix(""))
+        picture.draw(zoo, path)
     except InputError as error:
-        for kind in PICTURES:  # of an earlier report
-            (folder / picture.file).with_suffix(f".{kind}").unlink(missing_ok=True)
+        for file in files_of(path):  # of an earlier report
+            file.unlink(missing_ok=True)
         return {"file": None, "text": f"No picture: {error}.", "alt": None}
     return {"file": picture.file, "text": picture.reasoned, "alt": picture.text}
 

@@ -143,10 +143,9 @@ class OwnTask:
 
     def _guarded(self, figure: Figure) -> Figure:
         def draw(path: Path):
-            from pipeline.figures.picture import KINDS
+            from pipeline.figures.picture import files_of
 
-            files = [path] if path.suffix else [path.with_suffix(f".{kind}") for kind in KINDS]
-            for file in files:
+            for file in files_of(path):
                 with failures_of(f"figure {figure.file} of {self._title}"):
                     figure.draw(file)
 

@@ -37,14 +37,12 @@ with prefect_server() as is_up:
 
     if sys.argv[1] == "at the start":
         psutil.Process().children()[-1].kill()
-    work, states = [], []
+    work, killing = [], []
 
     @stage
     def step(name):
         work.append(name)
-        if sys.argv[1] == name and not states:
-            with get_client(sync_client=True) as client:
-                states.extend(found.state.name for found in client.read_flow_runs())
+        if name in killing:
             psutil.Process().children()[-1].kill()
 
     def trial(folder):
@@ -56,7 +54,12 @@ with prefect_server() as is_up:
 
     flows.trial = flows.flow_of(trial, "folder")
     tracked = is_up()
-    print(tracked, perform(trial, lambda: tracked, "here"), states)
+    print(tracked, perform(trial, lambda: tracked, "here"))
+    if tracked:
+        with get_client(sync_client=True) as client:
+            print([found.state.name for found in client.read_flow_runs()])
+        killing.append(sys.argv[1])
+        print(perform(trial, lambda: tracked, "here"))
     sys.stdout.flush()
 import os
 import socket
@@ -66,7 +69,8 @@ os._exit(0)
 
 
 def trial(when: str, folder: Path, environment: dict[str, str]) -> subprocess.CompletedProcess:
-    """A flow of three steps on a temporary server that is killed at a given moment."""
+    """A flow of three steps on a temporary server, which is killed at a given moment: at the start,
+    or in a step of the next run of the flow."""
     return subprocess.run(
         [sys.executable, "-c", TRIAL, when],
         env=os.environ | environment,
@@ -106,8 +110,9 @@ def test_a_temporary_server_needs_nothing_of_what_is_set_for_others_and_no_work_
     )
     (database.parent / "profiles.toml").write_text(f'active = "odd"\n{profile}')
     (tmp_path / "prefect.toml").write_text('[client]\nmax_retries = 9\n[api]\nkey = "odd"\n')
-    result = trial("third", tmp_path, HOSTILE | {"PREFECT_HOME": str(database.parent)})
-    assert result.stdout == "True ['first', 'second', 'third'] ['Running']\n", result.stderr
+    result = trial("second", tmp_path, HOSTILE | {"PREFECT_HOME": str(database.parent)})
+    steps = "['first', 'second', 'third']"
+    assert result.stdout == f"True {steps}\n['Completed']\n{steps}\n", result.stderr
     assert "does not answer any more" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert database.read_bytes() == b"of another version"
@@ -115,7 +120,7 @@ def test_a_temporary_server_needs_nothing_of_what_is_set_for_others_and_no_work_
 
 def test_work_does_not_need_the_server(tmp_path):
     result = trial("at the start", tmp_path, {})
-    assert result.stdout == "False ['first', 'second', 'third'] []\n", result.stderr
+    assert result.stdout == "False ['first', 'second', 'third']\n", result.stderr
     assert "Prefect's temporary server did not start" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
