@@ -16,7 +16,7 @@ from pipeline.archive.shard import Block
 from pipeline.archive.write import claim_zoo, commit_blocks
 from pipeline.archive.zoo import Zoo
 from pipeline.config import EditConfig, fingerprint
-from pipeline.errors import InputError, WorkError
+from pipeline.errors import WorkError
 from pipeline.location import Location
 
 
@@ -46,9 +46,8 @@ def plan_edit(zoo: Zoo, editor: Editor, folder: Location) -> EditPlan:
     zoo is not finished.
     """
     zoo.require_finished()
-    first = next((block for split in SPLITS for block, _ in zoo.blocks(split)), None)
-    if first is None:
-        raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
+    zoo.require_weights()
+    first = next(block for split in SPLITS for block, _ in zoo.blocks(split))
     edited = apply(editor, {name: tensor[:1] for name, tensor in first.items()}, "the first member")
     config = EditConfig(
         zoo=(zoo.record.fingerprint, sha256(zoo.seal_bytes)),

@@ -158,6 +158,13 @@ class Zoo(Dataset[Block]):
                 "`dwszoo zoo build` (or `import`, `merge`) finishes it"
             )
 
+    def require_weights(self):
+        """Raises InputError if no member has weights."""
+        if not len(self.where(pc.field("status") == "ok")):
+            raise InputError(
+                f"zoo {self.folder} must have members with weights, all of them failed"
+            )
+
     def require_columns(self, names: Sequence[str], purpose: str = ""):
         """Raises InputError if the catalog, written or not, lacks a column; `purpose` says why."""
         if isinstance(names, str):

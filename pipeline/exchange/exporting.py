@@ -7,7 +7,6 @@ from pipeline.archive.files import json_text
 from pipeline.archive.new_folder import new_folder
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ExchangeFormat
-from pipeline.errors import InputError
 from pipeline.exchange.formats import FORMATS
 from pipeline.exchange.outgoing import exported_columns, num_exported
 from pipeline.progress import Advance
@@ -25,8 +24,7 @@ def export_zoo(zoo: Zoo, format: ExchangeFormat, out: Path, advance: Advance) ->
     """
     zoo.require_finished()
     with new_folder(out) as folder:
-        if not num_exported(zoo):
-            raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
+        zoo.require_weights()
         FORMATS[format].write(zoo, folder, advance)
         (folder / SIDECAR).write_text(json_text(sidecar(zoo)))
     return num_exported(zoo)

@@ -196,9 +196,9 @@ def write_predictions(trained: TrainedModel, zoo: Zoo, path: Path) -> int:
     otherwise.
     """
     kind = file_kind(path, "parquet", "csv")
+    require_space(trained, zoo)
+    zoo.require_weights()
     parts = [part for split in SPLITS if len(part := predict(trained, zoo, split))]
-    if not parts:
-        raise InputError(f"zoo {zoo.folder} must have members with weights, all of them failed")
     table = pa.concat_tables(parts, promote_options="permissive")
     require_numbers(trained, table)
     buffer = io.BytesIO()
