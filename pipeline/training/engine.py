@@ -69,6 +69,8 @@ def make_engine(model: nn.Module, config: TrainingConfig, world_size: int, on_gp
         weight_decay=config.weight_decay,
         fused=True,  # checks `found_inf` on the device
     )
+    if config.compile:
+        compile_for_training(model)
     if config.precision == "bf16":
         train_in_bfloat16(model, "cuda" if on_gpu else "cpu")
     engine, *_ = deepspeed.initialize(
@@ -89,6 +91,18 @@ def import_muon():
         import deepspeed.runtime.zero.muon.original_muon  # noqa: F401
     finally:
         compiler.compile = compile
+
+
+def compile_for_training(model: nn.Module):
+    """Compile the model's forward and backward pass in training; scoring stays uncompiled."""
+    forward = model.forward
+    compiled = torch.compile(forward, mode="reduce-overhead")  # CUDA graphs; nothing on CPUs
+
+    @wraps(forward)
+    def in_training(*arguments, **named):
+        return (compiled if model.training else forward)(*arguments, **named)
+
+    model.forward = in_training
 
 
 def train_in_bfloat16(model: nn.Module, device: str):

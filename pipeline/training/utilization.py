@@ -32,9 +32,11 @@ class ModelFlops:
         if self.of_step is not None:
             yield
             return
+        from torch.compiler import set_stance
         from torch.utils.flop_counter import FlopCounterMode  # loads Triton
 
-        with FlopCounterMode(display=False) as counter:
+        # Compiled code is not counted, so the model runs uncompiled meanwhile.
+        with FlopCounterMode(display=False) as counter, set_stance("force_eager"):
             yield
         self.of_step = counter.get_total_flops()
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from tests.gpu import fitting, layers, members, training
+from tests.gpu import engine, fitting, layers, members, training
 from tests.gpu.row import Row
 
 CHECKS = (
@@ -27,6 +27,7 @@ CHECKS = (
     members.augmentation,
     training.training_steps,
     training.training,
+    engine.engine,
     fitting.corpus,
 )
 

@@ -24,7 +24,7 @@ from pipeline.tasks import Monitor
 from pipeline.tasks.own import task_of
 from pipeline.training.checkpoint import load_best
 from pipeline.training.config import TrainingConfig
-from pipeline.training.engine import learning_rate_factor
+from pipeline.training.engine import compile_for_training, learning_rate_factor
 from pipeline.training.evaluate import evaluate, predict
 from pipeline.training.history import EpochMetrics, History
 from pipeline.training.launch import Job, check_batches, launch_training
@@ -356,6 +356,22 @@ def test_a_model_that_is_large_by_a_wide_fixed_axis_is_warned_of(space, axis, ca
     assert f"the dwsnet has {size:,} parameters" in caplog.text
     assert re.search(f"the fixed axis {axis}", caplog.text)
     assert "dwsnet.downsample.DownsampledLinear" in caplog.text
+
+
+@pytest.mark.fast
+def test_only_training_is_compiled_and_state_dicts_stay_the_same(monkeypatch):
+    compiled = []
+
+    def compile(forward, mode):
+        return lambda x: compiled.append(mode) or forward(x)
+
+    monkeypatch.setattr(torch, "compile", compile)
+    model, inputs = torch.nn.Linear(3, 2), torch.ones(1, 3)
+    names = [*model.state_dict()]
+    compile_for_training(model)
+    assert torch.equal(model(inputs), model.eval()(inputs))
+    assert compiled == ["reduce-overhead"]
+    assert [*model.state_dict()] == names
 
 
 @pytest.mark.parametrize("num_layers", [4, 8])

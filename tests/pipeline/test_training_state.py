@@ -177,9 +177,10 @@ def test_averages_of_weights_resume_at_any_stage_and_in_any_world(runs):
     assert 10 * distances[0] < distances[1], distances
 
 
-def test_a_zero_stage_that_splits_the_weights_cannot_average_them():
-    with pytest.raises(ValidationError, match=r"at most 2 with training.ema_decay"):
-        TrainingConfig(ema_decay=0.9, zero_stage=3)
+@pytest.mark.parametrize(("field", "value"), [("ema_decay", 0.9), ("compile", True)])
+def test_what_needs_whole_weights_is_refused_where_a_zero_stage_splits_them(field, value):
+    with pytest.raises(ValidationError, match=rf"at most 2 with training.{field}"):
+        TrainingConfig(**{field: value}, zero_stage=3)
 
 
 def test_moments_are_saved_alike_by_every_stage_and_world(runs):
