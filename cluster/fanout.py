@@ -8,9 +8,9 @@ from functools import wraps
 from itertools import islice
 from typing import Any, TypeVar
 
+from cluster.essential import require_ray
 from cluster.nodes import living_nodes
 from cluster.progress import SECONDS, ProgressReader, ProgressReporter
-from cluster.session import require_ray
 
 Item = TypeVar("Item")
 

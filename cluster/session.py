@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.address import find_cluster, num_groups, require_resources
+from cluster.essential import require_ray
 from cluster.nodes import require_alike
 from cluster.orphans import end_children_with_me
 from cluster.processes import end_all, marked, writers
@@ -66,6 +67,8 @@ def ray_session(
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     # Read when Ray is imported: a thread that outlives the session must not start another cluster.
     os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
+    # What Ray takes for its raylet: a driver without one ends silently if its parent is process 1.
+    os.environ["RAY_RAYLET_PID"] = str(os.getpid())
     if is_local():
         cluster = local_cluster(num_workers, gpus_per_worker, groups)
     else:
@@ -214,7 +217,9 @@ def require_started(connection: Future):
 
 def connect(options: dict[str, Any], connection: Future, end: threading.Event):
     import ray
+    from ray._private import worker
 
+    worker._worker_logs_enabled = False  # among them those of a raylet that was killed
     leave_groups_at_fork()
     this_thread.starts_ray = True
     try:
@@ -246,19 +251,3 @@ def keep_handler(signum: int):
     """
     if threading.current_thread() is threading.main_thread():
         signal.signal(signum, signal.getsignal(signum))
-
-
-def require_ray():
-    """Raises ConnectionError if a local cluster has lost an essential process.
-
-    Ray itself notices up to a minute later, and then ends this process.
-    """
-    from ray._private import worker
-
-    node = worker._global_node
-    ended = {kind for kind, _ in node.dead_processes()} if node is not None else set[str]()
-    if missing := ended & {"raylet", "gcs_server"}:
-        raise ConnectionError(
-            f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of "
-            "memory): run the same command again to continue"
-        )

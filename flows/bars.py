@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from cluster.session import require_ray
+from cluster.essential import require_ray
 from flows.progress import Progress
 from pipeline.archive.plan import ShardPlan
 from pipeline.training.checkpoint import num_epochs, read_history

@@ -10,9 +10,17 @@ from contextlib import suppress
 
 from cluster.address import RequestError
 from flows.home import usable_home
-from flows.interruption import SENTENCE, exit_code, handle_signals, leave, signal_received
+from flows.interruption import (
+    SENTENCE,
+    SIGNALS,
+    exit_code,
+    handle_signals,
+    leave,
+    signal_received,
+)
 from flows.parser import parser
 from flows.streams import prepare_streams, reader_is_gone
+from flows.supervision import supervise
 from pipeline.errors import ArchiveError, InputError, WorkError
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
@@ -26,6 +34,7 @@ CLOSED_PIPE = 128 + signal.SIGPIPE
 
 def command() -> None:
     prepare_streams()
+    supervise(SIGNALS)
     handle_signals()
     os.umask(os.umask(0) | stat.S_IWOTH)  # others cannot write to what a command makes
     try:

@@ -10,6 +10,7 @@ from contextlib import suppress
 from types import FrameType
 
 from cluster.orphans import end_children
+from flows.supervision import last_word
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 SENTENCE = "dwszoo: interrupted: run the same command again to continue\n"
@@ -87,4 +88,5 @@ def leave(code: int):
         with suppress(OSError):  # nobody reads it
             stream.flush()
     end_children()
+    last_word()
     os._exit(code)

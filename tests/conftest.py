@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import jaxtyping
+import psutil
 import pytest
 from filelock import FileLock
 
@@ -104,6 +105,12 @@ def start_dwszoo(
         start_new_session=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
+
+
+def worker_of(command: subprocess.Popen) -> psutil.Process:
+    """The child process in which a command does its work."""
+    wait_for(lambda: psutil.Process(command.pid).children(), 20)
+    return psutil.Process(command.pid).children()[0]
 
 
 def dwszoo(*arguments: str | Path) -> Result:
@@ -240,11 +247,11 @@ def smoke_run(once, installed) -> Run:
 
 def watched(process: subprocess.Popen) -> tuple[Result, set[str]]:
     """The result of a command, and the addresses on which it and its children listened."""
-    addresses = set()
+    addresses, worker = set(), worker_of(process).pid
     with ThreadPoolExecutor(1) as pool:
         ending = pool.submit(process.communicate)
         while not ending.done():
-            addresses |= listening(process.pid)
+            addresses |= listening(worker)
             time.sleep(0.5)
     return Result(process.returncode, *ending.result()), addresses
 

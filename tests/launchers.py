@@ -25,12 +25,13 @@ JOB = {name: value for family in FAMILIES.values() for name, value in family.ite
 """The job of every launcher at once."""
 
 
-def listening(command: int) -> set[str]:
-    """Addresses on which a command and what it has started listen."""
+def listening(worker: int) -> set[str]:
+    """Addresses on which the process that does the work of a command, and what it has started,
+    listen."""
     found = set()
     for process in psutil.process_iter():
         try:
-            if process.pid == command or process.environ().get(MARK, "").startswith(f"{command}-"):
+            if process.pid == worker or process.environ().get(MARK, "").startswith(f"{worker}-"):
                 sockets = process.net_connections("inet")
                 found |= {socket.laddr.ip for socket in sockets if socket.status == "LISTEN"}
         except psutil.Error:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from PIL import Image
 
@@ -20,7 +21,7 @@ from pipeline.archive.verify import verify_zoo
 from pipeline.archive.write import pending_shards
 from pipeline.archive.zoo import Zoo
 from pipeline.zoos.build import ShardSummary, fit_shard, plan_zoo
-from tests.conftest import contents, start_dwszoo
+from tests.conftest import contents, start_dwszoo, worker_of
 from tests.pipeline.worlds import without_ray
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--out"]
@@ -86,14 +87,15 @@ def test_fits_that_blow_up_are_failed_members_of_a_sound_zoo(ray, command, tmp_p
     assert "failed      200 members have no weights: 200 diverged" in again.out
 
 
-def stopped_on_the_way(zoo: Path) -> subprocess.Popen:
-    """A build that has committed one shard, but not all."""
+def stopped_on_the_way(zoo: Path) -> tuple[subprocess.Popen, psutil.Process]:
+    """A build that has committed one shard, but not all, and the process that does its work."""
     process = start_dwszoo(*BUILD, zoo)
+    worker = worker_of(process)
     deadline = time.monotonic() + 120
     while not list(zoo.glob("catalog/*.parquet")) and time.monotonic() < deadline:
         time.sleep(0.01)
-    process.send_signal(signal.SIGSTOP)
-    return process
+    worker.suspend()
+    return process, worker
 
 
 def finish_here(zoo: Path):
@@ -108,25 +110,17 @@ def finish_here(zoo: Path):
 def test_a_build_keeps_others_out_says_that_its_raylet_was_killed_and_the_next_continues(
     command, built_zoo, tmp_path
 ):
-    driver = stopped_on_the_way(tmp_path)
+    build, worker = stopped_on_the_way(tmp_path)
     other = command(*BUILD, tmp_path)
     assert other.code == 2
     assert "is in use by another dwszoo process" in other.err
-    children = (
-        file.read_text().split() for file in Path(f"/proc/{driver.pid}/task").glob("*/children")
-    )
-    (raylet,) = (
-        child
-        for part in children
-        for child in part
-        if b"raylet/raylet" in Path(f"/proc/{child}/cmdline").read_bytes()
-    )
-    os.kill(int(raylet), signal.SIGKILL)
-    driver.send_signal(signal.SIGCONT)
-    _, err = driver.communicate(timeout=120)
-    assert driver.returncode == 1
+    (raylet,) = (child for child in worker.children() if child.name() == "raylet")
+    raylet.kill()
+    worker.resume()
+    _, err = build.communicate(timeout=120)
+    assert build.returncode == 1
     ended = "dwszoo: Ray's raylet on this machine ended (killed, or out of memory)"
-    assert f"{ended}: run the same command again" in err
+    assert err.splitlines()[-1] == f"{ended}: run the same command again to continue"
     assert "Traceback" not in err
     committed = {path: path.stat().st_mtime_ns for path in tmp_path.glob("catalog/*.parquet")}
     assert committed

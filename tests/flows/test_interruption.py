@@ -11,14 +11,15 @@ import pytest
 from cluster.orphans import MARK
 from flows import interruption
 from flows.cli import main
-from tests.conftest import dwszoo, start_dwszoo
+from tests.conftest import dwszoo, start_dwszoo, worker_of
 
 BUILD = ["zoo", "build", "smoke", "--workers", "1", "--set", "zoo.fit.max_steps=5000", "--out"]
 
 
-def started_by(process: int) -> list[int]:
-    """The running children of a command, except its watcher, which ends after it."""
-    mark, found = f"{MARK}={process}-".encode(), []
+def started_by(worker: int) -> list[int]:
+    """What the process that does the work of a command has started, except its watcher, which ends
+    after it."""
+    mark, found = f"{MARK}={worker}-".encode(), []
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
@@ -41,10 +42,11 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     process = start_dwszoo(*BUILD, zoo)
+    worker = worker_of(process).pid
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         parts = list(zoo.glob("catalog/[!.]*"))
-        if started_by(process.pid) if when == "starting" else parts:
+        if started_by(worker) if when == "starting" else parts:
             break
         time.sleep(0.05)
     committed = {path: path.read_bytes() for path in zoo.glob("catalog/[!.]*")}
@@ -53,7 +55,7 @@ def test_a_signal_ends_a_build_as_ctrl_c_does(signum, to_all, when, tmp_path, mo
     assert process.returncode == 128 + signum, err
     assert err.endswith("dwszoo: interrupted: run the same command again to continue\n")
     assert "Traceback" not in err
-    assert started_by(process.pid) == []
+    assert started_by(worker) == []
     assert list(temporary.iterdir()) == []
     assert [path.name for path in zoo.rglob(".*")] == [".lock"]
     assert {path: path.read_bytes() for path in committed} == committed

@@ -1,0 +1,35 @@
+"""The processes of a local cluster without which Ray cannot work."""
+
+from pathlib import Path
+
+ESSENTIAL = {"raylet", "gcs_server"}
+
+
+def require_ray():
+    """Raises ConnectionError if a local cluster, perhaps while it starts, has lost such a process.
+
+    Ray itself notices up to a minute later, and then ends this process.
+    """
+    from ray._private import worker
+
+    node = worker._global_node
+    ended = {kind for kind, _ in node.dead_processes()} if node is not None else ended_children()
+    if missing := ended & ESSENTIAL:
+        raise ConnectionError(
+            f"Ray's {' and '.join(sorted(missing))} on this machine ended (killed, or out of "
+            "memory): run the same command again to continue"
+        )
+
+
+def ended_children() -> set[str]:
+    """Names of programs that this process has started, and that have ended without its notice.
+
+    Empty except on Linux.
+    """
+    found = set()
+    for file in Path("/proc/self/task").glob("*/children"):
+        for child in file.read_text().split():
+            name, _, state = Path(f"/proc/{child}/stat").read_text().rpartition(")")
+            if state.split()[0] == "Z":
+                found.add(name.partition("(")[2])
+    return found

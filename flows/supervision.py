@@ -1,0 +1,90 @@
+"""A command runs in a child process, so that it ends with a sentence however that process ends.
+
+Ray's compiled code ends the process it is in when it misses Ray's own processes, and the kernel
+does when memory is short: neither lets Python say anything.
+"""
+
+import atexit
+import ctypes
+import os
+import re
+import signal
+import sys
+import tempfile
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import BinaryIO
+
+WORD = b"."
+ends: list[int] = []
+"""Where a child says that it ends by itself; empty until `supervise`."""
+PREFIX = re.compile(r"^\[[^]]*\] ")
+"""Time and process, with which Ray begins its lines."""
+KILL_WITH_PARENT = 1
+"""PR_SET_PDEATHSIG of Linux."""
+
+
+def supervise(signals: Sequence[int]):
+    """Return in a child process; this one passes `signals` on to it and ends as it does.
+
+    If the child does not say that it ends, the exit code is 1, after a sentence with the first line
+    of what compiled code wrote to standard error, which is not shown otherwise. If this process is
+    killed, the child is too (on Linux).
+    """
+    reader, writer = os.pipe()
+    native, parent = tempfile.TemporaryFile(), os.getpid()  # noqa: SIM115 - until this process ends
+    if child := os.fork():
+        os.close(writer)
+        for signum in signals:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, lambda signum, _: os.kill(child, signum))
+        _, status = os.waitpid(child, 0)
+        os._exit(code_of(os.waitstatus_to_exitcode(status), reader, native))
+    os.close(reader)
+    ends.append(writer)
+    atexit.register(last_word)
+    end_with(parent)
+    divert(native)
+
+
+def last_word():
+    """Say that this process now ends by itself."""
+    while ends:
+        with suppress(OSError):
+            os.write(ends.pop(), WORD)
+
+
+def code_of(code: int, reader: int, native: BinaryIO) -> int:
+    """The exit code of the command whose child has ended with `code`."""
+    os.set_blocking(reader, False)
+    with suppress(BlockingIOError):  # a process of the child has the other end too
+        if os.read(reader, 1) == WORD:
+            return code if code >= 0 else 128 - code
+    native.seek(0)
+    line, _, _ = native.readline().decode(errors="replace").strip().partition(". ")
+    how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+    what = f"{how}: {PREFIX.sub('', line)}" if line else how
+    with suppress(OSError):
+        sys.stderr.write(
+            f"dwszoo: the process of this command ended ({what}): run the same command again to "
+            "continue\n"
+        )
+        sys.stderr.flush()
+    return 1
+
+
+def end_with(parent: int):
+    """From now on, this process is killed when its parent ends. Linux only."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(KILL_WITH_PARENT, signal.SIGKILL)
+        if os.getppid() != parent:  # it has ended before
+            os._exit(1)
+
+
+def divert(native: BinaryIO):
+    """From now on, only Python writes to standard error; compiled code writes to a file."""
+    shown = sys.stderr
+    sys.stderr = open(  # noqa: SIM115
+        os.dup(shown.fileno()), "w", buffering=1, encoding=shown.encoding, errors=shown.errors
+    )
+    os.dup2(native.fileno(), 2)
