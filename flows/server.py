@@ -76,7 +76,9 @@ def perform(verb: Callable[..., Any], is_up: Callable[[], bool] | None, *argumen
         if is_up():
             try:
                 return getattr(flows, verb.__name__)(*arguments)
-            except httpx.HTTPError as error:
+            except Exception as error:
+                if answers():
+                    raise
                 logger.warning(
                     "Prefect's server does not answer any more (%s): the run continues without it",
                     error,

@@ -9,6 +9,7 @@ import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows import server
@@ -123,6 +124,30 @@ def test_work_does_not_need_the_server(tmp_path):
     assert result.stdout == "False ['first', 'second', 'third']\n", result.stderr
     assert "Prefect's temporary server did not start" in result.stderr
     assert len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no API"), httpx.ConnectError("no API")])
+def test_an_error_of_prefect_counts_only_while_the_server_answers(error, monkeypatch):
+    """A client that finds no server raises a RuntimeError."""
+
+    from flows import flows
+
+    def work(folder):
+        return folder
+
+    def tracked(folder):
+        raise error
+
+    monkeypatch.setattr(flows, "work", tracked, raising=False)
+    monkeypatch.setattr(server, "answers", lambda: True)
+    with pytest.raises(type(error)):
+        server.perform(work, lambda: True, "here")
+    monkeypatch.setattr(server, "answers", lambda: False)
+    warnings = []
+    monkeypatch.setattr(server.logger, "warning", lambda text, why: warnings.append(text % why))
+    assert server.perform(work, lambda: True, "here") == "here"
+    (warning,) = warnings
+    assert warning.endswith("does not answer any more (no API): the run continues without it")
 
 
 @pytest.mark.parametrize(
