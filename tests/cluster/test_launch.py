@@ -83,10 +83,45 @@ def test_rays_launcher_starts_every_node_with_the_token(name):
         assert "RAY_AUTH_MODE=token" in start
 
 
-@pytest.mark.fast
-def test_every_machine_may_be_a_worker():
+def test_every_machine_is_a_worker():
+    from ray.autoscaler._private.util import prepare_config
+
     cluster = read("machines.yaml")
-    assert cluster["max_workers"] == len(cluster["provider"]["worker_ips"])
+    (workers,) = prepare_config(cluster)["available_node_types"].values()
+    machines = len(cluster["provider"]["worker_ips"])
+    assert workers["min_workers"] == workers["max_workers"] == machines
+
+
+RAY = """#!/bin/sh
+echo "$1 $RAY_enable_autoscaler_v2" >> ~/calls
+"""
+
+
+@pytest.mark.fast
+def test_ray_on_the_head_has_the_autoscaler_that_starts_workers_and_is_found_by_ray_down(tmp_path):
+    ray = tmp_path / "dwszoo/.venv/bin/ray"
+    ray.parent.mkdir(parents=True)
+    ray.write_text(RAY)
+    ray.chmod(0o755)
+    cluster = read("machines.yaml")
+    ray_up = [
+        f"export RAY_enable_autoscaler_v2=1; {line}" for line in cluster["head_start_ray_commands"]
+    ]
+    for line in (*cluster["head_setup_commands"], *ray_up, "ray stop"):
+        as_rays_launcher(line, tmp_path)
+    calls = (tmp_path / "calls").read_text().splitlines()
+    assert calls == ["stop 1", "start 0", "stop "]
+
+
+def as_rays_launcher(line: str, home: Path):
+    """Run a command as Ray's launcher does over SSH."""
+    subprocess.run(
+        ["bash", "--login", "-c", "-i", f"source ~/.bashrc; ({line})"],
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # an interactive shell would take the terminal
+        check=True,
+    )
 
 
 def ray_cluster(name: str) -> dict:
