@@ -10,10 +10,8 @@ import os
 import re
 import signal
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import BinaryIO
 
 WORD = b"."
 ends: list[int] = []
@@ -32,7 +30,7 @@ def supervise(signals: Sequence[int]):
     killed, the child is too (on Linux).
     """
     reader, writer = os.pipe()
-    native, parent = tempfile.TemporaryFile(), os.getpid()  # noqa: SIM115 - until this process ends
+    native, parent = file_in_memory(), os.getpid()
     if child := os.fork():
         os.close(writer)
         for signum in signals:
@@ -54,16 +52,21 @@ def last_word():
             os.write(ends.pop(), WORD)
 
 
-def code_of(code: int, reader: int, native: BinaryIO) -> int:
+def file_in_memory() -> int:
+    """The descriptor of a file that needs no disk; it discards what is written, except on Linux."""
+    return os.memfd_create("stderr") if sys.platform == "linux" else os.open(os.devnull, os.O_RDWR)
+
+
+def code_of(code: int, reader: int, native: int) -> int:
     """The exit code of the command whose child has ended with `code`."""
     os.set_blocking(reader, False)
     with suppress(BlockingIOError):  # a process of the child has the other end too
         if os.read(reader, 1) == WORD:
             return code if code >= 0 else 128 - code
-    native.seek(0)
-    line, _, _ = native.readline().decode(errors="replace").strip().partition(". ")
+    line, _, _ = os.pread(native, 1024, 0).decode(errors="replace").partition("\n")
+    line, _, _ = PREFIX.sub("", line).partition(". ")
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    what = f"{how}: {PREFIX.sub('', line)}" if line else how
+    what = f"{how}: {line}" if line else how
     with suppress(OSError):
         sys.stderr.write(
             f"dwszoo: the process of this command ended ({what}): run the same command again to "
@@ -81,10 +84,10 @@ def end_with(parent: int):
             os._exit(1)
 
 
-def divert(native: BinaryIO):
+def divert(native: int):
     """From now on, only Python writes to standard error; compiled code writes to a file."""
     shown = sys.stderr
     sys.stderr = open(  # noqa: SIM115
         os.dup(shown.fileno()), "w", buffering=1, encoding=shown.encoding, errors=shown.errors
     )
-    os.dup2(native.fileno(), 2)
+    os.dup2(native, 2)
