@@ -16,8 +16,9 @@ from contextlib import suppress
 WORD = b"."
 ends: list[int] = []
 """Where a child says that it ends by itself; empty until `supervise`."""
-PREFIX = re.compile(r"^\[[^]]*\] ")
-"""Time and process, with which Ray begins its lines."""
+ERROR = re.compile(rb"^\[[^]]* [EC] [^]]*\] (?!logging\.cc)(.+?)(?:\. |$)", re.MULTILINE)
+"""The first sentence of an error in the log of Ray's compiled code, which is no line of a trace."""
+MOST_BYTES = 1_000_000
 KILL_WITH_PARENT = 1
 """PR_SET_PDEATHSIG of Linux."""
 
@@ -25,9 +26,9 @@ KILL_WITH_PARENT = 1
 def supervise(signals: Sequence[int]):
     """Return in a child process; this one passes `signals` on to it and ends as it does.
 
-    If the child does not say that it ends, the exit code is 1, after a sentence with the first line
-    of what compiled code wrote to standard error, which is not shown otherwise. If this process is
-    killed, the child is too (on Linux).
+    If the child does not say that it ends, the exit code is 1, after a sentence with the last error
+    that Ray's compiled code wrote to standard error, where nothing that such code writes is shown.
+    If this process is killed, the child is too (on Linux).
     """
     reader, writer = os.pipe()
     native, parent = file_in_memory(), os.getpid()
@@ -63,10 +64,9 @@ def code_of(code: int, reader: int, native: int) -> int:
     with suppress(BlockingIOError):  # a process of the child has the other end too
         if os.read(reader, 1) == WORD:
             return code if code >= 0 else 128 - code
-    line, _, _ = os.pread(native, 1024, 0).decode(errors="replace").partition("\n")
-    line, _, _ = PREFIX.sub("", line).partition(". ")
+    errors = ERROR.findall(os.pread(native, MOST_BYTES, 0))
     how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-    what = f"{how}: {line}" if line else how
+    what = f"{how}: {errors[-1].decode(errors='replace')}" if errors else how
     with suppress(OSError):
         sys.stderr.write(
             f"dwszoo: the process of this command ended ({what}): run the same command again to "

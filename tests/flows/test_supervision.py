@@ -18,7 +18,12 @@ from flows.supervision import supervise
 supervise(SIGNALS)
 {work}
 """
-NATIVE = "os.write(2, b'[at once, E 7 8] worker.cc:9: No raylet. Please look\\n')"
+LINES = b"""[at first, E 7 8] worker.cc:8: Objects are lost. Trying again
+[at once, C 7 8] worker.cc:9: No raylet. Please look
+[at once, W 7 8] worker.cc:9: The end
+[at once, E 7 8] logging.cc:5: *** SIGABRT
+"""
+NATIVE = f"os.write(2, {LINES!r})"
 
 
 def start(work: str) -> subprocess.Popen:
