@@ -27,9 +27,17 @@ def ended_children() -> set[str]:
     Empty except on Linux.
     """
     found = set()
-    for file in Path("/proc/self/task").glob("*/children"):
-        for child in file.read_text().split():
-            name, _, state = Path(f"/proc/{child}/stat").read_text().rpartition(")")
-            if state.split()[0] == "Z":
+    for thread in Path("/proc/self/task").glob("*/children"):
+        for child in contents(thread).split():
+            name, _, state = contents(Path(f"/proc/{child}/stat")).rpartition(")")
+            if state.startswith(" Z"):
                 found.add(name.partition("(")[2])
     return found
+
+
+def contents(file: Path) -> str:
+    """Of a file below /proc; empty if its thread or process is gone by now."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

@@ -2,6 +2,8 @@
 
 import shutil
 import subprocess
+import threading
+import time
 
 import pytest
 
@@ -22,3 +24,16 @@ def test_a_raylet_that_ends_while_a_cluster_starts_is_said_at_once(tmp_path, mon
         with pytest.raises(ConnectionError, match=r"^Ray's raylet on this machine ended .* again"):
             require_ray()
     assert "raylet" not in ended_children(), "it has been waited for"
+
+
+@pytest.mark.fast
+def test_threads_that_end_while_it_looks_do_not_matter():
+    deadline = time.monotonic() + 0.5
+
+    def start_threads():
+        while time.monotonic() < deadline:
+            threading.Thread(target=lambda: None).start()
+
+    threading.Thread(target=start_threads).start()
+    while time.monotonic() < deadline:
+        ended_children()
