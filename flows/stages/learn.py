@@ -47,6 +47,11 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
             f"training.sizes must be at most the {planned:,} members of the train split, "
             f"got {max(training.sizes):,}"
         )
+    if training.batch_size > planned * training.passes:
+        raise InputError(
+            f"training.batch_size must be at most the {planned:,} members of the train split, "
+            f"got {training.batch_size:,}"
+        )
     if zoo.is_sealed and not len(zoo.members("validation")):
         raise InputError(
             f"zoo {zoo.folder} must have members with weights in its validation split, found none"

@@ -112,6 +112,8 @@ def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_
     build.plan(smoke().zoo, tmp_path / "zoo")
     with pytest.raises(InputError, match=r"at most the 282 members of the train split, got 283"):
         learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
+    with pytest.raises(InputError, match=r"batch_size must be at most the 282 members of the train"):
+        learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(batch_size=283))
 
 
 @pytest.mark.parametrize(
