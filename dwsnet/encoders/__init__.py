@@ -5,6 +5,7 @@ from dwsnet.encoders.encoder import Encoder, features_of
 from dwsnet.encoders.flat import AlignedMLPEncoder, AugmentedMLPEncoder, FlatMLPEncoder
 from dwsnet.encoders.inr2vec import INR2VecEncoder
 from dwsnet.encoders.message_passing import MessagePassingEncoder
+from dwsnet.encoders.probing import ProbingEncoder
 from dwsnet.encoders.statistics import StatisticsEncoder
 from dwsnet.encoders.transformer import TransformerEncoder
 
@@ -16,6 +17,7 @@ __all__ = [
     "FlatMLPEncoder",
     "INR2VecEncoder",
     "MessagePassingEncoder",
+    "ProbingEncoder",
     "StatisticsEncoder",
     "TransformerEncoder",
     "features_of",

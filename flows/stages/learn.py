@@ -12,6 +12,7 @@ from pipeline.archive.files import read_json, write_json
 from pipeline.archive.record import ZooRecord
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig, differences
+from pipeline.encoders import EncoderConfig
 from pipeline.errors import InputError
 from pipeline.functions import Own, modules_named
 from pipeline.location import Location
@@ -41,6 +42,8 @@ def check_task(zoo: Zoo, training: TrainingConfig) -> Task:
     for field in ("canonical_signs", "signs"):
         if getattr(training.encoder, field, False):
             require_odd_activations(zoo, f"training.encoder.{field}")
+    if isinstance(training.encoder, EncoderConfig):
+        training.encoder.check(zoo)
     planned = sum(shard.num_members for shard in zoo.record.shards if shard.split == "train")
     if training.sizes and max(training.sizes) > planned:
         raise InputError(

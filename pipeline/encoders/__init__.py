@@ -7,6 +7,7 @@ from pipeline.encoders.encoder import EncoderConfig
 from pipeline.encoders.flat import AlignedMLPConfig, AugmentedMLPConfig, FlatMLPConfig
 from pipeline.encoders.inr2vec import INR2VecConfig
 from pipeline.encoders.message_passing import MessagePassingConfig
+from pipeline.encoders.probing import ProbingConfig
 from pipeline.encoders.statistics import StatisticsConfig
 from pipeline.encoders.transformer import TransformerConfig
 from pipeline.functions import Own
@@ -21,6 +22,7 @@ AnyEncoder = Annotated[
     | INR2VecConfig
     | TransformerConfig
     | StatisticsConfig
+    | ProbingConfig
     | Own,
     BY_KIND,
 ]

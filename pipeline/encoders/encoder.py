@@ -9,6 +9,7 @@ from pipeline.config import Config
 if TYPE_CHECKING:
     from dwsnet.encoders import Encoder
     from dwsnet.weight_space import WeightSpace
+    from pipeline.archive.zoo import Zoo
 
 
 class EncoderConfig(Config):
@@ -19,6 +20,9 @@ class EncoderConfig(Config):
     sizes: ClassVar[tuple[str, ...]] = ()
     """Fields that are set to match a given number of parameters, each at least 1. The first is made
     as large as possible, the others use what is left."""
+
+    def check(self, zoo: Zoo):
+        """Raise InputError if the members of the zoo are not as the configuration says."""
 
     def build(self, space: WeightSpace) -> Encoder:
         """Build an encoder for networks of this space, initialised from torch's generator."""

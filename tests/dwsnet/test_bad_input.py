@@ -103,6 +103,7 @@ MODELS = {
     "row features": encoders.INR2VecEncoder(SPACE, 8).features(),
     "transformer": encoders.TransformerEncoder(SPACE, 2),
     "statistics": encoders.StatisticsEncoder(SPACE, 8),
+    "probing": encoders.ProbingEncoder(SPACE, 8, 3, torch.sin),
 }
 ACTIONS = {
     "permute": lambda x: permute(SPACE, x, symmetry.random_permutation(SPACE, RNG)),

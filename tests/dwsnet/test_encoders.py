@@ -14,6 +14,7 @@ from dwsnet.encoders import (
     FlatMLPEncoder,
     INR2VecEncoder,
     MessagePassingEncoder,
+    ProbingEncoder,
     StatisticsEncoder,
     TransformerEncoder,
 )
@@ -30,6 +31,12 @@ from tests.dwsnet.small_networks import largest_difference, random_network, rend
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 SPACE = WeightSpace.mlp((2, 7, 5, 3))
+
+
+def sine(z: torch.Tensor) -> torch.Tensor:
+    return torch.sin(30 * z)
+
+
 ENCODERS = {
     "dwsnet": lambda space: DWSNetEncoder(space, 12, 6, 2),
     "dwsnet-shared": lambda space: DWSNetEncoder(space, 12, 6, 2, num_frequencies=3, positions=2),
@@ -41,6 +48,7 @@ ENCODERS = {
     "inr2vec": lambda space: INR2VecEncoder(space, 24),
     "transformer": lambda space: TransformerEncoder(space, 5),
     "statistics": lambda space: StatisticsEncoder(space, 40),
+    "probing": lambda space: ProbingEncoder(space, 40, 20, sine),
 }
 INVARIANT = {
     "dwsnet",
@@ -49,10 +57,11 @@ INVARIANT = {
     "messages-signs",
     "mlp-aligned",
     "statistics",
+    "probing",
 }
 OF_VECTORS = ("invariant.", "pool.", "slots.")
 """Parameters that features do not use."""
-GIVE_FEATURES = sorted(ENCODERS.keys() - {"statistics"})
+GIVE_FEATURES = sorted(ENCODERS.keys() - {"statistics", "probing"})
 
 
 def as_state(space: WeightSpace, tensors) -> dict[str, torch.Tensor]:
@@ -125,11 +134,42 @@ def test_features_share_the_parameters_of_the_encoder(name):
     assert len({tensor.data_ptr() for tensor in state.values()}) == len(state)
 
 
-def test_statistics_have_no_features():
-    with pytest.raises(
-        ValueError, match="StatisticsEncoder gives one vector per network and no features"
-    ):
-        build("statistics").features()
+@pytest.mark.parametrize(
+    ("name", "encoder"), [("statistics", "StatisticsEncoder"), ("probing", "ProbingEncoder")]
+)
+def test_what_reads_networks_as_a_whole_has_no_features(name, encoder):
+    with pytest.raises(ValueError, match=f"{encoder} gives one vector per network and no features"):
+        build(name).features()
+
+
+@pytest.mark.parametrize("learned", [True, False])
+def test_probes_are_what_the_networks_are_run_on_and_only_learned_ones_change(learned):
+    encoder = ProbingEncoder(SPACE, 40, 6, torch.tanh, learned).double()
+    state = networks(SPACE, 4, 0)
+    x = encoder.probes.detach()
+    for i in range(3):
+        x = torch.einsum("bpi,boi->bpo", x.expand(4, -1, -1), state[f"layers.{i}.weight"])
+        x = x + state[f"layers.{i}.bias"].unsqueeze(1)
+        x = x.tanh() if i < 2 else x
+    assert torch.allclose(encoder.outputs(state), x, rtol=1e-12, atol=1e-12)
+    encoder(state).square().sum().backward()
+    assert (encoder.probes.grad is not None) == learned
+
+
+def test_signs_matter_to_probing_only_if_the_activation_is_not_odd():
+    state = networks(SPACE, 4, 0)
+    signs = random_signs(SPACE, 4, torch.Generator().manual_seed(0))
+    turned = as_state(SPACE, scale_units(SPACE, list(state.values()), signs))
+    for activation, is_odd in ((torch.sin, True), (torch.relu, False)):
+        torch.manual_seed(0)
+        encoder = ProbingEncoder(SPACE, 40, 6, activation).double().eval()
+        error = (encoder(turned) - encoder(state)).abs().max()
+        assert error < 1e-9 if is_odd else error > 1e-3
+
+
+def test_only_mlps_are_run():
+    with pytest.raises(ValueError, match="networks must be MLPs to be run here"):
+        ProbingEncoder(WeightSpace.cnn(2, (6, 5), 3, 4), 40, 6, torch.sin)
 
 
 def test_rows_of_the_last_layer_may_come_in_any_order_in_inr2vec_alone():

@@ -12,6 +12,7 @@ from flows.stages import build, learn
 from pipeline.archive.zoo import Zoo
 from pipeline.encoders import DWSNetConfig
 from pipeline.encoders.message_passing import MessagePassingConfig
+from pipeline.encoders.probing import ProbingConfig
 from pipeline.errors import InputError
 from pipeline.report.markdown import data_uri
 from pipeline.tasks.regression import Regression
@@ -112,8 +113,15 @@ def test_more_members_than_there_are_to_train_on_are_refused_before_anything_is_
     build.plan(smoke().zoo, tmp_path / "zoo")
     with pytest.raises(InputError, match=r"at most the 282 members of the train split, got 283"):
         learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(sizes=(10, 283)))
-    with pytest.raises(InputError, match=r"batch_size must be at most the 282 members of the train"):
+    with pytest.raises(InputError, match=r"batch_size must be at most the 282 members"):
         learn.check_task(Zoo.open(tmp_path / "zoo"), TrainingConfig(batch_size=283))
+
+
+def test_networks_are_only_run_as_they_compute(tmp_path):
+    build.plan(mlps().zoo, tmp_path / "zoo")
+    zoo = Zoo.open(tmp_path / "zoo")
+    with pytest.raises(InputError, match=r"expected each member's own, got sine of omega 30: set"):
+        learn.check_task(zoo, mlps().training.model_copy(update={"encoder": ProbingConfig()}))
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,15 @@ from pipeline.training.variants import Variant, variants
 from pipeline.training.worker import same_zoo
 from tests.pipeline.foreign import bring_in, save
 
-BASELINES = ("mlp", "mlp-augmented", "mlp-aligned", "inr2vec", "transformer", "statistics")
+BASELINES = (
+    "mlp",
+    "mlp-augmented",
+    "mlp-aligned",
+    "inr2vec",
+    "transformer",
+    "statistics",
+    "probing",
+)
 TEN = {"class_names": [str(digit) for digit in range(10)], "majority": 0}
 
 
