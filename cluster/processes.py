@@ -49,10 +49,24 @@ def others() -> Iterator[Path]:
 
 
 def end_all(find: Callable[[], Collection[int]]):
-    """Kill the processes that `find` returns until it returns none, as they may start others."""
-    deadline = time.monotonic() + SECONDS
-    while (processes := find()) and time.monotonic() < deadline:
-        for process in processes:
+    """Kill the processes that `find` returns until it returns none, as they may start others, and
+    wait until they have released their locks."""
+    deadline, killed = time.monotonic() + SECONDS, set[int]()
+    while time.monotonic() < deadline:
+        found = find()
+        for process in found:
             with suppress(ProcessLookupError):
                 os.kill(process, signal.SIGKILL)
+        killed.update(found)
+        if not any(map(is_running, killed)):
+            return
         time.sleep(0.02)
+
+
+def is_running(process: int) -> bool:
+    """False once it has closed its files, though its parent may not have waited for it yet."""
+    try:
+        _, _, state = Path(f"/proc/{process}/stat").read_text().rpartition(")")
+    except OSError:
+        return False
+    return state.split()[0] not in "ZX"

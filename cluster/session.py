@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.address import find_cluster, num_groups, require_resources
-from cluster.essential import require_ray
+from cluster.essential import require_ray, watched_raylet
 from cluster.nodes import require_alike
 from cluster.orphans import end_children_with_me
 from cluster.processes import end_all, marked, writers
@@ -196,7 +196,7 @@ def connected(**options: Any) -> Iterator[None]:
         require_started(connection)
         keep_handler(signal.SIGTERM)
         try:
-            with sentences():
+            with watched_raylet(), sentences():
                 yield
         finally:
             ray.shutdown()

@@ -1,13 +1,15 @@
 """Processes without which Ray cannot work."""
 
 import shutil
+import socket
 import subprocess
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
-from cluster.essential import ended_children, require_ray
+from cluster.essential import ended_children, require_ray, watched_raylet
 from tests.conftest import wait_for
 
 
@@ -37,3 +39,24 @@ def test_threads_that_end_while_it_looks_do_not_matter():
     threading.Thread(target=start_threads).start()
     while time.monotonic() < deadline:
         ended_children()
+
+
+def test_the_raylet_of_a_running_cluster_is_missed_at_once(tmp_path, monkeypatch):
+    """It is no child of this process."""
+    from ray._private import worker
+
+    place = str(tmp_path / "raylet")
+    node = SimpleNamespace(raylet_socket_name=place, dead_processes=list)
+    monkeypatch.setattr(worker, "_global_node", node)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(place)
+        listener.listen()
+        with watched_raylet():
+            raylet, _ = listener.accept()
+            require_ray()
+            raylet.close()
+            with pytest.raises(ConnectionError, match="Ray's raylet on this machine ended"):
+                require_ray()
+        require_ray()
+    with pytest.raises(ConnectionError, match="Ray's raylet on this machine"), watched_raylet():
+        pass
