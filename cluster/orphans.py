@@ -31,6 +31,8 @@ def end_children_with_me():
     )
     subprocess.Popen(
         [sys.executable, "-I", "-c", code],
+        # Without the mark of a parent, whose watcher would end this one before it has cleaned up.
+        env={name: value for name, value in os.environ.items() if name != MARK},
         start_new_session=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

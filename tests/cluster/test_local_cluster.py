@@ -9,6 +9,7 @@ import tempfile
 from concurrent.futures import Future
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster import scratch
@@ -16,6 +17,7 @@ from cluster.orphans import MARK
 from cluster.processes import marked, writers
 from cluster.scratch import scratch_folder
 from cluster.session import CLUSTER, loopback_interface, ray_session, require_started, sentences
+from tests.conftest import wait_for
 
 COMMON_NAMES = ["cluster", "pipeline", "flows", "dwsnet", "torch", "ray", "numpy", "json", "signal"]
 
@@ -174,6 +176,30 @@ def test_the_watcher_of_orphans_starts_among_files_of_any_name(tmp_path):
     assert not marked(MARK, mark)
     assert not Path(folder).exists()
     assert not writers(Path(folder))
+
+
+NESTED = """
+import subprocess, sys, time
+from cluster.orphans import end_children_with_me
+end_children_with_me()
+code, *is_inner = sys.argv[1:]
+started = ["sleep", "600"] if is_inner else [sys.executable, "-c", code, code, "inner"]
+process = subprocess.Popen(started, start_new_session=True)
+if is_inner:
+    print(process.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_what_a_run_of_a_killed_schedule_has_started_ends_too():
+    """The watcher of the outer process ends the inner one, but not that one's watcher."""
+    outer = subprocess.Popen(
+        [sys.executable, "-c", NESTED, NESTED], stdout=subprocess.PIPE, text=True
+    )
+    started = psutil.Process(int(outer.stdout.readline()))
+    outer.kill()
+    outer.communicate(timeout=20)
+    wait_for(lambda: not started.is_running(), 20)
 
 
 @pytest.fixture
