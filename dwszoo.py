@@ -3,6 +3,7 @@
 It is not in a package, as that could be shadowed itself.
 """
 
+import signal
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,8 +14,10 @@ PACKAGES = ("cluster", "dwsnet", "flows", "pipeline")
 def command():
     if problem := shadowed():
         raise SystemExit(f"dwszoo: {problem}")
-    from flows.cli import command
-
+    try:
+        from flows.cli import command
+    except KeyboardInterrupt:
+        raise SystemExit(128 + signal.SIGINT) from None
     command()
 
 

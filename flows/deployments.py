@@ -59,6 +59,8 @@ def job_variables(runs: Mapping[str, ScheduledRun], pool: str) -> dict[str, Any]
     Modules there must not hide others. Containers have their own folders: nothing is set, but runs
     must have absolute paths.
     """
+    if not pool:
+        raise InputError("--pool must be the name of a work pool, got an empty one")
     with get_client(sync_client=True) as client:
         try:
             kind = client.read_work_pool(pool).type

@@ -24,7 +24,8 @@ from pipeline.tasks.task import Monitor
 from pipeline.training.checkpoint_folders import link_to
 from pipeline.training.config import StartConfig
 from pipeline.training.evaluate import read_metrics, shown, titled, write_metrics
-from pipeline.zoos.build import ZooPlan
+from pipeline.zoos.build import ZooPlan, plan_members
+from pipeline.zoos.growth import larger_plan, present_plan
 
 OVER = "night.json"
 
@@ -45,10 +46,7 @@ def begin(recipe: Recipe, out: Path) -> Night:
 
     Raises InputError if the zoo in `out` is not the recipe's, and as `plan_growth` does.
     """
-    if not isinstance(recipe.zoo, ZooConfig):
-        raise InputError(
-            f"growth takes a zoo of INRs, got zoo.kind {recipe.zoo.kind}: leave it out"
-        )
+    require_inrs(recipe)
     zoo, runs = out / "zoo", runs_in(out)
     if not runs or (len(runs) == 1 and not is_over(runs[0])):
         planned = build.plan(recipe.zoo, zoo)
@@ -56,7 +54,7 @@ def begin(recipe: Recipe, out: Path) -> Night:
         require_same(recipe, zoo)
         planned = plan_larger(recipe, zoo, runs[-1])
     if not runs or (is_over(runs[-1]) and is_new(runs[-1], planned)):
-        runs.append(out / "runs" / f"{int(runs[-1].name) + 1 if runs else 1:04d}")
+        runs.append(folder_of(out, int(runs[-1].name) + 1 if runs else 1))
     elif is_over(runs[-1]):
         show_line("zoo", f"nothing is new since {runs[-1]}")
     folder, last = runs[-1], runs[-2] if len(runs) > 1 else None
@@ -68,6 +66,39 @@ def begin(recipe: Recipe, out: Path) -> Night:
         training = recipe.required_training.model_copy(update={"start": start})
         recipe = recipe.model_copy(update={"training": training})
     return Night(folder, last, recipe, planned)
+
+
+def upcoming(recipe: Recipe, out: Path) -> tuple[ZooPlan, Path]:
+    """The zoo and the run folder of the night that `begin` would begin; nothing is written."""
+    assert recipe.growth is not None
+    require_inrs(recipe)
+    zoo, runs = out / "zoo", runs_in(out)
+    if not runs or (len(runs) == 1 and not is_over(runs[0])):
+        return plan_members(recipe.zoo), folder_of(out, 1)
+    require_same(recipe, zoo)
+    opened, last = Zoo.open(zoo, modules_named(recipe)), runs[-1]
+    larger = None
+    if read_growing(zoo) or not is_begun(last):
+        larger = larger_plan(zoo, f"+{recipe.growth.views}", opened.trusted)
+    is_next = larger is not None and is_over(last)
+    return larger or present_plan(opened), folder_of(out, int(last.name) + is_next)
+
+
+def require_inrs(recipe: Recipe):
+    """Raises InputError if the zoo of a recipe with growth cannot grow."""
+    if recipe.growth is not None and not isinstance(recipe.zoo, ZooConfig):
+        raise InputError(
+            f"growth takes a zoo of INRs, got zoo.kind {recipe.zoo.kind}: leave it out"
+        )
+
+
+def folder_of(out: Path, night: int) -> Path:
+    return out / "runs" / f"{night:04d}"
+
+
+def is_begun(run: Path) -> bool:
+    """Whether a night has begun to train and is not over."""
+    return (run / "config.json").exists() and not is_over(run)
 
 
 def runs_in(out: Path) -> list[Path]:
@@ -105,10 +136,9 @@ def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
     trusted = modules_named(recipe)
     if read_growing(zoo):  # interrupted: continue as planned
         return build.plan_larger(zoo, "+0", trusted)
-    is_begun = (run / "config.json").exists() and not is_over(run)
     assert recipe.growth is not None
     more = f"+{recipe.growth.views}"
-    if not is_begun and (larger := build.plan_larger(zoo, more, trusted)) is not None:
+    if not is_begun(run) and (larger := build.plan_larger(zoo, more, trusted)) is not None:
         return larger
     record = Zoo.open(zoo).record
     return build.plan_recorded(zoo / FILE, record, record.config, zoo, trusted)

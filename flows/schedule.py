@@ -1,6 +1,7 @@
 """Schedule files: TOML or JSON with a table for each scheduled run."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -12,6 +13,7 @@ from flows.overrides import config_of
 from flows.recipe_file import read_file
 from pipeline.config import Config
 from pipeline.errors import InputError
+from pipeline.location import SCHEME
 
 BANNED = "/%&<>"
 """Characters that Prefect rejects in names."""
@@ -40,14 +42,32 @@ class ScheduledRun(Config):
 
         field = str(info.field_name)
         try:
-            construct_schedule(**{field: value})
+            is_to_come = comes(construct_schedule(**{field: value}))
         except (ValueError, TypeError) as error:
             kind = {
                 "cron": "a line of a crontab, such as 0 3 * * *",
                 "interval": "positive",
-                "rrule": "a rule of RFC 5545",
+                "rrule": "a rule of RFC 5545 that Prefect takes",
             }
             raise PydanticCustomError("schedule", f"input should be {kind[field]}") from error
+        if not is_to_come:
+            raise PydanticCustomError("schedule", "input should have a time that is still to come")
+        return value
+
+    @field_validator("interval", mode="before")
+    @classmethod
+    def is_a_time(cls, value: Any) -> Any:
+        if isinstance(value, bool):
+            raise PydanticCustomError("schedule", "input should be seconds or such as PT6H")
+        return value
+
+    @field_validator("out", mode="before")
+    @classmethod
+    def is_a_folder(cls, value: Any) -> Any:
+        if not str(value) or SCHEME.match(str(value)):
+            raise PydanticCustomError(
+                "folder", "input should be a folder on this machine: only zoos can be at a URI"
+            )
         return value
 
     @field_validator("timezone")
@@ -84,6 +104,22 @@ class ScheduledRun(Config):
         return {name: getattr(self, name) for name in ("cron", "interval", "rrule", "timezone")}
 
 
+def comes(schedule: Any) -> bool:
+    """Whether a schedule of Prefect's has a time that is still to come. Raises ValueError for a
+    rule that Prefect cannot read."""
+    from prefect._vendor.croniter import CroniterBadDateError, croniter
+
+    now = datetime.now(UTC)
+    if hasattr(schedule, "rrule"):
+        return schedule.to_rrule().after(now) is not None
+    if hasattr(schedule, "cron"):
+        try:
+            croniter(schedule.cron, now).get_next()
+        except CroniterBadDateError:
+            return False
+    return True
+
+
 def read_schedule(path: Path) -> dict[str, ScheduledRun]:
     """The scheduled runs of a file, by name.
 
@@ -103,12 +139,11 @@ def read_schedule(path: Path) -> dict[str, ScheduledRun]:
             raise InputError(
                 f"{path}: the name of a scheduled run must not contain {BANNED}, got {name!r}"
             )
-    folders: dict[Path, str] = {}
-    for name, run in runs.items():
-        other = folders.setdefault(run.out.resolve(), name)
-        if other != name:
+    for (one, first), (other, second) in combinations(runs.items(), 2):
+        inner, outer = sorted((first.out.resolve(), second.out.resolve()), reverse=True)
+        if inner.is_relative_to(outer):
             raise InputError(
-                f"{path}: {other} and {name} are both in {run.out}: "
+                f"{path}: {one} and {other} are both in {outer}: "
                 "give each scheduled run its own folder"
             )
     return runs

@@ -57,12 +57,16 @@ def deploy(options: Namespace):
 
 def runs_of(file: Path) -> "dict[str, ScheduledRun]":
     """The runs of a schedule file. Raises InputError if one is wrong or its recipe cannot run."""
+    from flows.nightly import require_inrs
     from flows.overrides import resolve_training
     from flows.schedule import read_schedule
+    from pipeline.signals import require_path
 
     runs = read_schedule(file)
     for run in runs.values():
-        resolve_training(run.recipe, run.settings)
+        recipe = resolve_training(run.recipe, run.settings)
+        require_inrs(recipe)
+        require_path(recipe.zoo.signals)
     return runs
 
 

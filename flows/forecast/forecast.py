@@ -15,13 +15,14 @@ from cluster.scratch import scratch_folder
 from cluster.session import is_local, ray_session
 from flows.forecast.training import Cost, PlannedModel, cost_of, planned_models
 from flows.forecast.zoos import PlannedZoo, SmallZoo, small_zoo
+from flows.nightly import upcoming
 from flows.recipe import Recipe
 from flows.stages.learn import require_same_run
 from pipeline.archive.record import FILE
 from pipeline.archive.write import require_same_zoo
 from pipeline.archive.zoo import Zoo
 from pipeline.config import ResourcesConfig
-from pipeline.fit.adam import require_device
+from pipeline.errors import InputError
 from pipeline.functions import modules_named
 from pipeline.training.checkpoint import num_epochs
 from pipeline.training.start import resolve_start
@@ -107,16 +108,22 @@ def forecast(recipe: Recipe, out: Path) -> Forecast:
     """
     resources, trusted = recipe.resources, modules_named(recipe)
     device = "cuda" if resources.gpus_per_worker else "cpu"
-    require_device(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError(
+            f"plan measures on a GPU for workers that have one, but PyTorch {torch.__version__} "
+            "finds none here: plan where the workers will be, or without --num-gpus"
+        )
     torch.set_num_threads(1)
-    plan = plan_members(recipe.zoo)
+    plan, run = (plan_members(recipe.zoo), out) if recipe.growth is None else upcoming(recipe, out)
     plan.kind.prepare(device)
     with scratch_folder() as folder:
         small = small_zoo(plan.kind, folder / "zoo", trusted)
-        parts = [zoo_part(plan, small, out / "zoo" if recipe.training else out, resources, device)]
+        zoo = out / "zoo" if recipe.training else out
+        done = committed(zoo, plan, grows=recipe.growth is not None)
+        parts = [zoo_part(plan, small, done, resources, device)]
         if recipe.training is not None:
-            require_same_run(out, plan.record, resolve_start(recipe.training, plan.record))
-            parts += model_parts(recipe, plan, small, out, device)
+            require_same_run(run, plan.record, resolve_start(recipe.training, plan.record))
+            parts += model_parts(recipe, plan, small, run, device)
     lacking = (*missing_workers(resources), *missing_room(out, sum(part.bytes for part in parts)))
     return Forecast(out, resources, tuple(parts), lacking)
 
@@ -129,9 +136,13 @@ def at_once(resources: ResourcesConfig) -> int:
 
 
 def zoo_part(
-    plan: ZooPlan, small: SmallZoo, zoo: Path, resources: ResourcesConfig, device: str
+    plan: ZooPlan,
+    small: SmallZoo,
+    done: Collection[str],
+    resources: ResourcesConfig,
+    device: str,
 ) -> Part:
-    done = committed(zoo, plan)
+    """The part for a zoo of which these shards are `done`."""
     left = [shard for shard in plan.shards if shard.name not in done]
     members, every = (sum(len(shard.view) for shard in some) for some in (left, plan.shards))
     what = f"{every:,} {plan.kind.members} in {len(plan.shards):,} shards"
@@ -146,11 +157,13 @@ def zoo_part(
     return Part("zoo", what, there, size, seconds * rounds / len(left), seconds)
 
 
-def committed(zoo: Path, plan: ZooPlan) -> Collection[str]:
-    """Names of the committed shards. Raises InputError if the folder has another zoo."""
+def committed(zoo: Path, plan: ZooPlan, grows: bool) -> Collection[str]:
+    """Names of the committed shards. Raises InputError if the folder has another zoo, and not a
+    smaller one that grows."""
     if not (zoo / FILE).exists():
         return ()
-    require_same_zoo(zoo, plan.record)
+    if not grows:
+        require_same_zoo(zoo, plan.record)
     return {shard.name for shard in Zoo.open(zoo).shards}
 
 

@@ -233,7 +233,7 @@ def hold(folder: Path) -> int | None:
     except BlockingIOError:
         os.close(lock)
         raise InUseError(
-            f"{folder} is in use by another dwszoo process: wait for it or choose another --out"
+            f"{folder} is in use by another dwszoo process: wait for it or choose another folder"
         ) from None
     except OSError as error:  # NFS, Lustre and FUSE, depending on how they are mounted
         os.close(lock)

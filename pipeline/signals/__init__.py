@@ -99,10 +99,16 @@ def check_failures(signals: Signals, max_unreadable: float):
     )
 
 
-def load_path(config: SignalsConfig) -> Signals:
-    path, (load, kinds) = config.path, READERS[config.source]
-    if path is None:
+def require_path(config: SignalsConfig):
+    """Raises InputError if the source is read from somewhere and it is not said where."""
+    if config.source in READERS and config.path is None:
         raise InputError(f"signals.path must say where source {config.source!r} is, got null")
+
+
+def load_path(config: SignalsConfig) -> Signals:
+    require_path(config)
+    path, (load, kinds) = config.path, READERS[config.source]
+    assert path is not None
     found = "folder" if os.path.isdir(path) else "file" if os.path.isfile(path) else None
     if found not in kinds:
         found = f"a {found}" if found else "none"

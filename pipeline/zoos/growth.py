@@ -31,6 +31,18 @@ def plan_growth(
     Raises InputError if zoos of this kind do not grow, the zoo would shrink, or a signal is gone or
     changed, ArchiveError if the zoo is not finished or damaged.
     """
+    found = larger_plan(folder, views, trusted)
+    if found is None or read_growing(folder) is not None:
+        return found
+    record, num_known = found.record, found.record.grown[-1].num_signals
+    names = None if found.signals.names is None else found.signals.names[num_known:]
+    sweep(folder)
+    write_growing(folder, Growing(zoo=record, names=names))
+    return found
+
+
+def larger_plan(folder: Location, views: str, trusted: Collection[str]) -> ZooPlan | None:
+    """`plan_growth`, of which nothing is written."""
     growing = read_growing(folder)
     if growing is not None:
         return go_on(folder, growing, views, trusted)
@@ -49,11 +61,16 @@ def plan_growth(
         places=places,
     )
     config, signals = record.inrs.model_copy(update={"views": num_views}), signals.at(order)
-    plan = plan_signals(config, signals, (*record.grown, growth))
-    names = None if signals.names is None else signals.names[growth.num_signals :]
-    sweep(folder)
-    write_growing(folder, Growing(zoo=plan.record, names=names))
-    return plan
+    return plan_signals(config, signals, (*record.grown, growth))
+
+
+def present_plan(zoo: Zoo) -> ZooPlan:
+    """The plan of a finished zoo as it is."""
+    record = zoo.record
+    signals = original_signals(
+        zoo.folder, record, trusted=zoo.trusted, names=lambda: [*zoo.source_names()]
+    )
+    return plan_signals(record.inrs, signals, record.grown)
 
 
 def larger_order(zoo: Zoo, signals: Signals) -> tuple[np.ndarray, Stretches]:

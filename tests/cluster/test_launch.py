@@ -198,6 +198,14 @@ def test_a_kubernetes_job_and_a_cluster_have_the_same_pods():
         assert job == {name: cluster[name] for name in cluster if name != "restartPolicy"}
 
 
+def test_slurm_reads_its_options_before_the_first_command():
+    lines = (LAUNCH / "slurm.sbatch").read_text().splitlines()
+    command = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    options = [i for i, line in enumerate(lines) if line.startswith("#SBATCH")]
+    assert options
+    assert max(options) < command
+
+
 @pytest.mark.fast
 def test_the_batch_script_is_bash():
     assert run("bash", "-n", LAUNCH / "slurm.sbatch") == ""

@@ -36,13 +36,23 @@ def out(smoke_run, tmp_path) -> Path:
     return folder
 
 
+def begin(recipe, out: Path) -> nightly.Night:
+    """Begin a night, which is the one that was to come."""
+    before = {file.name: file.read_bytes() for file in (out / "zoo").glob("*.json")}
+    plan, folder = nightly.upcoming(recipe, out)
+    assert before == {file.name: file.read_bytes() for file in (out / "zoo").glob("*.json")}
+    night = nightly.begin(recipe, out)
+    assert (folder, plan.record) == (night.folder, night.planned.record)
+    return night
+
+
 def test_the_first_night_builds_and_the_next_ones_grow(tmp_path, out):
-    first = nightly.begin(RECIPE, tmp_path / "new")
+    first = begin(RECIPE, tmp_path / "new")
     assert (first.folder, first.last) == (tmp_path / "new" / "runs" / "0001", None)
     assert first.recipe.training.start is None
     assert not first.planned.record.grown
-    assert nightly.begin(RECIPE, tmp_path / "new").folder == first.folder
-    night = nightly.begin(RECIPE, out)
+    assert begin(RECIPE, tmp_path / "new").folder == first.folder
+    night = begin(RECIPE, out)
     assert (night.folder.name, night.last) == ("0002", out / "runs" / "0001")
     assert night.recipe.training.start.checkpoint == night.last
     assert night.planned.record.config.views == 3
@@ -50,23 +60,23 @@ def test_the_first_night_builds_and_the_next_ones_grow(tmp_path, out):
 
 
 def test_a_night_that_is_not_over_goes_on_whatever_has_come(out):
-    night = nightly.begin(RECIPE, out)
-    again = nightly.begin(override(RECIPE, ["growth.views=2"]), out)  # killed while it grows
+    night = begin(RECIPE, out)
+    again = begin(override(RECIPE, ["growth.views=2"]), out)  # killed while it grows
     assert (again.folder, again.planned.record) == (night.folder, night.planned.record)
     fit(night.planned, out / "zoo")
     seal_zoo(out / "zoo")
     content = json.dumps({"zoo": night.planned.record.zoo_identity()})
     (night.folder / "config.json").write_text(content)
-    trains = nightly.begin(RECIPE, out)  # killed while it trains
+    trains = begin(RECIPE, out)  # killed while it trains
     assert (trains.folder, trains.planned.record) == (night.folder, night.planned.record)
     assert not (out / "zoo" / PLAN).exists()
     (night.folder / "night.json").write_text("{}")
-    assert nightly.begin(RECIPE, out).folder.name == "0003"
+    assert begin(RECIPE, out).folder.name == "0003"
 
 
 def test_where_nothing_is_new_the_last_night_is_looked_at_again(out, capsys):
     still = override(RECIPE, ["growth.views=0"])
-    assert nightly.begin(still, out).folder == out / "runs" / "0001"
+    assert begin(still, out).folder == out / "runs" / "0001"
     assert f"nothing is new since {out / 'runs' / '0001'}" in capsys.readouterr().err
 
 

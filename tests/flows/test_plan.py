@@ -71,6 +71,17 @@ def test_what_is_there_is_not_done_again(command, zoo_copy, tmp_path):
     assert zoo["bytes"] / whole["bytes"] == pytest.approx(80 / 400, rel=0.01)
 
 
+def test_the_next_night_of_a_recipe_that_grows_is_planned(command, zoo_copy, tmp_path):
+    night = tmp_path / "runs" / "0001"
+    night.mkdir(parents=True)
+    (night / "night.json").write_text("{}")
+    grows = ("--set", "growth.views=1", "--set", "training.baselines=[]")
+    zoo, model = planned(command, *grows, "--out", tmp_path)["parts"]
+    assert (zoo["what"], zoo["there"]) == ("600 INRs in 13 shards", "8 of 13 shards")
+    assert model["what"].startswith("3 epochs of 13 steps of 32")
+    assert (model["there"], model["seconds"] > 0) == ("", True)
+
+
 def test_another_zoo_in_the_folder_is_refused(command, zoo_copy, tmp_path):
     result = command("plan", "smoke", "--set", "zoo.fit.max_steps=50", "--out", tmp_path)
     assert result.code == 2

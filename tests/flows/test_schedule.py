@@ -40,12 +40,32 @@ def test_a_file_has_a_table_for_each_run(tmp_path):
         (f"[a]\n{GOOD}", "one of cron, interval and rrule must be set, found none"),
         (f'[a]\n{GOOD}cron = "0 3 * * *"\ninterval = 5', "found cron and interval"),
         (f'[a]\n{GOOD}cron = "0 3 * *"', 'cron: input should be .*, got "0 3 \\* \\*"'),
-        (f'[a]\n{GOOD}rrule = "daily"', 'rrule: input should be a rule of RFC 5545, got "daily"'),
+        (
+            f'[a]\n{GOOD}rrule = "daily"',
+            'rrule: input should be a rule of RFC 5545.*, got "daily"',
+        ),
         (f"[a]\n{GOOD}interval = -5", "interval: input should be positive"),
         (f'[a]\n{GOOD}interval = 5\ntimezone = "Berlin"', 'IANA database, .*, got "Berlin"'),
         (f'[a]\n{GOOD}corn = "0 3 * * *"', "line 4: .*'corn'.* did you mean 'cron'"),
+        (f"[a]\n{GOOD}interval = true", "interval: input should be seconds or such as PT6H"),
+        (f'[a]\n{GOOD}cron = "0 0 30 2 *"', "cron: input should have a time that is still to come"),
+        (f'[a]\n{GOOD}rrule = "FREQ=DAILY;COUNT=0"', "rrule: input should have a time that is"),
+        (f'[a]\n{GOOD}rrule = "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=30"', "rrule: input should have a"),
+        (
+            f'[a]\n{GOOD}rrule = "FREQ=DAILY;UNTIL=20200101T000000"',
+            "rrule: input should have a time",
+        ),
+        (
+            '[a]\nrecipe = "smoke"\nout = "s3://a/b"\ninterval = 5',
+            "out: .* only zoos can be at a URI",
+        ),
+        ('[a]\nrecipe = "smoke"\nout = ""\ninterval = 5', "out: input should be a folder on this"),
         (f'["a/b"]\n{GOOD}interval = 5', "must not contain /%&<>, got 'a/b'"),
-        (f"[a]\n{GOOD}interval = 5\n[b]\n{GOOD}interval = 6", "a and b are both in runs/smoke"),
+        (f"[a]\n{GOOD}interval = 5\n[b]\n{GOOD}interval = 6", "a and b are both in .*runs/smoke"),
+        (
+            f'[a]\n{GOOD}interval = 5\n[b]\nrecipe = "smoke"\nout = "runs"\ninterval = 6',
+            "a and b are both in .*runs:",
+        ),
     ],
 )
 def test_what_is_no_schedule_is_one_sentence(tmp_path, text, message):
@@ -58,13 +78,20 @@ def test_what_is_no_schedule_is_one_sentence(tmp_path, text, message):
 
 @pytest.mark.parametrize(
     ("recipe", "message"),
-    [("smok", "there is no recipe 'smok'"), ("cifar-binary", "makes a zoo and trains nothing")],
+    [
+        ("smok", "there is no recipe 'smok'"),
+        ("cifar-binary", "makes a zoo and trains nothing"),
+        ("images", "signals.path must say where source 'folder' is, got null"),
+        ("mlps", "growth takes a zoo of INRs, got zoo.kind classifiers"),
+    ],
 )
 def test_a_recipe_that_cannot_run_is_refused_before_anything_is_served(
     command, tmp_path, recipe, message
 ):
     file = tmp_path / "nightly.toml"
-    file.write_text(f'[a]\nrecipe = "{recipe}"\nout = "runs/a"\ninterval = 5\n')
+    settings = '["growth.views=1"]' if recipe == "mlps" else "[]"
+    run = f'recipe = "{recipe}"\nout = "runs/a"\nsettings = {settings}\ninterval = 5\n'
+    file.write_text(f"[a]\n{run}")
     result = command("serve", file)
     assert result.code == 2
     assert message in result.err
