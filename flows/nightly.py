@@ -78,7 +78,9 @@ def upcoming(recipe: Recipe, out: Path) -> tuple[ZooPlan, Path]:
     require_same(recipe, zoo)
     opened, last = Zoo.open(zoo, modules_named(recipe)), runs[-1]
     larger = None
-    if read_growing(zoo) or not is_begun(last):
+    if read_growing(zoo):
+        larger = larger_plan(zoo, "+0", opened.trusted)
+    elif not is_begun(last):
         larger = larger_plan(zoo, f"+{recipe.growth.views}", opened.trusted)
     is_next = larger is not None and is_over(last)
     return larger or present_plan(opened), folder_of(out, int(last.name) + is_next)
