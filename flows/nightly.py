@@ -70,18 +70,14 @@ def begin(recipe: Recipe, out: Path) -> Night:
 
 def upcoming(recipe: Recipe, out: Path) -> tuple[ZooPlan, Path]:
     """The zoo and the run folder of the night that `begin` would begin; nothing is written."""
-    assert recipe.growth is not None
     require_inrs(recipe)
     zoo, runs = out / "zoo", runs_in(out)
     if not runs or (len(runs) == 1 and not is_over(runs[0])):
         return plan_members(recipe.zoo), folder_of(out, 1)
     require_same(recipe, zoo)
     opened, last = Zoo.open(zoo, modules_named(recipe)), runs[-1]
-    larger = None
-    if read_growing(zoo):
-        larger = larger_plan(zoo, "+0", opened.trusted)
-    elif not is_begun(last):
-        larger = larger_plan(zoo, f"+{recipe.growth.views}", opened.trusted)
+    views = views_to_add(recipe, zoo, last)
+    larger = larger_plan(zoo, views, opened.trusted) if views else None
     is_next = larger is not None and is_over(last)
     return larger or present_plan(opened), folder_of(out, int(last.name) + is_next)
 
@@ -135,15 +131,20 @@ def require_same(recipe: Recipe, zoo: Path):
 def plan_larger(recipe: Recipe, zoo: Path, run: Path) -> ZooPlan:
     """The larger zoo to build; the current one if it has grown for the unfinished `run` or nothing
     is new."""
-    trusted = modules_named(recipe)
-    if read_growing(zoo):  # interrupted: continue as planned
-        return build.plan_larger(zoo, "+0", trusted)
-    assert recipe.growth is not None
-    more = f"+{recipe.growth.views}"
-    if not is_begun(run) and (larger := build.plan_larger(zoo, more, trusted)) is not None:
+    trusted, views = modules_named(recipe), views_to_add(recipe, zoo, run)
+    if views and (larger := build.plan_larger(zoo, views, trusted)) is not None:
         return larger
     record = Zoo.open(zoo).record
     return build.plan_recorded(zoo / FILE, record, record.config, zoo, trusted)
+
+
+def views_to_add(recipe: Recipe, zoo: Path, run: Path) -> str | None:
+    """How many more INRs of each signal to fit, as `plan_growth` takes it; None if the zoo has
+    grown for the unfinished `run`."""
+    assert recipe.growth is not None
+    if read_growing(zoo):  # interrupted: continue as planned
+        return "+0"
+    return None if is_begun(run) else f"+{recipe.growth.views}"
 
 
 def monitor_of(recipe: Recipe) -> Monitor:
