@@ -72,7 +72,8 @@ def test_a_job_runs_its_command_on_all_nodes_and_ends_ray(hosts, built_zoo, tmp_
     zoo, step = tmp_path / "zoo", tmp_path / "step"
     job = submit(hosts.linked[0], step, "zoo", "build", "smoke", "--workers", "2", "--out", zoo)
     output = run_step(hosts, step, job)
-    assert job.wait(timeout=60) == 0, output
+    _, err = job.communicate(timeout=60)
+    assert job.returncode == 0, (step / "code").read_text() + err + output
     assert contents(zoo) == contents(built_zoo)
     assert not any("raylet" in name for name in hosts.linked[0].processes().values())
 
