@@ -71,7 +71,8 @@ class Trainer:
         kinds = self.config.trackers if self.worker.rank == 0 else ()
         self.trackers = Trackers(kinds, self.run, self.steps_done)
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        self.flops = ModelFlops(self.engine.device, dtype) if self.worker.on_gpu else None
+        measured = self.engine.device, dtype, self.config.compile
+        self.flops = ModelFlops(*measured) if self.worker.on_gpu else None
         self.coming = self.batches_from(self.progress)
         self.saved = time.monotonic()
 

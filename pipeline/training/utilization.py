@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 
 import torch
@@ -17,8 +17,8 @@ class ModelFlops:
     rate of one large product on this device in this precision.
     """
 
-    def __init__(self, device: torch.device, dtype: torch.dtype):
-        self.device, self.dtype = device, dtype
+    def __init__(self, device: torch.device, dtype: torch.dtype, is_compiled: bool = False):
+        self.device, self.dtype, self.is_compiled = device, dtype, is_compiled
         self.of_step: int | None = None
 
     @cached_property
@@ -32,11 +32,12 @@ class ModelFlops:
         if self.of_step is not None:
             yield
             return
-        from torch.compiler import set_stance
         from torch.utils.flop_counter import FlopCounterMode  # loads Triton
 
-        # Compiled code is not counted, so the model runs uncompiled meanwhile.
-        with FlopCounterMode(display=False) as counter, set_stance("force_eager"):
+        # Compiled code is not counted, so the model runs uncompiled meanwhile. That needs the
+        # compiler, which takes seconds to import.
+        eager = torch.compiler.set_stance("force_eager") if self.is_compiled else nullcontext()
+        with FlopCounterMode(display=False) as counter, eager:
             yield
         self.of_step = counter.get_total_flops()
 
