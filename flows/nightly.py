@@ -48,7 +48,7 @@ def begin(recipe: Recipe, out: Path) -> Night:
     """
     require_inrs(recipe)
     zoo, runs = out / "zoo", runs_in(out)
-    if not runs or (len(runs) == 1 and not is_over(runs[0])):
+    if is_first(runs):
         planned = build.plan(recipe.zoo, zoo)
     else:
         require_same(recipe, zoo)
@@ -72,7 +72,7 @@ def upcoming(recipe: Recipe, out: Path) -> tuple[ZooPlan, Path]:
     """The zoo and the run folder of the night that `begin` would begin; nothing is written."""
     require_inrs(recipe)
     zoo, runs = out / "zoo", runs_in(out)
-    if not runs or (len(runs) == 1 and not is_over(runs[0])):
+    if is_first(runs):
         return plan_members(recipe.zoo), folder_of(out, 1)
     require_same(recipe, zoo)
     opened, last = Zoo.open(zoo, modules_named(recipe)), runs[-1]
@@ -88,6 +88,11 @@ def require_inrs(recipe: Recipe):
         raise InputError(
             f"growth takes a zoo of INRs, got zoo.kind {recipe.zoo.kind}: leave it out"
         )
+
+
+def is_first(runs: list[Path]) -> bool:
+    """Whether the night to begin is the first one, or goes on with it."""
+    return not runs or (len(runs) == 1 and not is_over(runs[0]))
 
 
 def folder_of(out: Path, night: int) -> Path:
